@@ -1,0 +1,1 @@
+"""Masked feature prediction for images and video in JAX."""

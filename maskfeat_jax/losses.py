@@ -1,0 +1,44 @@
+"""Losses: sums over what counts, divided by how much counts.
+
+Both are returned apart, so that parts of a batch (accumulation, devices) add up to exactly the
+loss of the whole.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+def masked_mse(
+    predicted: Float[Array, "b t h w d"],
+    wanted: Float[Array, "b t h w d"],
+    mask: Bool[Array, "b t h w"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Squared error of the masked tokens, summed, and the number of numbers it is summed over.
+
+    Source: PySlowFast `multi_mse`: the mean over all masked tokens of the batch, so a clip with
+    more masked tokens weighs more.
+    """
+    error = jnp.square(predicted.astype(jnp.float32) - wanted.astype(jnp.float32)).sum(-1)
+    weight = mask.astype(jnp.float32)
+    return jnp.sum(error * weight), weight.sum() * wanted.shape[-1]
+
+
+def soft_cross_entropy(
+    logits: Float[Array, "b classes"],
+    wanted: Float[Array, "b classes"],
+    weight: Float[Array, "b"],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Cross-entropy with soft labels, summed over the batch with weights, and their sum."""
+    losses = -jnp.sum(wanted * jax.nn.log_softmax(logits.astype(jnp.float32)), -1)
+    return jnp.sum(losses * weight), weight.sum()
+
+
+def hits(
+    logits: Float[Array, "b classes"], labels: Int[Array, "b"], k: int
+) -> Bool[Array, "b"]:
+    """Whether fewer than `k` classes score higher than the right one."""
+    right = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    return jnp.sum(logits > right, axis=-1) < k

@@ -1,0 +1,6 @@
+"""Pure functions of arrays."""
+
+from maskfeat_jax.ops.hog import hog
+from maskfeat_jax.ops.patches import patchify, token_grid
+
+__all__ = ["hog", "patchify", "token_grid"]

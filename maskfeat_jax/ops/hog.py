@@ -1,0 +1,164 @@
+"""Histograms of oriented gradients (HOG), as MaskFeat predicts them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+NORMALISATIONS = ("l2", "l1", "none")
+COLOURS = ("rgb", "grey")
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def hog(
+    images: Float[Array, "*lead height width 3"],
+    *,
+    bins: int = 9,
+    cell: int = 8,
+    signed: bool = False,
+    normalise: str = "l2",
+    colour: str = "rgb",
+    window: int = 0,
+) -> Float[Array, "*lead rows columns channels {bins}"]:
+    """Histogram of gradient directions in each cell, one per colour channel.
+
+    A pixel votes with the magnitude of its gradient for exactly one bin; nothing is interpolated
+    between bins or cells. The direction is measured from the row (vertical) axis: bin `k` holds
+    the directions `[k, k + 1) * pi / bins`, so a ramp along y fills bin 0 and, with nine bins, a
+    ramp along x fills bin 4. A direction on a border belongs to the bin above it. Borders are
+    compared with cosines, not with `atan2`, so a pixel within rounding error of a border can
+    differ from PyTorch; this is common only where 8-bit pixels make `gx` almost zero.
+
+    Args:
+      images: RGB, normally after mean/std normalisation as the network sees them; any leading
+        axes. Computed in float32 whatever the dtype.
+      bins: number of directions.
+      cell: side of a cell, pixels.
+      signed: directions over [0, 2 pi), so that opposite gradients differ, instead of [0, pi).
+      normalise: "l2" or "l1" scales each histogram to unit norm over its bins; a flat cell stays
+        zero. "none" keeps the sums of magnitudes.
+      colour: "rgb" makes three histograms per cell, "grey" one, of the luma.
+      window: side in pixels of the Gaussian that weights the votes, tiled over the image; 0 for
+        none (PySlowFast), 16 in OpenMMLab.
+
+    Returns:
+      float32 histograms, no gradient flows through them.
+
+    Raises:
+      ValueError: height or width is not a whole number of cells or windows, or a setting is
+        unknown.
+
+    Source: MaskFeat (arXiv:2112.09133) section 3.2; equal to `HOGLayerC` of PySlowFast
+    (slowfast/models/operators.py) and, with `window=16`, to `HOGGenerator` of OpenMMLab.
+    """
+    height, width = images.shape[-3:-1]
+    check_hog_settings(bins, cell, normalise, colour, window)
+    for size in filter(None, (cell, window)):
+        if height % size or width % size:
+            what = "cells" if size == cell else "windows"
+            raise ValueError(f"image {height}x{width} is not a whole number of {size}x{size} {what}")
+    images = lax.stop_gradient(images.astype(jnp.float32))
+    if colour == "grey":
+        images = jnp.sum(images * jnp.asarray(LUMA), -1, keepdims=True)
+
+    def histograms(images: Array) -> Array:
+        planes = jnp.moveaxis(images, -1, -3)
+        votes = _histograms(planes, bins=bins, cell=cell, signed=signed, window=window)
+        return jnp.moveaxis(_scale(votes, normalise), (-4, -2), (-2, -1))
+
+    flat = images.reshape(-1, *images.shape[-3:])
+    # On a CPU one image at a time stays in cache: seven times faster than the batch at once.
+    flat = lax.platform_dependent(flat, cpu=lambda x: lax.map(histograms, x), default=histograms)
+    return flat.reshape(*images.shape[:-3], *flat.shape[1:])
+
+
+def check_hog_settings(bins: int, cell: int, normalise: str, colour: str, window: int) -> None:
+    """Raises ValueError for settings that no image could satisfy."""
+    if bins < 1 or cell < 1 or window < 0:
+        raise ValueError(f"bins={bins} and cell={cell} must be positive, window={window} not less than 0")
+    if normalise not in NORMALISATIONS:
+        raise ValueError(f"normalise={normalise!r} is not one of {', '.join(NORMALISATIONS)}")
+    if colour not in COLOURS:
+        raise ValueError(f"colour={colour!r} is not one of {', '.join(COLOURS)}")
+
+
+def gradients(
+    planes: Float[Array, "*lead height width"],
+) -> tuple[Float[Array, "*lead height width"], Float[Array, "*lead height width"]]:
+    """Sobel differences: left minus right, top minus bottom, reflecting at the border.
+
+    The difference is taken before the smoothing along x (after it along y), so that the normal
+    derivative is exactly zero on the border, where rounding would otherwise pick the bin.
+    """
+    lead = [(0, 0)] * (planes.ndim - 2)
+    padded = jnp.pad(planes, [*lead, (1, 1), (1, 1)], mode="reflect")
+    across = padded[..., :-2] - padded[..., 2:]
+    gx = across[..., :-2, :] + 2 * across[..., 1:-1, :] + across[..., 2:, :]
+    smooth = padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]
+    gy = smooth[..., :-2, :] - smooth[..., 2:, :]
+    return gx, gy
+
+
+def _histograms(
+    planes: Float[Array, "*lead height width"], *, bins: int, cell: int, signed: bool, window: int
+) -> Float[Array, "*lead rows {bins} columns"]:
+    """Sums of magnitudes by cell and bin, as one expression that XLA fuses."""
+    gx, gy = gradients(planes)
+    magnitude = jnp.sqrt(gx * gx + gy * gy)
+    # XLA recomputes a cheap expression in each of its consumers, but not a division: dividing last
+    # halves the time on a CPU.
+    turn = _turn(gx, gy, magnitude, signed) / jnp.maximum(magnitude, np.finfo(np.float32).tiny)
+    if window:
+        magnitude = magnitude * _tiled_gaussian(window, *planes.shape[-2:])
+    borders = _bin_borders(bins, signed)
+    low, high = borders[:-1, None], borders[1:, None]
+    *lead, height, width = planes.shape
+    rows = (*lead, height // cell, cell, 1, width)
+    turn, magnitude = turn.reshape(rows), magnitude.reshape(rows)
+    # The sum over the rows of a cell is written out: XLA's CPU backend would materialise it.
+    by_row = sum(
+        jnp.where((turn[..., r, :, :] >= low) & (turn[..., r, :, :] < high), magnitude[..., r, :, :], 0.0)
+        for r in range(cell)
+    )
+    return by_row.reshape(*lead, height // cell, bins, width // cell, cell).sum(-1)
+
+
+def _turn(gx: Array, gy: Array, magnitude: Array, signed: bool) -> Array:
+    """A number that grows with the direction from the row axis, without inverse functions.
+
+    Divided by the magnitude it is, over the half turn [0, pi), minus the cosine of the direction;
+    over the rest it goes on from 1 to 3.
+    """
+    if signed:
+        return jnp.where(gx >= 0, -gy, 2 * magnitude + gy)
+    opposite = (gx < 0) | ((gx == 0) & (gy < 0))
+    return jnp.where(opposite, gy, -gy)
+
+
+def _bin_borders(bins: int, signed: bool) -> np.ndarray:
+    """The values of `_turn` at the borders of the bins."""
+    angles = np.arange(bins + 1) * ((2 if signed else 1) * np.pi / bins)
+    turns = np.where(angles <= np.pi, -np.cos(angles), 2 + np.cos(angles))
+    turns[0], turns[-1] = -np.inf, np.inf
+    return turns.astype(np.float32)
+
+
+def _tiled_gaussian(size: int, height: int, width: int) -> np.ndarray:
+    """Gaussian of standard deviation size / 2 and unit sum, repeated over the image."""
+    profile = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size // 2)) ** 2)
+    kernel = np.outer(profile, profile)
+    return np.tile(kernel / kernel.sum(), (height // size, width // size)).astype(np.float32)
+
+
+def _scale(histograms: Array, normalise: str) -> Array:
+    """Unit norm over the bins (the axis before the last)."""
+    if normalise == "none":
+        return histograms
+    if normalise == "l1":
+        norm = jnp.sum(histograms, -2, keepdims=True)
+    else:
+        norm = jnp.sqrt(jnp.sum(histograms * histograms, -2, keepdims=True))
+    return histograms / jnp.maximum(norm, 1e-12)
