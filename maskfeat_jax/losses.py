@@ -41,4 +41,5 @@ def hits(
 ) -> Bool[Array, "b"]:
     """Whether fewer than `k` classes score higher than the right one."""
     right = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    return jnp.sum(logits > right, axis=-1) < k
+    # Written so that a logit that is not a number never counts as a hit.
+    return jnp.sum(~(logits <= right), axis=-1) < k

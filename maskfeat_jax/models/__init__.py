@@ -1,0 +1,57 @@
+"""Models by name.
+
+A variant is an encoder with its sizes; a model puts a head on an encoder.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+
+from maskfeat_jax.models.classifier import Classifier
+from maskfeat_jax.models.maskfeat import MaskFeat
+from maskfeat_jax.models.vit import ViT
+
+MODELS: dict[str, type[nn.Module]] = {"classifier": Classifier, "maskfeat": MaskFeat}
+
+VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "vit_ti16": (ViT, {"width": 192, "depth": 12, "heads": 3}),
+    "vit_s16": (ViT, {"width": 384, "depth": 12, "heads": 6}),
+    "vit_b16": (ViT, {"width": 768, "depth": 12, "heads": 12}),
+    "vit_l16": (ViT, {"width": 1024, "depth": 24, "heads": 16}),
+    "vit_h16": (ViT, {"width": 1280, "depth": 32, "heads": 16}),
+    "vit_h14": (ViT, {"width": 1280, "depth": 32, "heads": 16, "tubelet": (1, 14, 14)}),
+}
+
+
+def create_encoder(name: str, **overrides: Any) -> nn.Module:
+    """The encoder of `VARIANTS[name]`.
+
+    Args:
+      name: key of `VARIANTS`.
+      **overrides: fields of the encoder that differ from the variant, e.g. `drop_path=0.1` or
+        `tubelet=(2, 16, 16)` for video.
+
+    Raises:
+      KeyError: no such variant.
+      TypeError, ValueError: a field that the encoder lacks, or refuses.
+    """
+    family, sizes = VARIANTS[name]
+    return family(**{**sizes, **overrides})
+
+
+def create_model(name: str, *, encoder: str, head: dict[str, Any], **overrides: Any) -> nn.Module:
+    """A model on an encoder.
+
+    Args:
+      name: key of `MODELS`.
+      encoder: key of `VARIANTS`.
+      head: fields of the model besides its encoder: `{"dim": 108}` or `{"num_classes": 1000}`.
+      **overrides: fields of the encoder.
+
+    Raises:
+      KeyError: no such model or variant.
+      TypeError, ValueError: a field that the encoder or the model lacks, or refuses.
+    """
+    return MODELS[name](encoder=create_encoder(encoder, **overrides), **head)

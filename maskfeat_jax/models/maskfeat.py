@@ -1,0 +1,38 @@
+"""MaskFeat: predict features of masked tokens."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from maskfeat_jax.models.layers import Dense, LayerNorm
+
+
+class MaskFeat(nn.Module):
+    """Encoder, layer norm and one linear map from each token to its features.
+
+    Attributes:
+      encoder: gives the class token and the tokens of the grid.
+      dim: numbers per token of the target.
+
+    Source: MaskFeat (arXiv:2112.09133) section 3; PySlowFast slowfast/models/head_helper.py.
+    """
+
+    encoder: nn.Module
+    dim: int
+
+    @nn.compact
+    def __call__(
+        self,
+        clips: Float[Array, "b t h w 3"],
+        mask: Bool[Array, "b gt gh gw"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b gt gh gw {self.dim}"]:
+        """Predicts the features of every token, masked or not, in float32."""
+        tokens = self.encoder(clips, mask, train=train)[:, 1:]
+        tokens = LayerNorm(name="norm")(tokens)
+        predicted = Dense(self.dim, tokens.dtype, name="projection")(tokens)
+        wide = jnp.promote_types(predicted.dtype, jnp.float32)
+        return predicted.reshape(*mask.shape, self.dim).astype(wide)

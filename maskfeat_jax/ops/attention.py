@@ -1,0 +1,38 @@
+"""Softmax attention."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+KERNELS = ("xla", "cudnn")
+
+
+def attention(
+    q: Float[Array, "b queries heads d"],
+    k: Float[Array, "b keys heads d"],
+    v: Float[Array, "b keys heads d"],
+    *,
+    kernel: str = "xla",
+) -> Float[Array, "b queries heads d"]:
+    """Attention with logits scaled by `d ** -0.5` and the softmax at least in float32.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      kernel: "xla" anywhere; "cudnn" the fused kernel of NVIDIA GPUs, which JAX refuses where
+        dtype, head size or token count do not suit it.
+    """
+    if kernel == "cudnn":
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
+    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
+    weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
+    # Dividing after the product touches d numbers per query instead of one per key.
+    mixed = jnp.einsum("bhqk,bkhd->bhqd", weights.astype(v.dtype), v, preferred_element_type=wide)
+    mixed = mixed / weights.sum(-1, keepdims=True)
+    return jnp.moveaxis(mixed, 1, 2).astype(v.dtype)

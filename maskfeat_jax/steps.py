@@ -1,0 +1,180 @@
+"""The steps: pure functions of state and batch, compiled by `loop`.
+
+A batch holds `video` (b t h w 3, uint8), `valid` (b, False for padding and unreadable files) and,
+where there are labels, `label` (b).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from maskfeat_jax import losses
+from maskfeat_jax.augment import Augment, Mix, Normalise
+from maskfeat_jax.masking import Masker
+from maskfeat_jax.optim import Optimizer
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.targets import Target
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+def pretrain_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    normalise: Normalise,
+    augment: Augment,
+    masker: Masker,
+    target: Target,
+    optimizer: Optimizer,
+    seed: int,
+    accumulate: int = 1,
+) -> tuple[TrainState, Metrics]:
+    """One update: hide tokens, predict their features, follow the gradient."""
+    augment_key, mask_key, drop_key = _keys(seed, state.step)
+    clips = augment(augment_key, normalise(batch["video"]))
+    wanted = target(clips)
+    mask = masker(mask_key, len(clips), wanted.shape[1:4])  # True = masked
+    counted = mask & batch["valid"][:, None, None, None]
+    numbers = jnp.maximum(counted.sum() * target.dim, 1)
+
+    def loss_of(params: Any, key: Array, clips: Array, wanted: Array, mask: Array, counted: Array):
+        rngs = {"drop_path": key}
+        predicted = model.apply({"params": params}, clips, mask, train=True, rngs=rngs)
+        return losses.masked_mse(predicted, wanted, counted)[0] / numbers
+
+    inputs = (clips, wanted, mask, counted)
+    loss, grads = _accumulated(loss_of, state.params, drop_key, inputs, accumulate)
+    return _update(state, loss, grads, optimizer)
+
+
+def finetune_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    normalise: Normalise,
+    augment: Augment,
+    mix: Mix,
+    classes: int,
+    optimizer: Optimizer,
+    seed: int,
+    accumulate: int = 1,
+) -> tuple[TrainState, Metrics]:
+    """One update: mix clips and labels, classify, follow the gradient."""
+    augment_key, mix_key, drop_key = _keys(seed, state.step)
+    clips = augment(augment_key, normalise(batch["video"]))
+    clips, wanted = mix(mix_key, clips, batch["label"], classes)
+    weight = batch["valid"].astype(jnp.float32)
+    if mix.probability:  # a clip mixed with an unreadable one counts no more than that one
+        weight = weight * mix.partner(weight)
+    total = jnp.maximum(weight.sum(), 1)
+
+    def loss_of(params: Any, key: Array, clips: Array, wanted: Array, weight: Array):
+        logits = model.apply({"params": params}, clips, train=True, rngs={"drop_path": key})
+        return losses.soft_cross_entropy(logits, wanted, weight)[0] / total
+
+    inputs = (clips, wanted, weight)
+    loss, grads = _accumulated(loss_of, state.params, drop_key, inputs, accumulate)
+    return _update(state, loss, grads, optimizer)
+
+
+def eval_step(params: Any, batch: Batch, *, model: nn.Module, normalise: Normalise) -> Metrics:
+    """Sums over the valid clips of a batch: count, hits among the best 1 and 5, loss."""
+    logits = model.apply({"params": params}, normalise(batch["video"]))
+    valid, labels = batch["valid"], jnp.where(batch["valid"], batch["label"], 0)
+    wanted = jax.nn.one_hot(labels, logits.shape[-1])
+    loss, count = losses.soft_cross_entropy(logits, wanted, valid.astype(jnp.float32))
+    return {
+        "count": count,
+        "loss": loss,
+        "top1": jnp.sum(losses.hits(logits, labels, 1) & valid),
+        "top5": jnp.sum(losses.hits(logits, labels, 5) & valid),
+    }
+
+
+def pretrain_eval_step(
+    params: Any,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    normalise: Normalise,
+    masker: Masker,
+    target: Target,
+    seed: int,
+) -> Metrics:
+    """Sums over the masked tokens of the valid clips of a batch.
+
+    `count` tokens, `loss` squared error per number, and of the wanted numbers themselves their
+    sum and sum of squares `(d,)`, from which the loss of the best constant follows. Masks depend
+    on `seed` and the place in the batch only.
+    """
+    clips = normalise(batch["video"])
+    wanted = target(clips)
+    mask = masker(jax.random.key(seed), len(clips), wanted.shape[1:4])
+    predicted = model.apply({"params": params}, clips, mask)
+    counted = mask & batch["valid"][:, None, None, None]
+    weight = counted[..., None].astype(jnp.float32)
+    return {
+        "count": jnp.sum(weight),
+        "loss": losses.masked_mse(predicted, wanted, counted)[0] / target.dim,
+        "wanted": jnp.sum(wanted * weight, (0, 1, 2, 3)),
+        "wanted_squared": jnp.sum(jnp.square(wanted) * weight, (0, 1, 2, 3)),
+    }
+
+
+def _keys(seed: int, step: Array) -> Array:
+    return jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
+
+
+def _accumulated(
+    loss_of: Callable[..., Float[Array, ""]],
+    params: Any,
+    key: Array,
+    inputs: tuple[Array, ...],
+    parts: int,
+) -> tuple[Float[Array, ""], Any]:
+    """Loss and gradient of a batch, summed over equal parts of it.
+
+    The loss of a part must already be divided by what the whole batch counts: then the sum is
+    exactly that of the batch at once.
+    """
+    if parts == 1:
+        return jax.value_and_grad(loss_of)(params, key, *inputs)
+
+    def split(rows: Array) -> Array:  # each part takes rows from every device
+        return jnp.swapaxes(rows.reshape(len(rows) // parts, parts, *rows.shape[1:]), 0, 1)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(params, *part)), None
+
+    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
+    total, _ = jax.lax.scan(add, zero, (jax.random.split(key, parts), *map(split, inputs)))
+    return total
+
+
+def _update(
+    state: TrainState, loss: Float[Array, ""], grads: Any, optimizer: Optimizer
+) -> tuple[TrainState, Metrics]:
+    """Follows the gradient, unless it or the loss is not finite: then only the step counts."""
+    norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    ema = state.ema
+    if ema is not None:
+        ema = optax.incremental_update(params, ema, 1 - optimizer.ema_decay)
+    new = state.replace(params=params, opt_state=opt_state, ema=ema)
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    lr = optimizer.schedule(state.step - state.skipped)
+    metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "nonfinite": ~finite}
+    return new.replace(step=state.step + 1, skipped=state.skipped + ~finite), metrics
