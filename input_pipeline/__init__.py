@@ -1,0 +1,60 @@
+"""Images from disk to batches of `uint8` clips, on the host, with tf.data.
+
+The two calls that a program makes:
+
+    source = DATASETS[name](split="train", **section)      # e.g. path=..., see each class
+    loader = Loader(source, TrainView(size=224), batch_size=2048, seed=0)
+    for batch in loader.train_batches(start_step=step):    # endless; or loader.eval_batches()
+        ...
+
+A *source* knows the examples and reads one; a *view* turns what was read into a clip of fixed
+shape (`TrainView` crops at random, `EvalView` from the centre); the `Loader` decides which
+examples come when, runs both on threads and batches. Sources, views and `BadInputs` are each one
+section of a recipe.
+
+    source.num_examples, .class_names (None: no labels), .name_of(index), .read(index), .fingerprint
+    loader.steps_per_epoch  whole batches in an epoch of training
+    loader.eval_steps       batches in one evaluation pass, the same on each process
+
+A batch holds the rows of this process, b = batch_size / process_count:
+
+    video  (b, t, size, size, 3) uint8   RGB; an image is a clip of t = 1 frame
+    label  (b,) int32                    absent when the source has no labels
+    valid  (b,) bool                     False: padding of evaluation, or a file that cannot be read
+    index  (b,) int64                    which example of the source; -1 for padding
+    view   (b,) int32                    which view of the example; 0 for images
+
+Which example a row holds, its crop and its augmentation are functions of (seed, epoch, position)
+alone: neither workers, nor processes, nor the step at which iteration starts change them.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from input_pipeline.bad_inputs import BadInput, BadInputs, TooManyBadInputs
+from input_pipeline.example import Example, Source
+from input_pipeline.image_folder import ImageFolder
+from input_pipeline.loader import Loader
+from input_pipeline.shapes import Shapes
+from input_pipeline.views import EvalView, TrainView
+
+# TensorFlow would reserve the memory of all accelerators it sees; here it only decodes and batches.
+tf.config.set_visible_devices([], "GPU")
+tf.config.set_visible_devices([], "TPU")
+
+DATASETS: dict[str, type[Source]] = {"image_folder": ImageFolder, "shapes": Shapes}
+
+__all__ = [
+    "DATASETS",
+    "BadInput",
+    "BadInputs",
+    "EvalView",
+    "Example",
+    "ImageFolder",
+    "Loader",
+    "Shapes",
+    "Source",
+    "TooManyBadInputs",
+    "TrainView",
+]

@@ -1,0 +1,191 @@
+"""Files that cannot be used: what is wrong with them, the list of them, and when to stop.
+
+A file that cannot be decoded is an everyday fact of large datasets, a mount that died is not.
+Training leaves the slot of a bad file empty (`valid` is False), writes the file down once, and
+stops when there are too many. Evaluation stops at the first, unless told to skip.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+CLASSES = ("missing", "unreadable", "empty", "not_media", "decode_error", "too_large")
+
+
+class BadMedia(Exception):
+    """One example cannot be decoded.
+
+    Attributes:
+      kind: one of `CLASSES`.
+      reason: what the decoder said, in one line.
+    """
+
+    def __init__(self, kind: str, reason: str):
+        """Says what is wrong."""
+        super().__init__(f"{kind}: {reason}")
+        self.kind, self.reason = kind, reason
+
+
+class BadInput(ValueError):
+    """Evaluation met a file that cannot be used."""
+
+
+class TooManyBadInputs(RuntimeError):
+    """Training met more unusable files than the limits allow."""
+
+
+@contextlib.contextmanager
+def media_boundary() -> Iterator[None]:
+    """Turns whatever reading or decoding raises into `BadMedia`.
+
+    The one place that catches everything: decoders raise many kinds of errors on hostile bytes.
+    """
+    try:
+        yield
+    except BadMedia:
+        raise
+    except (Exception, MemoryError) as error:
+        words = " ".join(str(error).split())[:300]
+        raise BadMedia(_kind_of(error), f"{type(error).__name__}: {words}") from error
+
+
+def _kind_of(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "missing"
+    if isinstance(error, OSError) and error.errno is not None:
+        return "unreadable"  # decoders raise OSError too, but without an errno
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return "too_large"
+    return "decode_error"
+
+
+class Problem(NamedTuple):
+    """Why the slot of an example is empty; `num_bytes` is None if the file could not be read."""
+
+    kind: str
+    reason: str
+    num_bytes: int | None
+
+
+class BadInputs:
+    """Counts bad files, lists each once, and stops training when there are too many.
+
+    Attributes:
+      skipped: clips left out so far, counting a file again each time it comes up.
+      files: distinct bad files so far, including those that `path` listed at the start.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        max_fraction: float = 0.01,
+        max_consecutive: int = 64,
+        window: int = 100_000,
+        min_seen: int = 1000,
+    ):
+        """Opens the list.
+
+        Args:
+          path: JSON lines, one per distinct file, continued if it exists; None keeps no list.
+          max_fraction: share of clips that may be bad. Training stops when the last `window` clips
+            exceed it by more than three standard deviations, so a share right at the limit does not
+            stop a run by chance. 0 stops at the first bad file.
+          max_consecutive: training stops when this many clips in a row are bad.
+          window: how many clips back to look, in clips.
+          min_seen: clips to have seen before `max_fraction` counts.
+
+        Raises:
+          ValueError: a limit is out of range.
+        """
+        if not 0 <= max_fraction <= 1:
+            raise ValueError(f"max_fraction is {max_fraction}; it is a share, from 0 to 1")
+        for name, value in dict(
+            max_consecutive=max_consecutive, window=window, min_seen=min_seen
+        ).items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        self.path = None if path is None else Path(path)
+        self.max_fraction, self.max_consecutive = max_fraction, max_consecutive
+        self.window, self.min_seen = window, min_seen
+        self.skipped = 0
+        self._seen = self._consecutive = 0
+        self._recent: collections.deque[int] = collections.deque()  # when, in clips seen
+        self._listed = self._read_list()
+        self._first: dict[str, str] = {}  # of this run: file -> what is wrong
+
+    @property
+    def files(self) -> int:
+        """Distinct bad files so far."""
+        return len(self._listed)
+
+    def record(self, name: str, index: int, problem: Problem | None) -> None:
+        """Takes note of one clip, in the order of training.
+
+        Args:
+          name: of the file.
+          index: of the example.
+          problem: what is wrong with it; None if it is fine.
+
+        Raises:
+          TooManyBadInputs: with this clip, a limit is passed.
+        """
+        self._seen += 1
+        while self._recent and self._recent[0] <= self._seen - self.window:
+            self._recent.popleft()
+        if problem is None:
+            self._consecutive = 0
+            return
+        self._consecutive += 1
+        self._recent.append(self._seen)
+        self.note(name, index, problem)
+        self._check()
+
+    def note(self, name: str, index: int, problem: Problem) -> None:
+        """Counts and lists a bad file, without a limit (evaluation)."""
+        self.skipped += 1
+        if len(self._first) < 3:
+            self._first.setdefault(name, f"{problem.kind}: {problem.reason}")
+        if name in self._listed:
+            return
+        self._listed.add(name)
+        if self.path is None:
+            return
+        line = {"file": name, "index": index, "class": problem.kind, "reason": problem.reason}
+        line["bytes"] = problem.num_bytes
+        with self.path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(line) + "\n")
+
+    def _check(self) -> None:
+        seen = min(self._seen, self.window)
+        expected = self.max_fraction * seen
+        too_many = len(self._recent) > expected + 3 * math.sqrt(expected)
+        if self._consecutive >= self.max_consecutive:
+            what = f"{self._consecutive} clips in a row cannot be read"
+        elif too_many and (seen >= self.min_seen or self.max_fraction == 0):
+            what = (
+                f"{len(self._recent)} of the last {seen} clips cannot be read, "
+                f"more than the allowed share of {self.max_fraction:g}"
+            )
+        else:
+            return
+        where = "no list is kept" if self.path is None else f"all are listed in {self.path}"
+        first = "; ".join(f"{name} ({words})" for name, words in self._first.items())
+        raise TooManyBadInputs(f"{what}. First files: {first}. {self.files} files so far, {where}.")
+
+    def _read_list(self) -> set[str]:
+        if self.path is None or not self.path.exists():
+            return set()
+        names = set()
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            # A killed run may have left half a line; that file will be listed again.
+            with contextlib.suppress(json.JSONDecodeError):
+                names.add(json.loads(line)["file"])
+        return names

@@ -1,0 +1,76 @@
+"""Crop windows: pure functions of sizes and random numbers; no pixels here."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Window(NamedTuple):
+    """A rectangle of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_resized_crop(
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    area: tuple[float, float],
+    ratio: tuple[float, float],
+) -> Window:
+    """Draws the window of a random resized crop.
+
+    Ten tries of an area uniform in `area` and an aspect ratio log-uniform in `ratio`; the first
+    that fits is placed uniformly. If none fits: the largest centred window whose ratio is allowed.
+
+    Args:
+      rng: source of randomness.
+      height: of the image, in pixels.
+      width: of the image, in pixels.
+      area: smallest and largest area, as a fraction of the image.
+      ratio: smallest and largest width / height of the window.
+
+    Source: torchvision's RandomResizedCrop, which PySlowFast and OpenMMLab follow. On photographs
+    (500x375) the mean area is .432 for (.08, 1) and .663 for (.5, 1); the law of tf.image's own op
+    is another one (.372, .637).
+    """
+    for _ in range(10):
+        wanted_area = height * width * rng.uniform(*area)
+        wanted_ratio = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_width = round(math.sqrt(wanted_area * wanted_ratio))
+        crop_height = round(math.sqrt(wanted_area / wanted_ratio))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(rng.integers(0, height - crop_height, endpoint=True))
+            left = int(rng.integers(0, width - crop_width, endpoint=True))
+            return Window(top, left, crop_height, crop_width)
+    return _largest_allowed(height, width, ratio)
+
+
+def _largest_allowed(height: int, width: int, ratio: tuple[float, float]) -> Window:
+    crop_height, crop_width = height, width
+    if width / height < ratio[0]:
+        crop_height = max(1, round(width / ratio[0]))
+    elif width / height > ratio[1]:
+        crop_width = max(1, round(height * ratio[1]))
+    return Window((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
+
+
+def short_side(height: int, width: int, size: int) -> tuple[int, int]:
+    """Height and width after a resize that makes the shorter side `size` pixels long.
+
+    The longer side is rounded down, as in torchvision.
+    """
+    if height <= width:
+        return size, int(size * width / height)
+    return int(size * height / width), size
+
+
+def centre(height: int, width: int, size: int) -> Window:
+    """The square window of side `size` in the middle; half pixels are rounded as in torchvision."""
+    return Window(round((height - size) / 2), round((width - size) / 2), size, size)

@@ -1,0 +1,159 @@
+"""RandAugment on Pillow frames: the "increasing" set of fifteen operations.
+
+Source: timm's auto_augment, as PySlowFast and OpenMMLab use it for fine-tuning. Arguments as a
+function of the level L = magnitude / 10, a fair coin deciding each sign: see `OPERATIONS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+Fill = tuple[int, int, int]
+Draw = Callable[[np.random.Generator, float], float]
+Apply = Callable[[Image.Image, float, Fill], Image.Image]
+
+MAX_MAGNITUDE = 10.0
+MEAN_COLOUR: Fill = (124, 116, 104)  # round(255 * mean of ImageNet)
+
+
+def _nothing(rng: np.random.Generator, level: float) -> float:
+    return 0.0
+
+
+def _either_sign(rng: np.random.Generator, value: float) -> float:
+    return -value if rng.random() < 0.5 else value
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill) -> Image.Image:
+    return image.transform(
+        image.size,
+        Image.Transform.AFFINE,
+        matrix,
+        resample=Image.Resampling.BICUBIC,
+        fillcolor=fill,
+    )
+
+
+def _rotate(image: Image.Image, degrees: float, fill: Fill) -> Image.Image:
+    return image.rotate(degrees, resample=Image.Resampling.BICUBIC, fillcolor=fill)
+
+
+def _solarize_add(image: Image.Image, amount: float, fill: Fill) -> Image.Image:
+    table = [min(255, value + int(amount)) if value < 128 else value for value in range(256)]
+    return image.point(table * 3)
+
+
+def _enhance(kind) -> tuple[Draw, Apply]:
+    def draw(rng, level):
+        return 1 + _either_sign(rng, 0.9 * level)
+
+    return draw, lambda image, factor, fill: kind(image).enhance(factor)
+
+
+# Name -> (argument for a level, the operation with that argument).
+OPERATIONS: dict[str, tuple[Draw, Apply]] = {
+    "AutoContrast": (_nothing, lambda image, _, fill: ImageOps.autocontrast(image)),
+    "Equalize": (_nothing, lambda image, _, fill: ImageOps.equalize(image)),
+    "Invert": (_nothing, lambda image, _, fill: ImageOps.invert(image)),
+    "Rotate": (lambda rng, level: _either_sign(rng, 30 * level), _rotate),  # degrees
+    "Posterize": (
+        lambda rng, level: 4 - int(4 * level),  # bits kept
+        lambda image, bits, fill: ImageOps.posterize(image, int(bits)),
+    ),
+    "Solarize": (
+        lambda rng, level: 256 - int(256 * level),  # values from here on are inverted
+        lambda image, threshold, fill: ImageOps.solarize(image, int(threshold)),
+    ),
+    "SolarizeAdd": (lambda rng, level: int(110 * level), _solarize_add),
+    "Color": _enhance(ImageEnhance.Color),
+    "Contrast": _enhance(ImageEnhance.Contrast),
+    "Brightness": _enhance(ImageEnhance.Brightness),
+    "Sharpness": _enhance(ImageEnhance.Sharpness),
+    "ShearX": (
+        lambda rng, level: _either_sign(rng, 0.3 * level),
+        lambda image, shear, fill: _affine(image, (1, shear, 0, 0, 1, 0), fill),
+    ),
+    "ShearY": (
+        lambda rng, level: _either_sign(rng, 0.3 * level),
+        lambda image, shear, fill: _affine(image, (1, 0, 0, shear, 1, 0), fill),
+    ),
+    "TranslateX": (  # fraction of the width
+        lambda rng, level: _either_sign(rng, 0.45 * level),
+        lambda image, part, fill: _affine(image, (1, 0, part * image.width, 0, 1, 0), fill),
+    ),
+    "TranslateY": (  # fraction of the height
+        lambda rng, level: _either_sign(rng, 0.45 * level),
+        lambda image, part, fill: _affine(image, (1, 0, 0, 0, 1, part * image.height), fill),
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugment:
+    """`layers` operations drawn with replacement, each applied with probability one half.
+
+    Attributes:
+      magnitude: mean of the normal draw of the magnitude, 0 to 10.
+      magnitude_std: its standard deviation; what is drawn is clipped to [0, 10].
+      layers: how many operations are drawn.
+      fill: RGB of what moves in from outside the image.
+    """
+
+    magnitude: float = 9.0
+    magnitude_std: float = 0.0
+    layers: int = 2
+    fill: Fill = MEAN_COLOUR
+
+    @classmethod
+    def parse(cls, text: str, fill: Fill = MEAN_COLOUR) -> RandAugment:
+        """Reads timm's notation.
+
+        Args:
+          text: "rand", then in any order "m" magnitude, "n" operations (2 if left out), "mstd"
+            standard deviation (0 if left out) and "inc1", joined by dashes: "rand-m9-mstd0.5-inc1".
+          fill: RGB of what moves in from outside the image.
+
+        Raises:
+          ValueError: anything else; also a text without "inc1", since only the increasing set of
+            operations exists here.
+        """
+        form = 'expected e.g. "rand-m9-n2-mstd0.5-inc1"'
+        head, *parts = text.split("-")
+        if head != "rand":
+            raise ValueError(f"rand_augment {text!r} does not start with rand; {form}")
+        given: dict[str, float] = {}
+        for part in parts:
+            match = re.fullmatch(r"(m|n|mstd|inc)(\d+(?:\.\d+)?)", part)
+            if match is None or match[1] in given:
+                raise ValueError(f"rand_augment {text!r}: {part!r} is not understood; {form}")
+            given[match[1]] = float(match[2])
+        settings = {"n": 2.0, "mstd": 0.0} | given
+        if settings.get("inc") != 1:
+            raise ValueError(f"rand_augment {text!r} needs inc1, the increasing set; {form}")
+        if not 0 <= settings.get("m", -1.0) <= MAX_MAGNITUDE:
+            raise ValueError(f"rand_augment {text!r} needs a magnitude from m0 to m10; {form}")
+        if settings["n"] < 1 or settings["n"] % 1:
+            raise ValueError(f"rand_augment {text!r} needs a whole number of operations; {form}")
+        return cls(settings["m"], settings["mstd"], int(settings["n"]), fill)
+
+    def __call__(self, frames: list[Image.Image], rng: np.random.Generator) -> list[Image.Image]:
+        """Augments all frames of a clip with the same operations and arguments.
+
+        Args:
+          frames: mode RGB, all of one size.
+          rng: source of randomness.
+        """
+        names = list(OPERATIONS)
+        for choice in rng.integers(len(names), size=self.layers):
+            if rng.random() < 0.5:
+                continue
+            magnitude = np.clip(rng.normal(self.magnitude, self.magnitude_std), 0, MAX_MAGNITUDE)
+            draw, apply = OPERATIONS[names[choice]]
+            argument = draw(rng, float(magnitude) / MAX_MAGNITUDE)
+            frames = [apply(frame, argument, self.fill) for frame in frames]
+        return frames

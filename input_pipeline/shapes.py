@@ -1,0 +1,144 @@
+"""Shapes: pictures drawn on the spot, for demonstrations and tests without a download."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from input_pipeline.example import Example, fingerprint
+
+SPLITS = {"train": 50_000, "validation": 2_000, "test": 2_000}  # how many, if not told
+_OVERSAMPLING = 3  # shapes are drawn larger, then reduced, for smooth edges
+
+
+def _ring_points(radii: list[float], start: float = 0.0) -> np.ndarray:
+    angles = start + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array(radii)[:, None]
+
+
+def _circle(radius: float, x: float = 0.0) -> np.ndarray:
+    return _ring_points([radius] * 24) + np.array([x, 0.0])
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+
+
+# Class -> outlines to fill and outlines to cut out again.
+_OUTLINES: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {
+    "arrow": (
+        [np.array([[0, -1], [0.9, 0], [0.3, 0], [0.3, 1], [-0.3, 1], [-0.3, 0], [-0.9, 0]])],
+        [],
+    ),
+    "bars": ([_box(-1, y - 0.2, 1, y + 0.2) for y in (-0.8, 0.0, 0.8)], []),
+    "crescent": ([_circle(1.0)], [_circle(0.85, x=0.5)]),
+    "cross": ([_box(-1, -0.3, 1, 0.3), _box(-0.3, -1, 0.3, 1)], []),
+    "disc": ([_circle(0.9)], []),
+    "ell": ([_box(-0.8, -1, -0.25, 1), _box(-0.8, 0.45, 0.8, 1)], []),
+    "ring": ([_circle(1.0)], [_circle(0.6)]),
+    "square": ([_box(-0.8, -0.8, 0.8, 0.8)], []),
+    "star": ([_ring_points([1.2, 0.5] * 5, start=-np.pi / 2)], []),
+    "triangle": ([_ring_points([1.1] * 3, start=-np.pi / 2)], []),
+}
+_SHAPES = tuple(_OUTLINES.values())  # by class index; the names above are in order
+
+
+class Shapes:
+    """One shape among clutter on a textured ground; the class is the shape, and nothing else.
+
+    Colours, contrast (lighter or darker), textures, size, place, rotation and the clutter lines are
+    drawn from the same distribution for each class, so only edges tell them apart. Classes come in
+    turn: any first n examples hold each class n / 10 times, up to one.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        num_examples: int | None = None,
+        size: int = 48,
+        seed: int = 0,
+    ):
+        """Draws nothing yet.
+
+        Args:
+          split: "train", "validation" or "test": independent pictures.
+          num_examples: the first so many of the split; None means 50,000 of train, 2,000 of others.
+          size: side of the pictures, in pixels.
+          seed: another seed is another dataset.
+
+        Raises:
+          ValueError: no such split, or a number out of range.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        self.num_examples = SPLITS[split] if num_examples is None else num_examples
+        if self.num_examples < 1:
+            raise ValueError(f"num_examples is {num_examples}; it must be at least 1")
+        if size < 16:
+            raise ValueError(f"size is {size}; shapes need at least 16 pixels")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must be 0 or more")
+        self.class_names: tuple[str, ...] | None = tuple(_OUTLINES)
+        self._split, self._size, self._seed = split, size, seed
+        self.fingerprint = fingerprint(
+            f"shapes 1 {split} {self.num_examples} {size} {seed}".encode().split()
+        )
+
+    def name_of(self, index: int) -> str:
+        """A name such as "shapes/train/17"."""
+        return f"shapes/{self._split}/{index}"
+
+    def read(self, index: int) -> Example:
+        """Draws one picture: a pure function of (seed, split, size, index)."""
+        key = np.array([self._seed, list(SPLITS).index(self._split)], np.uint64)
+        rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, index, 0]))
+        label = index % len(_OUTLINES)
+        return Example(_draw(rng, _SHAPES[label], self._size), label)
+
+
+def _draw(rng: np.random.Generator, outlines, size: int) -> np.ndarray:
+    ground = _texture(rng, size)
+    shape = np.asarray(_shape_mask(rng, outlines, size), np.float32)[..., None] / 255
+    lines = np.asarray(_clutter(rng, size), np.float32)[..., None] / 255
+    picture = ground
+    # What is drawn differs from the ground by a colour step, so that it has an edge everywhere.
+    for mask in (lines, shape):
+        picture = picture + mask * (_colour_step(rng) + 0.5 * (_texture(rng, size) - ground))
+    picture += rng.normal(0, rng.uniform(4, 16), size=picture.shape)
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
+    coarse = rng.integers(30, 226, size=(int(rng.integers(2, 7)),) * 2 + (3,), dtype=np.uint8)
+    smooth = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(smooth, np.float32)
+
+
+def _colour_step(rng: np.random.Generator) -> np.ndarray:
+    direction = rng.normal(size=3)
+    return rng.uniform(50, 110) * direction / np.linalg.norm(direction) * np.sqrt(3)
+
+
+def _shape_mask(rng: np.random.Generator, outlines, size: int) -> Image.Image:
+    filled, cut = outlines
+    canvas = size * _OVERSAMPLING
+    radius = canvas * rng.uniform(0.16, 0.3)
+    angle = rng.uniform(-np.pi / 9, np.pi / 9)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    centre = rng.uniform(1.1 * radius, canvas - 1.1 * radius, size=2)
+    mask = Image.new("L", (canvas, canvas))
+    pencil = ImageDraw.Draw(mask)
+    for points, value in [(p, 255) for p in filled] + [(p, 0) for p in cut]:
+        pencil.polygon((radius * points @ turn + centre).ravel().tolist(), fill=value)
+    return mask.reduce(_OVERSAMPLING)
+
+
+def _clutter(rng: np.random.Generator, size: int) -> Image.Image:
+    canvas = size * _OVERSAMPLING
+    mask = Image.new("L", (canvas, canvas))
+    pencil = ImageDraw.Draw(mask)
+    for _ in range(int(rng.integers(2, 6))):
+        ends = rng.uniform(0, canvas, size=4).tolist()
+        pencil.line(ends, fill=255, width=int(rng.integers(2, 2 + canvas // 20)))
+    return mask.reduce(_OVERSAMPLING)
