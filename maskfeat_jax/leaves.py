@@ -1,0 +1,71 @@
+"""Trees as leaves with names: how a checkpoint stores them and compares two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+_SHOWN = 10  # lines of a list of differences
+
+Name = tuple[str, ...]  # of a leaf: the keys on the way to it
+
+
+def named_leaves(tree: PyTree) -> dict[Name, Any]:
+    """Leaves by name, in the order of the tree; Python numbers become arrays."""
+    leaves: dict[Name, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
+        if not all(name) or any("/" in part for part in name) or name in leaves:
+            raise ValueError(f"leaf {name}: its keys must be unique, not empty and without '/'")
+        leaves[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+    if not leaves or () in leaves:
+        raise ValueError("the state must be a tree with named leaves, such as a dictionary")
+    # Orbax joins the keys with dots to name what it stores.
+    if len({".".join(name) for name in leaves}) < len(leaves):
+        raise ValueError("two leaves of the state have the same name when joined with dots")
+    return leaves
+
+
+def nest(leaves: Mapping[Name, Any]) -> dict[str, Any]:
+    """Nested dictionaries of leaves by name."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        inner = tree
+        for part in name[:-1]:
+            inner = inner.setdefault(part, {})
+        inner[name[-1]] = leaf
+    return tree
+
+
+def describe(leaf: Any) -> dict[str, Any]:
+    """Shape and dtype of a leaf as the manifest has them."""
+    return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+
+
+def in_words(described: Mapping[str, Any]) -> str:
+    """For instance `float32 (7, 5)`."""
+    return f"{described['dtype']} ({', '.join(map(str, described['shape']))})"
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """One line per name whose description differs or that only one side has.
+
+    Args:
+      stored: described leaves by name, its parts joined with '/'.
+      wanted: likewise.
+    """
+    lines = []
+    for name in sorted(stored.keys() | wanted.keys()):
+        if name not in wanted:
+            lines.append(f"{name}: stored {in_words(stored[name])}, not wanted")
+        elif name not in stored:
+            lines.append(f"{name}: wanted {in_words(wanted[name])}, not stored")
+        elif stored[name] != wanted[name]:
+            both = f"stored {in_words(stored[name])}, wanted {in_words(wanted[name])}"
+            lines.append(f"{name}: {both}")
+    more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return lines[:_SHOWN] + more

@@ -1,0 +1,236 @@
+"""Pictures of what a model sees and predicts, drawn with numpy and Pillow."""
+
+from __future__ import annotations
+
+import numpy as np
+from einops import rearrange
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+_GREY = 128
+_GAP = 4  # pixels between the images of a panel
+_LINE = 18  # pixels, height of a title line
+
+
+def draw_hog(
+    histograms: Float[np.ndarray, "rows cols channels bins"],
+    cell: int = 8,
+    scale: int = 2,
+    *,
+    signed: bool = False,
+    peak: float | None = None,
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws each cell's histogram as strokes that run along the edges of the image.
+
+    A stroke is centred in its cell. Its length grows with the bin's value, its brightness with
+    the square root, so that weak directions stay visible. Channels are averaged; negative or
+    non-finite predictions count as zero.
+
+    Args:
+      histograms: bin k stands for gradients at (k + 1/2) * pi / bins from the vertical axis,
+        phi = atan2(gx, gy); strokes are drawn at right angles to that.
+      cell: side of a cell in pixels of the image.
+      scale: pixels of the drawing per pixel of the image.
+      signed: bins cover 2 pi instead of pi; opposite gradients then share a stroke.
+      peak: value drawn as a full stroke; the largest of this picture if None.
+
+    Returns:
+      White strokes on black, (rows * cell * scale, cols * cell * scale, 3).
+
+    Raises:
+      ValueError: the histograms do not have four axes, or a size is not positive.
+    """
+    if histograms.ndim != 4 or cell < 1 or scale < 1:
+        raise ValueError(
+            f"histograms of shape {histograms.shape}, cell {cell}, scale {scale}: expected "
+            "(rows, cols, channels, bins) and positive sizes"
+        )
+    rows, cols, _, bins = histograms.shape
+    values = np.nan_to_num(np.asarray(histograms, np.float32), posinf=0.0, neginf=0.0)
+    values = np.maximum(values.mean(axis=2), 0.0)
+    largest = float(values.max(initial=0.0)) if peak is None else peak
+    values = np.minimum(values / largest, 1.0) if largest > 0 else np.zeros_like(values)
+
+    side = cell * scale
+    half_width = max(side / 24, 0.5)
+    centres = np.arange(side, dtype=np.float32) + 0.5 - side / 2
+    down, right = np.meshgrid(centres, centres, indexing="ij")
+    drawing = np.zeros((rows, cols, side, side), np.float32)
+    for k in range(bins):
+        phi = (k + 0.5) * (2 if signed else 1) * np.pi / bins
+        # The gradient points to (cos phi down, sin phi right); the edge is perpendicular to it.
+        along = np.abs(right * np.cos(phi) - down * np.sin(phi))
+        across = np.abs(down * np.cos(phi) + right * np.sin(phi))
+        value = values[:, :, k, None, None]
+        # Coverage of a pixel by the stroke, to first order: this is what anti-aliases it.
+        stroke = np.clip(half_width + 0.5 - across, 0, 1)
+        length = np.clip(value * (side / 2 - 0.5) + 0.5 - along, 0, 1)
+        np.maximum(drawing, np.sqrt(value) * stroke * length, out=drawing)
+    grey = rearrange(drawing, "rows cols y x -> (rows y) (cols x)")
+    return np.repeat(_as_bytes(255 * grey)[:, :, None], 3, axis=2)
+
+
+def tokens_to_cells(
+    features: Float[np.ndarray, "grid_h grid_w d"], bins: int = 9, channels: int = 3, u: int = 2
+) -> Float[np.ndarray, "rows cols channels bins"]:
+    """Undoes the layout of the HOG target: features of patches to histograms of cells.
+
+    Args:
+      features: feature ((c * bins + bin) * u + y) * u + x of a patch is the value of `bin` of
+        channel `c` in the cell at row y, column x of the patch.
+      bins: directions per histogram.
+      channels: histograms per cell.
+      u: cells along a side of a patch.
+
+    Returns:
+      Histograms of (grid_h * u, grid_w * u) cells.
+
+    Raises:
+      ValueError: d is not channels * bins * u * u.
+    """
+    if features.ndim != 3 or features.shape[2] != channels * bins * u * u:
+        raise ValueError(
+            f"features of shape {features.shape}: expected (grid_h, grid_w, "
+            f"{channels * bins * u * u}) for {channels} channels, {bins} bins, {u}x{u} cells"
+        )
+    pattern = "gh gw (c bin y x) -> (gh y) (gw x) c bin"
+    return rearrange(features, pattern, c=channels, bin=bins, y=u, x=u)
+
+
+def tokens_to_pixels(
+    features: Float[np.ndarray, "grid_h grid_w d"],
+    patch: int,
+    *,
+    channels: str = "last",
+    mean: Float[np.ndarray, "grid_h grid_w #d"] | None = None,
+    std: Float[np.ndarray, "grid_h grid_w #d"] | None = None,
+) -> Float[np.ndarray, "height width 3"]:
+    """Undoes the layout of the pixel target: features of patches to one image.
+
+    Args:
+      features: patch * patch * 3 numbers per patch, ordered (y, x, channel) if `channels` is
+        "last", (channel, y, x) if it is "first".
+      patch: side of a patch in pixels.
+      channels: "first" or "last".
+      mean: of each patch, to undo per-patch normalisation: wanted * std + mean.
+      std: likewise.
+
+    Returns:
+      The image, in the unit of the features (of `mean` and `std` where given).
+
+    Raises:
+      ValueError: wrong number of features, unknown `channels`, or only one of mean and std.
+    """
+    patterns = {
+        "last": "gh gw (y x c) -> (gh y) (gw x) c",
+        "first": "gh gw (c y x) -> (gh y) (gw x) c",
+    }
+    if channels not in patterns:
+        raise ValueError(f"channels {channels!r}: expected 'first' or 'last'")
+    if features.ndim != 3 or features.shape[2] != patch * patch * 3:
+        raise ValueError(
+            f"features of shape {features.shape}: expected (grid_h, grid_w, {patch * patch * 3}) "
+            f"for patches of {patch}x{patch}"
+        )
+    if (mean is None) != (std is None):
+        raise ValueError("per-patch normalisation is undone with both mean and std, or neither")
+    if mean is not None and std is not None:
+        features = features * std + mean
+    return rearrange(features, patterns[channels], y=patch, x=patch)
+
+
+def to_uint8(
+    image: Float[np.ndarray, "height width 3"], mean: object = 0.0, std: object = 1.0
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Undoes (pixels / 255 - mean) / std; what falls outside 0..255, or is not finite, is clipped.
+
+    Args:
+      image: normalised pixels.
+      mean: per channel, or one number; in the unit of pixels / 255.
+      std: likewise.
+    """
+    return _as_bytes(255 * (np.asarray(image) * np.asarray(std) + np.asarray(mean)))
+
+
+def hide(
+    image: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "grid_h grid_w"], patch: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Paints masked patches grey.
+
+    Args:
+      image: RGB.
+      mask: True = masked.
+      patch: side of a patch in pixels.
+
+    Raises:
+      ValueError: image and mask do not have the same number of patches.
+    """
+    if image.shape[:2] != (mask.shape[0] * patch, mask.shape[1] * patch):
+        raise ValueError(
+            f"image {image.shape[0]}x{image.shape[1]} is not {mask.shape[0]}x{mask.shape[1]} "
+            f"patches of {patch}x{patch}"
+        )
+    hidden = mask.repeat(patch, axis=0).repeat(patch, axis=1)
+    return np.where(hidden[:, :, None], np.uint8(_GREY), image)
+
+
+def panel(
+    rows: list[list[UInt8[np.ndarray, "_ _ 3"]]], titles: list[str], height: int | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Arranges images in a grid, one title above each column.
+
+    Args:
+      rows: images, as many per row as there are titles; sizes may differ.
+      titles: text; wrapped to the width of its column.
+      height: of every image, in pixels; the largest one's if None. Enlarged without smoothing.
+
+    Raises:
+      ValueError: no images, or a row with another number of images than titles.
+    """
+    if not rows or not titles or any(len(row) != len(titles) for row in rows):
+        raise ValueError(
+            f"rows of {[len(row) for row in rows]} images and {len(titles)} titles: expected at "
+            "least one row, and one image per title in each"
+        )
+    height = height or max(image.shape[0] for row in rows for image in row)
+    scaled = [[_to_height(image, height) for image in row] for row in rows]
+    widths = [max(row[i].width for row in scaled) for i in range(len(titles))]
+    font = ImageFont.load_default(size=13)
+    lines = [_wrap(title, width, font) for title, width in zip(titles, widths, strict=True)]
+    top = _GAP + _LINE * max(len(each) for each in lines)
+    size = (sum(widths) + _GAP * (len(widths) + 1), top + (height + _GAP) * len(rows))
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    left = _GAP
+    for i, width in enumerate(widths):
+        for j, line in enumerate(lines[i]):
+            draw.text((left, _GAP // 2 + j * _LINE), line, fill="black", font=font)
+        for j, row in enumerate(scaled):
+            canvas.paste(row[i], (left, top + j * (height + _GAP)))
+        left += width + _GAP
+    return np.array(canvas)
+
+
+def _to_height(image: UInt8[np.ndarray, "height width 3"], height: int) -> Image.Image:
+    picture = Image.fromarray(image)
+    width = max(1, round(image.shape[1] * height / image.shape[0]))
+    shrink = height < image.shape[0]
+    how = Image.Resampling.LANCZOS if shrink else Image.Resampling.NEAREST
+    return picture.resize((width, height), how)
+
+
+def _wrap(title: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
+    """Breaks a title between words so that each line fits; one long word may stick out."""
+    lines = [""]
+    for word in title.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def _as_bytes(values: Float[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape"]:
+    finite = np.nan_to_num(values, nan=0.0, posinf=255.0, neginf=0.0)
+    return np.clip(np.rint(finite), 0, 255).astype(np.uint8)

@@ -1,0 +1,359 @@
+"""The directory of a run: whose it is, which recipe it belongs to, who is using it.
+
+Layout: `config.json` (the recipe), `environment.json`, `STATUS.json`, `lock`, and what the other
+modules add (`checkpoints/`, `metrics.jsonl`, `log.txt`, `pictures/`, ...). Local disks and shared
+mounts; paths of object stores (`gs://`) are not handled here.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+State = Literal["running", "finished", "failed", "stopped"]
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_BEAT_SECONDS = 20.0
+_SILENT_SECONDS = 180.0  # a lock of another host that has not beaten for so long is stale
+
+
+class WorkdirError(ValueError):
+    """The work directory cannot be used: foreign, not writable, or in use by another run."""
+
+
+class RecipeChanged(WorkdirError):
+    """The recipe differs from the one this work directory was started with."""
+
+
+class FirstProcessFailed(RuntimeError):
+    """Process 0 raised an error in work that it does for all."""
+
+
+def open_workdir(
+    path: str | os.PathLike[str], recipe: dict[str, Any], harmless: Sequence[str] = ()
+) -> pathlib.Path:
+    """Creates the work directory of a run, or opens it again to go on with the same recipe.
+
+    Process 0 does the work and holds the lock until `close_workdir` or the end of the process;
+    an error there is an error in every process.
+
+    Args:
+      path: the directory; made, with its parents, if it does not exist.
+      recipe: the resolved recipe; nested dictionaries of what JSON can hold.
+      harmless: dotted keys (`run.log_every_steps`, or a whole section `input`) that may differ
+        from the stored recipe. The stored recipe is then replaced by the new one.
+
+    Returns:
+      The absolute path.
+
+    Raises:
+      WorkdirError: a non-empty directory that is not ours, not writable, or used by a live run.
+      RecipeChanged: a key outside `harmless` differs; lists every such key, old and new.
+      ValueError: the recipe holds something that JSON cannot.
+    """
+    directory = pathlib.Path(path).absolute()
+
+    def prepare() -> int:
+        check_workdir(directory, recipe, harmless)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            _take_lock(directory)
+            write_atomically(directory / "config.json", _as_json(recipe))
+            write_atomically(directory / "environment.json", _as_json(environment()))
+        except OSError as error:
+            raise WorkdirError(
+                f"{directory}: not writable ({error.strerror or error}); "
+                "choose another --workdir or correct its permissions"
+            ) from error
+        return 0
+
+    on_first_process(prepare)
+    return directory
+
+
+def close_workdir(workdir: pathlib.Path) -> None:
+    """Releases the lock, if this process holds it. Also done by itself at a normal exit."""
+    lock = workdir / "lock"
+    owner = _read_owner(lock)
+    if owner is not None and _is_me(owner):
+        lock.unlink(missing_ok=True)
+
+
+def check_workdir(
+    path: str | os.PathLike[str], recipe: dict[str, Any], harmless: Sequence[str] = ()
+) -> None:
+    """The checks of `open_workdir` that need neither a device nor a write; raises what it raises.
+
+    For a program that wants to report every problem before it touches a device.
+    """
+    directory = pathlib.Path(path)
+    text = _as_json(recipe)
+    if directory.exists() and not directory.is_dir():
+        raise WorkdirError(f"{directory} is a file; --workdir must be a directory")
+    if not directory.exists():
+        return
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise WorkdirError(f"{directory}: not writable; choose another --workdir")
+    if (directory / "config.json").exists():
+        changed = [
+            line
+            for key, line in _differences(read_recipe(directory), json.loads(text))
+            if not any(key == safe or key.startswith(safe + ".") for safe in harmless)
+        ]
+        if changed:
+            raise RecipeChanged(
+                f"{directory} was started with another recipe:\n  "
+                + "\n  ".join(changed)
+                + "\nRestore these values to go on, or choose a new --workdir."
+            )
+        return
+    foreign = sorted(p.name for p in directory.iterdir() if not _is_own_leftover(p.name))
+    if foreign:
+        raise WorkdirError(
+            f"{directory} is not empty and not a run of ours (it has {foreign[0]!r} but no "
+            "config.json); choose an empty or new --workdir"
+        )
+
+
+def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Every difference between two recipes, as `section.key: old -> new`, sorted by key."""
+    return [line for _, line in _differences(old, json.loads(_as_json(new)))]
+
+
+def read_recipe(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The recipe stored in a work directory.
+
+    Raises:
+      WorkdirError: there is none, or it is not a JSON object.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WorkdirError(
+            f"{path} does not exist: {path.parent} is not a work directory"
+        ) from error
+    except ValueError as error:
+        raise WorkdirError(
+            f"{path} is damaged ({error}); restore it, or choose a new --workdir"
+        ) from error
+    if not isinstance(recipe, dict):
+        raise WorkdirError(f"{path} holds a {type(recipe).__name__}, expected an object")
+    return recipe
+
+
+def write_status(workdir: pathlib.Path, state: State, **facts: Any) -> None:
+    """Writes `STATUS.json` in one piece (process 0 only).
+
+    Args:
+      workdir: the work directory.
+      state: what became of the run.
+      **facts: more entries, for instance `step` and `reason`; what JSON can hold.
+    """
+    if jax.process_index() == 0:
+        status = {"state": state, "time": time.time(), "host": socket.gethostname(), **facts}
+        write_atomically(workdir / "STATUS.json", _as_json(status))
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and source revision of this process, for `environment.json`."""
+    devices = jax.devices()
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "backend": jax.default_backend(),
+        "device_kind": devices[0].device_kind,
+        "device_count": len(devices),
+        "process_count": jax.process_count(),
+        "git_commit": _git_commit(),
+    }
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a text file so that a reader, or a crash, sees the old content or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: pathlib.Path) -> None:
+    """Makes renames inside a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def on_first_process(action: Callable[[], int]) -> int:
+    """Runs `action` on process 0 and returns its answer in every process.
+
+    Args:
+      action: returns a number from 0 to 2**31 - 1.
+
+    Raises:
+      FirstProcessFailed: in the other processes, when `action` raised on process 0, which raises
+        its own error. So nobody is left waiting for a process that failed.
+    """
+    if jax.process_count() == 1:
+        return action()
+    answer = np.array(-1, np.int32)
+    try:
+        if jax.process_index() == 0:
+            answer = np.array(action(), np.int32)
+    finally:
+        answer = multihost_utils.broadcast_one_to_all(answer)
+    if int(answer) < 0:
+        raise FirstProcessFailed("process 0 failed; its message says why")
+    return int(answer)
+
+
+def _as_json(value: dict[str, Any]) -> str:
+    try:
+        return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"only numbers, strings, booleans, None, lists and dictionaries can be stored: {error}"
+        ) from error
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted keys to the JSON text of their values; an empty dictionary is a value."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: json.dumps(tree)}
+    flat = {}
+    for key, value in tree.items():
+        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str]]:
+    before, after = _flatten(old), _flatten(new)
+    return [
+        (key, f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}")
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _is_own_leftover(name: str) -> bool:
+    """Names a start that was cut short can leave before `config.json` exists."""
+    return name == "lock" or (name.startswith(".") and name.endswith(".tmp"))
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout this file is tracked in, `+changes` if edited; None outside one."""
+    here = pathlib.Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        edited = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if edited else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _me() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def _is_me(owner: dict[str, Any]) -> bool:
+    return {key: owner[key] for key in ("host", "pid")} == _me()
+
+
+def _read_owner(lock: pathlib.Path) -> dict[str, Any] | None:
+    """Host and process that wrote the lock; None if there is no lock or it is unreadable."""
+    try:
+        owner = json.loads(lock.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    well_formed = isinstance(owner, dict) and isinstance(owner.get("pid"), int) and "host" in owner
+    return owner if well_formed else None
+
+
+def _take_lock(directory: pathlib.Path) -> None:
+    """Takes the lock, or raises `WorkdirError` naming its owner.
+
+    A lock is stale when its process is dead (same host), or when nobody has refreshed it for
+    three minutes (other host, unreadable lock): then it is taken over.
+    """
+    lock = directory / "lock"
+    text = _as_json({**_me(), "time": time.time()})
+    try:
+        with open(lock, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        owner = _read_owner(lock)
+        if not _is_stale(lock, owner):
+            who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
+            raise WorkdirError(
+                f"{directory} is in use by {who}; stop that run first. "
+                f"If you are sure that it is dead, delete {lock}"
+            ) from None
+        write_atomically(lock, text)
+    atexit.register(close_workdir, directory)
+    threading.Thread(target=_beat, args=(lock,), daemon=True, name="workdir-lock").start()
+
+
+def _is_stale(lock: pathlib.Path, owner: dict[str, Any] | None) -> bool:
+    if owner is not None and _is_me(owner):
+        return True  # opened again by this process, or by a predecessor that had the same number
+    if owner is not None and owner["host"] == socket.gethostname():
+        return not _is_alive(owner["pid"])
+    # The age is taken from the clock of the file system: those of two hosts may differ.
+    probe = lock.with_name(f".lock.{os.getpid()}.tmp")
+    probe.touch()
+    age = probe.stat().st_mtime - lock.stat().st_mtime
+    probe.unlink()
+    return age > _SILENT_SECONDS
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # alive, of another user
+    return True
+
+
+def _beat(lock: pathlib.Path) -> None:
+    """Refreshes the lock's time until it is no longer ours, so that other hosts see us alive."""
+    while True:
+        time.sleep(_BEAT_SECONDS)
+        owner = _read_owner(lock)
+        if owner is None or not _is_me(owner):
+            return
+        os.utime(lock)
