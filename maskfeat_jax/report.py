@@ -263,10 +263,10 @@ class _Console:
         try:
             yield
         except (OSError, ValueError):  # ValueError: the stream object itself was closed
-            stdout = sys.stdout
-            if stdout is not None and self._stream is stdout and not stdout.closed:
+            stream = self._stream
+            if stream is not None and stream is sys.stdout and not stream.closed:
                 # Else Python flushes it once more at exit, and fails.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             self._stream = self._bar = None
 
 

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import time
+
+import einops
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskfeat_jax import pictures
+from maskfeat_jax.ops.hog import hog
+
+RNG = np.random.default_rng(0)
+
+
+def main_direction(image: np.ndarray) -> float:
+    """Angle from the row axis along which a picture varies least, in degrees of [0, 180)."""
+    grey = image[..., 0].astype(np.float64)
+    down, right = np.gradient(grey)
+    tensor = np.array(
+        [[(down * down).sum(), (down * right).sum()], [(down * right).sum(), (right * right).sum()]]
+    )
+    _, vectors = np.linalg.eigh(tensor)
+    along = vectors[:, 0]  # of the smallest eigenvalue
+    return float(np.degrees(np.arctan2(along[1], along[0])) % 180)
+
+
+def long_axis(image: np.ndarray) -> float:
+    """Angle from the row axis of the main axis of what is drawn, in degrees of [0, 180)."""
+    ink = image[..., 0].astype(np.float64)
+    y, x = (
+        axis - (size - 1) / 2 for axis, size in zip(np.indices(ink.shape), ink.shape, strict=True)
+    )
+    moments = np.array([[(ink * y * y).sum(), (ink * y * x).sum()], [0, (ink * x * x).sum()]])
+    _, vectors = np.linalg.eigh(moments, UPLO="U")
+    return float(np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1])) % 180)
+
+
+@pytest.mark.parametrize("k", range(9))
+def test_strokes_are_perpendicular_to_the_gradient(k):
+    histograms = np.zeros((1, 1, 3, 9), np.float32)
+    histograms[..., k] = 1
+    drawn = pictures.draw_hog(histograms, cell=8, scale=8)
+    wanted = ((k + 0.5) * 20 + 90) % 180
+    assert abs((long_axis(drawn) - wanted + 90) % 180 - 90) < 1
+
+
+def test_signed_bins_cover_the_whole_circle():
+    histograms = np.zeros((1, 1, 1, 8), np.float32)
+    histograms[..., 1] = 1
+    drawn = pictures.draw_hog(histograms, cell=8, scale=8, signed=True)
+    assert abs(long_axis(drawn) - (67.5 + 90)) < 1
+    histograms = np.roll(histograms, 4, axis=-1)
+    np.testing.assert_array_equal(
+        drawn, pictures.draw_hog(histograms, cell=8, scale=8, signed=True)
+    )
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 75, 90, 130, 160])
+def test_edges_of_an_image_are_drawn_along_themselves(degrees):
+    """A wave whose crests run at an angle from the row axis: the drawing runs likewise."""
+    y, x = np.mgrid[:64, :96].astype(np.float32)
+    angle = np.radians(degrees)
+    wave = np.sin(0.5 * (x * np.cos(angle) - y * np.sin(angle)))
+    image = np.repeat(wave[..., None], 3, axis=-1).astype(np.float32)
+    assert abs((main_direction(image) - degrees + 90) % 180 - 90) < 2  # the helper itself
+    drawn = pictures.draw_hog(np.asarray(hog(jnp.asarray(image))), cell=8, scale=4)
+    assert drawn.shape == (64 * 4, 96 * 4, 3)
+    strokes = main_direction(drawn[32:-32, 32:-32])
+    assert abs((strokes - degrees + 90) % 180 - 90) <= 14  # half a bin, and the ends of the strokes
+
+
+def test_strokes_are_centred_and_grow_with_the_value():
+    histograms = np.zeros((2, 3, 3, 9), np.float32)
+    histograms[0, 1, :, 4] = 1
+    histograms[1, 2, :, 4] = 0.25
+    drawn = pictures.draw_hog(histograms, cell=8, scale=2)[..., 0]
+    cells = einops.rearrange(drawn, "(r y) (c x) -> r c y x", r=2, c=3)
+    assert not cells[0, 0].any()
+    for strong in (cells[0, 1], cells[1, 2]):
+        np.testing.assert_array_equal(strong, strong[::-1, ::-1])
+    assert (cells[1, 2] > 0).sum() < (cells[0, 1] > 0).sum()
+    assert cells[1, 2].max() < cells[0, 1].max()
+
+
+def test_nothing_and_nonsense_are_drawn_black():
+    assert not pictures.draw_hog(np.zeros((2, 3, 3, 9), np.float32)).any()
+    histograms = np.full((2, 3, 3, 9), np.nan, np.float32)
+    histograms[0] = -1
+    histograms[1, 0] = np.inf
+    assert not pictures.draw_hog(histograms).any()
+
+
+def test_peak_makes_two_pictures_comparable():
+    weak = np.full((1, 1, 3, 9), 0.1, np.float32)
+    own = pictures.draw_hog(weak)
+    shared = pictures.draw_hog(weak, peak=1.0)
+    assert shared.max() < own.max()
+
+
+def test_drawing_an_image_takes_a_fifth_of_a_second_at_most():
+    histograms = RNG.random((28, 28, 3, 9), np.float32)
+    pictures.draw_hog(histograms)
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        pictures.draw_hog(histograms)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.2
+
+
+def test_tokens_to_cells_undoes_the_layout_of_the_target():
+    gh, gw, channels, bins, u = 2, 3, 3, 5, 2
+    cells = RNG.random((gh * u, gw * u, channels, bins), np.float32)
+    features = np.empty((gh, gw, channels * bins * u * u), np.float32)
+    for index in np.ndindex(gh, gw, channels, bins, u, u):
+        ty, tx, c, k, y, x = index
+        features[ty, tx, ((c * bins + k) * u + y) * u + x] = cells[ty * u + y, tx * u + x, c, k]
+    np.testing.assert_array_equal(pictures.tokens_to_cells(features, bins, channels, u), cells)
+    with pytest.raises(ValueError, match=r"expected \(grid_h, grid_w, 108\)"):
+        pictures.tokens_to_cells(features)
+
+
+@pytest.mark.parametrize("channels", ["first", "last"])
+def test_tokens_to_pixels_undoes_both_layouts(channels):
+    image = RNG.random((2 * 4, 3 * 4, 3), np.float32)
+    order = "c y x" if channels == "first" else "y x c"
+    tokens = einops.rearrange(image, f"(gh y) (gw x) c -> gh gw ({order})", y=4, x=4)
+    np.testing.assert_array_equal(pictures.tokens_to_pixels(tokens, 4, channels=channels), image)
+    mean = tokens.mean(axis=-1, keepdims=True)
+    std = tokens.std(axis=-1, keepdims=True)
+    normal = (tokens - mean) / std
+    restored = pictures.tokens_to_pixels(normal, 4, channels=channels, mean=mean, std=std)
+    np.testing.assert_allclose(restored, image, atol=1e-6)
+
+
+def test_tokens_to_pixels_refuses_what_does_not_fit():
+    tokens = np.zeros((2, 3, 48), np.float32)
+    with pytest.raises(ValueError, match=r"'middle'.*'first' or 'last'"):
+        pictures.tokens_to_pixels(tokens, 4, channels="middle")
+    with pytest.raises(ValueError, match="75"):
+        pictures.tokens_to_pixels(tokens, 5)
+    with pytest.raises(ValueError, match="both mean and std"):
+        pictures.tokens_to_pixels(tokens, 4, mean=tokens)
+
+
+def test_to_uint8_undoes_the_normalisation_and_clips():
+    pixels = RNG.integers(0, 256, (4, 6, 3)).astype(np.uint8)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    np.testing.assert_array_equal(pictures.to_uint8((pixels / 255 - mean) / std, mean, std), pixels)
+    extremes = np.array([[[-0.5, 1.5, np.nan]]])
+    np.testing.assert_array_equal(pictures.to_uint8(extremes), [[[0, 255, 0]]])
+
+
+def test_hide_greys_masked_patches_only():
+    image = RNG.integers(0, 100, (8, 12, 3)).astype(np.uint8)
+    mask = np.array([[True, False, False], [False, False, True]])
+    hidden = pictures.hide(image, mask, 4)
+    assert (hidden[:4, :4] == 128).all()
+    assert (hidden[4:, 8:] == 128).all()
+    np.testing.assert_array_equal(hidden[:4, 4:], image[:4, 4:])
+    np.testing.assert_array_equal(hidden[4:, :8], image[4:, :8])
+    with pytest.raises(ValueError, match="8x12 is not 2x3 patches of 5x5"):
+        pictures.hide(image, mask, 5)
+
+
+def test_panel_scales_to_one_height_and_keeps_every_image():
+    red = np.full((20, 10, 3), (255, 0, 0), np.uint8)
+    green = np.full((40, 60, 3), (0, 255, 0), np.uint8)
+    grid = pictures.panel([[red, green], [red, green]], ["red", "green"])
+    height, width, _ = grid.shape
+    assert width == 20 + 60 + 3 * 4
+    assert height > 2 * 40
+    assert (grid == (255, 0, 0)).all(axis=-1).sum() == 2 * 40 * 20
+    assert (grid == (0, 255, 0)).all(axis=-1).sum() == 2 * 40 * 60
+    title = grid[: height - 2 * 44]
+    assert (title.sum(axis=-1) < 200).any()
+    with pytest.raises(ValueError, match=r"rows of \[2, 1\] images and 2 titles"):
+        pictures.panel([[red, green], [red]], ["a", "b"])
+
+
+def test_panel_wraps_long_titles():
+    image = np.zeros((30, 80, 3), np.uint8)
+    one = pictures.panel([[image]], ["wanted"])
+    two = pictures.panel([[image]], ["wanted features of the masked patches"])
+    assert two.shape[0] > one.shape[0]
+    assert two.shape[1] == one.shape[1]

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from maskfeat_jax import workdir as workdirs
+from maskfeat_jax.workdir import RecipeChanged, WorkdirError, open_workdir
+
+RECIPE = {
+    "seed": 0,
+    "data": {"path": "/data/a", "size": (224, 224)},
+    "optim": {"lr": 1e-3, "schedule": {"name": "cosine"}},
+    "run": {"log_every_steps": 50, "epochs": 300},
+}
+HARMLESS = ("run.log_every_steps", "data.path")
+
+
+def changed(**sections: dict) -> dict:
+    return {**RECIPE, **{name: {**RECIPE[name], **new} for name, new in sections.items()}}
+
+
+def write_lock(directory, host: str, pid: int) -> None:
+    (directory / "lock").write_text(json.dumps({"host": host, "pid": pid}))
+
+
+def test_a_new_directory_gets_the_recipe_and_the_environment(tmp_path):
+    path = open_workdir(tmp_path / "deep" / "run", RECIPE)
+    assert path.is_absolute()
+    assert workdirs.read_recipe(path) == json.loads(json.dumps(RECIPE))
+    text = (path / "config.json").read_text()
+    assert text.index('"data"') < text.index('"optim"') < text.index('"seed"')
+    environment = json.loads((path / "environment.json").read_text())
+    assert environment.keys() >= {
+        *("python", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy"),
+        *("backend", "device_kind", "device_count", "git_commit"),
+    }
+
+
+def test_the_same_recipe_opens_again(tmp_path):
+    path = open_workdir(tmp_path / "run", RECIPE)
+    (path / "checkpoints").mkdir()
+    assert open_workdir(path, json.loads(json.dumps(RECIPE))) == path
+
+
+def test_a_changed_recipe_is_refused_with_each_difference(tmp_path):
+    path = open_workdir(tmp_path, RECIPE, HARMLESS)
+    recipe = changed(optim={"lr": 2e-3, "schedule": {}}, run={"log_every_steps": 5, "warmup": 3})
+    with pytest.raises(RecipeChanged) as caught:
+        open_workdir(path, recipe, HARMLESS)
+    message = str(caught.value)
+    assert "\n  optim.lr: 0.001 -> 0.002\n" in message
+    assert "\n  optim.schedule: (absent) -> {}\n" in message
+    assert '\n  optim.schedule.name: "cosine" -> (absent)\n' in message
+    assert "\n  run.warmup: (absent) -> 3\n" in message
+    assert "log_every_steps" not in message
+    assert workdirs.read_recipe(path)["optim"]["lr"] == 1e-3
+
+
+def test_harmless_keys_may_change_and_are_stored(tmp_path):
+    open_workdir(tmp_path, RECIPE, HARMLESS)
+    recipe = changed(data={"path": "/data/b"}, run={"log_every_steps": 5})
+    open_workdir(tmp_path, recipe, HARMLESS)
+    assert workdirs.read_recipe(tmp_path)["data"]["path"] == "/data/b"
+    open_workdir(tmp_path, changed(run={"epochs": 1}), ("run", "data"))  # whole sections
+    with pytest.raises(RecipeChanged, match=r"data\.paths"):
+        open_workdir(tmp_path, changed(data={"paths": 1}), ("run", "data.path"))
+
+
+def test_recipe_differences_reads_like_the_error():
+    new = changed(optim={"lr": 0.5}, data={"size": [224, 224]})  # JSON knows no tuples
+    assert workdirs.recipe_differences(RECIPE, new) == ["optim.lr: 0.001 -> 0.5"]
+
+
+def test_a_foreign_directory_a_file_and_a_damaged_recipe_are_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(WorkdirError, match=r"thesis\.tex"):
+        open_workdir(tmp_path, RECIPE)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+    with pytest.raises(WorkdirError, match="is a file"):
+        open_workdir(tmp_path / "thesis.tex", RECIPE)
+    run = open_workdir(tmp_path / "run", RECIPE)
+    (run / "config.json").write_text('{"seed":')
+    with pytest.raises(WorkdirError, match=r"config\.json is damaged"):
+        open_workdir(run, RECIPE)
+    with pytest.raises(WorkdirError, match="not a work directory"):
+        workdirs.read_recipe(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_directory_without_write_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(WorkdirError, match="not writable"):
+        open_workdir(tmp_path / "run", RECIPE)
+
+
+def test_a_place_where_nothing_can_be_made_is_refused():
+    with pytest.raises(WorkdirError, match="not writable"):
+        open_workdir("/proc/maskfeat/run", RECIPE)
+
+
+def test_a_recipe_that_json_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not JSON serializable"):
+        open_workdir(tmp_path / "run", {"data": {"path": tmp_path}})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_live_run_on_this_host_keeps_its_directory(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        write_lock(tmp_path, socket.gethostname(), process.pid)
+        with pytest.raises(WorkdirError, match=f"process {process.pid} on {socket.gethostname()}"):
+            open_workdir(tmp_path, RECIPE)
+        assert not (tmp_path / "config.json").exists()
+    finally:
+        process.communicate(b"\n")
+    open_workdir(tmp_path, RECIPE)  # the process is dead now
+    assert json.loads((tmp_path / "lock").read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("text", ['{"host": "elsewhere", "pid": 1}', "", "not json", "[1]"])
+def test_a_lock_of_another_host_counts_until_it_has_been_silent_for_minutes(tmp_path, text):
+    lock = tmp_path / "lock"
+    lock.write_text(text)
+    with pytest.raises(WorkdirError, match=r"delete .*lock"):
+        open_workdir(tmp_path, RECIPE)
+    os.utime(lock, (lock.stat().st_atime, lock.stat().st_mtime - 200))
+    open_workdir(tmp_path, RECIPE)
+
+
+def test_closing_releases_only_our_own_lock(tmp_path):
+    open_workdir(tmp_path, RECIPE)
+    open_workdir(tmp_path, RECIPE)  # by the same process: allowed
+    workdirs.close_workdir(tmp_path)
+    assert not (tmp_path / "lock").exists()
+    write_lock(tmp_path, "elsewhere", 1)
+    workdirs.close_workdir(tmp_path)
+    assert (tmp_path / "lock").exists()
+
+
+def test_status_is_written_in_one_piece(tmp_path):
+    workdirs.write_status(tmp_path, "running", step=0)
+    workdirs.write_status(tmp_path, "failed", step=7, reason="loss is not finite")
+    status = json.loads((tmp_path / "STATUS.json").read_text())
+    assert (status["state"], status["step"], status["reason"]) == (
+        "failed",
+        7,
+        "loss is not finite",
+    )
+    assert os.listdir(tmp_path) == ["STATUS.json"]
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_temporary(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    workdirs.write_atomically(path, "old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        workdirs.write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.json"]
