@@ -17,7 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TextIO
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -28,7 +28,23 @@ from PIL import Image
 from maskfeat_jax.tensorboard import TensorBoard
 from maskfeat_jax.workdir import write_atomically
 
+Number = int | float | np.floating  # what a metric may be
+
 _BAR = "{percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt}{postfix}"
+
+
+@runtime_checkable
+class Stream(Protocol):
+    """Where text for people goes."""
+
+    def write(self, text: str, /) -> int:
+        """Writes."""
+
+    def flush(self) -> None:
+        """Empties the buffer."""
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
 
 
 class Report:
@@ -43,11 +59,11 @@ class Report:
         workdir: pathlib.Path,
         *,
         total_steps: int,
-        steps_per_epoch: float,
+        steps_per_epoch: Number,
         devices: int,
         clips_per_step: int,
         resume_step: int = 0,
-        stream: TextIO | None = None,
+        stream: Stream | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
         """Opens the files; metrics of steps after `resume_step`, of a run cut short, are dropped.
@@ -64,7 +80,7 @@ class Report:
         """
         self._workdir = workdir
         self._total_steps = total_steps
-        self._steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch = float(steps_per_epoch)
         self._devices = devices
         self._clips_per_step = clips_per_step
         self._clock = clock
@@ -96,9 +112,9 @@ class Report:
     def train(
         self,
         step: int,
-        metrics: Mapping[str, float],
-        input_wait_s: float,
-        interval_s: float | None = None,
+        metrics: Mapping[str, Number],
+        input_wait_s: Number,
+        interval_s: Number | None = None,
     ) -> None:
         """Reports a log interval: the steps since the last call. No step, no report.
 
@@ -109,21 +125,22 @@ class Report:
           interval_s: seconds of the interval; measured here if None.
         """
         now = self._clock()
-        interval_s = max(now - self._since if interval_s is None else interval_s, 1e-9)
+        interval_s = max(float(now - self._since if interval_s is None else interval_s), 1e-9)
         steps = step - self._step
         self._step, self._since = step, now
         if not self._active or steps <= 0:
             return
         self._step_s.append(interval_s / steps)
         speed = self._clips_per_step * steps / interval_s
-        waiting = min(max(input_wait_s / interval_s, 0.0), 1.0)
+        waiting = min(max(float(input_wait_s) / interval_s, 0.0), 1.0)
+        values = {name: float(value) for name, value in metrics.items()}
         rates = {
             "clips_per_sec": speed,
             "clips_per_sec_per_device": speed / self._devices,
             "input_wait_frac": waiting,
         }
-        self._record(step, {f"train/{k}": float(v) for k, v in {**metrics, **rates}.items()})
-        words = [f"{name} {number(metrics[name])}" for name in ("loss", "lr") if name in metrics]
+        self._record(step, {f"train/{name}": v for name, v in {**values, **rates}.items()})
+        words = [f"{name} {number(values[name])}" for name in ("loss", "lr") if name in values]
         # The lower median: after two intervals, the one that compiled no longer counts.
         left_s = (self._total_steps - step) * statistics.median_low(self._step_s)
         progress = (
@@ -135,11 +152,11 @@ class Report:
         self._log(line)
         self._console.progress(line, step, "  ".join([*words[:1], progress]))
 
-    def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+    def evaluation(self, step: int, metrics: Mapping[str, Number]) -> None:
         """Reports an evaluation; `top1` is recorded as `eval/top1`."""
         if self._active:
             self._record(step, {f"eval/{name}": float(value) for name, value in metrics.items()})
-            words = [f"{name} {number(value)}" for name, value in metrics.items()]
+            words = [f"{name} {number(float(value))}" for name, value in metrics.items()]
             self.message("  ".join([f"step {step}/{self._total_steps}  evaluation", *words]))
 
     def pictures(self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]) -> None:
@@ -215,8 +232,8 @@ class Report:
 class _Console:
     """A stream for people: a bar at the bottom if it is a terminal, silence once it is closed."""
 
-    def __init__(self, stream: TextIO | None):
-        self._stream: TextIO | None = stream
+    def __init__(self, stream: Stream | None):
+        self._stream: Stream | None = stream
         self._bar: tqdm.tqdm | None = None
 
     def open_bar(self, total: int, initial: int) -> None:
@@ -263,14 +280,12 @@ class _Console:
         try:
             yield
         except (OSError, ValueError):  # ValueError: the stream object itself was closed
-            stream = self._stream
-            if stream is not None and stream is sys.stdout and not stream.closed:
-                # Else Python flushes it once more at exit, and fails.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if self._stream is sys.stdout:
+                _discard_stdout()
             self._stream = self._bar = None
 
 
-def number(value: float) -> str:
+def number(value: float | int) -> str:
     """A metric for people, three or four digits: `0.0412`, `3.1e-4`, `6.908`, `76.21`."""
     size = abs(value)
     if value == 0 or not math.isfinite(value):
@@ -283,7 +298,7 @@ def number(value: float) -> str:
     return f"{value:#.3g}" if size < 1 else f"{value:#.4g}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | int) -> str:
     """The two largest units: `2 d 3 h`, `3 h 12 m`, `4 m 5 s`, `7 s`."""
     whole = max(0, round(seconds))
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
@@ -304,6 +319,12 @@ def _spelled(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape").decode("ascii")
 
 
+def _discard_stdout() -> None:
+    """Else Python flushes it once more at exit, and fails."""
+    if sys.stdout is not None and not sys.stdout.closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _append(path: pathlib.Path, line: str) -> None:
     with open(path, "a", encoding="utf-8") as file:
         file.write(line + "\n")
@@ -319,7 +340,7 @@ def _drop_after(path: pathlib.Path, step: int) -> None:
         write_atomically(path, "".join(kept))
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: str) -> float | int:
     """The step of an entry; infinity for a torn line."""
     try:
         return json.loads(line)["step"] if line.endswith("\n") else math.inf

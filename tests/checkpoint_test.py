@@ -1,0 +1,495 @@
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskfeat_jax.checkpoint import CheckpointError, Checkpoints, load_params
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+@flax.struct.dataclass
+class State:
+    step: Any
+    params: Any
+    opt_state: Any
+    key: Any
+    ema: Any = None
+
+
+def make_state(step: int, *, ema: bool = False) -> State:
+    """Everything that is awkward: bfloat16, scalars, no elements, masked and empty states, keys."""
+    keys = jax.random.split(jax.random.key(step), 3)
+    params = {
+        "encoder": {
+            "block.0": {"kernel": jax.random.normal(keys[0], (7, 5)), "scale": jnp.float32(0.1)},
+            "half": jax.random.normal(keys[1], (3,), jnp.bfloat16),
+        },
+        "unused": jnp.zeros((0, 4)),
+    }
+    decay = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.masked(optax.adamw(1e-3), decay))
+    opt_state = tx.init(params)
+    assert {"EmptyState", "MaskedNode"} <= set(re.findall(r"\w+", repr(opt_state)))
+    return State(
+        jnp.int32(step), params, opt_state, keys[2], ema=params["encoder"] if ema else None
+    )
+
+
+def like(state: Any) -> Any:
+    return jax.eval_shape(lambda: state)
+
+
+def assert_same(actual: Any, wanted: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def files_of(directory: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> pathlib.Path:
+    """A directory with good steps 1 and 2; copy it before damaging it."""
+    directory = tmp_path_factory.mktemp("saved") / "checkpoints"
+    checkpoints = Checkpoints(directory)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step), {"seed": step})
+    return directory
+
+
+@pytest.fixture
+def copy(saved, tmp_path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(saved, tmp_path / "checkpoints"))
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_state_comes_back_bit_for_bit(tmp_path, ema):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.latest_good() is None
+    assert checkpoints.steps() == []
+    state = make_state(7, ema=ema)
+    facts = {"examples_seen": 7 * 256, "recipe": {"lr": 1e-3}, "by_epoch": {2: "a", 10: "b"}}
+    checkpoints.save(7, state, facts)
+    assert checkpoints.latest_good() == 7
+    restored, stored_facts = Checkpoints(tmp_path / "checkpoints").restore(7, like(state))
+    assert_same(restored, state)
+    assert stored_facts == json.loads(json.dumps(facts))
+    assert checkpoints.bad == []
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_keys_of_every_kind_come_back(tmp_path, impl):
+    state = {"key": jax.random.split(jax.random.key(3, impl=impl), (2, 3))}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(0, state, {})
+    restored, _ = checkpoints.restore(0, like(state))
+    assert restored["key"].dtype == state["key"].dtype
+    draw = jax.random.normal(restored["key"][1, 2], (5,))
+    np.testing.assert_array_equal(draw, jax.random.normal(state["key"][1, 2], (5,)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: {**p, "w": p["w"][:1]}, r"params/w: stored float32 \(2, 3\), wanted .*\(1, 3\)"),
+        (lambda p: {**p, "w": p["w"].astype(jnp.bfloat16)}, "stored float32 .* wanted bfloat16"),
+        (lambda p: {"w": p["w"]}, r"params/b: stored float32 \(3\), not wanted"),
+        (lambda p: {**p, "head": p["b"]}, r"params/head: wanted float32 \(3\), not stored"),
+    ],
+)
+def test_another_model_is_refused_key_by_key(tmp_path, change, words):
+    state = {"params": {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}}
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, {})
+    with pytest.raises(CheckpointError, match=words):
+        checkpoints.restore(1, like({"params": change(state["params"])}))
+
+
+def test_long_lists_of_differences_are_cut(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {"params": {f"w{i}": jnp.ones(2) for i in range(15)}}, {})
+    with pytest.raises(CheckpointError, match="and 6 more"):
+        checkpoints.restore(1, like({"params": {"x": jnp.ones(2)}}))
+
+
+def test_a_flipped_bit_anywhere_is_found_named_and_never_loaded(copy):
+    rng = random.Random(0)
+    names = [path.relative_to(copy / "2") for path in files_of(copy / "2")]
+    flipped = 0
+    for name in names:
+        path = copy / "2" / name
+        good = path.read_bytes()
+        for _ in range(min(len(good), 6)):
+            position, bit = rng.randrange(len(good)), rng.randrange(8)
+            data = bytearray(good)
+            data[position] ^= 1 << bit
+            path.write_bytes(data)
+            checkpoints = Checkpoints(copy)
+            assert checkpoints.latest_good() == 1, (name, position, bit)
+            assert re.search(rf"step 2: {re.escape(str(name))} ", checkpoints.bad[0])
+            with pytest.raises(CheckpointError, match=re.escape(str(name))):
+                checkpoints.restore(2, like(make_state(2)))
+            flipped += 1
+        path.write_bytes(good)
+    assert flipped >= 40
+    assert Checkpoints(copy).latest_good() == 2
+
+
+def test_every_bit_of_the_manifest_counts(copy):
+    path = copy / "2" / "manifest.json"
+    good = path.read_bytes()
+    for position in range(0, len(good), 29):
+        data = bytearray(good)
+        data[position] ^= 1 << (position % 7)
+        path.write_bytes(data)
+        assert Checkpoints(copy).latest_good() == 1, good[position - 20 : position + 20]
+
+
+def test_truncated_emptied_deleted_and_exchanged_files_are_found(copy):
+    for path in files_of(copy / "2"):
+        good = path.read_bytes()
+        other = copy / "1" / path.relative_to(copy / "2")
+        damages = [good[: len(good) // 2], b"", good + b"\n"]
+        damages += [other.read_bytes()] if other.exists() else []
+        for data in damages:
+            if data != good:
+                path.write_bytes(data)
+                assert Checkpoints(copy).latest_good() == 1
+        path.unlink()
+        checkpoints = Checkpoints(copy)
+        assert checkpoints.latest_good() == 1
+        assert f"{path.name} is missing" in checkpoints.bad[0]
+        path.write_bytes(good)
+    assert Checkpoints(copy).latest_good() == 2
+
+
+def test_a_half_copied_step_and_a_manifest_of_another_step_are_found(copy):
+    for path in random.Random(1).sample(files_of(copy / "2"), k=5):
+        path.unlink()
+    assert Checkpoints(copy).latest_good() == 1
+    shutil.copytree(copy / "1", copy / "3")
+    checkpoints = Checkpoints(copy)
+    assert checkpoints.latest_good() == 1
+    assert "step 3: manifest.json belongs to step 1; not loaded" in checkpoints.bad[0]
+    assert len(checkpoints.bad) == 2
+    assert checkpoints.steps() == [1, 2, 3]  # nothing was deleted
+
+
+def test_if_all_are_bad_the_run_stops_and_says_so(copy):
+    (copy / "1" / "manifest.json").unlink()
+    data = next((copy / "2" / "arrays" / "state" / "d").iterdir())
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoints(copy).latest_good()
+    message = str(caught.value)
+    assert f"step 2: arrays/state/d/{data.name} has" in message
+    assert "step 1: manifest.json is missing" in message
+    assert "Nothing was deleted" in message
+    assert "--workdir" in message
+
+
+def test_a_damaged_step_is_moved_aside_when_its_number_is_saved_anew(copy):
+    data = next((copy / "2" / "arrays" / "state" / "d").iterdir())
+    data.write_bytes(b"broken")
+    checkpoints = Checkpoints(copy)
+    assert checkpoints.latest_good() == 1
+    for name in ("2.damaged", "2.damaged-1"):
+        checkpoints.save(2, make_state(2), {})
+        assert "renamed to " + name in checkpoints.bad[0]
+        assert (copy / name / "arrays").is_dir()
+        assert Checkpoints(copy).latest_good() == 2
+        (copy / "2" / "manifest.json").unlink()
+
+
+def test_a_good_step_is_not_saved_again(copy):
+    before = {path: path.stat().st_mtime_ns for path in files_of(copy)}
+    Checkpoints(copy).save(2, make_state(2), {"seed": 2})
+    assert {path: path.stat().st_mtime_ns for path in files_of(copy)} == before
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    steps=st.lists(st.integers(0, 30), min_size=1, max_size=7, unique=True).map(sorted),
+    damaged=st.sets(st.integers(0, 30), max_size=2),
+    keep_last=st.integers(1, 3),
+    every=st.sampled_from([None, 1, 4]),
+)
+def test_the_keep_rule(tmp_path_factory, steps, damaged, keep_last, every):
+    directory = tmp_path_factory.mktemp("keep")
+    checkpoints = Checkpoints(directory, keep_last=keep_last, keep_every_steps=every)
+    good: list[int] = []
+    broken: list[int] = []
+    for step in steps:
+        checkpoints.save(step, {"w": jnp.full(3, step)}, {})
+        good.append(step)
+        good = [s for s in good if s in good[-keep_last:] or (every and s % every == 0)]
+        assert checkpoints.steps() == sorted(good + broken)
+        assert checkpoints.latest_good() == step
+        if step in damaged and step != steps[-1]:
+            (directory / str(step) / "manifest.json").unlink()
+            good.remove(step)
+            broken.append(step)
+    assert all((directory / str(step) / "arrays").is_dir() for step in broken)
+
+
+def test_foreign_files_and_links_are_left_alone(tmp_path):
+    directory = tmp_path / "checkpoints"
+    elsewhere = tmp_path / "elsewhere"
+    for path in (elsewhere, directory / "007", directory / "best", directory / "3.orbax-tmp"):
+        path.mkdir(parents=True)
+        (path / "precious").write_text("precious")
+    (directory / "5").symlink_to(elsewhere)
+    (directory / "6.saving").symlink_to(elsewhere)
+    (directory / "loop").symlink_to(directory)
+    (directory / "4").write_text("a file")
+    checkpoints = Checkpoints(directory, keep_last=1)
+    for step in (8, 9):
+        checkpoints.save(step, {"w": jnp.ones(3)}, {})
+    assert checkpoints.steps() == [9]
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"007", "best", "3.orbax-tmp", "5", "6.saving", "loop", "4", "9"}
+    assert len(list(elsewhere.iterdir())) == 1
+
+
+def test_an_unfinished_save_does_not_count_and_is_cleared_by_the_next(copy):
+    (copy / "2").rename(copy / "3.saving")
+    checkpoints = Checkpoints(copy)
+    assert checkpoints.latest_good() == 1
+    assert checkpoints.bad == ["3.saving: an unfinished save, ignored"]
+    checkpoints.save(2, make_state(2), {})
+    assert not (copy / "3.saving").exists()
+
+
+def test_a_full_disk_is_reported_and_older_steps_stay(tmp_path):
+    """The size of a file is limited to 20 kB in a process of its own."""
+    code = """
+import resource, signal, sys
+import jax.numpy as jnp, jax
+from maskfeat_jax.checkpoint import Checkpoints, CheckpointError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+checkpoints = Checkpoints(sys.argv[1])
+checkpoints.save(1, {"w": jax.random.normal(jax.random.key(0), (10,))}, {})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    checkpoints.save(2, {"w": jax.random.normal(jax.random.key(0), (100_000,))}, {})
+except CheckpointError as error:
+    print("refused:", error)
+print("latest", checkpoints.latest_good(), checkpoints.steps())
+checkpoints.save(3, {"w": jax.random.normal(jax.random.key(0), (10,))}, {})
+print("latest", checkpoints.latest_good(), checkpoints.steps())
+"""
+    output = run(code, tmp_path / "checkpoints")
+    assert "refused: step 2 could not be saved" in output
+    assert "latest 1 [1]" in output
+    assert "latest 3 [1, 3]" in output
+
+
+@pytest.mark.parametrize(
+    ("state", "facts", "words"),
+    [
+        ({}, {}, "named leaves"),
+        (jnp.ones(3), {}, "named leaves"),
+        ({"a": jnp.ones(1), "": jnp.ones(1)}, {}, "not empty"),
+        ({"a/b": jnp.ones(1)}, {}, "without '/'"),
+        ({"a.b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, {}, "joined with dots"),
+        ({"a": jnp.ones(1)}, {"path": pathlib.Path()}, "facts must be"),
+        ({"a": jnp.ones(1)}, {"loss": float("nan")}, "facts must be"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path, state, facts, words):
+    with pytest.raises(ValueError, match=words):
+        Checkpoints(tmp_path / "checkpoints").save(1, state, facts)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_settings_are_checked(tmp_path):
+    for wrong in ({"keep_last": 0}, {"keep_every_steps": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            Checkpoints(tmp_path, **wrong)
+    with pytest.raises(ValueError, match="-1 is negative"):
+        Checkpoints(tmp_path).save(-1, {"w": jnp.ones(1)}, {})
+    with pytest.raises(CheckpointError, match="no such step"):
+        Checkpoints(tmp_path).restore(5, {"w": jnp.ones(1)})
+
+
+def test_load_params_reads_the_newest_good_weights_only(tmp_path, copy):
+    state = make_state(3, ema=True)
+    Checkpoints(copy).save(3, state, {"seed": 3})
+    for path in (tmp_path, copy, copy / "3"):
+        weights = load_params(path)
+        assert (weights.step, weights.facts) == (3, {"seed": 3})
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(weights.params))
+        assert_same(weights.params, state.params)
+        assert_same(weights.ema, state.ema)
+    (copy / "3" / "manifest.json").unlink()
+    weights = load_params(tmp_path)
+    assert (weights.step, weights.ema) == (2, None)
+
+
+def test_load_params_says_what_is_missing(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        load_params(tmp_path)
+    Checkpoints(tmp_path / "a").save(1, {"weights": jnp.ones(3)}, {})
+    with pytest.raises(CheckpointError, match="no params, only weights"):
+        load_params(tmp_path / "a" / "1")
+    data = next((tmp_path / "a" / "1" / "arrays" / "state" / "d").iterdir())
+    data.unlink()
+    with pytest.raises(CheckpointError, match=f"{data.name} is missing"):
+        load_params(tmp_path / "a" / "1")
+
+
+DEVICES = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec as P
+from maskfeat_jax.checkpoint import Checkpoints
+
+def state_on(devices):
+    mesh = jax.make_mesh((len(devices),), ("data",), (jax.sharding.AxisType.Auto,), devices=devices)
+    rng = np.random.default_rng(0)
+    values = {"w": rng.normal(size=(16, 3)).astype(np.float32), "b": np.float32(0.1)}
+    return {
+        "w": jax.device_put(values["w"], NamedSharding(mesh, P("data"))),
+        "b": jax.device_put(values["b"], NamedSharding(mesh, P())),
+        "key": jax.device_put(jax.random.key(5), NamedSharding(mesh, P())),
+    }
+
+def like(state):
+    def abstract(leaf):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+    return jax.tree.map(abstract, state)
+
+checkpoints = Checkpoints(sys.argv[1])
+devices = jax.devices()
+assert len(devices) == 8
+checkpoints.save(0, state_on(devices), {})
+for step, count in enumerate([1, 4, 8]):
+    wanted = state_on(devices[:count])
+    restored, _ = checkpoints.restore(step, like(wanted))
+    for name in wanted:
+        assert restored[name].sharding.is_equivalent_to(wanted[name].sharding, wanted[name].ndim)
+        assert len(restored[name].addressable_shards) == count
+    assert np.asarray(restored["w"]).tobytes() == np.asarray(wanted["w"]).tobytes()
+    assert jnp.array_equal(jax.random.key_data(restored["key"]), jax.random.key_data(wanted["key"]))
+    checkpoints.save(step + 1, restored, {})
+print("devices agree")
+"""
+
+
+def test_eight_devices_to_one_to_four_and_back(tmp_path):
+    flags = "--xla_force_host_platform_device_count=8"
+    assert "devices agree" in run(DEVICES, tmp_path, XLA_FLAGS=flags)
+
+
+SAVE_FOR_EVER = """
+import itertools, sys
+import jax.numpy as jnp
+from maskfeat_jax.checkpoint import Checkpoints
+checkpoints = Checkpoints(sys.argv[1], keep_last=2)
+latest = checkpoints.latest_good()
+for step in itertools.count(0 if latest is None else latest + 1):
+    checkpoints.save(step, {"a": jnp.full((300, 100), step), "b": jnp.full(1000, step)}, {})
+    print(step, flush=True)
+"""
+
+
+def test_kill_in_the_middle_of_saving_leaves_a_loadable_state(tmp_path):
+    rng = random.Random(0)
+    for _ in range(3):
+        process = start(SAVE_FOR_EVER, tmp_path)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.uniform(0.05, 0.6))
+        process.send_signal(signal.SIGKILL)
+        printed = process.communicate()[0].split()
+        checkpoints = Checkpoints(tmp_path)
+        latest = checkpoints.latest_good()
+        assert latest is not None
+        assert latest >= int(printed[-1] if printed else 0)
+        assert [s for s in checkpoints.bad if "unfinished" not in s] == []
+        leaf = jax.ShapeDtypeStruct((300, 100), jnp.int32)
+        restored, _ = checkpoints.restore(
+            latest, {"a": leaf, "b": jax.ShapeDtypeStruct((1000,), jnp.int32)}
+        )
+        assert (restored["a"] == latest).all()
+        assert (restored["b"] == latest).all()
+
+
+TWO_PROCESSES = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+from jax.sharding import NamedSharding, PartitionSpec as P
+from maskfeat_jax.checkpoint import Checkpoints, CheckpointError
+mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
+sharding = NamedSharding(mesh, P("data"))
+values = np.arange(12, dtype=np.float32).reshape(4, 3)
+state = {"w": jax.make_array_from_callback((4, 3), sharding, lambda index: values[index])}
+checkpoints = Checkpoints(sys.argv[1], keep_last=1)
+assert checkpoints.latest_good() is None
+for step in (1, 2):
+    checkpoints.save(step, state, {"n": step})
+assert checkpoints.latest_good() == 2
+like = {"w": jax.ShapeDtypeStruct((4, 3), jnp.float32, sharding=sharding)}
+restored, facts = checkpoints.restore(2, like)
+shard = restored["w"].addressable_shards[0]
+assert np.array_equal(np.asarray(shard.data), values[shard.index]), shard
+assert facts == {"n": 2}
+try:
+    checkpoints.restore(3, like)
+except RuntimeError as error:
+    print("refused", type(error).__name__)
+print("process", jax.process_index(), "of", jax.process_count(), checkpoints.steps())
+"""
+
+
+def test_two_processes_save_and_restore_one_state(tmp_path):
+    port = 20_000 + os.getpid() % 20_000
+    processes = [start(TWO_PROCESSES, tmp_path, f"localhost:{port}", str(i)) for i in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert "process 0 of 2 [2]" in outputs[0]
+    assert "refused CheckpointError" in outputs[0]
+    assert "process 1 of 2 [2]" in outputs[1]
+    assert "refused FirstProcessFailed" in outputs[1]
+
+
+def start(code: str, *arguments: Any, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+    )
+
+
+def run(code: str, *arguments: Any, **environment: str) -> str:
+    process = start(code, *arguments, **environment)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    return output
