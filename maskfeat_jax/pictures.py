@@ -22,7 +22,7 @@ def draw_hog(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Draws each cell's histogram as strokes that run along the edges of the image.
 
-    A stroke is centred in its cell. Its length grows with the bin's value, its brightness with
+    A stroke is centred in its cell. Its brightness grows with the bin's value, its length with
     the square root, so that weak directions stay visible. Channels are averaged; negative or
     non-finite predictions count as zero.
 
@@ -52,7 +52,7 @@ def draw_hog(
     values = np.minimum(values / largest, 1.0) if largest > 0 else np.zeros_like(values)
 
     side = cell * scale
-    half_width = max(side / 24, 0.5)
+    half_width = max(side / 16, 0.5)
     centres = np.arange(side, dtype=np.float32) + 0.5 - side / 2
     down, right = np.meshgrid(centres, centres, indexing="ij")
     drawing = np.zeros((rows, cols, side, side), np.float32)
@@ -64,8 +64,8 @@ def draw_hog(
         value = values[:, :, k, None, None]
         # Coverage of a pixel by the stroke, to first order: this is what anti-aliases it.
         stroke = np.clip(half_width + 0.5 - across, 0, 1)
-        length = np.clip(value * (side / 2 - 0.5) + 0.5 - along, 0, 1)
-        np.maximum(drawing, np.sqrt(value) * stroke * length, out=drawing)
+        length = np.clip(np.sqrt(value) * side / 2 - along, 0, 1)
+        np.maximum(drawing, value * stroke * length, out=drawing)
     grey = rearrange(drawing, "rows cols y x -> (rows y) (cols x)")
     return np.repeat(_as_bytes(255 * grey)[:, :, None], 3, axis=2)
 
