@@ -320,7 +320,7 @@ def _spelled(match: re.Match[str]) -> str:
 
 
 def _discard_stdout() -> None:
-    """Else Python flushes it once more at exit, and fails."""
+    """Sends what the rest of the program still prints to nowhere, so that it does not fail."""
     if sys.stdout is not None and not sys.stdout.closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

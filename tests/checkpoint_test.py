@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from maskfeat_jax import checkpoint
 from maskfeat_jax.checkpoint import CheckpointError, Checkpoints, load_params
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -257,6 +258,58 @@ def test_the_keep_rule(tmp_path_factory, steps, damaged, keep_last, every):
     assert all((directory / str(step) / "arrays").is_dir() for step in broken)
 
 
+def test_the_keep_rule_neither_counts_nor_deletes_damaged_steps(copy):
+    """Also damage that leaves the length of a file as it was."""
+    data = next((copy / "1" / "arrays" / "state" / "d").iterdir())
+    data.write_bytes(bytes(len(data.read_bytes())))
+    checkpoints = Checkpoints(copy, keep_last=1)
+    checkpoints.save(3, make_state(3), {})
+    assert checkpoints.steps() == [1, 3]
+    assert f"step 1: arrays/state/d/{data.name} has other contents" in checkpoints.bad[0]
+
+
+def test_a_truncated_step_does_not_count_for_the_keep_rule(copy):
+    checkpoints = Checkpoints(copy, keep_last=3)
+    checkpoints.save(3, make_state(3), {})
+    data = next((copy / "3" / "arrays" / "state" / "d").iterdir())
+    data.write_bytes(data.read_bytes()[:-1])
+    checkpoints.save(4, make_state(4), {})
+    assert checkpoints.steps() == [1, 2, 3, 4]
+    checkpoints.save(5, make_state(5), {})
+    assert checkpoints.steps() == [2, 3, 4, 5]
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "latest"),
+    [
+        (checkpoint.ocp, "save", 2),
+        (checkpoint.manifest, "write", 2),
+        (checkpoint, "sync_directory", 3),
+        (checkpoint.shutil, "rmtree", 3),
+    ],
+)
+def test_a_crash_at_each_point_of_a_save_leaves_a_good_step(copy, monkeypatch, owner, name, latest):
+    def crash(*arguments: Any, **_: Any) -> None:
+        if name == "rmtree":  # in the middle of it
+            files_of(arguments[0])[0].unlink()
+        raise Crash
+
+    checkpoints = Checkpoints(copy, keep_last=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, crash)
+        with pytest.raises(Crash):
+            checkpoints.save(3, make_state(3), {})
+    assert checkpoints.latest_good() == latest
+    assert all("unfinished" in sentence for sentence in checkpoints.bad)
+    checkpoints.save(4, make_state(4), {})
+    assert checkpoints.latest_good() == 4
+    assert {path.name for path in copy.iterdir()} == {str(latest), "4"}
+
+
 def test_foreign_files_and_links_are_left_alone(tmp_path):
     directory = tmp_path / "checkpoints"
     elsewhere = tmp_path / "elsewhere"
@@ -290,6 +343,7 @@ def test_a_full_disk_is_reported_and_older_steps_stay(tmp_path):
     code = """
 import resource, signal, sys
 import jax.numpy as jnp, jax
+from maskfeat_jax import checkpoint
 from maskfeat_jax.checkpoint import Checkpoints, CheckpointError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 checkpoints = Checkpoints(sys.argv[1])
@@ -367,6 +421,7 @@ DEVICES = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
+from maskfeat_jax import checkpoint
 from maskfeat_jax.checkpoint import Checkpoints
 
 def state_on(devices):
@@ -409,6 +464,7 @@ def test_eight_devices_to_one_to_four_and_back(tmp_path):
 SAVE_FOR_EVER = """
 import itertools, sys
 import jax.numpy as jnp
+from maskfeat_jax import checkpoint
 from maskfeat_jax.checkpoint import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep_last=2)
 latest = checkpoints.latest_good()
@@ -445,6 +501,7 @@ import sys
 import jax, jax.numpy as jnp, numpy as np
 jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
 from jax.sharding import NamedSharding, PartitionSpec as P
+from maskfeat_jax import checkpoint
 from maskfeat_jax.checkpoint import Checkpoints, CheckpointError
 mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
 sharding = NamedSharding(mesh, P("data"))

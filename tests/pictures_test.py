@@ -45,6 +45,14 @@ def test_strokes_are_perpendicular_to_the_gradient(k):
     assert abs((long_axis(drawn) - wanted + 90) % 180 - 90) < 1
 
 
+def test_strokes_of_all_directions_have_one_length():
+    strokes = np.zeros((1, 9, 1, 9), np.float32)
+    strokes[0, range(9), 0, range(9)] = 1
+    drawn = pictures.draw_hog(strokes, cell=8, scale=8)[..., 0].astype(np.float32)
+    ink = einops.reduce(drawn, "y (cell x) -> cell", "sum", cell=9)
+    np.testing.assert_allclose(ink, ink.mean(), rtol=0.05)
+
+
 def test_signed_bins_cover_the_whole_circle():
     histograms = np.zeros((1, 1, 1, 8), np.float32)
     histograms[..., 1] = 1

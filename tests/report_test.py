@@ -212,6 +212,7 @@ with Report(
         report.train(step, {"loss": 1.0}, 0.0)
         if step % 50 == 0:
             report.message("gr\\xf6\\xdfer \\u2192 besser")
+print("somebody else prints", flush=True)
 """
 
 
