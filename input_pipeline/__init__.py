@@ -37,13 +37,14 @@ from input_pipeline.example import Example, Source
 from input_pipeline.image_folder import ImageFolder
 from input_pipeline.loader import Loader
 from input_pipeline.shapes import Shapes
+from input_pipeline.tfds_images import Tfds
 from input_pipeline.views import EvalView, TrainView
 
 # TensorFlow would reserve the memory of all accelerators it sees; here it only decodes and batches.
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
-DATASETS: dict[str, type[Source]] = {"image_folder": ImageFolder, "shapes": Shapes}
+DATASETS: dict[str, type[Source]] = {"image_folder": ImageFolder, "tfds": Tfds, "shapes": Shapes}
 
 __all__ = [
     "DATASETS",
@@ -55,6 +56,7 @@ __all__ = [
     "Loader",
     "Shapes",
     "Source",
+    "Tfds",
     "TooManyBadInputs",
     "TrainView",
 ]

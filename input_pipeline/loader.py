@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
@@ -221,24 +222,32 @@ class Loader:
             valid = row.problem is None and row.example >= 0
             return row.video, np.int32(row.label), np.bool_(valid), np.int64(row.example)
 
-        dataset = self._dataset(load, start, stop)
-        iterator = dataset.as_numpy_iterator()
-        for step in itertools.count(start):
-            try:
-                video, label, valid, index = next(iterator)
-            except StopIteration:
-                return
-            except tf.errors.OpError:
-                if errors:
-                    raise errors[0] from None
-                raise
-            batch = dict(video=video, valid=valid, index=index, view=np.zeros_like(label))
-            if self.source.class_names is not None:
-                batch["label"] = label
-            first = step * self.local_batch_size
-            yield batch, [problems.pop(first + row, None) for row in range(len(valid))]
+        running = tf.Variable(True, trainable=False)
+        iterator = self._dataset(load, start, stop, running).as_numpy_iterator()
 
-    def _dataset(self, load: Callable, start: int, stop: int | None) -> tf.data.Dataset:
+        def batches():
+            for step in itertools.count(start):
+                try:
+                    video, label, valid, index = next(iterator)
+                except StopIteration:
+                    return
+                except tf.errors.OpError:
+                    if errors:
+                        raise errors[0] from None
+                    raise
+                batch = dict(video=video, valid=valid, index=index, view=np.zeros_like(label))
+                if self.source.class_names is not None:
+                    batch["label"] = label
+                first = step * self.local_batch_size
+                yield batch, [problems.pop(first + row, None) for row in range(len(valid))]
+
+        generator = batches()
+        weakref.finalize(generator, _drain, iterator, running)
+        return generator
+
+    def _dataset(
+        self, load: Callable, start: int, stop: int | None, running: tf.Variable
+    ) -> tf.data.Dataset:
         types = (tf.uint8, tf.int32, tf.bool, tf.int64)
 
         def load_shaped(position):
@@ -254,7 +263,23 @@ class Loader:
         options.threading.private_threadpool_size = self.workers
         options.threading.max_intra_op_parallelism = 1
         options.deterministic = True
-        dataset = tf.data.Dataset.range(start * rows, last)
+        dataset = tf.data.Dataset.range(start * rows, last).take_while(lambda _: running)
         dataset = dataset.map(load_shaped, num_parallel_calls=self.workers)
         dataset = dataset.batch(rows, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
         return dataset.with_options(options)
+
+
+def _drain(iterator: Iterator, running: tf.Variable) -> None:
+    """Ends an iterator before it is deleted.
+
+    Deleting waits for the calls under way with Python's lock held, which those calls need: a
+    deadlock. So the range ends first, and what is under way is waited for without the lock.
+    """
+    running.assign(False)
+    while True:
+        try:
+            next(iterator)
+        except StopIteration:
+            return
+        except tf.errors.OpError:
+            continue
