@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -163,11 +164,18 @@ def write_status(workdir: pathlib.Path, state: State, **facts: Any) -> None:
     Args:
       workdir: the work directory.
       state: what became of the run.
-      **facts: more entries, for instance `step` and `reason`; what JSON can hold.
+      **facts: more entries, for instance `step` and `reason`. What JSON cannot hold becomes text.
+
+    Raises:
+      OSError: the file cannot be written.
     """
     if jax.process_index() == 0:
-        status = {"state": state, "time": time.time(), "host": socket.gethostname(), **facts}
-        write_atomically(workdir / "STATUS.json", _as_json(status))
+        status: dict[str, Any] = {"state": state, "time": time.time(), "host": socket.gethostname()}
+        for name, value in facts.items():
+            unfit = isinstance(value, float) and not math.isfinite(value)
+            status[name] = str(value) if unfit else value
+        text = json.dumps(status, indent=2, sort_keys=True, default=str)
+        write_atomically(workdir / "STATUS.json", text + "\n")
 
 
 def environment() -> dict[str, Any]:
