@@ -31,11 +31,6 @@ class Normalise:
         """Normalised float32 clips."""
         return (video.astype(jnp.float32) / 255 - self._row(self.mean)) / self._row(self.std)
 
-    def bytes(self, clips: Float[np.ndarray, "*lead 3"]) -> np.ndarray:
-        """The inverse, rounded and clipped to uint8, for pictures."""
-        values = (np.asarray(clips) * np.array(self.std) + np.array(self.mean)) * 255
-        return np.clip(np.round(values), 0, 255).astype(np.uint8)
-
     def _row(self, values: tuple[float, float, float]) -> np.ndarray:
         return np.asarray(values, np.float32)
 

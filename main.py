@@ -1,0 +1,226 @@
+"""Trains or evaluates what a recipe says.
+
+    python main.py --config=configs/maskfeat_vit_b16_in1k.py --workdir=runs/a \
+        --config.data.path=/data/imagenet
+
+The same command again goes on where the work directory stands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+import input_pipeline
+from maskfeat_jax import sharding
+from maskfeat_jax.build import Problems, RecipeError, Section, call, check_sections, choose, member
+from maskfeat_jax.checkpoint import CheckpointError
+from maskfeat_jax.experiment import SHOWN_CLIPS, Experiment, run_evaluation, run_training
+from maskfeat_jax.loop import Diverged, Run
+from maskfeat_jax.optim import OPTIMIZERS
+from maskfeat_jax.tasks import TASKS
+from maskfeat_jax.transfer import TransferError
+from maskfeat_jax.workdir import (
+    WorkdirError,
+    check_workdir,
+    close_workdir,
+    open_workdir,
+    write_status,
+)
+
+SECTIONS = ("seed", "task", "data", "eval_data", "view", "eval_view", "input", "bad_inputs")
+SECTIONS += ("normalise", "augment", "model", "optim", "mesh", "run")
+# May change when a run goes on: nothing of what is learnt depends on them.
+HARMLESS = ("data.path", "eval_data.path", "input", "bad_inputs", "mesh", "run.log_every_steps")
+HARMLESS += ("run.keep_checkpoints", "run.checkpoint_every_epochs")
+HARMLESS += ("run.evaluate_every_epochs", "run.pictures_every_epochs")
+# Failures whose message says it all: no traceback, and a code for whoever started the run.
+EXIT_CODES: dict[type[Exception], int] = {
+    RecipeError: 78,
+    WorkdirError: 78,
+    TransferError: 78,
+    input_pipeline.BadInput: 65,
+    input_pipeline.TooManyBadInputs: 65,
+    Diverged: 70,
+    CheckpointError: 74,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """The section `input`: how the host works.
+
+    Attributes:
+      workers: threads that decode; 0 for one per core.
+      on_bad_in_evaluation: "fail" stops at a file that cannot be read, "skip" leaves it out and
+        the result shows how many were used.
+    """
+
+    workers: int = 0
+    on_bad_in_evaluation: str = "fail"
+
+    def __post_init__(self) -> None:
+        if self.on_bad_in_evaluation not in ("fail", "skip"):
+            raise ValueError("on_bad_in_evaluation must be 'fail' or 'skip'")
+
+
+def build(recipe: Section, workdir: Path) -> Experiment:
+    """The parts of a recipe.
+
+    Raises:
+      RecipeError: names everything that is wrong with the recipe, the data or the directory.
+    """
+    problems = Problems()
+    evaluating = recipe["task"] == "evaluate"
+    name = recipe["task"]
+    if evaluating:
+        name = "finetune" if "num_classes" in recipe["model"] else "pretrain"
+    task_class = member("task", TASKS, name)
+    parts: dict[str, Any] = {}
+    with problems.gather():
+        check_sections(recipe, (*SECTIONS, *task_class.sections))
+    with problems.gather():
+        check_workdir(workdir, recipe, HARMLESS)
+    for where, part in (("run", Run), ("input", Input), ("view", input_pipeline.TrainView)):
+        with problems.gather():
+            parts[where] = call(where, part, recipe[where])
+    for where in ("data", "eval_data"):
+        with problems.gather():
+            wanted = recipe[where]["name"] and not (evaluating and where == "data")
+            parts[where] = choose(where, input_pipeline.DATASETS, recipe[where]) if wanted else None
+    with problems.gather():
+        view = parts["eval_view"] = call("eval_view", input_pipeline.EvalView, recipe["eval_view"])
+        parts["task"] = task_class.from_recipe(recipe, view.shape[:3], problems)
+    with problems.gather():
+        limits = {**recipe["bad_inputs"], "path": str(workdir / "bad_inputs.jsonl")}
+        parts["bad_inputs"] = call("bad_inputs", input_pipeline.BadInputs, limits)
+    problems.stop()
+    return assemble(recipe, parts, evaluating, problems)
+
+
+def assemble(
+    recipe: Section, parts: dict[str, Any], evaluating: bool, problems: Problems
+) -> Experiment:
+    """The second half of `build`: what needs several parts at once."""
+    run, task = parts["run"], parts["task"]
+    training = testing = optimizer = None
+    init_from = recipe["model"].get("init_from", "")
+    if evaluating and not init_from:
+        problems.append("model.init_from: name the run or checkpoint to evaluate")
+    if init_from and not Path(init_from).exists():
+        problems.append(f"model.init_from={init_from!r}: no such file or directory")
+    if evaluating and parts["eval_data"] is None:
+        problems.append("eval_data.name: nothing to evaluate on")
+    divisor = jax.device_count() * run.accumulate
+    if run.batch_size % divisor:
+        problems.append(
+            f"run.batch_size={run.batch_size} is not divisible by {jax.device_count()} devices "
+            f"x {run.accumulate} parts (run.accumulate)"
+        )
+    if not evaluating and parts["view"].shape != parts["eval_view"].shape:
+        problems.append(f"view gives {parts['view'].shape}, eval_view {parts['eval_view'].shape}")
+    with problems.gather():
+        if parts["eval_data"] is not None:
+            testing = loader(parts["eval_data"], parts["eval_view"], recipe, parts)
+            task.check(run.batch_size, testing.source.class_names)
+    with problems.gather():
+        if not evaluating:
+            training = loader(parts["data"], parts["view"], recipe, parts)
+            task.check(run.batch_size, training.source.class_names)
+            if not training.steps_per_epoch:
+                examples = training.source.num_examples
+                raise RecipeError(f"run.batch_size={run.batch_size}, but data has only {examples}")
+            optimizer = choose(
+                "optim",
+                OPTIMIZERS,
+                recipe["optim"],
+                params=jax.eval_shape(task.init, jax.random.key(0)),
+                steps_per_epoch=training.steps_per_epoch,
+                epochs=run.epochs,
+                batch_size=run.batch_size,
+            )
+    problems.stop()
+    shown = loader(parts["eval_data"] or parts["data"], parts["eval_view"], recipe, parts)
+    return Experiment(
+        task=task,
+        run=run,
+        seed=recipe["seed"],
+        training=training,
+        testing=testing,
+        shown=first_clips(shown),
+        optimizer=optimizer,
+        init_from=init_from,
+        on_bad=parts["input"].on_bad_in_evaluation,
+    )
+
+
+def loader(source: Any, view: Any, recipe: Section, parts: dict[str, Any]) -> Any:
+    """Batches of a source, the part of this process."""
+    return input_pipeline.Loader(
+        source,
+        view,
+        batch_size=parts["run"].batch_size,
+        seed=recipe["seed"],
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        workers=parts["input"].workers or None,
+        bad_inputs=parts["bad_inputs"],
+    )
+
+
+def first_clips(data: Any) -> np.ndarray:
+    """The first readable clips, for pictures; the same in each process."""
+    count = min(SHOWN_CLIPS, data.source.num_examples)
+    rows = (data.load(0, index) for index in range(count))
+    return np.stack([row.video for row in rows])
+
+
+def run_recipe(recipe: Section, workdir: Path) -> dict[str, float]:
+    """Trains or evaluates; returns the metrics of the last evaluation."""
+    experiment = build(recipe, workdir)
+    workdir = open_workdir(workdir, recipe, HARMLESS)
+    try:
+        mesh = call("mesh", sharding.create_mesh, recipe["mesh"])
+        write_status(workdir, "running")
+        start = run_evaluation if experiment.optimizer is None else run_training
+        results = start(experiment, workdir, mesh)
+        write_status(workdir, "finished", **results)
+        return results
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        write_status(workdir, "stopped" if stopped else "failed", reason=str(error))
+        raise
+    finally:
+        close_workdir(workdir)
+
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Start one process per host of a cluster.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs the recipe of the command line."""
+    if len(argv) > 1:
+        raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    try:
+        run_recipe(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
+    except tuple(EXIT_CODES) as error:
+        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

@@ -1,0 +1,198 @@
+"""From parts to a run: mesh, state, restore, loop. The parts come from `main.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from maskfeat_jax import sharding
+from maskfeat_jax.build import RecipeError
+from maskfeat_jax.checkpoint import Checkpoints, load_params
+from maskfeat_jax.evaluate import evaluate
+from maskfeat_jax.loop import Run, train
+from maskfeat_jax.optim import Optimizer
+from maskfeat_jax.report import Report
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.tasks import Task
+from maskfeat_jax.transfer import transfer
+
+SHOWN_CLIPS = 6
+
+Batch = dict[str, Any]
+
+
+class Source(Protocol):
+    """A dataset, as far as training looks at it."""
+
+    num_examples: int
+    class_names: tuple[str, ...] | None
+    fingerprint: str
+
+
+class Data(Protocol):
+    """Batches of a dataset, e.g. `input_pipeline.Loader`."""
+
+    source: Source
+    steps_per_epoch: int
+
+    def train_batches(self, start_step: int) -> Generator[Batch]:
+        """Batches without end, from that of a step on."""
+
+    def eval_batches(self, on_bad: str) -> Iterator[Batch]:
+        """Each example once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """The parts of a run.
+
+    Attributes:
+      task: what is learnt.
+      run: how long and how often.
+      seed: of the initial parameters.
+      training: the data to learn from; None in a task that only evaluates.
+      testing: the data to evaluate on; None for no evaluation.
+      shown: clips for pictures, uint8 `(b, t, h, w, 3)`.
+      optimizer: None where nothing is trained.
+      init_from: work directory or checkpoint to start from; empty for fresh parameters.
+      on_bad: what evaluation does with unreadable files, "fail" or "skip".
+    """
+
+    task: Task
+    run: Run
+    seed: int
+    training: Data | None
+    testing: Data | None
+    shown: np.ndarray
+    optimizer: Optimizer | None
+    init_from: str
+    on_bad: str
+
+    @property
+    def data(self) -> Data:
+        """Training data, or where there is none the data to evaluate on."""
+        data = self.training or self.testing
+        assert data is not None
+        return data
+
+
+def run_training(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str, float]:
+    """Trains to the end, from the newest good checkpoint of the work directory if there is one."""
+    task, run, data = experiment.task, experiment.run, experiment.data
+    optimizer = experiment.optimizer
+    create = functools.partial(TrainState.create, optimizer=optimizer)
+    shapes = jax.eval_shape(lambda key: create(task.init(key)), jax.random.key(0))
+    places = sharding.state_sharding(mesh, shapes)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=run.keep_checkpoints)
+    facts = {"data": data.source.fingerprint}
+    newest = checkpoints.latest_good()
+    if newest is None:
+        state = jax.jit(create, out_shardings=places)(initial_params(experiment, parts=("encoder",)))
+    else:
+        like = jax.tree.map(_shape_at, shapes, places)
+        state, stored = checkpoints.restore(newest, like)
+        if stored != facts:
+            raise RecipeError(
+                "data: the list of examples is not the one that this run was started with; "
+                "restore it, or choose a new --workdir"
+            )
+    report = Report(
+        workdir,
+        total_steps=round(run.epochs * data.steps_per_epoch),
+        steps_per_epoch=data.steps_per_epoch,
+        devices=jax.device_count(),
+        clips_per_step=run.batch_size,
+        resume_step=int(state.step),
+    )
+    step = functools.partial(task.train_step, optimizer=optimizer, accumulate=run.accumulate)
+    with report, contextlib.closing(data.train_batches(int(state.step))) as batches:
+        for sentence in checkpoints.bad:
+            report.message(sentence)
+        _, results = train(
+            state,
+            batches,
+            run=run,
+            steps_per_epoch=data.steps_per_epoch,
+            step=jax.jit(
+                step,
+                in_shardings=(places, sharding.batch_sharding(mesh)),
+                out_shardings=(places, sharding.replicated(mesh)),
+                donate_argnums=0,
+            ),
+            place=functools.partial(sharding.to_device, mesh),
+            evaluate=evaluator(experiment, mesh, places.evaluated),
+            draw=drawer(experiment, mesh),
+            report=report,
+            checkpoints=checkpoints,
+            facts=facts,
+        )
+    return results
+
+
+def run_evaluation(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str, float]:
+    """Evaluates the parameters of `init_from`, all of them."""
+    params = initial_params(experiment, parts=None)
+    places = sharding.state_sharding(mesh, params)
+    params = jax.device_put(params, places)
+    with Report(workdir, total_steps=1, steps_per_epoch=1, devices=jax.device_count(),
+                clips_per_step=experiment.run.batch_size) as report:
+        results = evaluator(experiment, mesh, places)(params)
+        report.evaluation(0, results)
+        for name, picture in drawer(experiment, mesh)(params).items():
+            report.pictures(0, name, picture)
+    return results
+
+
+def initial_params(experiment: Experiment, parts: tuple[str, ...] | None) -> Any:
+    """Fresh parameters on the host; those of `init_from` in the named parts, or in all."""
+    fresh = jax.device_get(jax.jit(experiment.task.init)(jax.random.key(experiment.seed)))
+    if not experiment.init_from:
+        return fresh
+    weights = load_params(experiment.init_from)
+    source = weights.params if weights.ema is None else weights.ema
+    return transfer(fresh, source, parts=tuple(fresh) if parts is None else parts)
+
+
+def evaluator(experiment: Experiment, mesh: Mesh, places: Any):
+    """A function of parameters: metrics on the data to evaluate on, nothing if there is none."""
+    testing, task = experiment.testing, experiment.task
+    if testing is None:
+        return lambda params: {}
+    step = jax.jit(
+        task.eval_step,
+        in_shardings=(places, sharding.batch_sharding(mesh)),
+        out_shardings=sharding.replicated(mesh),
+    )
+    return lambda params: evaluate(
+        params,
+        testing.eval_batches(experiment.on_bad),
+        step=step,
+        place=functools.partial(sharding.to_device, mesh),
+        summary=task.summary,
+        expected=testing.source.num_examples,
+    )
+
+
+def drawer(experiment: Experiment, mesh: Mesh):
+    """A function of parameters: pictures by name."""
+    task, video = experiment.task, experiment.shown
+    step = jax.jit(task.show_step, out_shardings=sharding.replicated(mesh))
+    names = experiment.data.source.class_names or ()
+
+    def draw(params: Any) -> dict[str, np.ndarray]:
+        shown = {k: np.asarray(v.addressable_data(0)) for k, v in step(params, video).items()}
+        return {"predictions": task.draw(video, shown, names)}
+
+    return draw
+
+
+def _shape_at(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)

@@ -1,0 +1,286 @@
+"""What can be trained: a task holds its parts and says what to initialise, step, sum up and draw.
+
+To add one: a class with the members of `Task`, and its line in `TASKS` at the end of the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol, Self
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from maskfeat_jax import pictures, steps
+from maskfeat_jax.augment import Augment, Mix, Normalise
+from maskfeat_jax.build import Problems, RecipeError, Section, call, choose, member
+from maskfeat_jax.masking import MASKERS, Masker
+from maskfeat_jax.models import MODELS, VARIANTS
+from maskfeat_jax.ops.patches import Size3, token_grid
+from maskfeat_jax.optim import Optimizer
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.targets import TARGETS, Hog, Target
+
+
+class Task(Protocol):
+    """What the main program needs of a task.
+
+    Attributes:
+      sections: of the recipe that the task reads.
+      needs_labels: whether the data must have them.
+    """
+
+    sections: ClassVar[tuple[str, ...]]
+    needs_labels: ClassVar[bool]
+
+    @classmethod
+    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Self | None:
+        """The task, or None after noting what is wrong with the recipe."""
+
+    def check(self, batch_size: int, class_names: tuple[str, ...] | None) -> None:
+        """Raises RecipeError where data and parts do not fit."""
+
+    def init(self, key: jax.Array) -> Any:
+        """Fresh parameters."""
+
+    def train_step(
+        self, state: TrainState, batch: steps.Batch, *, optimizer: Optimizer, accumulate: int
+    ) -> tuple[TrainState, steps.Metrics]:
+        """One update."""
+
+    def eval_step(self, params: Any, batch: steps.Batch) -> steps.Metrics:
+        """Sums over a batch."""
+
+    def summary(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """Metrics from sums over a dataset."""
+
+    def show_step(self, params: Any, video: Array) -> dict[str, Array]:
+        """What `draw` needs of the model for some clips."""
+
+    def draw(
+        self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
+    ) -> np.ndarray:
+        """A picture of what the model does with some clips, uint8 `(height, width, 3)`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Masked feature prediction."""
+
+    model: nn.Module
+    normalise: Normalise
+    augment: Augment
+    masker: Masker
+    target: Target
+    clip: Size3
+    seed: int
+
+    sections: ClassVar[tuple[str, ...]] = ("target", "mask")
+    needs_labels: ClassVar[bool] = False
+
+    @classmethod
+    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Self | None:
+        """See `Task`."""
+        encoder = target = masker = normalise = augment = None
+        with problems.gather():
+            encoder = _encoder(recipe["model"])
+            token_grid(clip, encoder.tubelet)
+        with problems.gather():
+            if encoder is not None:
+                target = choose("target", TARGETS, recipe["target"], tubelet=encoder.tubelet)
+        with problems.gather():
+            masker = choose("mask", MASKERS, recipe["mask"])
+            if encoder is not None:
+                masker.check(token_grid(clip, encoder.tubelet))
+        with problems.gather():
+            normalise, augment = _on_device(recipe)
+        if problems:
+            return None
+        model = MODELS["maskfeat"](encoder=encoder, dim=target.dim)
+        return cls(model, normalise, augment, masker, target, clip, recipe["seed"])
+
+    def check(self, batch_size: int, class_names: tuple[str, ...] | None) -> None:
+        """Any batch and any labels do."""
+
+    def init(self, key: jax.Array) -> Any:
+        """See `Task`."""
+        clips = np.zeros((1, *self.clip, 3), np.float32)
+        mask = np.zeros((1, *token_grid(self.clip, self.target.tubelet)), bool)
+        return self.model.init(key, clips, mask)["params"]
+
+    def train_step(
+        self, state: TrainState, batch: steps.Batch, *, optimizer: Optimizer, accumulate: int
+    ) -> tuple[TrainState, steps.Metrics]:
+        """See `steps.pretrain_step`."""
+        return steps.pretrain_step(
+            state,
+            batch,
+            model=self.model,
+            normalise=self.normalise,
+            augment=self.augment,
+            masker=self.masker,
+            target=self.target,
+            optimizer=optimizer,
+            seed=self.seed,
+            accumulate=accumulate,
+        )
+
+    def eval_step(self, params: Any, batch: steps.Batch) -> steps.Metrics:
+        """See `steps.pretrain_eval_step`."""
+        return steps.pretrain_eval_step(
+            params,
+            batch,
+            model=self.model,
+            normalise=self.normalise,
+            masker=self.masker,
+            target=self.target,
+            seed=self.seed,
+        )
+
+    def summary(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """`loss`, and that of the best constant prediction of the same tokens."""
+        mean, square = sums["wanted"] / sums["count"], sums["wanted_squared"] / sums["count"]
+        constant = float(np.mean(square - mean**2))
+        return {"loss": float(sums["loss"] / sums["count"]), "loss_of_best_constant": constant}
+
+    def show_step(self, params: Any, video: Array) -> dict[str, Array]:
+        """Mask, predicted and wanted features."""
+        clips = self.normalise(video)
+        wanted = self.target(clips)
+        mask = self.masker(jax.random.key(self.seed), len(video), wanted.shape[1:4])
+        predicted = self.model.apply({"params": params}, clips, mask)
+        return {"mask": mask, "predicted": predicted, "wanted": wanted}
+
+    def draw(
+        self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
+    ) -> np.ndarray:
+        """Input, what the model sees of it, predicted and wanted features; one row per clip."""
+        rows = []
+        for i, clip in enumerate(video):
+            hidden = pictures.hide(clip[0], shown["mask"][i, 0], self.target.tubelet[1])
+            features = (shown[name][i, 0] for name in ("predicted", "wanted"))
+            rows.append([clip[0], hidden, *map(self._picture, features)])
+        return pictures.panel(rows, ["input", "masked", "predicted", "wanted"], height=224)
+
+    def _picture(self, features: np.ndarray) -> np.ndarray:
+        if isinstance(self.target, Hog):
+            cells = pictures.tokens_to_cells(
+                features, self.target.bins, self.target.channels, self.target.cells[0]
+            )
+            scale = max(1, 448 // (cells.shape[0] * self.target.cell))
+            return pictures.draw_hog(cells, self.target.cell, scale, signed=self.target.signed)
+        image = pictures.tokens_to_pixels(
+            features, self.target.tubelet[1], channels=self.target.channels
+        )
+        if self.target.normalise:  # mean and contrast of each patch are not predicted
+            return pictures.to_uint8(image, 0.5, 0.2)
+        return pictures.to_uint8(image, self.normalise.mean, self.normalise.std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    """Classification."""
+
+    model: nn.Module
+    normalise: Normalise
+    augment: Augment
+    mix: Mix
+    clip: Size3
+    seed: int
+
+    sections: ClassVar[tuple[str, ...]] = ("mix",)
+    needs_labels: ClassVar[bool] = True
+
+    @classmethod
+    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Self | None:
+        """See `Task`."""
+        encoder = normalise = augment = mix = None
+        section = dict(recipe["model"])
+        classes = section.pop("num_classes", 0)
+        with problems.gather():
+            if classes < 2:
+                raise RecipeError(f"model.num_classes={classes}: a classifier needs 2 or more")
+        with problems.gather():
+            encoder = _encoder(section)
+            token_grid(clip, encoder.tubelet)
+        with problems.gather():
+            normalise, augment = _on_device(recipe)
+        with problems.gather():
+            mix = call("mix", Mix, recipe["mix"])
+        if problems:
+            return None
+        model = MODELS["classifier"](encoder=encoder, num_classes=classes)
+        return cls(model, normalise, augment, mix, clip, recipe["seed"])
+
+    def check(self, batch_size: int, class_names: tuple[str, ...] | None) -> None:
+        """See `Task`."""
+        classes = self.model.num_classes
+        if class_names is None:
+            raise RecipeError("data: this task needs labels, and the images have none")
+        if len(class_names) != classes:
+            raise RecipeError(f"model.num_classes={classes}, but the data has {len(class_names)}")
+        if self.mix.probability and batch_size % self.mix.group:
+            raise RecipeError(f"mix.group={self.mix.group} does not divide a batch of {batch_size}")
+
+    def init(self, key: jax.Array) -> Any:
+        """See `Task`."""
+        return self.model.init(key, np.zeros((1, *self.clip, 3), np.float32))["params"]
+
+    def train_step(
+        self, state: TrainState, batch: steps.Batch, *, optimizer: Optimizer, accumulate: int
+    ) -> tuple[TrainState, steps.Metrics]:
+        """See `steps.finetune_step`."""
+        return steps.finetune_step(
+            state,
+            batch,
+            model=self.model,
+            normalise=self.normalise,
+            augment=self.augment,
+            mix=self.mix,
+            classes=self.model.num_classes,
+            optimizer=optimizer,
+            seed=self.seed,
+            accumulate=accumulate,
+        )
+
+    def eval_step(self, params: Any, batch: steps.Batch) -> steps.Metrics:
+        """See `steps.eval_step`."""
+        return steps.eval_step(params, batch, model=self.model, normalise=self.normalise)
+
+    def summary(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+        """`loss`, `top1` and `top5` as fractions."""
+        return {name: float(sums[name] / sums["count"]) for name in ("loss", "top1", "top5")}
+
+    def show_step(self, params: Any, video: Array) -> dict[str, Array]:
+        """Probabilities of the classes."""
+        logits = self.model.apply({"params": params}, self.normalise(video))
+        return {"probabilities": jax.nn.softmax(logits)}
+
+    def draw(
+        self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
+    ) -> np.ndarray:
+        """The clips in a row, each under its most probable class."""
+        best = shown["probabilities"].argmax(-1)
+        certain = shown["probabilities"].max(-1)
+        titles = [f"{class_names[k]} {p:.0%}" for k, p in zip(best, certain, strict=True)]
+        return pictures.panel([[clip[0] for clip in video]], titles, height=224)
+
+
+def _encoder(section: Section) -> nn.Module:
+    """The encoder of a `model` section: a variant with some fields changed."""
+    fields = dict(section)
+    fields.pop("init_from", None)
+    name = fields.pop("encoder", "")
+    family, sizes = member("model.encoder", VARIANTS, name)
+    return call("model", family, {**sizes, **fields})
+
+
+def _on_device(recipe: Section) -> tuple[Normalise, Augment]:
+    normalise = call("normalise", Normalise, recipe["normalise"])
+    return normalise, call("augment", Augment, recipe["augment"])
+
+
+TASKS: dict[str, type[Task]] = {"finetune": Finetune, "pretrain": Pretrain}

@@ -1,0 +1,67 @@
+"""Starting from the parameters of another run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
+
+Params = Any  # nested dict of arrays
+
+
+class TransferError(ValueError):
+    """Parameters do not fit the model that they are meant for."""
+
+
+def transfer(fresh: Params, source: Params, *, parts: tuple[str, ...] = ("encoder",)) -> Params:
+    """Replaces parts of fresh parameters by those of a checkpoint.
+
+    Blocks are stacked or unstacked as the fresh parameters are. What the source has beyond them
+    (the mask token of pre-training, say) is left out.
+
+    Args:
+      fresh: parameters of the new model.
+      source: parameters of the checkpoint.
+      parts: top-level names to replace; everything below them must be in the source.
+
+    Raises:
+      TransferError: a parameter is missing in the source or has another shape; names all of them.
+    """
+    plain, loose = _flat(unstack_blocks(source)), _flat(unstack_blocks(fresh))
+    wrong, taken = [], dict(loose)
+    for name, value in loose.items():
+        if name[0] not in parts:
+            continue
+        if name not in plain:
+            wrong.append(f"{'/'.join(name)}: missing")
+        elif plain[name].shape != value.shape:
+            wrong.append(f"{'/'.join(name)}: {plain[name].shape}, expected {value.shape}")
+        else:
+            taken[name] = np.asarray(plain[name], value.dtype)
+    if wrong:
+        raise TransferError(
+            f"{len(wrong)} parameters do not fit the model: " + "; ".join(wrong[:5])
+            + ("; …" if len(wrong) > 5 else "")
+            + ". Is it the same encoder, size and number of classes?"
+        )
+    nested = _nested(taken)
+    scanned = any("all" in name for name in _flat(fresh))
+    return stack_blocks(nested) if scanned else nested
+
+
+def _flat(tree: Params) -> dict[tuple[str, ...], Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {tuple(key.key for key in path): leaf for path, leaf in leaves}
+
+
+def _nested(flat: dict[tuple[str, ...], Any]) -> Params:
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        node = tree
+        for key in name[:-1]:
+            node = node.setdefault(key, {})
+        node[name[-1]] = leaf
+    return tree
