@@ -22,9 +22,9 @@ def get_config() -> ConfigDict:
     config.normalise = dict(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     config.augment = dict(flip=0.5)
     config.mask = dict(name="block", ratio=0.4)
-    config.target = dict(name="hog", bins=9, cell=3)
+    config.target = dict(name="hog", bins=9, cell=4)
     config.model = dict(
-        encoder="vit_ti16", tubelet=(1, 6, 6), width=128, depth=4, heads=4, dtype="float32"
+        encoder="vit_ti16", tubelet=(1, 8, 8), width=128, depth=4, heads=4, dtype="float32"
     )
     config.optim = dict(
         name="adamw", lr=1e-3, warmup_epochs=2, weight_decay=0.05, clip_norm=1.0, end_lr=1e-6

@@ -10,7 +10,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Float, Int, Key, UInt8
+
+from maskfeat_jax.arrays import Array
 
 Clips = Float[Array, "b t h w 3"]
 
@@ -114,12 +116,12 @@ class Mix:
                 raise ValueError(f"{name}={getattr(self, name)} is not between 0 and 1")
         if self.mixup <= 0 or self.cutmix <= 0 or self.group < 1:
             raise ValueError(
-                f"mixup={self.mixup}, cutmix={self.cutmix} and group={self.group} must be positive; "
+                f"mixup={self.mixup}, cutmix={self.cutmix}, group={self.group} must be positive; "
                 "probability=0 turns mixing off"
             )
 
     def __call__(
-        self, key: Key[Array, ""], clips: Clips, labels: Int[Array, "b"], classes: int
+        self, key: Key[Array, ""], clips: Clips, labels: Int[Array, b], classes: int
     ) -> tuple[Clips, Float[Array, "b classes"]]:
         """Mixed clips and soft labels; both sum what `partner` says with the same weights."""
         wanted = self.smooth(labels, classes)
@@ -149,7 +151,7 @@ class Mix:
         clips = jnp.where(each(cut)[:, None, None, None, None], jnp.where(box, other, clips), mixed)
         return clips, share * wanted + (1 - share) * self.partner(wanted)
 
-    def smooth(self, labels: Int[Array, "b"], classes: int) -> Float[Array, "b classes"]:
+    def smooth(self, labels: Int[Array, b], classes: int) -> Float[Array, "b classes"]:
         """Smoothed one-hot labels."""
         return jax.nn.one_hot(labels, classes) * (1 - self.smoothing) + self.smoothing / classes
 
@@ -159,13 +161,13 @@ class Mix:
         return grouped[:, ::-1].reshape(rows.shape)
 
 
-def _boxes(start: Int[Array, "b"], length: Int[Array, "b"], size: int) -> Array:
+def _boxes(start: Int[Array, b], length: Int[Array, b], size: int) -> Array:
     """True where `start <= position < start + length`; `(b, size)`."""
     position = jnp.arange(size)[None]
     return (position >= start[:, None]) & (position < (start + length)[:, None])
 
 
-def _cut_box(key: Key[Array, ""], size: int, side: Float[Array, "groups"]) -> Array:
+def _cut_box(key: Key[Array, ""], size: int, side: Float[Array, groups]) -> Array:
     """One axis of CutMix's box: a centre anywhere, the extent clipped to the frame."""
     half = jnp.floor(size * side).astype(int) // 2
     centre = jax.random.randint(key, side.shape, 0, size)

@@ -95,7 +95,9 @@ def run_training(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str,
     facts = {"data": data.source.fingerprint}
     newest = checkpoints.latest_good()
     if newest is None:
-        state = jax.jit(create, out_shardings=places)(initial_params(experiment, parts=("encoder",)))
+        state = jax.jit(create, out_shardings=places)(
+            initial_params(experiment, parts=("encoder",))
+        )
     else:
         like = jax.tree.map(_shape_at, shapes, places)
         state, stored = checkpoints.restore(newest, like)
@@ -142,8 +144,13 @@ def run_evaluation(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[st
     params = initial_params(experiment, parts=None)
     places = sharding.state_sharding(mesh, params)
     params = jax.device_put(params, places)
-    with Report(workdir, total_steps=1, steps_per_epoch=1, devices=jax.device_count(),
-                clips_per_step=experiment.run.batch_size) as report:
+    with Report(
+        workdir,
+        total_steps=1,
+        steps_per_epoch=1,
+        devices=jax.device_count(),
+        clips_per_step=experiment.run.batch_size,
+    ) as report:
         results = evaluator(experiment, mesh, places)(params)
         report.evaluation(0, results)
         for name, picture in drawer(experiment, mesh)(params).items():

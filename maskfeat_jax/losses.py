@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
+
+from maskfeat_jax.arrays import Array
 
 
 def masked_mse(
@@ -29,16 +31,14 @@ def masked_mse(
 def soft_cross_entropy(
     logits: Float[Array, "b classes"],
     wanted: Float[Array, "b classes"],
-    weight: Float[Array, "b"],
+    weight: Float[Array, b],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Cross-entropy with soft labels, summed over the batch with weights, and their sum."""
     losses = -jnp.sum(wanted * jax.nn.log_softmax(logits.astype(jnp.float32)), -1)
     return jnp.sum(losses * weight), weight.sum()
 
 
-def hits(
-    logits: Float[Array, "b classes"], labels: Int[Array, "b"], k: int
-) -> Bool[Array, "b"]:
+def hits(logits: Float[Array, "b classes"], labels: Int[Array, b], k: int) -> Bool[Array, b]:
     """Whether fewer than `k` classes score higher than the right one."""
     right = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     # Written so that a logit that is not a number never counts as a hit.

@@ -12,8 +12,9 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Bool, Key
 
+from maskfeat_jax.arrays import Array
 from maskfeat_jax.ops.block_masks import block_mask
 
 Grid = tuple[int, int, int]  # tokens along time, height, width
@@ -99,7 +100,7 @@ class Block:
         if grid[0] != 1:
             raise ValueError(f"block masks are for one frame of tokens, the clip has {grid[0]}")
         if min(grid[1:]) < 2:
-            raise ValueError(f"block masks need at least 2x2 tokens, the grid is {grid[1]}x{grid[2]}")
+            raise ValueError(f"block masks need 2x2 tokens or more, there are {grid[1]}x{grid[2]}")
         _check_count(self.masked(grid), math.prod(grid), self.ratio)
 
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
@@ -112,7 +113,7 @@ class Block:
                 key,
                 (grid[1], grid[2]),
                 masked=masked,
-                min_area=max(1, int(masked * self.min_area)),
+                min_area=float(max(1, int(masked * self.min_area))),
                 aspect=self.aspect,
                 attempts=None if self.exact else 10,
             )

@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+
+from maskfeat_jax.arrays import Array
 
 Params = Any  # nested dict of arrays
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
@@ -126,7 +128,9 @@ def decayed(params: Params, no_decay: Sequence[str] = ()) -> Params:
     paths = [_path(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
     for pattern in no_decay:
         if not any(re.search(pattern, path) for path in paths):
-            raise ValueError(f"no_decay={pattern!r} matches no parameter; there are: {_some(paths)}")
+            raise ValueError(
+                f"no_decay={pattern!r} matches no parameter; there are: {_some(paths)}"
+            )
 
     def rule(path: Any, leaf: Any) -> bool:
         axes = leaf.ndim - ("/all/" in _path(path))  # stacked blocks have one axis more

@@ -64,9 +64,7 @@ def to_device(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     }
 
 
-def prefetch(
-    batches: Iterable[Any], place: Callable[[Any], Any], ahead: int = 2
-) -> Iterator[Any]:
+def prefetch(batches: Iterable[Any], place: Callable[[Any], Any], ahead: int = 2) -> Iterator[Any]:
     """Starts the transfer of `ahead` batches before they are needed."""
     waiting = []
     for batch in batches:

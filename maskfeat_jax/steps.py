@@ -13,9 +13,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from maskfeat_jax import losses
+from maskfeat_jax.arrays import Array
 from maskfeat_jax.augment import Augment, Mix, Normalise
 from maskfeat_jax.masking import Masker
 from maskfeat_jax.optim import Optimizer

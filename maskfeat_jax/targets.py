@@ -11,8 +11,9 @@ from typing import Protocol
 
 import einops
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from maskfeat_jax.arrays import Array
 from maskfeat_jax.ops.hog import check_hog_settings, hog
 from maskfeat_jax.ops.patches import Size3, token_grid
 

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Protocol, Self
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array
 
 from maskfeat_jax import pictures, steps
+from maskfeat_jax.arrays import Array
 from maskfeat_jax.augment import Augment, Mix, Normalise
 from maskfeat_jax.build import Problems, RecipeError, Section, call, choose, member
 from maskfeat_jax.masking import MASKERS, Masker

@@ -43,7 +43,8 @@ def transfer(fresh: Params, source: Params, *, parts: tuple[str, ...] = ("encode
             taken[name] = np.asarray(plain[name], value.dtype)
     if wrong:
         raise TransferError(
-            f"{len(wrong)} parameters do not fit the model: " + "; ".join(wrong[:5])
+            f"{len(wrong)} parameters do not fit the model: "
+            + "; ".join(wrong[:5])
             + ("; …" if len(wrong) > 5 else "")
             + ". Is it the same encoder, size and number of classes?"
         )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.layers import Dense, LayerNorm
 
 

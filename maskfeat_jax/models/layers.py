@@ -8,8 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from maskfeat_jax.arrays import Array
 from maskfeat_jax.ops.attention import KERNELS, attention
 from maskfeat_jax.ops.linear import affine, gelu, layer_norm
 

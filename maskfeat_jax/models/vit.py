@@ -8,8 +8,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
+from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.layers import NORMAL, Blocks
 from maskfeat_jax.ops.linear import affine
 from maskfeat_jax.ops.patches import Size3, patchify

@@ -5,7 +5,9 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from maskfeat_jax.arrays import Array
 
 KERNELS = ("xla", "cudnn")
 

@@ -7,7 +7,9 @@ import math
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Key
+from jaxtyping import Bool, Key
+
+from maskfeat_jax.arrays import Array
 
 
 def block_mask(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Float
+
+from maskfeat_jax.arrays import Array
 
 NORMALISATIONS = ("l2", "l1", "none")
 COLOURS = ("rgb", "grey")
@@ -59,7 +60,9 @@ def hog(
     for size in filter(None, (cell, window)):
         if height % size or width % size:
             what = "cells" if size == cell else "windows"
-            raise ValueError(f"image {height}x{width} is not a whole number of {size}x{size} {what}")
+            raise ValueError(
+                f"image {height}x{width} is not a whole number of {size}x{size} {what}"
+            )
     images = lax.stop_gradient(images.astype(jnp.float32))
     if colour == "grey":
         images = jnp.sum(images * jnp.asarray(LUMA), -1, keepdims=True)
@@ -78,7 +81,9 @@ def hog(
 def check_hog_settings(bins: int, cell: int, normalise: str, colour: str, window: int) -> None:
     """Raises ValueError for settings that no image could satisfy."""
     if bins < 1 or cell < 1 or window < 0:
-        raise ValueError(f"bins={bins} and cell={cell} must be positive, window={window} not less than 0")
+        raise ValueError(
+            f"bins={bins} and cell={cell} must be positive, window={window} not less than 0"
+        )
     if normalise not in NORMALISATIONS:
         raise ValueError(f"normalise={normalise!r} is not one of {', '.join(NORMALISATIONS)}")
     if colour not in COLOURS:
@@ -120,7 +125,9 @@ def _histograms(
     turn, magnitude = turn.reshape(rows), magnitude.reshape(rows)
     # The sum over the rows of a cell is written out: XLA's CPU backend would materialise it.
     by_row = sum(
-        jnp.where((turn[..., r, :, :] >= low) & (turn[..., r, :, :] < high), magnitude[..., r, :, :], 0.0)
+        jnp.where(
+            (turn[..., r, :, :] >= low) & (turn[..., r, :, :] < high), magnitude[..., r, :, :], 0.0
+        )
         for r in range(cell)
     )
     return by_row.reshape(*lead, height // cell, bins, width // cell, cell).sum(-1)
@@ -129,19 +136,19 @@ def _histograms(
 def _turn(gx: Array, gy: Array, magnitude: Array, signed: bool) -> Array:
     """A number that grows with the direction from the row axis, without inverse functions.
 
-    Divided by the magnitude it is, over the half turn [0, pi), minus the cosine of the direction;
-    over the rest it goes on from 1 to 3.
+    Divided by the magnitude it is minus the cosine of the direction over the half turn [0, pi),
+    and 4 plus the cosine over the rest. The gap between the halves keeps directions near pi, where
+    the cosine is flat, on their side.
     """
-    if signed:
-        return jnp.where(gx >= 0, -gy, 2 * magnitude + gy)
-    opposite = (gx < 0) | ((gx == 0) & (gy < 0))
-    return jnp.where(opposite, gy, -gy)
+    first_half = (gx > 0) | ((gx == 0) & (gy >= 0))
+    return jnp.where(first_half, -gy, 4 * magnitude + gy if signed else gy)
 
 
 def _bin_borders(bins: int, signed: bool) -> np.ndarray:
     """The values of `_turn` at the borders of the bins."""
     angles = np.arange(bins + 1) * ((2 if signed else 1) * np.pi / bins)
-    turns = np.where(angles <= np.pi, -np.cos(angles), 2 + np.cos(angles))
+    turns = np.where(angles < np.pi, -np.cos(angles), 4 + np.cos(angles))
+    turns[np.isclose(angles, np.pi)] = 2  # between the halves
     turns[0], turns[-1] = -np.inf, np.inf
     return turns.astype(np.float32)
 

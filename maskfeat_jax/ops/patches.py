@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import einops
-from jaxtyping import Array, Shaped
+from jaxtyping import Shaped
+
+from maskfeat_jax.arrays import Array
 
 Size3 = tuple[int, int, int]
 
@@ -31,9 +33,7 @@ def patchify(clips: Shaped[Array, "b t h w c"], tubelet: Size3) -> Shaped[Array,
     """
     token_grid(clips.shape[1:4], tubelet)
     u, p, q = tubelet
-    return einops.rearrange(
-        clips, "b (t u) (h p) (w q) c -> b t h w (u p q c)", u=u, p=p, q=q
-    )
+    return einops.rearrange(clips, "b (t u) (h p) (w q) c -> b t h w (u p q c)", u=u, p=p, q=q)
 
 
 def _times(size: Size3) -> str:
