@@ -2,9 +2,9 @@
 
     python bench/input_images.py [--workers 2] [--images 256] [--repeats 5] [--area 0.5 1.0]
 
-Both read the same JPEG files (made here: 500x375, about 85 KB), draw crops from the same law, resize
-to 224 with antialiased bicubic and yield batches of 64 as uint8. Runs alternate; the ratio is that of the
-medians. Nothing else should run on the machine meanwhile.
+Both read the same JPEG files (made here: 500x375, about 85 KB), draw crops from the same law,
+resize to 224 with antialiased bicubic and yield batches of 64 as uint8. Runs alternate; the ratio
+is that of the medians. Nothing else should run on the machine meanwhile.
 """
 
 from __future__ import annotations

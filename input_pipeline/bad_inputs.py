@@ -183,9 +183,8 @@ class BadInputs:
     def _read_list(self) -> set[str]:
         if self.path is None or not self.path.exists():
             return set()
-        names = set()
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            # A killed run may have left half a line; that file will be listed again.
-            with contextlib.suppress(json.JSONDecodeError):
-                names.add(json.loads(line)["file"])
-        return names
+        text = self.path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):  # a killed run left half a line; its file is listed again
+            text = text[: text.rfind("\n") + 1]
+            self.path.write_text(text, encoding="utf-8")
+        return {json.loads(line)["file"] for line in text.splitlines()}

@@ -43,6 +43,12 @@ def _rotate(image: Image.Image, degrees: float, fill: Fill) -> Image.Image:
     return image.rotate(degrees, resample=Image.Resampling.BICUBIC, fillcolor=fill)
 
 
+def _posterize(image: Image.Image, bits: float, fill: Fill) -> Image.Image:
+    # Not ImageOps.posterize, which refuses the 0 bits (black) that magnitude 10 asks for.
+    mask = 0xFF & ~(0xFF >> int(bits))
+    return image.point([value & mask for value in range(256)] * 3)
+
+
 def _solarize_add(image: Image.Image, amount: float, fill: Fill) -> Image.Image:
     table = [min(255, value + int(amount)) if value < 128 else value for value in range(256)]
     return image.point(table * 3)
@@ -61,10 +67,7 @@ OPERATIONS: dict[str, tuple[Draw, Apply]] = {
     "Equalize": (_nothing, lambda image, _, fill: ImageOps.equalize(image)),
     "Invert": (_nothing, lambda image, _, fill: ImageOps.invert(image)),
     "Rotate": (lambda rng, level: _either_sign(rng, 30 * level), _rotate),  # degrees
-    "Posterize": (
-        lambda rng, level: 4 - int(4 * level),  # bits kept
-        lambda image, bits, fill: ImageOps.posterize(image, int(bits)),
-    ),
+    "Posterize": (lambda rng, level: 4 - int(4 * level), _posterize),  # bits kept
     "Solarize": (
         lambda rng, level: 256 - int(256 * level),  # values from here on are inverted
         lambda image, threshold, fill: ImageOps.solarize(image, int(threshold)),

@@ -12,10 +12,7 @@ _SOURCES = (
     "  python -c \"import tensorflow_datasets as tfds; tfds.builder('{dataset}', "
     "data_dir='{data_dir}', file_format='array_record').download_and_prepare()\""
 )
-_CONVERT = (
-    "  tfds convert_format --dataset_version_dir={version_dir} --out_file_format=array_record "
-    "--out_dir={data_dir}/{full_name}"
-)
+_CONVERT = "  python -m input_pipeline.tfds_convert {version_dir} {data_dir}/{full_name}"
 
 
 class Tfds:
@@ -109,6 +106,6 @@ def _not_random_access(builder, dataset: str) -> str:
     stored = builder.info.file_format.value
     return (
         f"{dataset} in {version_dir} is stored as {stored}, which cannot be read in any order. "
-        f"Convert it (needs apache-beam installed) with\n{convert}\n"
+        f"Convert it with\n{convert}\n"
         f"or prepare it again from its sources with\n{sources}\nthen use data_dir={data_dir!r}"
     )

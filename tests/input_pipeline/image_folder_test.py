@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+from input_pipeline import ImageFolder
+from tests.input_pipeline.samples import encode, picture
+
+
+def test_class_folders_of_a_split(tree):
+    source = ImageFolder("train", path=str(tree))
+    assert source.class_names == ("ant", "bee", "cat")
+    assert source.num_examples == 12
+    assert [source.read(index).label for index in range(12)] == [0] * 4 + [1] * 4 + [2] * 4
+    assert source.name_of(5) == str(tree / "train" / "bee" / "1.jpg")
+    assert source.read(5).data == (tree / "train" / "bee" / "1.jpg").read_bytes()
+    assert ImageFolder("val", path=str(tree)).num_examples == 6
+
+
+def test_classes_and_files_are_sorted_by_name(tmp_path):
+    for name in ("b/10.jpg", "b/9.jpg", "B/x.jpg", "a/deep/er/z.JPEG", "a/a.webp", "a/b.PnG"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    source = ImageFolder(path=str(tmp_path))
+    assert source.class_names == ("B", "a", "b")
+    names = [os.path.relpath(source.name_of(index), tmp_path) for index in range(6)]
+    assert names == ["B/x.jpg", "a/a.webp", "a/b.PnG", "a/deep/er/z.JPEG", "b/10.jpg", "b/9.jpg"]
+
+
+def test_a_tree_without_splits_is_train(tree):
+    source = ImageFolder("train", path=str(tree / "train"))
+    assert source.class_names == ("ant", "bee", "cat")
+    with pytest.raises(ValueError, match="has no folder 'val', nor any other split"):
+        ImageFolder("val", path=str(tree / "train"))
+
+
+def test_a_bare_tree_has_no_labels(tmp_path):
+    for name in ("x.jpg", "sub/y.jpg", "sub/deeper/z.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    source = ImageFolder(path=str(tmp_path))
+    assert source.class_names is None
+    assert source.num_examples == 3
+    assert source.read(0).label is None
+
+
+def test_one_folder_alone_is_not_a_class(tmp_path):
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all" / "x.jpg").touch()
+    assert ImageFolder(path=str(tmp_path)).class_names is None
+    with pytest.raises(ValueError, match=r"1 class folders \['all'\]; labels need at least two"):
+        ImageFolder(path=str(tmp_path), labels="folders")
+
+
+def test_labels_can_be_left_out(tree):
+    source = ImageFolder("train", path=str(tree), labels="none")
+    assert source.class_names is None
+    assert source.num_examples == 12
+    assert source.read(0).label is None
+
+
+def test_skips_what_is_hidden_or_no_image(tree):
+    for name in (".hidden.jpg", "._ant.jpg", "notes.txt", "x.gif"):
+        (tree / "train" / "ant" / name).touch()
+    (tree / "train" / ".cache").mkdir()
+    (tree / "train" / ".cache" / "x.jpg").touch()
+    os.mkfifo(tree / "train" / "ant" / "pipe.jpg")
+    assert ImageFolder("train", path=str(tree)).num_examples == 12
+
+
+def test_a_folder_called_jpg_is_a_folder(tree):
+    (tree / "train" / "ant" / "x.jpg").mkdir()
+    assert ImageFolder("train", path=str(tree)).num_examples == 12
+    (tree / "train" / "ant" / "x.jpg" / "inside.jpg").touch()
+    assert ImageFolder("train", path=str(tree)).num_examples == 13
+
+
+def test_follows_links_but_not_round_in_circles(tree, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "x.jpg").write_bytes(encode(picture(0)))
+    (tree / "train" / "dog").symlink_to(elsewhere)
+    (tree / "train" / "ant" / "link.jpg").symlink_to(elsewhere / "x.jpg")
+    (tree / "train" / "ant" / "up").symlink_to(tree / "train")
+    (tree / "train" / "ant" / "dangling.jpg").symlink_to(elsewhere / "gone.jpg")
+    source = ImageFolder("train", path=str(tree))
+    assert source.class_names == ("ant", "bee", "cat", "dog")
+    assert source.num_examples == 12 + 3  # the dangling link counts as missing when it is read
+    assert source.read(source.num_examples - 1).data == (elsewhere / "x.jpg").read_bytes()
+
+
+def test_fingerprint_is_of_the_list_not_of_the_place(tree, tmp_path_factory):
+    wanted = ImageFolder("train", path=str(tree)).fingerprint
+    copy = tmp_path_factory.mktemp("copy")
+    shutil.copytree(tree, copy, dirs_exist_ok=True)
+    assert ImageFolder("train", path=str(copy)).fingerprint == wanted
+    assert ImageFolder("train", path=str(copy), labels="none").fingerprint != wanted
+    (copy / "train" / "ant" / "0.jpg").rename(copy / "train" / "ant" / "00.jpg")
+    assert ImageFolder("train", path=str(copy)).fingerprint != wanted
+
+
+def test_says_what_is_wrong_with_the_folder(tree, tmp_path_factory):
+    empty = tmp_path_factory.mktemp("empty")
+    with pytest.raises(ValueError, match="nowhere is not a folder"):
+        ImageFolder(path=str(empty / "nowhere"))
+    with pytest.raises(ValueError, match="holds no images"):
+        ImageFolder(path=str(empty))
+    with pytest.raises(ValueError, match="no split 'test'; it has train, val"):
+        ImageFolder("test", path=str(tree))
+    with pytest.raises(ValueError, match='"auto", "folders" or "none"'):
+        ImageFolder("train", path=str(tree), labels="yes")
+    (tree / "train" / "dog").mkdir()
+    with pytest.raises(ValueError, match=r"1 class folders of .* hold no images: dog"):
+        ImageFolder("train", path=str(tree))
+    (tree / "train" / "stray.jpg").touch()
+    with pytest.raises(ValueError, match=r"images beside class folders, such as stray\.jpg"):
+        ImageFolder("train", path=str(tree), labels="folders")

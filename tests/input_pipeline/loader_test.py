@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import BadInput, BadInputs, EvalView, ImageFolder, Loader, Shapes, TrainView
+from input_pipeline.bad_inputs import TooManyBadInputs
+from tests.input_pipeline.samples import InMemory, encode, picture
+
+VIEW = TrainView(size=16, rand_augment="rand-m9-mstd0.5-inc1")
+BAD = {
+    "half": encode(picture(90), quality=95)[:2000],
+    "nothing": b"",
+    "page": b"<html><body>404 Not Found</body></html>",
+    "huge": None,  # made below
+}
+
+
+def huge_png() -> bytes:
+    """A few kilobytes that say 14,000 x 14,000."""
+    return encode(Image.new("1", (14_000, 14_000)), "png")
+
+
+def take(loader: Loader, count: int, start: int = 0) -> list[dict[str, np.ndarray]]:
+    return list(itertools.islice(loader.train_batches(start), count))
+
+
+def same(batch: dict, other: dict) -> bool:
+    return batch.keys() == other.keys() and all(
+        np.array_equal(batch[key], other[key]) for key in batch
+    )
+
+
+@pytest.fixture
+def source() -> InMemory:
+    return InMemory([encode(picture(seed)) for seed in range(11)], ("ant", "bee", "cat"))
+
+
+def test_a_batch(source):
+    (batch,) = take(Loader(source, VIEW, batch_size=5), 1)
+    expected = {
+        "video": ((5, 1, 16, 16, 3), np.uint8),
+        "label": ((5,), np.int32),
+        "valid": ((5,), np.bool_),
+        "index": ((5,), np.int64),
+        "view": ((5,), np.int32),
+    }
+    assert {key: (value.shape, value.dtype) for key, value in batch.items()} == expected
+    assert batch["valid"].all()
+    assert np.array_equal(batch["label"], batch["index"] % 3)
+    assert not batch["view"].any()
+
+
+def test_no_labels_no_key():
+    (batch,) = take(Loader(InMemory([picture(0)] * 3), VIEW, batch_size=2), 1)
+    assert "label" not in batch
+
+
+def test_an_epoch_holds_each_example_at_most_once_and_epochs_differ(source):
+    loader = Loader(source, VIEW, batch_size=2)
+    assert loader.steps_per_epoch == 5
+    batches = take(loader, 10)
+    first, second = (
+        np.concatenate([batch["index"] for batch in part]) for part in (batches[:5], batches[5:])
+    )
+    assert len(set(first)) == len(set(second)) == 10
+    assert first.tolist() != second.tolist()
+
+
+def test_rows_are_a_function_of_seed_epoch_and_index(source):
+    loader = Loader(source, VIEW, batch_size=3, seed=4)
+    for batch, epoch in zip(take(loader, 6), (0, 0, 0, 1, 1, 1), strict=True):
+        for video, index in zip(batch["video"], batch["index"], strict=True):
+            assert np.array_equal(video, loader.load(epoch, int(index)).video)
+    assert not np.array_equal(loader.load(0, 1).video, loader.load(1, 1).video)
+    other = Loader(source, VIEW, batch_size=3, seed=5)
+    assert not np.array_equal(loader.load(0, 1).video, other.load(0, 1).video)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+@pytest.mark.parametrize("start", [0, 1, 4, 9])
+def test_neither_workers_nor_start_matter(source, workers, start):
+    wanted = take(Loader(source, VIEW, batch_size=3, workers=2), start + 3)[start:]
+    got = take(Loader(source, VIEW, batch_size=3, workers=workers), 3, start)
+    assert all(same(batch, other) for batch, other in zip(wanted, got, strict=True))
+
+
+@pytest.mark.parametrize("processes", [2, 3, 6])
+def test_processes_share_out_the_global_batch(source, processes):
+    wanted = take(Loader(source, VIEW, batch_size=6, seed=1), 3)
+    parts = [
+        take(
+            Loader(
+                source, VIEW, batch_size=6, seed=1, process_index=index, process_count=processes
+            ),
+            3,
+        )
+        for index in range(processes)
+    ]
+    for step, batch in enumerate(wanted):
+        joined = {key: np.concatenate([part[step][key] for part in parts]) for key in batch}
+        assert same(batch, joined)
+
+
+def test_seeking_far_is_quick(source):
+    loader = Loader(source, VIEW, batch_size=4)
+    (batch,) = take(loader, 1, start=10**9)
+    epoch = 10**9 // 2
+    wanted = [loader.train_example(4 * 10**9 + row) for row in range(4)]
+    assert [(epoch, index) for index in batch["index"]] == wanted
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 12, 30])
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_evaluation_counts_each_example_once(source, batch_size, processes):
+    batch_size *= processes
+    loaders = [
+        Loader(
+            source,
+            EvalView(size=8),
+            batch_size=batch_size,
+            process_index=index,
+            process_count=processes,
+        )
+        for index in range(processes)
+    ]
+    passes = [list(loader.eval_batches()) for loader in loaders]
+    assert {len(batches) for batches in passes} == {-(-11 // batch_size)} == {loaders[0].eval_steps}
+    rows = [batch for batches in passes for batch in batches]
+    assert all(len(batch["valid"]) == batch_size // processes for batch in rows)
+    valid = np.concatenate([batch["valid"] for batch in rows])
+    index = np.concatenate([batch["index"] for batch in rows])
+    label = np.concatenate([batch["label"] for batch in rows])
+    assert sorted(index[valid]) == list(range(11))
+    assert set(index[~valid]) <= {-1}
+    assert np.array_equal(label[valid], index[valid] % 3)
+    padding = np.concatenate([batch["video"] for batch in rows])[~valid]
+    assert not padding.any()
+
+
+def test_refuses_what_does_not_fit(source):
+    with pytest.raises(ValueError, match="batch_size 12 is more than the 11 examples"):
+        Loader(source, VIEW, batch_size=12).train_batches()
+    with pytest.raises(ValueError, match="5 is not a positive multiple of 2 processes"):
+        Loader(source, VIEW, batch_size=5, process_count=2)
+    with pytest.raises(ValueError, match="process_index 2 is not below 2"):
+        Loader(source, VIEW, batch_size=4, process_index=2, process_count=2)
+    with pytest.raises(ValueError, match="seed is -1"):
+        Loader(source, VIEW, batch_size=4, seed=-1)
+    with pytest.raises(ValueError, match="workers is 0"):
+        Loader(source, VIEW, batch_size=4, workers=0)
+    with pytest.raises(ValueError, match="start_step is -1"):
+        Loader(source, VIEW, batch_size=4).train_batches(-1)
+    with pytest.raises(ValueError, match='"fail" or "skip"'):
+        Loader(source, VIEW, batch_size=4).eval_batches("ignore")
+
+
+@pytest.fixture
+def spoilt(tree):
+    """The tree with seven bad files of known classes among 19, listed before two change."""
+    ant = tree / "train" / "ant"
+    for name, data in (BAD | {"huge": huge_png()}).items():
+        (ant / f"{name}.jpg").write_bytes(data)
+    (ant / "gone.jpg").touch()
+    (ant / "folder.jpg").touch()
+    (ant / "dangling.jpg").symlink_to(ant / "nowhere")
+    source = ImageFolder("train", path=str(tree))
+    (ant / "gone.jpg").unlink()
+    (ant / "folder.jpg").unlink()
+    (ant / "folder.jpg").mkdir()
+    return source
+
+
+KINDS = {
+    "half.jpg": "decode_error",
+    "nothing.jpg": "empty",
+    "page.jpg": "not_media",
+    "huge.jpg": "too_large",
+    "gone.jpg": "missing",
+    "folder.jpg": "unreadable",
+    "dangling.jpg": "missing",
+}
+
+
+def test_bad_files_leave_their_slot_empty_in_training(spoilt, tmp_path):
+    path = tmp_path / "bad.jsonl"
+    bad_inputs = BadInputs(path, max_fraction=1.0)
+    loader = Loader(spoilt, VIEW, batch_size=19, bad_inputs=bad_inputs)
+    first, second = take(loader, 2)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {os.path.basename(line["file"]): line["class"] for line in lines} == KINDS
+    assert len(lines) == bad_inputs.files == 7
+    assert bad_inputs.skipped == 14
+    for batch in (first, second):
+        empty = {os.path.basename(spoilt.name_of(i)) for i in batch["index"][~batch["valid"]]}
+        assert empty == set(KINDS)
+        assert not batch["video"][~batch["valid"]].any()
+        assert sorted(batch["index"]) == list(range(19))  # the order has no holes
+
+
+def test_bad_files_do_not_disturb_the_others(spoilt, tree):
+    (batch,) = take(Loader(spoilt, VIEW, batch_size=19, bad_inputs=BadInputs(max_fraction=1.0)), 1)
+    (tree / "train" / "ant" / "nothing.jpg").write_bytes(encode(picture(50)))
+    (other,) = take(Loader(spoilt, VIEW, batch_size=19, bad_inputs=BadInputs(max_fraction=1.0)), 1)
+    changed = [
+        not np.array_equal(a, b) for a, b in zip(batch["video"], other["video"], strict=True)
+    ]
+    assert np.array_equal(batch["index"], other["index"])
+    assert sum(changed) == 1
+
+
+def test_evaluation_stops_at_a_bad_file_and_names_it(spoilt):
+    loader = Loader(spoilt, EvalView(size=8), batch_size=2)
+    with pytest.raises(BadInput, match=r"dangling\.jpg cannot be used \(missing: FileNotFound"):
+        list(loader.eval_batches())
+
+
+def test_evaluation_can_skip_bad_files(spoilt):
+    loader = Loader(spoilt, EvalView(size=8), batch_size=4)
+    batches = list(loader.eval_batches("skip"))
+    assert sum(batch["valid"].sum() for batch in batches) == 12
+    assert loader.bad_inputs.skipped == 7
+    index = np.concatenate([batch["index"] for batch in batches])
+    assert index[index >= 0].tolist() == list(range(19))
+
+
+def test_a_dead_mount_stops_training(tree):
+    source = ImageFolder("train", path=str(tree))
+    loader = Loader(source, VIEW, batch_size=4, bad_inputs=BadInputs(max_consecutive=20))
+    batches = loader.train_batches()
+    next(batches)
+    (tree / "train").rename(tree / "unmounted")
+    with pytest.raises(TooManyBadInputs, match=r"20 clips in a row cannot be read.*missing"):
+        collections.deque(itertools.islice(batches, 20))
+
+
+def test_errors_that_are_not_bad_files_come_out_as_they_are():
+    class Broken(Shapes):
+        def name_of(self, index):
+            return "x"
+
+    class BrokenView(TrainView):
+        def __call__(self, data, rng):
+            raise ZeroDivisionError("a mistake of ours")
+
+    with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
+        take(Loader(Broken(), BrokenView(size=16), batch_size=4), 1)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png"])
+def test_changed_bytes_never_crash_and_are_counted_exactly(kind):
+    rng = np.random.default_rng(0)
+    items = []
+    for seed in range(200):
+        data = bytearray(encode(picture(seed % 5), kind))
+        for place in rng.integers(0, len(data), size=rng.integers(1, 30)):
+            data[place] = rng.integers(0, 256)
+        items.append(bytes(data))
+    bad_inputs = BadInputs(max_fraction=1.0, max_consecutive=10**6)
+    loader = Loader(InMemory(items), TrainView(size=16), batch_size=50, bad_inputs=bad_inputs)
+    batches = take(loader, 4)
+    empty = sum((~batch["valid"]).sum() for batch in batches)
+    assert bad_inputs.skipped == bad_inputs.files == empty
+    assert 0 < empty <= 200
+    assert sum(batch["video"].any(axis=(1, 2, 3, 4)).sum() for batch in batches) <= 200 - empty
+
+
+def run_python(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+LEAVE_EARLY = """
+from input_pipeline import Loader, Shapes, TrainView
+loader = Loader(Shapes(), TrainView(size=16), batch_size=8, workers=4)
+for step in range(20):
+    batches = loader.train_batches(step)
+    next(batches)
+kept = [loader.train_batches(step) for step in range(3)]
+print([len(next(batches)["index"]) for batches in kept])
+"""
+
+
+def test_iterators_may_be_left_at_any_time():
+    # Deleting a running tf.data iterator can lock up the process, at its end too.
+    assert run_python(LEAVE_EARLY).stdout.strip() == "[8, 8, 8]"
+    done = run_python(LEAVE_EARLY + "raise SystemExit('leaving')")
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (1, "leaving")
+
+
+def test_imports_where_there_is_no_jax_and_hides_accelerators():
+    # TensorFlow itself imports JAX where it is installed, so it is made impossible here.
+    code = """
+import sys
+sys.modules["jax"] = sys.modules["torch"] = sys.modules["maskfeat_jax"] = None
+import input_pipeline, tensorflow
+print({device.device_type for device in tensorflow.config.get_visible_devices()})
+"""
+    done = run_python(code)
+    assert done.stdout.strip() == "{'CPU'}", done.stderr
