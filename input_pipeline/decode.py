@@ -109,4 +109,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
         grey = (np.asarray(image).astype(np.int32) >> 8).clip(0, 255)
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -9,6 +9,11 @@ from input_pipeline.example import Example, fingerprint
 
 SPLITS = {"train": 50_000, "validation": 2_000, "test": 2_000}  # how many, if not told
 _OVERSAMPLING = 3  # shapes are drawn larger, then reduced, for smooth edges
+_RADII = (0.26, 0.4)  # of a shape, as a fraction of the side of the picture
+_WAVELENGTHS = (3.5, 6.0)  # of stripes, pixels
+_SWINGS = (30.0, 60.0)  # of stripes around their mean, on the scale 0 to 255
+_COLOUR_STEP = 30.0  # largest difference between the mean colours of ground and shape
+_NOISE = 6.0  # largest standard deviation
 
 
 def _ring_points(radii: list[float], start: float = 0.0) -> np.ndarray:
@@ -98,32 +103,32 @@ class Shapes:
 
 
 def _draw(rng: np.random.Generator, outlines, size: int) -> np.ndarray:
-    ground = _texture(rng, size)
-    shape = np.asarray(_shape_mask(rng, outlines, size), np.float32)[..., None] / 255
-    lines = np.asarray(_clutter(rng, size), np.float32)[..., None] / 255
-    picture = ground
-    # What is drawn differs from the ground by a colour step, so that it has an edge everywhere.
-    for mask in (lines, shape):
-        picture = picture + mask * (_colour_step(rng) + 0.5 * (_texture(rng, size) - ground))
-    picture += rng.normal(0, rng.uniform(4, 16), size=picture.shape)
+    angle = rng.uniform(0, np.pi)
+    colour = rng.uniform(80, 176, size=3)
+    picture = _stripes(rng, angle, colour, size)
+    layers = [(_clutter(rng, size), rng.uniform(0, np.pi))]
+    layers.append((_shape_mask(rng, outlines, size), angle + rng.uniform(np.pi / 5, 4 * np.pi / 5)))
+    for mask, turned in layers:
+        covered = np.asarray(mask, np.float32)[..., None] / 255
+        step = rng.uniform(-_COLOUR_STEP, _COLOUR_STEP, size=3)
+        picture += covered * (_stripes(rng, turned, colour + step, size) - picture)
+    picture += rng.normal(0, rng.uniform(0, _NOISE), size=picture.shape)
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def _texture(rng: np.random.Generator, size: int) -> np.ndarray:
-    coarse = rng.integers(30, 226, size=(int(rng.integers(2, 7)),) * 2 + (3,), dtype=np.uint8)
-    smooth = Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(smooth, np.float32)
-
-
-def _colour_step(rng: np.random.Generator) -> np.ndarray:
-    direction = rng.normal(size=3)
-    return rng.uniform(50, 110) * direction / np.linalg.norm(direction) * np.sqrt(3)
+def _stripes(rng: np.random.Generator, angle: float, colour: np.ndarray, size: int) -> np.ndarray:
+    """A wave across the picture; each of its colours swings, so that each has gradients."""
+    pixels = np.arange(size, dtype=np.float32)
+    across = np.cos(angle) * pixels + np.sin(angle) * pixels[:, None]
+    wave = np.sin(2 * np.pi * (across / rng.uniform(*_WAVELENGTHS) + rng.uniform()))
+    swing = rng.uniform(0.5, 1, size=3) * rng.choice([-1, 1], size=3) * rng.uniform(*_SWINGS)
+    return (colour + swing * wave[..., None]).astype(np.float32)
 
 
 def _shape_mask(rng: np.random.Generator, outlines, size: int) -> Image.Image:
     filled, cut = outlines
     canvas = size * _OVERSAMPLING
-    radius = canvas * rng.uniform(0.16, 0.3)
+    radius = canvas * rng.uniform(*_RADII)
     angle = rng.uniform(-np.pi / 9, np.pi / 9)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     centre = rng.uniform(1.1 * radius, canvas - 1.1 * radius, size=2)
@@ -138,7 +143,7 @@ def _clutter(rng: np.random.Generator, size: int) -> Image.Image:
     canvas = size * _OVERSAMPLING
     mask = Image.new("L", (canvas, canvas))
     pencil = ImageDraw.Draw(mask)
-    for _ in range(int(rng.integers(2, 6))):
+    for _ in range(int(rng.integers(0, 3))):
         ends = rng.uniform(0, canvas, size=4).tolist()
-        pencil.line(ends, fill=255, width=int(rng.integers(2, 2 + canvas // 20)))
+        pencil.line(ends, fill=255, width=int(rng.integers(canvas // 24, canvas // 10)))
     return mask.reduce(_OVERSAMPLING)

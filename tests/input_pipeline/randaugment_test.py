@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -181,3 +184,27 @@ def test_each_operation_is_applied_half_of_the_time():
         for seed in range(2000)
     )
     assert same / 2000 == pytest.approx(0.5, abs=0.04)
+
+
+@pytest.mark.original
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+@pytest.mark.parametrize("magnitude", [0.0, 3.3, 7.1, 9.0])
+@pytest.mark.parametrize("coin", [0.0, 0.9])
+def test_operations_equal_the_originals(name, magnitude, coin, monkeypatch):
+    folder = os.environ.get("SLOWFAST_DIR")
+    if folder is None:
+        pytest.skip("SLOWFAST_DIR is not set")
+    spec = importlib.util.spec_from_file_location(
+        "rand_augment", f"{folder}/slowfast/datasets/rand_augment.py"
+    )
+    original = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(original)
+    theirs = [one for one in original._RAND_INCREASING_TRANSFORMS if one.startswith(name)]
+    settings = {"img_mean": FILL, "interpolation": Image.BICUBIC}
+    operation = original.AugmentOp(theirs[0], 1.0, magnitude, settings)
+    # Theirs is negative above one half, ours below.
+    monkeypatch.setattr(original.random, "random", lambda: 1 - coin)
+    image = Image.fromarray(picture(5, 33, 50))
+    draw, ours = OPERATIONS[name]
+    argument = draw(Coin(coin), magnitude / 10)
+    assert np.array_equal(np.asarray(ours(image, argument, FILL)), np.asarray(operation(image)))
