@@ -25,7 +25,7 @@ def masked_mse(
     """
     error = jnp.square(predicted.astype(jnp.float32) - wanted.astype(jnp.float32)).sum(-1)
     weight = mask.astype(jnp.float32)
-    return jnp.sum(error * weight), weight.sum() * wanted.shape[-1]
+    return jnp.sum(error * weight), jnp.sum(weight) * wanted.shape[-1]
 
 
 def soft_cross_entropy(
@@ -35,7 +35,7 @@ def soft_cross_entropy(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Cross-entropy with soft labels, summed over the batch with weights, and their sum."""
     losses = -jnp.sum(wanted * jax.nn.log_softmax(logits.astype(jnp.float32)), -1)
-    return jnp.sum(losses * weight), weight.sum()
+    return jnp.sum(losses * weight), jnp.sum(weight)
 
 
 def hits(logits: Float[Array, "b classes"], labels: Int[Array, b], k: int) -> Bool[Array, b]:

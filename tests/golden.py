@@ -5,9 +5,10 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
+import jax
 import numpy as np
 
-from maskfeat_jax.models.layers import unstack_blocks
+from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
 
 
 def torch_name(path: tuple[str, ...]) -> str:
@@ -20,8 +21,11 @@ def torch_name(path: tuple[str, ...]) -> str:
     return name
 
 
-def fill(params: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
+def fill(
+    params: dict[str, Any], renames: dict[str, str], *, stacked: bool = False
+) -> dict[str, Any]:
     """Every parameter set from the CRC of its PyTorch name, in its PyTorch shape."""
+    params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.int8), params)
 
     def visit(node: Any, path: tuple[str, ...]) -> Any:
         if isinstance(node, dict):
@@ -45,4 +49,5 @@ def fill(params: dict[str, Any], renames: dict[str, str]) -> dict[str, Any]:
             return value.T
         return value
 
-    return visit(unstack_blocks(params), ())
+    filled = visit(unstack_blocks(params), ())
+    return stack_blocks(filled) if stacked else filled

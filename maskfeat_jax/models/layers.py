@@ -160,7 +160,7 @@ class Blocks(nn.Module):
                 length=self.depth,
             )
             return scanned(**fields, name="all")(x, jnp.asarray(rates))[0]
-        for i, rate in enumerate(rates):
+        for i, rate in enumerate(rates.tolist()):
             x, _ = block(**fields, name=str(i))(x, rate)
         return x
 

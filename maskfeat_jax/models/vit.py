@@ -60,7 +60,7 @@ class ViT(nn.Module):
         mask: Bool[Array, "b gt gh gw"] | None = None,
         *,
         train: bool = False,
-    ) -> Float[Array, "b n+1 d"]:
+    ) -> Float[Array, "b tokens d"]:
         """Encodes clips.
 
         Args:
