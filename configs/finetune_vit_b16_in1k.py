@@ -1,8 +1,8 @@
 """Fine-tuning of a MaskFeat ViT-B/16 on ImageNet-1k, 100 epochs, as PySlowFast (arXiv:2112.09133).
 
 Numbers of configs/masked_ssl/in1k_VIT_B_MaskFeat_FT.yaml; the learning rates are given for a
-batch of 512 and grow with it. The colour jitter of that file has no effect beside RandAugment and is
-left out. Not run here at this scale.
+batch of 512 and grow with it. The colour jitter of that file has no effect beside RandAugment and
+is left out. Not run here at this scale.
 
 Expect: 84.0 % top-1 from maskfeat_vit_b16_in1k.py, 1600 epochs (published).
 Cost: about 17.6 GFLOP (multiply-adds) forward per image, three times that with the backward pass.

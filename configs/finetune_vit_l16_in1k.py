@@ -1,8 +1,8 @@
 """Fine-tuning of a MaskFeat ViT-L/16 on ImageNet-1k, 50 epochs, as PySlowFast (arXiv:2112.09133).
 
 Numbers of configs/masked_ssl/in1k_VIT_L_MaskFeat_FT.yaml; the learning rates are given for a
-batch of 256 and grow with it. The colour jitter of that file has no effect beside RandAugment and is
-left out. Not run here at this scale.
+batch of 256 and grow with it. The colour jitter of that file has no effect beside RandAugment and
+is left out. Not run here at this scale.
 
 Expect: 85.7 % top-1 from maskfeat_vit_l16_in1k.py, 1600 epochs (published).
 Cost: about 61.6 GFLOP (multiply-adds) forward per image, three times that with the backward pass.
