@@ -242,7 +242,7 @@ class Loader:
                 yield batch, [problems.pop(first + row, None) for row in range(len(valid))]
 
         generator = batches()
-        weakref.finalize(generator, _drain, iterator, running)
+        weakref.finalize(generator, _end, iterator, running)
         return generator
 
     def _dataset(
@@ -269,13 +269,20 @@ class Loader:
         return dataset.with_options(options)
 
 
-def _drain(iterator: Iterator, running: tf.Variable) -> None:
+def _end(iterator: Iterator, running: tf.Variable) -> None:
     """Ends an iterator before it is deleted.
 
     Deleting waits for the calls under way with Python's lock held, which those calls need: a
     deadlock. So the range ends first, and what is under way is waited for without the lock.
     """
     running.assign(False)
+    if threading.current_thread() is threading.main_thread():
+        _drain(iterator)
+    else:  # it may be the garbage collector in one of the calls that are to be waited for
+        threading.Thread(target=_drain, args=(iterator,), daemon=True).start()
+
+
+def _drain(iterator: Iterator) -> None:
     while True:
         try:
             next(iterator)

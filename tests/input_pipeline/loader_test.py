@@ -280,11 +280,20 @@ def run_python(code: str) -> subprocess.CompletedProcess:
 
 
 LEAVE_EARLY = """
+import gc, threading
 from input_pipeline import Loader, Shapes, TrainView
 loader = Loader(Shapes(), TrainView(size=16), batch_size=8, workers=4)
-for step in range(20):
-    batches = loader.train_batches(step)
-    next(batches)
+def leave(steps):
+    for step in range(steps):
+        batches = loader.train_batches(step)
+        next(batches)
+        cycle = [batches]
+        cycle.append(cycle)  # left to the garbage collector, which runs in any thread
+gc.set_threshold(20)
+leave(40)
+thread = threading.Thread(target=leave, args=(10,))
+thread.start()
+thread.join()
 kept = [loader.train_batches(step) for step in range(3)]
 print([len(next(batches)["index"]) for batches in kept])
 """
