@@ -56,8 +56,8 @@ class Attention(nn.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Attends over the tokens."""
         b, n, d = x.shape
-        qkv = Dense(3 * d, self.dtype, name="qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
-        q, k, v = (qkv[:, :, i] for i in range(3))
+        qkv = jnp.split(Dense(3 * d, self.dtype, name="qkv")(x), 3, axis=-1)
+        q, k, v = (part.reshape(b, n, self.heads, d // self.heads) for part in qkv)
         mixed = attention(q, k, v, kernel=self.kernel).reshape(b, n, d)
         return Dense(d, self.dtype, name="proj")(mixed)
 

@@ -31,10 +31,11 @@ def attention(
     if kernel == "cudnn":
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     wide = jnp.promote_types(q.dtype, jnp.float32)
-    q = q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype)
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=wide)
+    # Heads before tokens: the products then need no transposed copies in the backward pass.
+    q, k, v = (jnp.moveaxis(x, 2, 1) for x in (q * jnp.asarray(q.shape[-1] ** -0.5, q.dtype), k, v))
+    logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=wide)
     weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
     # Dividing after the product touches d numbers per query instead of one per key.
-    mixed = jnp.einsum("bhqk,bkhd->bhqd", weights.astype(v.dtype), v, preferred_element_type=wide)
+    mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(v.dtype), v, preferred_element_type=wide)
     mixed = mixed / weights.sum(-1, keepdims=True)
     return jnp.moveaxis(mixed, 1, 2).astype(v.dtype)
