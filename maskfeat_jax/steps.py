@@ -169,13 +169,32 @@ def _update(
     """Follows the gradient, unless it or the loss is not finite: then only the step counts."""
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-    updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    ema = state.ema
-    if ema is not None:
-        ema = optax.incremental_update(params, ema, 1 - optimizer.ema_decay)
-    new = state.replace(params=params, opt_state=opt_state, ema=ema)
-    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+
+    def follow(state: TrainState) -> TrainState:
+        updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = optax.incremental_update(params, ema, 1 - optimizer.ema_decay)
+        return state.replace(params=params, opt_state=opt_state, ema=ema)
+
+    new = _only_if(finite, follow, state)
     lr = optimizer.schedule(state.step - state.skipped)
     metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "nonfinite": ~finite}
     return new.replace(step=state.step + 1, skipped=state.skipped + ~finite), metrics
+
+
+def _only_if(
+    condition: Array, change: Callable[[TrainState], TrainState], state: TrainState
+) -> TrainState:
+    """`change(state)` where the condition holds, else `state`."""
+
+    def select(state: TrainState) -> TrainState:
+        return jax.tree.map(lambda a, b: jnp.where(condition, a, b), change(state), state)
+
+    def branch(state: TrainState) -> TrainState:
+        return jax.lax.cond(condition, change, lambda state: state, state)
+
+    # Selecting makes XLA's CPU backend copy the moments first; a branch would make the host wait
+    # for an accelerator.
+    return jax.lax.platform_dependent(state, cpu=branch, default=select)
