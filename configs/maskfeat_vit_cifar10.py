@@ -1,0 +1,47 @@
+"""MaskFeat (HOG in cells of 2x2 pixels), a small ViT with 4x4 patches, CIFAR-10 as a folder of images, four epochs.
+
+The experiment of docs/experiments.md: does predicting features of masked patches help when labels
+are few? Made for two CPU cores, not for a record.
+
+Expect: EXPECT
+Cost: COST
+Run: python main.py --config=configs/maskfeat_vit_cifar10.py --workdir=runs/cifar-hog \
+         --config.data.path=cifar10
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """The recipe."""
+    config = ConfigDict()
+    config.seed = 0
+    config.task = "pretrain"
+    config.data = dict(name="image_folder", path="", split="train")
+    path = config.data.get_oneway_ref("path")
+    config.eval_data = dict(name="image_folder", path=path, split="test")
+    config.view = dict(size=32, crop_area=(0.5, 1.0))
+    config.eval_view = dict(size=32, resize=32)
+    config.input = dict(workers=0, on_bad_in_evaluation="fail")
+    config.bad_inputs = dict(max_fraction=0.01, max_consecutive=64)
+    config.normalise = dict(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262))
+    config.augment = dict(flip=0.5)
+    config.mask = dict(name="block", ratio=0.4)
+    config.target = dict(name="hog", bins=9, cell=2)
+    config.model = dict(
+        encoder="vit_ti16", tubelet=(1, 4, 4), width=128, depth=4, heads=4, dtype="float32"
+    )
+    config.optim = dict(
+        name="adamw", lr=2e-3, warmup_lr=1e-5, end_lr=1e-5, warmup_epochs=0.5, clip_norm=1.0
+    )
+    config.mesh = dict(parameters=1)
+    config.run = dict(
+        epochs=4,
+        batch_size=128,
+        log_every_steps=50,
+        checkpoint_every_epochs=1.0,
+        evaluate_every_epochs=1.0,
+        pictures_every_epochs=1.0,
+        keep_checkpoints=1,
+    )
+    return config
