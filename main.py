@@ -129,11 +129,12 @@ def assemble(
     with problems.gather():
         if parts["eval_data"] is not None:
             testing = loader(parts["eval_data"], parts["eval_view"], recipe, parts)
-            task.check(run.batch_size, testing.source.class_names)
+            task.check_labels(testing.source.class_names)
     with problems.gather():
         if not evaluating:
             training = loader(parts["data"], parts["view"], recipe, parts)
-            task.check(run.batch_size, training.source.class_names)
+            task.check_labels(training.source.class_names)
+            task.check_batch(run.batch_size)
             if not training.steps_per_epoch:
                 examples = training.source.num_examples
                 raise RecipeError(f"run.batch_size={run.batch_size}, but data has only {examples}")

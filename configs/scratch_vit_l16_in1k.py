@@ -1,6 +1,6 @@
 """Baseline, ViT-L/16 from scratch, ImageNet-1k, 200 epochs (MAE, arXiv:2111.06377).
 
-Numbers of the appendix, "Training ViT from scratch", read in the paper: its code was not released.
+Numbers of the appendix, "Training ViT from scratch"; no code of it was released to check them with.
 The evaluated parameters are the moving average. Where the paper is silent (erasing, size of mixed
 groups) as finetune_vit_l16_in1k.py. Not run here at this scale.
 

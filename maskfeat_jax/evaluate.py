@@ -19,7 +19,7 @@ def evaluate(
     *,
     step: Callable[[Any, Batch], dict[str, jax.Array]],
     place: Callable[[Batch], Batch],
-    summary: Callable[[Mapping[str, np.ndarray]], dict[str, float]],
+    summary: Callable[[Mapping[str, Any]], dict[str, float]],
     expected: int,
 ) -> dict[str, float]:
     """Metrics of parameters on a dataset.
@@ -35,7 +35,7 @@ def evaluate(
     Returns:
       The metrics, and `used` and `expected` examples.
     """
-    sums: dict[str, np.ndarray] = {}
+    sums: dict[str, Any] = {}
     used = 0
     for batch in prefetch(batches, place):
         # Added up on the host in float64: a batch is small enough for float32, a dataset is not.

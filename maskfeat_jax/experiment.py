@@ -7,7 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ SHOWN_CLIPS = 6
 Batch = dict[str, Any]
 
 
+@runtime_checkable
 class Source(Protocol):
     """A dataset, as far as training looks at it."""
 
@@ -37,6 +38,7 @@ class Source(Protocol):
     fingerprint: str
 
 
+@runtime_checkable
 class Data(Protocol):
     """Batches of a dataset, e.g. `input_pipeline.Loader`."""
 

@@ -119,7 +119,7 @@ def train(
                     report.pictures(done, name, picture)
             if due(done, run.checkpoint_every_epochs):
                 _save(checkpoints, done, state, facts)
-    return state, results
+    return state, results or evaluate(state.evaluated)  # nothing was left to do
 
 
 class _Window:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from maskfeat_jax.ops.block_masks import block_mask
 Grid = tuple[int, int, int]  # tokens along time, height, width
 
 
+@runtime_checkable
 class Masker(Protocol):
     """Draws one mask per clip."""
 

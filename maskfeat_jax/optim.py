@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from maskfeat_jax.arrays import Array
 
 Params = Any  # nested dict of arrays
-Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
+Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]
 
 
 class Optimizer(NamedTuple):
@@ -106,7 +106,7 @@ def warmup_cosine(
 ) -> Schedule:
     """Linear from `start` to `peak`, then half a cosine to `end`; by updates made before."""
 
-    def schedule(step: Int[Array, ""]) -> Float[Array, ""]:
+    def schedule(step: Int[Array, ""] | int) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)
         rising = start + step * (peak - start) / max(warmup_steps, 1)
         done = jnp.clip((step - warmup_steps) / (total_steps - warmup_steps), 0, 1)

@@ -7,7 +7,7 @@ the file.
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import einops
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from maskfeat_jax.ops.hog import check_hog_settings, hog
 from maskfeat_jax.ops.patches import Size3, token_grid
 
 
+@runtime_checkable
 class Target(Protocol):
     """Features of a clip on its token grid.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -25,23 +25,25 @@ from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import TARGETS, Hog, Target
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the main program needs of a task.
 
     Attributes:
       sections: of the recipe that the task reads.
-      needs_labels: whether the data must have them.
     """
 
     sections: ClassVar[tuple[str, ...]]
-    needs_labels: ClassVar[bool]
 
     @classmethod
-    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Self | None:
+    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Task | None:
         """The task, or None after noting what is wrong with the recipe."""
 
-    def check(self, batch_size: int, class_names: tuple[str, ...] | None) -> None:
-        """Raises RecipeError where data and parts do not fit."""
+    def check_labels(self, class_names: tuple[str, ...] | None) -> None:
+        """Raises RecipeError where the labels of the data do not fit; None: there are none."""
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raises RecipeError where batches of this size cannot be trained on."""
 
     def init(self, key: jax.Array) -> Any:
         """Fresh parameters."""
@@ -54,7 +56,7 @@ class Task(Protocol):
     def eval_step(self, params: Any, batch: steps.Batch) -> steps.Metrics:
         """Sums over a batch."""
 
-    def summary(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Metrics from sums over a dataset."""
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
@@ -79,10 +81,9 @@ class Pretrain:
     seed: int
 
     sections: ClassVar[tuple[str, ...]] = ("target", "mask")
-    needs_labels: ClassVar[bool] = False
 
     @classmethod
-    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Self | None:
+    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Pretrain | None:
         """See `Task`."""
         encoder = target = masker = normalise = augment = None
         with problems.gather():
@@ -102,8 +103,11 @@ class Pretrain:
         model = MODELS["maskfeat"](encoder=encoder, dim=target.dim)
         return cls(model, normalise, augment, masker, target, clip, recipe["seed"])
 
-    def check(self, batch_size: int, class_names: tuple[str, ...] | None) -> None:
-        """Any batch and any labels do."""
+    def check_labels(self, class_names: tuple[str, ...] | None) -> None:
+        """Any do, or none."""
+
+    def check_batch(self, batch_size: int) -> None:
+        """Any do."""
 
     def init(self, key: jax.Array) -> Any:
         """See `Task`."""
@@ -140,7 +144,7 @@ class Pretrain:
             seed=self.seed,
         )
 
-    def summary(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """`loss`, and that of the best constant prediction of the same tokens."""
         mean, square = sums["wanted"] / sums["count"], sums["wanted_squared"] / sums["count"]
         constant = float(np.mean(square - mean**2))
@@ -192,10 +196,9 @@ class Finetune:
     seed: int
 
     sections: ClassVar[tuple[str, ...]] = ("mix",)
-    needs_labels: ClassVar[bool] = True
 
     @classmethod
-    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Self | None:
+    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Finetune | None:
         """See `Task`."""
         encoder = normalise = augment = mix = None
         section = dict(recipe["model"])
@@ -215,13 +218,16 @@ class Finetune:
         model = MODELS["classifier"](encoder=encoder, num_classes=classes)
         return cls(model, normalise, augment, mix, clip, recipe["seed"])
 
-    def check(self, batch_size: int, class_names: tuple[str, ...] | None) -> None:
-        """See `Task`."""
+    def check_labels(self, class_names: tuple[str, ...] | None) -> None:
+        """As many classes as the head has."""
         classes = self.model.num_classes
         if class_names is None:
             raise RecipeError("data: this task needs labels, and the images have none")
         if len(class_names) != classes:
             raise RecipeError(f"model.num_classes={classes}, but the data has {len(class_names)}")
+
+    def check_batch(self, batch_size: int) -> None:
+        """A whole number of mixed groups."""
         if self.mix.probability and batch_size % self.mix.group:
             raise RecipeError(f"mix.group={self.mix.group} does not divide a batch of {batch_size}")
 
@@ -250,7 +256,7 @@ class Finetune:
         """See `steps.eval_step`."""
         return steps.eval_step(params, batch, model=self.model, normalise=self.normalise)
 
-    def summary(self, sums: Mapping[str, np.ndarray]) -> dict[str, float]:
+    def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """`loss`, `top1` and `top5` as fractions."""
         return {name: float(sums[name] / sums["count"]) for name in ("loss", "top1", "top5")}
 

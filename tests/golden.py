@@ -1,8 +1,9 @@
-"""Deterministic weights and inputs behind the golden numbers of PySlowFast."""
+"""PySlowFast's names and layouts of our parameters, and the weights behind its golden numbers."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,44 +11,65 @@ import numpy as np
 
 from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
 
+PRETRAINING = {"norm.": "pred_head.transforms.0.0.", "projection.": "pred_head.projections.0."}
+CLASSIFIER = {"projection.": "head.projection."}
 
-def torch_name(path: tuple[str, ...]) -> str:
-    """PySlowFast's name of a parameter of ours."""
+Params = dict[str, Any]
+
+
+def torch_name(path: tuple[str, ...], renames: Mapping[str, str]) -> str:
+    """PySlowFast's name of a parameter of ours; `renames` of the parts of the head."""
     name = ".".join(path)
     name = name.removeprefix("encoder.").removesuffix(".kernel").removesuffix(".scale")
     if path[-1] in ("kernel", "scale"):
         name += ".weight"
     name = name.replace("patch_embed.", "patch_embed.proj.")
+    for ours, theirs in renames.items():
+        if name.startswith(ours):
+            name = name.replace(ours, theirs, 1)
     return name
 
 
-def fill(
-    params: dict[str, Any], renames: dict[str, str], *, stacked: bool = False
-) -> dict[str, Any]:
+def fill(params: Params, renames: Mapping[str, str], *, stacked: bool = False) -> Params:
     """Every parameter set from the CRC of its PyTorch name, in its PyTorch shape."""
+
+    def value_of(name: str, shape: tuple[int, ...], scale: bool) -> np.ndarray:
+        random = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+        return 1 + 0.1 * random if scale else 0.05 * random
+
+    filled = _build(params, renames, value_of)
+    return stack_blocks(filled) if stacked else filled
+
+
+def from_torch(
+    params: Params, renames: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+) -> Params:
+    """PyTorch's parameters, or anything of their names and shapes, as a tree like `params`."""
+
+    def value_of(name: str, shape: tuple[int, ...], scale: bool) -> np.ndarray:
+        assert arrays[name].shape == shape, name
+        return arrays[name]
+
+    return _build(params, renames, value_of)
+
+
+def _build(
+    params: Params,
+    renames: Mapping[str, str],
+    value_of: Callable[[str, tuple[int, ...], bool], np.ndarray],
+) -> Params:
     params = jax.tree.map(lambda leaf: np.empty(leaf.shape, np.int8), params)
 
     def visit(node: Any, path: tuple[str, ...]) -> Any:
         if isinstance(node, dict):
             return {k: visit(v, (*path, k)) for k, v in node.items()}
-        name = torch_name(path)
-        for ours, theirs in renames.items():
-            if name.startswith(ours):
-                name = name.replace(ours, theirs, 1)
-        shape = node.shape
-        if path[-1] == "kernel":
-            shape = (shape[-1], *shape[-2:-1], *shape[:-2])
-        if path[0] == "encoder" and "patch_embed" in path and path[-1] == "kernel":
-            shape = tuple(s for i, s in enumerate(shape) if i != 2)  # a Conv2d has no time
-        random = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
-        if path[-1] == "scale":
-            return 1 + 0.1 * random
-        value = 0.05 * random
-        if path[-1] == "kernel":
-            if value.ndim == 4:
-                return value.transpose(2, 3, 1, 0)[None]
-            return value.T
-        return value
+        name, shape = torch_name(path, renames), node.shape
+        if path[-1] != "kernel":
+            return value_of(name, shape, path[-1] == "scale")
+        shape = (shape[-1], *shape[-2:-1], *shape[:-2])
+        if "patch_embed" not in path:
+            return value_of(name, shape, False).T
+        shape = (*shape[:2], *shape[3:])  # a Conv2d has no time
+        return value_of(name, shape, False).transpose(2, 3, 1, 0)[None]
 
-    filled = visit(unstack_blocks(params), ())
-    return stack_blocks(filled) if stacked else filled
+    return visit(unstack_blocks(params), ())

@@ -42,8 +42,8 @@ def test_models_have_names():
         create_encoder("vit_b16", widht=3)
     with pytest.raises(ValueError, match="width 20 is not a whole number of 3 heads"):
         create_encoder("vit_ti16", width=20)
+    model = tiny(drop_path=1.5)
     with pytest.raises(ValueError, match="drop_path=1.5"):
-        model = tiny(drop_path=1.5)
         initial(model, *clips_and_mask())
 
 

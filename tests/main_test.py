@@ -1,0 +1,326 @@
+"""Whole runs: every recipe, shrunken; resuming; what bad input gets."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from maskfeat_jax.build import RecipeError
+from maskfeat_jax.checkpoint import CheckpointError, load_params
+from maskfeat_jax.experiment import initial_params
+from maskfeat_jax.tasks import TASKS
+from maskfeat_jax.workdir import WorkdirError
+from tests.recipes import CONFIGS, ROOT, recipe, shrunken
+
+PRETRAIN, FINETUNE = "maskfeat_vit_b16_in1k", "finetune_vit_b16_in1k"
+
+
+def metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("pretrained") / "run"
+    return workdir, main.run_recipe(shrunken(PRETRAIN), workdir)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_recipe_says_what_it_is_and_its_parts_exist(name):
+    text = (ROOT / "configs" / f"{name}.py").read_text()
+    for word in ("Expect:", "Cost:", "Run: python main.py", f"configs/{name}.py"):
+        assert word in text.split('"""')[1], word
+    full = recipe(name)
+    main.check_sections(full, (*main.SECTIONS, *TASKS[full["task"]].sections))
+    problems = main.Problems()
+    size = full["eval_view"]["size"]
+    task = TASKS[full["task"]].from_recipe(full, (1, size, size), problems)
+    assert problems == []
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    run = main.call("run", main.Run, full["run"])
+    main.choose(
+        "optim",
+        main.OPTIMIZERS,
+        full["optim"],
+        params=params,
+        steps_per_epoch=100,
+        epochs=run.epochs,
+        batch_size=run.batch_size,
+    )
+
+
+@pytest.mark.parametrize("name", ["maskfeat_openmmlab_vit_b16_in1k", "scratch_vit_b16_in1k"])
+def test_shrunken_recipe_runs(name, tmp_path):
+    results = main.run_recipe(shrunken(name), tmp_path / "run")
+    assert results["used"] == results["expected"] == 21
+    assert np.isfinite(list(results.values())).all()
+
+
+def test_pretraining_leaves_everything_where_it_belongs(pretrained):
+    workdir, results = pretrained
+    assert 0 < results["loss"] < 1
+    assert 0 < results["loss_of_best_constant"] < 1 / 9 + 1e-6
+    rows = metrics(workdir)
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "eval/loss" in row] == [3, 6]
+    assert json.loads((workdir / "config.json").read_text())["target"]["name"] == "hog"
+    assert json.loads((workdir / "STATUS.json").read_text())["state"] == "finished"
+    assert "step 6/6 (100.0 %)" in (workdir / "log.txt").read_text()
+    assert Image.open(workdir / "pictures" / "predictions_6.png").size[0] > 400
+    assert list(workdir.glob("events.out.tfevents*"))
+    assert not (workdir / "bad_inputs.jsonl").exists()
+
+
+def test_finetuning_starts_from_the_encoder_and_evaluation_agrees(pretrained, tmp_path):
+    small = shrunken(FINETUNE)
+    small["model"]["init_from"] = str(pretrained[0])
+    task = main.build(small, tmp_path / "a")
+    fresh = initial_params(task, parts=("encoder",))["encoder"]
+    source = load_params(pretrained[0]).params["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, fresh, {k: source[k] for k in fresh})
+    assert set(source) - set(fresh) == {"mask_token"}
+    results = main.run_recipe(small, tmp_path / "a")
+    assert 0 <= results["top1"] <= results["top5"] <= 1
+    small["task"], small["model"]["init_from"] = "evaluate", str(tmp_path / "a")
+    for batch_size in (16, 24, 5):
+        small["run"]["batch_size"] = batch_size
+        again = main.run_recipe(copy.deepcopy(small), tmp_path / f"evaluated{batch_size}")
+        assert again["top1"] == results["top1"]
+        assert again["used"] == 21
+        np.testing.assert_allclose(again["loss"], results["loss"], rtol=1e-5)
+
+
+def test_rerunning_a_finished_run_changes_nothing(pretrained):
+    workdir, results = pretrained
+    before = (workdir / "metrics.jsonl").read_text()
+    assert main.run_recipe(shrunken(PRETRAIN), workdir) == results
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_changed_recipe_stops_with_the_difference(pretrained):
+    changed = shrunken(PRETRAIN)
+    changed["mask"]["ratio"] = 0.5
+    changed["run"]["log_every_steps"] = 2  # harmless
+    with pytest.raises(RecipeError, match=r"mask\.ratio: 0\.4 -> 0\.5") as error:
+        main.run_recipe(changed, pretrained[0])
+    assert "log_every_steps" not in str(error.value)
+
+
+def test_damaged_checkpoint_is_named_and_the_one_before_is_taken(pretrained, tmp_path):
+    workdir = tmp_path / "copy"
+    shutil.copytree(pretrained[0], workdir)
+    largest = max(
+        (workdir / "checkpoints/6").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size
+    )
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    results = main.run_recipe(shrunken(PRETRAIN), workdir)
+    assert results == pretrained[1]
+    assert largest.name in (workdir / "log.txt").read_text()
+    shutil.rmtree(workdir / "checkpoints/3")
+    for step in (workdir / "checkpoints").iterdir():
+        (step / "manifest.json").unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="checkpoints"):
+        main.run_recipe(shrunken(PRETRAIN), workdir)
+
+
+SCRIPT = """
+import json, os, sys
+sys.path.insert(0, {root!r})
+import main, input_pipeline
+from tests.recipes import shrunken
+
+original = input_pipeline.Loader.train_batches
+def noted(self, start_step=0):
+    for step, batch in enumerate(original(self, start_step), start_step):
+        with open({ids!r}, "a") as f:
+            f.write(json.dumps([step, batch["index"].tolist()]) + "\\n")
+        yield batch
+input_pipeline.Loader.train_batches = noted
+small = shrunken({recipe!r})
+small["run"] = dict(epochs=8, batch_size=16, log_every_steps=1, checkpoint_every_epochs=1.0,
+                    evaluate_every_epochs=0.0, pictures_every_epochs=0.0)
+main.run_recipe(small, main.Path({workdir!r}))
+"""
+
+
+def start(workdir: pathlib.Path) -> subprocess.Popen:
+    script = SCRIPT.format(
+        root=str(ROOT), ids=str(workdir) + ".ids", recipe=FINETUNE, workdir=str(workdir)
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def examples(workdir: pathlib.Path) -> dict[int, list[int]]:
+    lines = pathlib.Path(str(workdir) + ".ids").read_text().splitlines()
+    return dict(json.loads(line) for line in lines)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_uninterrupted_to_the_bit(tmp_path):
+    whole, killed = start(tmp_path / "whole"), None
+    assert whole.wait(timeout=300) == 0, whole.stderr.read().decode()
+    kills = 0
+    for after in (1, 4):  # seen this many checkpoints: somewhere in the next epoch
+        killed = start(tmp_path / "killed")
+        deadline = time.time() + 120
+        log = tmp_path / "killed" / "metrics.jsonl"
+        while time.time() < deadline and killed.poll() is None:
+            if log.exists() and len(log.read_text().splitlines()) > 3 * after + 1:
+                break
+            time.sleep(0.01)
+        if killed.poll() is None:
+            os.kill(killed.pid, signal.SIGKILL)
+            kills += 1
+        killed.wait()
+    assert kills
+    last = start(tmp_path / "killed")
+    assert last.wait(timeout=300) == 0, last.stderr.read().decode()
+    a, b = load_params(tmp_path / "whole"), load_params(tmp_path / "killed")
+    assert a.step == b.step == 24
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+    ids = examples(tmp_path / "whole")
+    consumed = {step: ids[step] for step in range(24)}
+    assert {step: examples(tmp_path / "killed")[step] for step in range(24)} == consumed
+    for epoch in range(8):  # no example twice in an epoch
+        seen = [i for step in range(3 * epoch, 3 * epoch + 3) for i in consumed[step]]
+        assert len(set(seen)) == len(seen) == 48
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("mask", "ratoi", 0.4, r"mask\.ratoi: no such key; did you mean 'ratio'\?"),
+        ("optim", "clipnorm", 0.4, r"optim\.clipnorm: no such key; did you mean 'clip_norm'\?"),
+        ("model", "widht", 3, r"model\.widht: no such key; did you mean 'width'\?"),
+        ("model", "encoder", "vit_t16", r"'vit_t16' does not exist; did you mean 'vit_ti16'\?"),
+        ("target", "name", "hogs", r"target\.name='hogs' does not exist; did you mean 'hog'\?"),
+        ("data", "name", "image_folders", "did you mean 'image_folder'"),
+        ("eval_view", "size", 36, "clip 1x36x36 is not a whole number of 1x16x16 tubelets"),
+        ("target", "cell", 6, "patch 16x16 is not a whole number of 6x6 HOG cells"),
+        ("mask", "ratio", 0.0, "mask ratio 0.0 is not between 0 and 1"),
+        ("run", "batch_size", 64, "data has only 48"),
+        ("run", "accumulate", 3, "16 is not divisible by 1 devices x 3 parts"),
+        ("run", "epochs", -1, "epochs=-1 must be positive"),
+        ("optim", "warmup_epochs", 2, "warmup_epochs=2 is not below epochs=2"),
+        ("augment", "flip", 2, "flip=2 is not a probability"),
+    ],
+)
+def test_bad_recipe_gets_one_clear_sentence(section, key, value, words, tmp_path):
+    small = shrunken(PRETRAIN)
+    small[section][key] = value
+    with pytest.raises(RecipeError, match=words):
+        main.run_recipe(small, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_problems_are_reported_at_once(tmp_path):
+    small = shrunken(PRETRAIN)
+    small["mask"]["ratio"] = 2.0
+    small["run"]["epoch"] = 3
+    small["data"] = {"name": "image_folder", "path": str(tmp_path / "nowhere"), "split": "train"}
+    small["extra"] = {}
+    with pytest.raises(RecipeError, match="4 problems") as error:
+        main.run_recipe(small, tmp_path / "run")
+    for words in ("mask ratio 2.0", "run.epoch: no such key", "nowhere", "extra: no such section"):
+        assert words in str(error.value)
+
+
+def test_labels_must_fit(tmp_path):
+    small = shrunken(FINETUNE)
+    small["model"]["num_classes"] = 11
+    with pytest.raises(RecipeError, match="model.num_classes=11, but the data has 10"):
+        main.run_recipe(small, tmp_path / "run")
+    for i in range(20):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 40), (i, 2 * i, 3 * i)).save(tmp_path / "images" / f"{i}.png")
+    small["data"] = {"name": "image_folder", "path": str(tmp_path / "images")}
+    with pytest.raises(RecipeError, match="this task needs labels, and the images have none"):
+        main.run_recipe(small, tmp_path / "run")
+
+
+def test_init_from_must_fit(pretrained, tmp_path):
+    small = shrunken(FINETUNE)
+    small["model"]["init_from"] = str(tmp_path / "nowhere")
+    with pytest.raises(RecipeError, match="nowhere'?: no such file or directory"):
+        main.run_recipe(small, tmp_path / "run")
+    small["model"].update(init_from=str(pretrained[0]), width=32)
+    with pytest.raises(ValueError, match="parameters do not fit the model: encoder/"):
+        main.run_recipe(small, tmp_path / "run")
+
+
+def test_foreign_directory_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises((RecipeError, WorkdirError), match=r"thesis\.tex"):
+        main.run_recipe(shrunken(PRETRAIN), tmp_path)
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+def test_bad_images_are_skipped_in_training_and_an_error_in_evaluation(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for i in range(16):
+                pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / split / name / f"{i}.jpg")
+    (tmp_path / "images/train/a/3.jpg").write_bytes(b"<html>")
+    small = shrunken(FINETUNE)
+    small["data"] = {"name": "image_folder", "path": str(tmp_path / "images"), "split": "train"}
+    small["eval_data"] = {**small["data"], "split": "val"}
+    small["model"]["num_classes"] = 2
+    small["bad_inputs"]["max_fraction"] = 0.2
+    results = main.run_recipe(small, tmp_path / "run")
+    assert results["used"] == 32
+    bad = [
+        json.loads(line) for line in (tmp_path / "run/bad_inputs.jsonl").read_text().splitlines()
+    ]
+    assert [pathlib.Path(row["file"]).parts[-2:] for row in bad] == [("a", "3.jpg")]
+    (tmp_path / "images/val/b/7.jpg").write_bytes(b"")
+    with pytest.raises(main.input_pipeline.BadInput, match=r"7\.jpg"):
+        main.run_recipe(small, tmp_path / "run2")
+    small["input"]["on_bad_in_evaluation"] = "skip"
+    results = main.run_recipe(small, tmp_path / "run3")
+    assert (results["used"], results["expected"]) == (31, 32)
+
+
+def command(*words, **env):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "main.py"), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+        timeout=300,
+        check=False,
+    )
+
+
+def test_command_line(tmp_path):
+    config = f"--config={ROOT}/configs/{PRETRAIN}.py"
+    done = command(config, f"--workdir={tmp_path}/run", "--config.data.path=/nowhere")
+    assert done.returncode == 78
+    assert "Traceback" not in done.stderr
+    assert "/nowhere" in done.stderr
+    done = command(config, f"--workdir={tmp_path}/run", "--config.maks.ratio=0.1")
+    assert done.returncode != 0
+    assert "maks" in done.stderr
+    assert "mask" in done.stderr
+    done = command("--help")
+    assert "--workdir" in done.stdout + done.stderr
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,100 @@
+"""Eight devices equal one. Runs in a process of its own: devices are counted at start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from maskfeat_jax import sharding
+from tests.recipes import ROOT
+
+SCRIPT = """
+import functools, json, sys
+sys.path.insert(0, {root!r})
+import jax, numpy as np
+from maskfeat_jax import sharding, steps
+from maskfeat_jax.state import TrainState
+from tests import steps_test
+
+groups, accumulate = {groups}, {accumulate}
+mesh = sharding.create_mesh(groups)
+assert mesh.shape["data"] * groups == jax.device_count() == {devices}
+out = {{}}
+for name, step, make in (("pretrain", steps.pretrain_step, steps_test.pretraining),
+                         ("finetune", steps.finetune_step, steps_test.finetuning)):
+    state, parts = make()
+    places = sharding.state_sharding(mesh, jax.eval_shape(lambda: state))
+    state = jax.device_put(state, places)
+    kernel = state.params["encoder"]["blocks"]["0"]["mlp"]["fc1"]["kernel"]
+    assert kernel.addressable_data(0).size == kernel.size // groups
+    run = jax.jit(functools.partial(step, **parts, accumulate=accumulate),
+                  in_shardings=(places, sharding.batch_sharding(mesh)),
+                  out_shardings=(places, sharding.replicated(mesh)), donate_argnums=0)
+    losses = []
+    for i in range(4):
+        batch = sharding.to_device(mesh, steps_test.batch(b=16, seed=i))
+        state, metrics = run(state, batch)
+        losses.append(float(metrics["loss"]))
+    norms = [float(np.abs(np.asarray(leaf)).sum()) for leaf in jax.tree.leaves(state.params)]
+    out[name] = [losses, norms]
+print("RESULT " + json.dumps(out))
+"""
+
+
+def run(devices: int, groups: int, accumulate: int = 1) -> dict:
+    script = SCRIPT.format(root=str(ROOT), devices=devices, groups=groups, accumulate=accumulate)
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.split("RESULT ")[1])
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one():
+    one = run(1, 1)
+    for groups in (1, 4):  # data parallel; parameters shared by four
+        eight = run(8, groups)
+        for name in ("pretrain", "finetune"):
+            np.testing.assert_allclose(eight[name][0], one[name][0], rtol=1e-5)
+            np.testing.assert_allclose(eight[name][1], one[name][1], rtol=1e-4)
+
+
+def test_ids_travel_whole():
+    mesh = sharding.create_mesh()
+    index = np.array([3, 2**40 + 5, -1], np.int64)
+    halves = np.asarray(sharding.to_device(mesh, {"index": index})["index"])
+    assert halves.dtype == np.int32
+    np.testing.assert_array_equal(halves.view(np.int64)[:, 0], index)
+
+
+def test_prefetch_keeps_order_and_loses_nothing():
+    placed = []
+
+    def place(x):
+        placed.append(x)
+        return -x
+
+    stream = sharding.prefetch(iter(range(5)), place)
+    assert next(stream) == 0
+    assert placed == [0, 1, 2]
+    assert list(stream) == [-1, -2, -3, -4]
+
+
+def test_create_mesh_refuses():
+    with pytest.raises(ValueError, match=r"1 devices cannot be split into groups of 3"):
+        sharding.create_mesh(3)
+    assert sharding.create_mesh().axis_names == sharding.AXES
+    assert jax.device_count() == 1

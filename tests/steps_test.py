@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskfeat_jax import steps
+from maskfeat_jax.augment import Augment, Mix, Normalise
+from maskfeat_jax.masking import Block
+from maskfeat_jax.models import create_model
+from maskfeat_jax.optim import adamw
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.targets import Hog
+
+FIELDS = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 8, 8)}
+SETTINGS = {"steps_per_epoch": 10, "epochs": 10, "batch_size": 256, "lr": 3e-3, "warmup_lr": 1e-3}
+
+
+def batch(b=8, seed=0, side=32):
+    rng = np.random.default_rng(seed)
+    # Blurred noise: what is hidden can be guessed from what is seen.
+    noise = rng.normal(size=(b, 1, side // 8, side // 8, 3))
+    video = (
+        np.kron(noise, np.ones((1, 1, 8, 8, 1))) * 50 + 128 + rng.normal(size=(b, 1, side, side, 3))
+    )
+    return {
+        "video": video.clip(0, 255).astype(np.uint8),
+        "label": rng.integers(0, 5, b).astype(np.int32),
+        "valid": np.ones(b, bool),
+    }
+
+
+def pretraining(drop_path=0.0, **changes):
+    target = Hog((1, 8, 8), cell=4)
+    model = create_model("maskfeat", head={"dim": target.dim}, drop_path=drop_path, **FIELDS)
+    inputs = (jnp.zeros((1, 1, 32, 32, 3)), jnp.zeros((1, 1, 4, 4), bool))
+    params = model.init(jax.random.key(0), *inputs)["params"]
+    optimizer = adamw(params, **SETTINGS, clip_norm=1.0, **changes)
+    parts = {
+        "model": model,
+        "normalise": Normalise(),
+        "augment": Augment(),
+        "masker": Block(0.4),
+        "target": target,
+        "optimizer": optimizer,
+        "seed": 3,
+    }
+    return TrainState.create(params, optimizer), parts
+
+
+def finetuning(group=4, ema_decay=0.0):
+    model = create_model("classifier", head={"num_classes": 5}, drop_path=0.1, **FIELDS)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)))["params"]
+    optimizer = adamw(params, **SETTINGS, layer_decay=0.75, ema_decay=ema_decay)
+    parts = {
+        "model": model,
+        "normalise": Normalise(),
+        "augment": Augment(erase=0.25),
+        "mix": Mix(group=group),
+        "classes": 5,
+        "optimizer": optimizer,
+        "seed": 3,
+    }
+    return TrainState.create(params, optimizer), parts
+
+
+def compiled(step, parts, **more):
+    return jax.jit(functools.partial(step, **parts, **more))
+
+
+def assert_close(a, b, atol=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize(
+    ("step", "make"), [(steps.pretrain_step, pretraining), (steps.finetune_step, finetuning)]
+)
+def test_loss_falls_and_steps_are_pure(step, make):
+    state, parts = make()
+    run = compiled(step, parts)
+    assert_equal(run(state, batch()), run(state, batch()))
+    history = []
+    for _ in range(30):
+        state, metrics = run(state, batch())
+        history.append(float(metrics["loss"]))
+    assert np.mean(history[-5:]) < np.mean(history[:3])
+    assert int(state.step) == 30
+    assert int(state.skipped) == 0
+    assert metrics["lr"] == parts["optimizer"].schedule(29)
+    assert metrics["grad_norm"] > 0
+
+
+def test_every_step_draws_anew():
+    state, parts = pretraining()
+    run = compiled(steps.pretrain_step, parts)
+    later = state.replace(step=state.step + 1)
+    assert run(state, batch())[1]["loss"] != run(later, batch())[1]["loss"]
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulation_is_exactly_the_big_batch(accumulate):
+    state, parts = pretraining()
+    examples = batch()
+    examples["valid"][[1, 6]] = False
+    whole, metrics = compiled(steps.pretrain_step, parts)(state, examples)
+    split, others = compiled(steps.pretrain_step, parts, accumulate=accumulate)(state, examples)
+    np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], others["grad_norm"], rtol=1e-4)
+    assert_close(whole.params, split.params, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("step", "make"), [(steps.pretrain_step, pretraining), (steps.finetune_step, finetuning)]
+)
+def test_invalid_rows_have_no_influence(step, make):
+    state, parts = make()
+    run = compiled(step, parts)
+    one, other = batch(), batch()
+    one["valid"][[0, 5]] = other["valid"][[0, 5]] = False
+    other["video"][[0, 5]] = 255 - other["video"][[0, 5]]
+    other["label"][[0, 5]] = 0
+    if step is steps.finetune_step:  # their partners are mixed with them and do not count either
+        other["video"][[3, 6]] //= 2
+    assert_equal(run(state, one), run(state, other))
+    none = batch()
+    none["valid"][:] = False
+    assert run(state, none)[1]["loss"] == 0
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
+    state, parts = pretraining(ema_decay=0.9)
+    run = compiled(steps.pretrain_step, parts)
+    state, _ = run(state, batch())
+    poisoned = state.replace(
+        params={**state.params, "norm": jax.tree.map(lambda x: x * jnp.nan, state.params["norm"])}
+    )
+    after, metrics = run(poisoned, batch())
+    assert bool(metrics["nonfinite"])
+    assert (int(after.step), int(after.skipped)) == (2, 1)
+    for name in ("params", "opt_state", "ema"):
+        assert_equal(getattr(after, name), getattr(poisoned, name))
+    healed = after.replace(params=state.params)
+    _, metrics = run(healed, batch())
+    np.testing.assert_allclose(metrics["lr"], parts["optimizer"].schedule(1))  # not advanced by it
+
+
+def test_moving_average():
+    state, parts = finetuning(ema_decay=0.75)
+    after, _ = compiled(steps.finetune_step, parts)(state, batch())
+    wanted = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params, after.params)
+    assert_close(after.ema, wanted)
+    assert after.evaluated is after.ema
+    assert finetuning()[0].ema is None
+
+
+def test_evaluation_sums_over_valid_rows_only():
+    state, parts = finetuning()
+    keep = {k: parts[k] for k in ("model", "normalise")}
+    examples = batch()
+    sums = compiled(steps.eval_step, keep)(state.params, examples)
+    logits = np.asarray(
+        parts["model"].apply({"params": state.params}, parts["normalise"](examples["video"]))
+    )
+    best = logits.argmax(-1) == examples["label"]
+    assert int(sums["top1"]) == best.sum()
+    assert int(sums["top5"]) == 8
+    assert float(sums["count"]) == 8
+    examples["valid"][:3] = False
+    examples["label"][:3] = -1
+    sums = compiled(steps.eval_step, keep)(state.params, examples)
+    assert (int(sums["top1"]), float(sums["count"])) == (best[3:].sum(), 5)
+    assert np.isfinite(float(sums["loss"]))
+
+
+def test_pretraining_evaluation_knows_the_best_constant():
+    state, parts = pretraining()
+    keep = {k: parts[k] for k in ("model", "normalise", "masker", "target", "seed")}
+    sums = jax.device_get(compiled(steps.pretrain_eval_step, keep)(state.params, batch()))
+    clips = parts["normalise"](batch()["video"])
+    mask = np.asarray(parts["masker"](jax.random.key(3), 8, (1, 4, 4)))
+    wanted = np.asarray(parts["target"](clips))[mask]
+    predicted = np.asarray(parts["model"].apply({"params": state.params}, clips, mask))[mask]
+    assert sums["count"] == mask.sum()
+    np.testing.assert_allclose(
+        # Compiled in one piece, a pixel on a border between two bins may fall on the other side.
+        sums["loss"] / sums["count"],
+        np.square(predicted - wanted).mean(),
+        rtol=2e-3,
+    )
+    mean, square = sums["wanted"] / sums["count"], sums["wanted_squared"] / sums["count"]
+    np.testing.assert_allclose(np.mean(square - mean**2), wanted.var(0).mean(), rtol=2e-3)
