@@ -39,11 +39,11 @@ def get_config() -> ConfigDict:
         init_from="",
     )
     config.optim = dict(
-        name="adamw", lr=2e-3, warmup_lr=1e-5, end_lr=1e-5, warmup_epochs=3.0, layer_decay=0.75
+        name="adamw", lr=1e-3, lr_batch=100, warmup_epochs=3.0, layer_decay=0.75
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=30,
+        epochs=25,
         batch_size=100,
         log_every_steps=100,
         checkpoint_every_epochs=0.0,

@@ -1,4 +1,4 @@
-"""MaskFeat (normalised pixels), a small ViT with 4x4 patches, CIFAR-10 as a folder of images, four epochs.
+"""MaskFeat (normalised pixels), a small ViT with 4x4 patches, CIFAR-10 as a folder of images, three epochs.
 
 The experiment of docs/experiments.md: does predicting features of masked patches help when labels
 are few? Made for two CPU cores, not for a record.
@@ -26,17 +26,17 @@ def get_config() -> ConfigDict:
     config.bad_inputs = dict(max_fraction=0.01, max_consecutive=64)
     config.normalise = dict(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262))
     config.augment = dict(flip=0.5)
-    config.mask = dict(name="block", ratio=0.4)
+    config.mask = dict(name="random", ratio=0.5)
     config.target = dict(name="pixels", normalise=True)
     config.model = dict(
         encoder="vit_ti16", tubelet=(1, 4, 4), width=128, depth=4, heads=4, dtype="float32"
     )
     config.optim = dict(
-        name="adamw", lr=2e-3, warmup_lr=1e-5, end_lr=1e-5, warmup_epochs=0.5, clip_norm=1.0
+        name="adamw", lr=3e-3, lr_batch=128, warmup_epochs=0.3, clip_norm=1.0
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=4,
+        epochs=3,
         batch_size=128,
         log_every_steps=50,
         checkpoint_every_epochs=1.0,

@@ -9,11 +9,11 @@ from input_pipeline.example import Example, fingerprint
 
 SPLITS = {"train": 50_000, "validation": 2_000, "test": 2_000}  # how many, if not told
 _OVERSAMPLING = 3  # shapes are drawn larger, then reduced, for smooth edges
-_RADII = (0.26, 0.4)  # of a shape, as a fraction of the side of the picture
-_WAVELENGTHS = (3.5, 6.0)  # of stripes, pixels
-_SWINGS = (30.0, 60.0)  # of stripes around their mean, on the scale 0 to 255
-_COLOUR_STEP = 30.0  # largest difference between the mean colours of ground and shape
-_NOISE = 6.0  # largest standard deviation
+_RADII = (0.3, 0.42)  # of a shape, as a fraction of the side of the picture
+_WAVELENGTHS = (4.0, 7.0)  # of the stripes, pixels
+_SWINGS = (30.0, 50.0)  # of the stripes around their mean, on the scale 0 to 255
+_COLOUR_STEP = 70.0  # largest difference between the mean colours of ground and shape
+_NOISE = 2.0  # largest standard deviation
 
 
 def _ring_points(radii: list[float], start: float = 0.0) -> np.ndarray:
@@ -49,11 +49,13 @@ _SHAPES = tuple(_OUTLINES.values())  # by class index; the names above are in or
 
 
 class Shapes:
-    """One shape among clutter on a textured ground; the class is the shape, and nothing else.
+    """One shape on a shaded ground, with lines in the way; the class is the shape, nothing else.
 
-    Colours, contrast (lighter or darker), textures, size, place, rotation and the clutter lines are
-    drawn from the same distribution for each class, so only edges tell them apart. Classes come in
-    turn: any first n examples hold each class n / 10 times, up to one.
+    Colours, shading, size, place, rotation and lines are drawn from the same distribution for each
+    class, and the shading of ground and shape from the same as each other, so only edges tell
+    classes apart. Shading is smooth, so that what is hidden can be told from what is around it;
+    where an outline goes, only by who has an idea of the shape. Classes come in turn: any first n
+    examples hold each class n / 10 times, up to one.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Shapes:
         split: str = "train",
         *,
         num_examples: int | None = None,
-        size: int = 48,
+        size: int = 32,
         seed: int = 0,
     ):
         """Draws nothing yet.
@@ -87,7 +89,7 @@ class Shapes:
         self.class_names: tuple[str, ...] | None = tuple(_OUTLINES)
         self._split, self._size, self._seed = split, size, seed
         self.fingerprint = fingerprint(
-            f"shapes 1 {split} {self.num_examples} {size} {seed}".encode().split()
+            f"shapes 2 {split} {self.num_examples} {size} {seed}".encode().split()
         )
 
     def name_of(self, index: int) -> str:
@@ -105,18 +107,18 @@ class Shapes:
 def _draw(rng: np.random.Generator, outlines, size: int) -> np.ndarray:
     angle = rng.uniform(0, np.pi)
     colour = rng.uniform(80, 176, size=3)
-    picture = _stripes(rng, angle, colour, size)
+    picture = _shaded(rng, angle, colour, size)
     layers = [(_clutter(rng, size), rng.uniform(0, np.pi))]
     layers.append((_shape_mask(rng, outlines, size), angle + rng.uniform(np.pi / 5, 4 * np.pi / 5)))
     for mask, turned in layers:
         covered = np.asarray(mask, np.float32)[..., None] / 255
         step = rng.uniform(-_COLOUR_STEP, _COLOUR_STEP, size=3)
-        picture += covered * (_stripes(rng, turned, colour + step, size) - picture)
+        picture += covered * (_shaded(rng, turned, colour + step, size) - picture)
     picture += rng.normal(0, rng.uniform(0, _NOISE), size=picture.shape)
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def _stripes(rng: np.random.Generator, angle: float, colour: np.ndarray, size: int) -> np.ndarray:
+def _shaded(rng: np.random.Generator, angle: float, colour: np.ndarray, size: int) -> np.ndarray:
     """A wave across the picture; each of its colours swings, so that each has gradients."""
     pixels = np.arange(size, dtype=np.float32)
     across = np.cos(angle) * pixels + np.sin(angle) * pixels[:, None]
@@ -129,7 +131,7 @@ def _shape_mask(rng: np.random.Generator, outlines, size: int) -> Image.Image:
     filled, cut = outlines
     canvas = size * _OVERSAMPLING
     radius = canvas * rng.uniform(*_RADII)
-    angle = rng.uniform(-np.pi / 9, np.pi / 9)
+    angle = rng.uniform(-np.pi / 12, np.pi / 12)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     centre = rng.uniform(1.1 * radius, canvas - 1.1 * radius, size=2)
     mask = Image.new("L", (canvas, canvas))
@@ -143,7 +145,7 @@ def _clutter(rng: np.random.Generator, size: int) -> Image.Image:
     canvas = size * _OVERSAMPLING
     mask = Image.new("L", (canvas, canvas))
     pencil = ImageDraw.Draw(mask)
-    for _ in range(int(rng.integers(0, 3))):
+    for _ in range(int(rng.integers(0, 2))):
         ends = rng.uniform(0, canvas, size=4).tolist()
         pencil.line(ends, fill=255, width=int(rng.integers(canvas // 24, canvas // 10)))
     return mask.reduce(_OVERSAMPLING)

@@ -65,6 +65,6 @@ def test_refuses_bad_settings(settings, words):
 
 
 def test_fingerprint_tells_datasets_apart():
-    sources = [Shapes(), Shapes("test"), Shapes(seed=1), Shapes(size=32), Shapes(num_examples=9)]
+    sources = [Shapes(), Shapes("test"), Shapes(seed=1), Shapes(size=48), Shapes(num_examples=9)]
     assert len({source.fingerprint for source in sources}) == 5
     assert Shapes().fingerprint == sources[0].fingerprint

@@ -1,0 +1,77 @@
+"""What is measured, in our code. Each case gives a function that runs once, and facts about it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from bench.flops import peak_flops, vit_training_flops
+from maskfeat_jax.augment import Augment, Normalise
+from maskfeat_jax.masking import Block
+from maskfeat_jax.models import create_model
+from maskfeat_jax.ops.hog import hog
+from maskfeat_jax.optim import adamw
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.targets import Hog
+from maskfeat_jax.tasks import Pretrain
+
+Once = Callable[[], Any]
+Facts = dict[str, Any]
+
+SIZE = 224  # pixels
+
+
+def hog_case(batch: int, dtype: str) -> tuple[Once, Facts]:
+    """HOG of a batch of images."""
+    images = np.random.default_rng(0).standard_normal((batch, SIZE, SIZE, 3)).astype(dtype)
+    run = functools.partial(jax.jit(hog), jax.device_put(images))
+    return run, _facts()
+
+
+def vit_case(encoder: str, batch: int, dtype: str) -> tuple[Once, Facts]:
+    """A whole step of MaskFeat pre-training, from bytes to the new parameters."""
+    target, clip = Hog((1, 16, 16)), (1, SIZE, SIZE)
+    model = create_model(
+        "maskfeat",
+        encoder=encoder,
+        head={"dim": target.dim},
+        dtype=dtype,
+        attention="cudnn" if jax.default_backend() == "gpu" and dtype == "bfloat16" else "xla",
+    )
+    task = Pretrain(model, Normalise(), Augment(), Block(), target, clip, seed=0)
+    params = jax.jit(task.init)(jax.random.key(0))
+    optimizer = adamw(
+        params, steps_per_epoch=100, epochs=10, batch_size=batch, lr=2e-4, clip_norm=0.02
+    )
+    state = jax.jit(functools.partial(TrainState.create, optimizer=optimizer))(params)
+    video = np.random.default_rng(0).integers(0, 256, (batch, *clip, 3), np.uint8)
+    inputs = jax.device_put({"video": video, "valid": np.ones(batch, bool)})
+    train_step = functools.partial(task.train_step, optimizer=optimizer, accumulate=1)
+    step = jax.jit(train_step, donate_argnums=0).lower(state, inputs).compile()
+
+    def once() -> Any:
+        nonlocal state
+        state, metrics = step(state, inputs)
+        return metrics
+
+    flops = batch * vit_training_flops(model.encoder, clip, target.dim)
+    scratch = step.memory_analysis()
+    facts = {"flops": flops, "peak_flops": peak_flops(jax.devices()[0].device_kind)}
+    if scratch is not None:
+        facts["scratch_mib"] = round(scratch.temp_size_in_bytes / 2**20)
+    return once, _facts() | facts
+
+
+def _facts() -> Facts:
+    return {"framework": f"jax {jax.__version__}", "device": jax.devices()[0].device_kind}
+
+
+CASES: dict[str, Callable[[int, str], tuple[Once, Facts]]] = {
+    "hog": hog_case,
+    "vit_b": functools.partial(vit_case, "vit_b16"),
+    "vit_l": functools.partial(vit_case, "vit_l16"),
+}

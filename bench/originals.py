@@ -1,0 +1,197 @@
+"""Imports the PyTorch originals from a bare checkout, without what they depend on.
+
+`SLOWFAST_DIR` is the folder of PySlowFast that holds `slowfast/` and `configs/`. Its modules import
+many packages that the parts used here never call; empty stand-ins take their place while a module
+is imported, and are gone afterwards.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+STOOD_IN = {
+    "av",
+    "cv2",
+    "detectron2",
+    "fairscale",
+    "fvcore",
+    "iopath",
+    "matplotlib",
+    "pandas",
+    "psutil",
+    "pytorchvideo",
+    "simplejson",
+    "sklearn",
+    "tensorboard",
+    "torchvision",
+    # Of the originals themselves: logging and other people's models, never on the paths used here.
+    "slowfast.models.ptv_model_builder",
+    "slowfast.utils.misc",
+}
+
+
+def available() -> bool:
+    """Whether torch is installed and `SLOWFAST_DIR` names a checkout."""
+    folder = os.environ.get("SLOWFAST_DIR", "")
+    found = folder and (Path(folder) / "slowfast" / "models" / "masked.py").exists()
+    return bool(found and importlib.util.find_spec("torch"))
+
+
+def original(name: str) -> types.ModuleType:
+    """A module of PySlowFast, e.g. `original("slowfast.models.masked")`.
+
+    Raises:
+      ValueError: torch is not installed, or `SLOWFAST_DIR` is not a checkout.
+    """
+    if not available():
+        raise ValueError("needs torch, and SLOWFAST_DIR=<the folder that holds slowfast/>")
+    folder = os.environ["SLOWFAST_DIR"]
+    if folder not in sys.path:
+        sys.path.append(folder)
+    with stand_ins(STOOD_IN):
+        return importlib.import_module(name)
+
+
+def recipe(path: str, **changes: Any) -> Any:
+    """The settings of a file in `configs/`; `SOLVER__BASE_LR=1` changes `SOLVER.BASE_LR`."""
+    import yaml
+
+    settings = original("slowfast.config.defaults").get_cfg()
+    text = (Path(os.environ["SLOWFAST_DIR"]) / "configs" / path).read_text()
+    settings.merge(yaml.safe_load(text))
+    for name, value in {"NUM_GPUS": 0, **changes}.items():
+        *sections, key = name.split("__")
+        section = settings
+        for part in sections:
+            section = section[part]
+        section[key] = value
+    return settings
+
+
+@contextlib.contextmanager
+def stand_ins(names: set[str], **contents: dict[str, Any]) -> Iterator[None]:
+    """Empty modules in the place of the named ones and all below them, while the block runs.
+
+    Args:
+      names: dotted names of modules; those already imported stay as they are.
+      **contents: what is to be found in a module, by its name with `__` for dots.
+    """
+    finder = _Finder(names, {k.replace("__", "."): v for k, v in contents.items()})
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in finder.made:
+            sys.modules.pop(name, None)
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds stand-ins."""
+
+    def __init__(self, names: set[str], contents: dict[str, dict[str, Any]]):
+        self.names, self.contents, self.made = names, {**_KNOWN, **contents}, set[str]()
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        parts = fullname.split(".")
+        if not any(".".join(parts[: i + 1]) in self.names for i in range(len(parts))):
+            return None
+        self.made.add(fullname)
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
+
+    def create_module(self, spec: Any) -> types.ModuleType:
+        return _StandIn(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        module.__dict__.update(self.contents.get(module.__name__, {}))
+
+
+class _StandIn(types.ModuleType):
+    """A module in which every name is `_Anything`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything
+
+
+class _AnythingType(type):
+    """Gives `_Anything` every attribute."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return cls
+
+
+class _Anything(metaclass=_AnythingType):
+    """A class to inherit from, an object to call, a decorator; all without effect."""
+
+    def __init__(self, *args: Any, **settings: Any):
+        pass
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        return args[0] if args else None
+
+
+class _Settings(dict):
+    """Nested settings, also read as attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def clone(self) -> _Settings:
+        return copy.deepcopy(self)
+
+    def merge(self, changes: dict[str, Any]) -> None:
+        for key, value in changes.items():
+            if isinstance(value, dict):
+                self.setdefault(key, _Settings()).merge(value)
+            else:
+                self[key] = _literal(value)
+
+
+def _literal(value: Any) -> Any:
+    """Numbers that YAML reads as text, such as 1e-6."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    return value
+
+
+class _Table:
+    """Classes by name."""
+
+    def __init__(self, name: str):
+        self._members: dict[str, Any] = {}
+
+    def register(self, member: Any = None) -> Any:
+        if member is None:
+            return self.register
+        self._members[member.__name__] = member
+        return member
+
+    def get(self, name: str) -> Any:
+        return self._members[name]
+
+
+_KNOWN: dict[str, dict[str, Any]] = {
+    "fvcore.common.config": {"CfgNode": _Settings},
+    "fvcore.common.registry": {"Registry": _Table},
+}

@@ -1,0 +1,162 @@
+"""Times our code against PySlowFast on this machine.
+
+    python -m bench.run hog vit_b
+    SLOWFAST_DIR=<checkout> python -m bench.run hog vit_b --threads 2 --json times.json
+
+Each side runs in a process of its own, and they take turns: only one works at a time. Without
+torch or SLOWFAST_DIR our code is timed alone. See README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import random
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.originals import available
+
+BATCHES = {"hog": 8, "vit_b": 8, "vit_l": 4}
+# glibc hands large blocks back after each use and the page faults then dominate small operators
+# (PyTorch's HOG takes twice as long): both sides keep their memory instead.
+MALLOC = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+
+class Worker:
+    """A process that runs a case on request."""
+
+    def __init__(self, side: str, case: str, args: argparse.Namespace):
+        command = [sys.executable, "-m", "bench.worker", side, case, f"--batch={args.batch}"]
+        command += [f"--dtype={args.dtype}", f"--device={args.device}"]
+        command += [f"--threads={args.threads}", *(["--strong"] if args.strong else [])]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parents[1],
+            env={**os.environ, **MALLOC, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+        )
+        self.facts = json.loads(self._answer())
+
+    def seconds(self, runs: int) -> float:
+        """Time per run, over some runs in a row."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{runs}\n")
+        self._process.stdin.flush()
+        return float(self._answer()) / runs
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"a worker ended with status {self._process.wait()}; see above")
+        return line
+
+
+def compare(case: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Times a case on both sides, or on ours alone."""
+    sides = ["ours", *(["theirs"] if available() else [])]
+    workers = {side: Worker(side, case, args) for side in sides}
+    times: dict[str, list[float]] = {side: [] for side in sides}
+    for _ in range(args.rounds):
+        sides.reverse()
+        for side in sides:
+            workers[side].seconds(1)  # caches are full of what the other side did
+            times[side].append(workers[side].seconds(args.runs))
+    result = {"case": case, **{k: v for k, v in vars(args).items() if k not in ("cases", "json")}}
+    for side, worker in workers.items():
+        worker.close()
+        result[side] = {**worker.facts, "median_s": statistics.median(times[side])}
+        result[side]["seconds"] = times[side]
+    if "theirs" in times:
+        result["ratio"] = result["theirs"]["median_s"] / result["ours"]["median_s"]
+        result["ratio_95"] = interval(times["theirs"], times["ours"])
+    flops, peak = (workers["ours"].facts.get(name) for name in ("flops", "peak_flops"))
+    if flops and peak and args.dtype == "bfloat16":
+        result["ours"]["utilisation"] = flops / peak / result["ours"]["median_s"]
+    return result
+
+
+def interval(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the ratio of medians of pairs of times."""
+    rng, pairs = random.Random(0), list(zip(above, below, strict=True))
+    ratios = []
+    for _ in range(2000):
+        a, b = zip(*rng.choices(pairs, k=len(pairs)), strict=True)
+        ratios.append(statistics.median(a) / statistics.median(b))
+    ratios.sort()
+    return ratios[50], ratios[-51]
+
+
+def report(result: dict[str, Any]) -> str:
+    """A few lines for people."""
+    batch, lines = result["batch"], []
+    for side in ("ours", "theirs"):
+        if side in result:
+            row = result[side]
+            seconds = sorted(row["seconds"])
+            lines.append(
+                f"{result['case']:6s} {side:6s} {row['median_s'] * 1e3:9.2f} ms "
+                f"({seconds[0] * 1e3:.2f} to {seconds[-1] * 1e3:.2f})  "
+                f"{batch / row['median_s']:8.1f} images/s  {row['framework']}, {row['device']}"
+            )
+    if "utilisation" in result["ours"]:
+        lines.append(f"{result['case']:6s} utilisation {result['ours']['utilisation']:.1%}")
+    if "ratio" in result:
+        low, high = result["ratio_95"]
+        lines.append(
+            f"{result['case']:6s} theirs / ours {result['ratio']:.2f} (95 %: {low:.2f}-{high:.2f})"
+        )
+    return "\n".join(lines)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("cases", nargs="+", choices=sorted(BATCHES))
+    parser.add_argument("--batch", type=int, help="images (default: 8; vit_l 4)")
+    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=0, help="processors; 0 for all (Linux)")
+    parser.add_argument("--strong", action="store_true", help="help PyTorch: see README.md")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each side")
+    parser.add_argument("--runs", type=int, help="in a turn (default: 1; hog 50; 10 on a GPU, TPU)")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Measures and prints."""
+    args = parse()
+    results = []
+    for case in args.cases:
+        mine = argparse.Namespace(**vars(args))
+        mine.batch = args.batch or BATCHES[case]
+        mine.runs = args.runs or (50 if case == "hog" else 1 if args.device == "cpu" else 10)
+        results.append(compare(case, mine))
+        print(report(results[-1]), flush=True)
+    if args.json:
+        machine = {"processor": platform.processor(), "processors": os.cpu_count()}
+        args.json.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

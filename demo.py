@@ -1,0 +1,218 @@
+"""Shows that it learns: MaskFeat on drawn pictures, from nothing to a classifier, without download.
+
+    python demo.py
+
+Pre-trains on unlabelled pictures by predicting HOG of masked patches, then trains classifiers on
+few labels: from the pre-trained encoder and, for the same number of epochs, from scratch. The same
+command again goes on where it stood. Exit code 1: it did not learn as it should.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+MIN_GAIN_ON_CONSTANT = 0.15  # of the loss of the best constant prediction
+MIN_GAIN_ON_SCRATCH = 0.05  # top-1, mean over seeds
+# Everything as in the demo, in seconds and far too little to learn from.
+QUICK = {
+    "data.num_examples": 64,
+    "eval_data.num_examples": 64,
+    "model.width": 32,
+    "model.depth": 1,
+    "optim.warmup_epochs": 0,
+    "run.epochs": 1,
+    "run.batch_size": 32,
+}
+
+Recipe = dict[str, Any]
+Runner = Callable[[Recipe, Path], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two classifiers trained alike on the same labels.
+
+    Attributes:
+      seed: of order, augmentation, head and of which pictures have labels.
+      finetuned: top-1 on held-out pictures, started from the pre-trained encoder.
+      scratch: top-1 on the same pictures, started from random parameters.
+    """
+
+    seed: int
+    finetuned: float
+    scratch: float
+
+    @property
+    def gain(self) -> float:
+        """By how much pre-training helps."""
+        return self.finetuned - self.scratch
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What the demo found.
+
+    Attributes:
+      loss: squared error of predicted HOG on masked patches of held-out pictures.
+      loss_of_best_constant: that of the constant that fits those pictures best.
+      pairs: one for each seed.
+    """
+
+    loss: float
+    loss_of_best_constant: float
+    pairs: tuple[Pair, ...]
+
+    def failures(self) -> list[str]:
+        """One sentence for each thing that was not learnt."""
+        sentences = []
+        if not self.loss <= (1 - MIN_GAIN_ON_CONSTANT) * self.loss_of_best_constant:
+            sentences.append(
+                f"Pre-training did not learn: the HOG loss {self.loss:.4f} is not "
+                f"{MIN_GAIN_ON_CONSTANT:.0%} below that of the best constant, "
+                f"{self.loss_of_best_constant:.4f}."
+            )
+        gain = statistics.mean(pair.gain for pair in self.pairs)
+        if not gain >= MIN_GAIN_ON_SCRATCH or min(pair.gain for pair in self.pairs) <= 0:
+            sentences.append(
+                "Pre-training did not help: fine-tuning should beat training from scratch with "
+                f"each seed, and by {100 * MIN_GAIN_ON_SCRATCH:.0f} points on average; it is "
+                f"{100 * gain:+.1f}."
+            )
+        return sentences
+
+    def table(self) -> str:
+        """The numbers for people."""
+        below = 1 - self.loss / self.loss_of_best_constant
+        rows = [(f"seed {p.seed}", [p.finetuned], [p.scratch], [p.gain]) for p in self.pairs]
+        columns = [[getattr(p, name) for p in self.pairs] for name in ("finetuned", "scratch")]
+        rows.append(("mean", *columns, [pair.gain for pair in self.pairs]))
+        lines = [
+            f"HOG of masked patches, held-out pictures: loss {self.loss:.4f}, best constant "
+            f"{self.loss_of_best_constant:.4f} ({below:.0%} below)",
+            "",
+            "top-1, %   fine-tuned      scratch         difference",
+        ]
+        for title, *cells in rows:
+            lines.append(f"{title:<11}" + "".join(f"{_percent(cell):<16}" for cell in cells))
+        if len(self.pairs) > 1:
+            lines.append(f"(± standard deviation over {len(self.pairs)} seeds, one pre-training)")
+        return "\n".join(line.rstrip() for line in lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `summary.json`."""
+        return {**dataclasses.asdict(self), "failures": self.failures()}
+
+
+def _percent(values: list[float]) -> str:
+    mean = f"{100 * statistics.mean(values):.1f}"
+    return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
+
+
+def train_all(workdir: Path, seeds: int, quick: bool, run: Runner) -> Summary:
+    """Trains what is not trained yet, then reads the results.
+
+    Args:
+      workdir: gets one work directory for each run.
+      seeds: pairs of classifiers.
+      quick: shrink everything to seconds; nothing is learnt then.
+      run: trains a recipe in a work directory.
+    """
+    pretrained = workdir / "pretrain"
+
+    def trained(name: str, directory: Path, changes: Mapping[str, Any]) -> dict[str, float]:
+        command = ["python main.py", f"--config=configs/{name}.py", f"--workdir={directory}"]
+        command += [f"--config.{key}={value}" for key, value in changes.items()]
+        print("\n$ " + " \\\n    ".join(command), flush=True)
+        run(recipe(name, {**changes, **(QUICK if quick else {})}), directory)
+        return last_evaluation(directory)
+
+    hog = trained("demo_pretrain", pretrained, {})
+    pairs = []
+    for seed in range(seeds):
+        # Other pictures than those of pre-training, whose data has seed 0.
+        changes = {"seed": seed, "data.seed": 1 + seed}
+        start = {**changes, "model.init_from": str(pretrained)}
+        finetuned = trained("demo_finetune", workdir / f"finetune_{seed}", start)
+        scratch = trained("demo_scratch", workdir / f"scratch_{seed}", changes)
+        pairs.append(Pair(seed, finetuned["top1"], scratch["top1"]))
+    return Summary(hog["loss"], hog["loss_of_best_constant"], tuple(pairs))
+
+
+def recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
+    """A recipe of `configs/` with some values changed, by `section.key`."""
+    config = importlib.import_module(f"configs.{name}").get_config()
+    config.lock()  # an unknown key is an error
+    for key, value in changes.items():
+        section, _, field = key.rpartition(".")
+        (config[section] if section else config)[field] = value
+    return config.to_dict()
+
+
+def last_evaluation(directory: Path) -> dict[str, float]:
+    """The last evaluation that a run has recorded."""
+    with (directory / "metrics.jsonl").open(encoding="utf-8") as lines:
+        entries = [entry for entry in map(json.loads, lines) if "eval/loss" in entry]
+    return {k.removeprefix("eval/"): v for k, v in entries[-1].items() if k.startswith("eval/")}
+
+
+def where_everything_lies(workdir: Path) -> str:
+    """Paths for people."""
+    pictures = [
+        max((workdir / name / "pictures").glob("*.png"), key=lambda path: path.stat().st_mtime)
+        for name in ("pretrain", "finetune_0", "scratch_0")
+    ]
+    return "\n".join(
+        [
+            f"pictures      {pictures[0]}   input, masked, predicted HOG, wanted HOG",
+            *(f"              {path}" for path in pictures[1:]),
+            f"checkpoints   {workdir}/*/checkpoints",
+            f"TensorBoard   tensorboard --logdir {workdir}",
+            f"numbers       {workdir / 'summary.json'}",
+        ]
+    )
+
+
+def main() -> int:
+    """Runs the demo; 0 if everything was learnt."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--seeds", type=int, default=3, help="pairs of classifiers")
+    parser.add_argument(
+        "--quick", action="store_true", help="seconds; tries the code, not learning"
+    )
+    options = parser.parse_args()
+    if options.seeds < 1:
+        parser.error(f"--seeds={options.seeds}: at least 1")
+    start = time.perf_counter()
+
+    from absl import logging
+
+    import main as command_line  # here, so that --help does not wait for TensorFlow and JAX
+
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
+    try:
+        summary = train_all(options.workdir, options.seeds, options.quick, command_line.run_recipe)
+    except tuple(command_line.EXIT_CODES) as error:
+        print(f"error: {error}", file=sys.stderr)
+        codes = command_line.EXIT_CODES.items()
+        return next(code for kind, code in codes if isinstance(error, kind))
+    text = json.dumps(summary.as_dict(), indent=2)
+    (options.workdir / "summary.json").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{summary.table()}\n\n{where_everything_lies(options.workdir)}")
+    print(f"took          {(time.perf_counter() - start) / 60:.1f} min")
+    for sentence in summary.failures():
+        print(sentence)
+    return 1 if summary.failures() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

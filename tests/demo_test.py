@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import demo
+
+ROOT = Path(__file__).parents[1]
+LEARNT = demo.Summary(0.03, 0.08, (demo.Pair(0, 0.7, 0.5), demo.Pair(1, 0.6, 0.3)))
+
+
+def test_learning_is_no_failure():
+    assert LEARNT.failures() == []
+    table = LEARNT.table()
+    assert "loss 0.0300, best constant 0.0800 (62% below)" in table
+    assert re.search(r"seed 1 +60\.0 +30\.0 +30\.0\n", table)
+    assert re.search(r"mean +65\.0 ± 7\.1 +40\.0 ± 14\.1 +25\.0 ± 7\.1\n", table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loss": 0.07}, "Pre-training did not learn: the HOG loss 0.0700"),
+        ({"loss": float("nan")}, "Pre-training did not learn"),
+        ({"pairs": (demo.Pair(0, 0.52, 0.5),)}, r"did not help.* it is \+2.0"),
+        ({"pairs": (demo.Pair(0, 0.9, 0.5), demo.Pair(1, 0.4, 0.5))}, r"with each seed"),
+    ],
+)
+def test_not_learning_is_told(changes, words):
+    (sentence,) = dataclasses.replace(LEARNT, **changes).failures()
+    assert re.search(words, sentence)
+
+
+def test_recipes_of_the_demo_train_the_same_network_on_the_same_labels():
+    finetune, scratch = (demo.recipe(f"demo_{name}", {}) for name in ("finetune", "scratch"))
+    assert finetune["model"].pop("init_from")
+    for section in ("model", "data", "eval_data", "view", "augment", "mix", "run", "task"):
+        assert finetune[section] == scratch[section], section
+    pretrain = demo.recipe("demo_pretrain", {})
+    del finetune["model"]["num_classes"]
+    assert finetune["model"] == pretrain["model"]
+    assert finetune["data"]["seed"] != pretrain["data"].get("seed", 0)
+
+
+def test_recipe_refuses_unknown_keys():
+    assert demo.recipe("demo_finetune", {"data.seed": 7, "seed": 3})["data"]["seed"] == 7
+    with pytest.raises(KeyError):
+        demo.recipe("demo_finetune", {"data.sede": 7})
+
+
+def run_demo(workdir: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "demo.py", "--quick", "--seeds=1", f"--workdir={workdir}"]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_demo_runs_and_tells_what_it_measured(tmp_path):
+    run = run_demo(tmp_path / "demo")
+    summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
+    assert run.returncode == (1 if summary["failures"] else 0), run.stderr
+    for sentence in summary["failures"]:  # so little training teaches nothing
+        assert sentence in run.stdout
+    (pair,) = summary["pairs"]
+    for name, run_name in (("finetuned", "finetune_0"), ("scratch", "scratch_0")):
+        assert pair[name] == demo.last_evaluation(tmp_path / "demo" / run_name)["top1"]
+    hog = demo.last_evaluation(tmp_path / "demo" / "pretrain")
+    assert (summary["loss"], hog["used"]) == (hog["loss"], 64)
+    assert re.search(
+        rf"seed 0 +{100 * pair['finetuned']:.1f} +{100 * pair['scratch']:.1f} ", run.stdout
+    )
+    for path in re.findall(r"\S+\.(?:png|json)\b", run.stdout):
+        assert Path(path).is_file(), path
+
+    again = run_demo(tmp_path / "demo")  # nothing left to train
+    assert again.returncode == run.returncode, again.stderr
+    assert json.loads((tmp_path / "demo" / "summary.json").read_text()) == summary
