@@ -40,7 +40,6 @@ def vit_case(encoder: str, batch: int, dtype: str) -> tuple[Once, Facts]:
         encoder=encoder,
         head={"dim": target.dim},
         dtype=dtype,
-        attention="cudnn" if jax.default_backend() == "gpu" and dtype == "bfloat16" else "xla",
     )
     task = Pretrain(model, Normalise(), Augment(), Block(), target, clip, seed=0)
     params = jax.jit(task.init)(jax.random.key(0))

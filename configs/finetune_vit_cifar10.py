@@ -38,9 +38,7 @@ def get_config() -> ConfigDict:
         num_classes=10,
         init_from="",
     )
-    config.optim = dict(
-        name="adamw", lr=1e-3, lr_batch=100, warmup_epochs=3.0, layer_decay=0.75
-    )
+    config.optim = dict(name="adamw", lr=1e-3, lr_batch=100, warmup_epochs=3.0, layer_decay=0.75)
     config.mesh = dict(parameters=1)
     config.run = dict(
         epochs=25,

@@ -1,4 +1,4 @@
-"""MaskFeat (normalised pixels), a small ViT with 4x4 patches, CIFAR-10 as a folder of images, three epochs.
+"""MaskFeat (normalised pixels), a small ViT on CIFAR-10 as a folder of images, three epochs.
 
 The experiment of docs/experiments.md: does predicting features of masked patches help when labels
 are few? Made for two CPU cores, not for a record.
@@ -31,9 +31,7 @@ def get_config() -> ConfigDict:
     config.model = dict(
         encoder="vit_ti16", tubelet=(1, 4, 4), width=128, depth=4, heads=4, dtype="float32"
     )
-    config.optim = dict(
-        name="adamw", lr=3e-3, lr_batch=128, warmup_epochs=0.3, clip_norm=1.0
-    )
+    config.optim = dict(name="adamw", lr=3e-3, lr_batch=128, warmup_epochs=0.3, clip_norm=1.0)
     config.mesh = dict(parameters=1)
     config.run = dict(
         epochs=3,

@@ -90,6 +90,7 @@ def run_training(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str,
     """Trains to the end, from the newest good checkpoint of the work directory if there is one."""
     task, run, data = experiment.task, experiment.run, experiment.data
     optimizer = experiment.optimizer
+    assert optimizer is not None
     create = functools.partial(TrainState.create, optimizer=optimizer)
     shapes = jax.eval_shape(lambda key: create(task.init(key)), jax.random.key(0))
     places = sharding.state_sharding(mesh, shapes)

@@ -76,6 +76,6 @@ def prefetch(batches: Iterable[Any], place: Callable[[Any], Any], ahead: int = 2
 
 def _narrow(rows: np.ndarray) -> np.ndarray:
     """64-bit ids as two 32-bit halves where JAX has no 64-bit types."""
-    if rows.dtype == np.int64 and not jax.config.jax_enable_x64:
+    if rows.dtype == np.int64 and not jax.config.read("jax_enable_x64"):
         return rows.view(np.int32).reshape(*rows.shape, 2)
     return rows

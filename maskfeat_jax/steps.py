@@ -19,6 +19,7 @@ from maskfeat_jax import losses
 from maskfeat_jax.arrays import Array
 from maskfeat_jax.augment import Augment, Mix, Normalise
 from maskfeat_jax.masking import Masker
+from maskfeat_jax.ops.patches import token_grid
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import Target
@@ -44,13 +45,13 @@ def pretrain_step(
     augment_key, mask_key, drop_key = _keys(seed, state.step)
     clips = augment(augment_key, normalise(batch["video"]))
     wanted = target(clips)
-    mask = masker(mask_key, len(clips), wanted.shape[1:4])  # True = masked
+    grid = token_grid(clips.shape[1:4], target.tubelet)
+    mask = masker(mask_key, len(clips), grid)  # True = masked
     counted = mask & batch["valid"][:, None, None, None]
     numbers = jnp.maximum(counted.sum() * target.dim, 1)
 
     def loss_of(params: Any, key: Array, clips: Array, wanted: Array, mask: Array, counted: Array):
-        rngs = {"drop_path": key}
-        predicted = model.apply({"params": params}, clips, mask, train=True, rngs=rngs)
+        predicted = forward(model, params, clips, mask, drop_path=key)
         return losses.masked_mse(predicted, wanted, counted)[0] / numbers
 
     inputs = (clips, wanted, mask, counted)
@@ -81,7 +82,7 @@ def finetune_step(
     total = jnp.maximum(weight.sum(), 1)
 
     def loss_of(params: Any, key: Array, clips: Array, wanted: Array, weight: Array):
-        logits = model.apply({"params": params}, clips, train=True, rngs={"drop_path": key})
+        logits = forward(model, params, clips, drop_path=key)
         return losses.soft_cross_entropy(logits, wanted, weight)[0] / total
 
     inputs = (clips, wanted, weight)
@@ -91,7 +92,7 @@ def finetune_step(
 
 def eval_step(params: Any, batch: Batch, *, model: nn.Module, normalise: Normalise) -> Metrics:
     """Sums over the valid clips of a batch: count, hits among the best 1 and 5, loss."""
-    logits = model.apply({"params": params}, normalise(batch["video"]))
+    logits = forward(model, params, normalise(batch["video"]))
     valid, labels = batch["valid"], jnp.where(batch["valid"], batch["label"], 0)
     wanted = jax.nn.one_hot(labels, logits.shape[-1])
     loss, count = losses.soft_cross_entropy(logits, wanted, valid.astype(jnp.float32))
@@ -121,8 +122,9 @@ def pretrain_eval_step(
     """
     clips = normalise(batch["video"])
     wanted = target(clips)
-    mask = masker(jax.random.key(seed), len(clips), wanted.shape[1:4])
-    predicted = model.apply({"params": params}, clips, mask)
+    grid = token_grid(clips.shape[1:4], target.tubelet)
+    mask = masker(jax.random.key(seed), len(clips), grid)
+    predicted = forward(model, params, clips, mask)
     counted = mask & batch["valid"][:, None, None, None]
     weight = counted[..., None].astype(jnp.float32)
     return {
@@ -131,6 +133,16 @@ def pretrain_eval_step(
         "wanted": jnp.sum(wanted * weight, (0, 1, 2, 3)),
         "wanted_squared": jnp.sum(jnp.square(wanted) * weight, (0, 1, 2, 3)),
     }
+
+
+def forward(
+    model: nn.Module, params: Any, *inputs: Array, drop_path: Array | None = None
+) -> Float[Array, ...]:
+    """The output of a model; with a key for drop path as in training."""
+    if drop_path is None:
+        return model.apply({"params": params}, *inputs)  # type: ignore[return-value]  # no state
+    rngs = {"drop_path": drop_path}
+    return model.apply({"params": params}, *inputs, train=True, rngs=rngs)  # type: ignore
 
 
 def _keys(seed: int, step: Array) -> Array:

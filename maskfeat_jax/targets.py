@@ -1,18 +1,21 @@
 """What is predicted: features of each tubelet of the clean, normalised clip.
 
-To add one: a frozen dataclass with `dim` and `__call__`, and its line in `TARGETS` at the end of
-the file.
+To add one: a frozen dataclass with `dim`, `__call__` and `draw`, and its line in `TARGETS` at the
+end of the file.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import einops
 import jax.numpy as jnp
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, UInt8
 
+from maskfeat_jax import pictures
 from maskfeat_jax.arrays import Array
 from maskfeat_jax.ops.hog import check_hog_settings, hog
 from maskfeat_jax.ops.patches import Size3, token_grid
@@ -34,6 +37,11 @@ class Target(Protocol):
 
     def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw {self.dim}"]:
         """float32 features; no gradient flows through them."""
+
+    def draw(
+        self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """A picture of the features of one frame of tokens, given the colours' normalisation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +106,14 @@ class Hog:
             histograms, "b t (h y) (w x) c k -> b t h w (c k y x)", y=rows, x=columns
         )
 
+    def draw(
+        self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """Oriented strokes along the edges."""
+        cells = pictures.tokens_to_cells(features, self.bins, self.channels, self.cells[0])
+        scale = max(1, 448 // (cells.shape[0] * self.cell))
+        return pictures.draw_hog(cells, self.cell, scale, signed=self.signed)
+
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
@@ -141,6 +157,13 @@ class Pixels:
         mean = tokens.mean(-1, keepdims=True)
         variance = tokens.var(-1, keepdims=True, ddof=1)
         return (tokens - mean) / jnp.sqrt(variance + 1e-6)
+
+    def draw(
+        self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """The pixels; of normalised ones each patch about grey, as its colours are not known."""
+        image = pictures.tokens_to_pixels(features, self.tubelet[1], channels=self.channels)
+        return pictures.to_uint8(image, *((0.5, 0.2) if self.normalise else (mean, std)))
 
 
 TARGETS: dict[str, type] = {"hog": Hog, "pixels": Pixels}

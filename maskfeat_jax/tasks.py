@@ -22,7 +22,7 @@ from maskfeat_jax.models import MODELS, VARIANTS
 from maskfeat_jax.ops.patches import Size3, token_grid
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.targets import TARGETS, Hog, Target
+from maskfeat_jax.targets import TARGETS, Target
 
 
 @runtime_checkable
@@ -153,10 +153,10 @@ class Pretrain:
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
         """Mask, predicted and wanted features."""
         clips = self.normalise(video)
-        wanted = self.target(clips)
-        mask = self.masker(jax.random.key(self.seed), len(video), wanted.shape[1:4])
-        predicted = self.model.apply({"params": params}, clips, mask)
-        return {"mask": mask, "predicted": predicted, "wanted": wanted}
+        grid = token_grid(self.clip, self.target.tubelet)
+        mask = self.masker(jax.random.key(self.seed), len(video), grid)
+        predicted = steps.forward(self.model, params, clips, mask)
+        return {"mask": mask, "predicted": predicted, "wanted": self.target(clips)}
 
     def draw(
         self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
@@ -165,23 +165,12 @@ class Pretrain:
         rows = []
         for i, clip in enumerate(video):
             hidden = pictures.hide(clip[0], shown["mask"][i, 0], self.target.tubelet[1])
-            features = (shown[name][i, 0] for name in ("predicted", "wanted"))
-            rows.append([clip[0], hidden, *map(self._picture, features)])
-        return pictures.panel(rows, ["input", "masked", "predicted", "wanted"], height=224)
-
-    def _picture(self, features: np.ndarray) -> np.ndarray:
-        if isinstance(self.target, Hog):
-            cells = pictures.tokens_to_cells(
-                features, self.target.bins, self.target.channels, self.target.cells[0]
+            drawn = (
+                self.target.draw(shown[name][i, 0], self.normalise.mean, self.normalise.std)
+                for name in ("predicted", "wanted")
             )
-            scale = max(1, 448 // (cells.shape[0] * self.target.cell))
-            return pictures.draw_hog(cells, self.target.cell, scale, signed=self.target.signed)
-        image = pictures.tokens_to_pixels(
-            features, self.target.tubelet[1], channels=self.target.channels
-        )
-        if self.target.normalise:  # mean and contrast of each patch are not predicted
-            return pictures.to_uint8(image, 0.5, 0.2)
-        return pictures.to_uint8(image, self.normalise.mean, self.normalise.std)
+            rows.append([clip[0], hidden, *drawn])
+        return pictures.panel(rows, ["input", "masked", "predicted", "wanted"], height=224)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,7 +251,7 @@ class Finetune:
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
         """Probabilities of the classes."""
-        logits = self.model.apply({"params": params}, self.normalise(video))
+        logits = steps.forward(self.model, params, self.normalise(video))
         return {"probabilities": jax.nn.softmax(logits)}
 
     def draw(

@@ -57,8 +57,8 @@ def picture(workdir: Path, images: Sequence[Path], *, seed: int | None = None) -
 def middle(path: Path, size: int, resize: int | None) -> np.ndarray:
     """The middle square of an image whose shorter side is first made `resize`: one clip."""
     try:
-        with Image.open(path) as image:
-            image = image.convert("RGB")
+        with Image.open(path) as file:
+            image = file.convert("RGB")
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
     scale = (resize or int(size / 0.875)) / min(image.size)

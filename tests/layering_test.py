@@ -12,12 +12,12 @@ import pytest
 from tests.recipes import ROOT
 
 ORDER = [
-    {"arrays"},
+    {"arrays", "pictures"},
     {"ops"},
     {"augment", "losses", "masking", "models", "targets"},
     {"optim", "sharding", "state", "transfer"},
     {"steps"},
-    {"build", "checkpoint", "leaves", "manifest", "pictures", "report", "tensorboard", "workdir"},
+    {"build", "checkpoint", "leaves", "manifest", "report", "tensorboard", "workdir"},
     {"tasks"},
     {"evaluate", "loop"},
     {"experiment"},

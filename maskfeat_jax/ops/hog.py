@@ -124,12 +124,10 @@ def _histograms(
     rows = (*lead, height // cell, cell, 1, width)
     turn, magnitude = turn.reshape(rows), magnitude.reshape(rows)
     # The sum over the rows of a cell is written out: XLA's CPU backend would materialise it.
-    by_row = sum(
-        jnp.where(
-            (turn[..., r, :, :] >= low) & (turn[..., r, :, :] < high), magnitude[..., r, :, :], 0.0
-        )
-        for r in range(cell)
-    )
+    by_row = jnp.zeros((), jnp.float32)
+    for r in range(cell):
+        inside = (turn[..., r, :, :] >= low) & (turn[..., r, :, :] < high)
+        by_row = by_row + jnp.where(inside, magnitude[..., r, :, :], 0.0)
     return by_row.reshape(*lead, height // cell, bins, width // cell, cell).sum(-1)
 
 

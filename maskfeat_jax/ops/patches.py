@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import einops
 from jaxtyping import Shaped
 
@@ -10,7 +12,7 @@ from maskfeat_jax.arrays import Array
 Size3 = tuple[int, int, int]
 
 
-def token_grid(clip: Size3, tubelet: Size3) -> Size3:
+def token_grid(clip: Sequence[int], tubelet: Size3) -> Size3:
     """Tokens along time, height and width of a clip of `(frames, height, width)`.
 
     Raises:
@@ -36,5 +38,5 @@ def patchify(clips: Shaped[Array, "b t h w c"], tubelet: Size3) -> Shaped[Array,
     return einops.rearrange(clips, "b (t u) (h p) (w q) c -> b t h w (u p q c)", u=u, p=p, q=q)
 
 
-def _times(size: Size3) -> str:
+def _times(size: Sequence[int]) -> str:
     return "x".join(map(str, size))

@@ -1,0 +1,42 @@
+# Every target sets up its own virtual environment first; nothing else is needed but Python.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+READY = $(VENV)/ready
+
+.PHONY: help setup demo smoke test fast check format clean
+
+help:  ## What there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+$(READY): requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet -r requirements.txt
+	touch $(READY)
+
+setup: $(READY)  ## The virtual environment
+
+demo: $(READY)  ## Pre-train, fine-tune and evaluate on drawn pictures: minutes, no download
+	$(RUN) demo.py
+
+smoke: $(READY)  ## A minute of pre-training
+	$(RUN) main.py --config=configs/smoke.py --workdir=runs/smoke
+
+test: $(READY)  ## All tests
+	$(RUN) -m pytest
+
+fast: $(READY)  ## The tests that take seconds
+	$(RUN) -m pytest -m "not slow and not original"
+
+check: $(READY)  ## Lint, format and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+format: $(READY)  ## Format in place
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+clean:  ## Remove the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
