@@ -177,10 +177,21 @@ def loader(source: Any, view: Any, recipe: Section, parts: dict[str, Any]) -> An
 
 
 def first_clips(data: Any) -> np.ndarray:
-    """The first readable clips, for pictures; the same in each process."""
-    count = min(SHOWN_CLIPS, data.source.num_examples)
-    rows = (data.load(0, index) for index in range(count))
-    return np.stack([row.video for row in rows])
+    """The first readable clips, for pictures; the same in each process.
+
+    Raises:
+      RecipeError: none of the first hundred examples can be read.
+    """
+    rows = [data.load(0, index) for index in range(min(SHOWN_CLIPS, data.source.num_examples))]
+    if all(row.problem for row in rows):
+        rows = [data.load(0, index) for index in range(min(100, data.source.num_examples))]
+    readable = [row.video for row in rows if not row.problem]
+    if not readable:
+        name, problem = data.source.name_of(0), rows[0].problem
+        raise RecipeError(
+            f"none of the first {len(rows)} images can be read; {name}: {problem.reason}"
+        )
+    return np.stack(readable[:SHOWN_CLIPS])
 
 
 def run_recipe(recipe: Section, workdir: Path) -> dict[str, float]:

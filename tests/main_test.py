@@ -265,6 +265,31 @@ def test_init_from_must_fit(pretrained, tmp_path):
         main.run_recipe(small, tmp_path / "run")
 
 
+def test_folder_without_a_readable_image(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(20):
+        (tmp_path / "images" / f"{i}.jpg").write_bytes(b"<html>" * i)
+    small = shrunken(PRETRAIN)
+    small["data"] = {"name": "image_folder", "path": str(tmp_path / "images")}
+    small["eval_data"] = {"name": ""}
+    with pytest.raises(RecipeError, match=r"none of the first 20 images can be read; .*0\.jpg"):
+        main.run_recipe(small, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_pretraining_needs_no_labels_and_no_evaluation(tmp_path):
+    rng = np.random.default_rng(0)
+    (tmp_path / "images" / "deep").mkdir(parents=True)
+    for i in range(20):
+        pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / "deep" / f"{i}.png")
+    small = shrunken(PRETRAIN)
+    small["data"] = {"name": "image_folder", "path": str(tmp_path / "images")}
+    small["eval_data"] = {"name": ""}
+    assert main.run_recipe(small, tmp_path / "run") == {}
+    assert (tmp_path / "run" / "checkpoints" / "2").is_dir()
+
+
 def test_foreign_directory_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises((RecipeError, WorkdirError), match=r"thesis\.tex"):
