@@ -164,13 +164,15 @@ class Pretrain:
         """Input, what the model sees of it, predicted and wanted features; one row per clip."""
         rows = []
         for i, clip in enumerate(video):
-            hidden = pictures.hide(clip[0], shown["mask"][i, 0], self.target.tubelet[1])
-            drawn = (
-                self.target.draw(shown[name][i, 0], self.normalise.mean, self.normalise.std)
-                for name in ("predicted", "wanted")
-            )
+            mask, normalise = shown["mask"][i, 0], self.normalise
+            hidden = pictures.hide(clip[0], mask, self.target.tubelet[1])
+            # Predictions of visible tokens are not trained and mean nothing.
+            predicted = shown["predicted"][i, 0] * mask[..., None]
+            features = (predicted, shown["wanted"][i, 0])
+            drawn = (self.target.draw(x, normalise.mean, normalise.std) for x in features)
             rows.append([clip[0], hidden, *drawn])
-        return pictures.panel(rows, ["input", "masked", "predicted", "wanted"], height=224)
+        titles = ["input", "masked", "predicted where masked", "wanted"]
+        return pictures.panel(rows, titles, height=224)
 
 
 @dataclasses.dataclass(frozen=True)
