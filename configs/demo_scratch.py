@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=30,
+        epochs=24,
         batch_size=50,
         log_every_steps=100,
         checkpoint_every_epochs=0,
