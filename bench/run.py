@@ -37,6 +37,7 @@ class Worker:
     """A process that runs a case on request."""
 
     def __init__(self, side: str, case: str, args: argparse.Namespace):
+        """Starts the process and waits until the case is ready."""
         """Starts it; returns when it is ready to run."""
         command = [sys.executable, "-m", "bench.worker", side, case, f"--batch={args.batch}"]
         command += [f"--dtype={args.dtype}", f"--device={args.device}"]
