@@ -67,15 +67,16 @@ def hog(
     if colour == "grey":
         images = jnp.sum(images * jnp.asarray(LUMA), -1, keepdims=True)
 
-    def histograms(images: Array) -> Array:
+    def votes(images: Array) -> Array:
         planes = jnp.moveaxis(images, -1, -3)
-        votes = _histograms(planes, bins=bins, cell=cell, signed=signed, window=window)
-        return jnp.moveaxis(_scale(votes, normalise), (-4, -2), (-2, -1))
+        return _votes(planes, bins=bins, cell=cell, signed=signed, window=window)
 
     flat = images.reshape(-1, *images.shape[-3:])
     # On a CPU one image at a time stays in cache: seven times faster than the batch at once.
-    flat = lax.platform_dependent(flat, cpu=lambda x: lax.map(histograms, x), default=histograms)
-    return flat.reshape(*images.shape[:-3], *flat.shape[1:])
+    flat = lax.platform_dependent(flat, cpu=lambda x: lax.map(votes, x), default=votes)
+    histograms = flat.reshape(*flat.shape[:-1], width // cell, cell).sum(-1)
+    histograms = jnp.moveaxis(_scale(histograms, normalise), (-4, -2), (-2, -1))
+    return histograms.reshape(*images.shape[:-3], *histograms.shape[1:])
 
 
 def check_hog_settings(bins: int, cell: int, normalise: str, colour: str, window: int) -> None:
@@ -107,10 +108,10 @@ def gradients(
     return gx, gy
 
 
-def _histograms(
+def _votes(
     planes: Float[Array, "*lead height width"], *, bins: int, cell: int, signed: bool, window: int
-) -> Float[Array, "*lead rows {bins} columns"]:
-    """Sums of magnitudes by cell and bin, as one expression that XLA fuses."""
+) -> Float[Array, "*lead rows {bins} width"]:
+    """Magnitudes by bin, summed over the rows of a cell, as one expression that XLA fuses."""
     gx, gy = gradients(planes)
     magnitude = jnp.sqrt(gx * gx + gy * gy)
     # XLA recomputes a cheap expression in each of its consumers, but not a division: dividing last
@@ -128,7 +129,7 @@ def _histograms(
     for r in range(cell):
         inside = (turn[..., r, :, :] >= low) & (turn[..., r, :, :] < high)
         by_row = by_row + jnp.where(inside, magnitude[..., r, :, :], 0.0)
-    return by_row.reshape(*lead, height // cell, bins, width // cell, cell).sum(-1)
+    return by_row
 
 
 def _turn(gx: Array, gy: Array, magnitude: Array, signed: bool) -> Array:
