@@ -1,8 +1,8 @@
 """Demo, second part: a classifier from what `demo_pretrain.py` learnt, with few labels.
 
 Source: none; found by trying.
-Expect: @@
-Cost: @@
+Expect: about 28 % top-1 (chance 10 %).
+Cost: less than a minute on two CPU cores.
 Run: python main.py --config=configs/demo_finetune.py --workdir=runs/demo/finetune_0 \
         --config.model.init_from=runs/demo/pretrain
 """

@@ -1,8 +1,8 @@
 """Demo, the comparison: the classifier of `demo_finetune.py` from random parameters.
 
-Source: none; found by trying, with a learning rate of its own and no layer decay.
-Expect: @@
-Cost: @@
+Source: none; the settings of `demo_finetune.py`, without layer decay.
+Expect: about 11 % top-1 (chance 10 %): so few labels are not enough.
+Cost: less than a minute on two CPU cores.
 Run: python main.py --config=configs/demo_scratch.py --workdir=runs/demo/scratch_0
 """
 

