@@ -20,7 +20,16 @@ from ml_collections import config_flags
 
 import input_pipeline
 from maskfeat_jax import sharding
-from maskfeat_jax.build import Problems, RecipeError, Section, call, check_sections, choose, member
+from maskfeat_jax.build import (
+    Problems,
+    RecipeError,
+    Section,
+    call,
+    check_sections,
+    choose,
+    member,
+    require_sections,
+)
 from maskfeat_jax.checkpoint import CheckpointError
 from maskfeat_jax.experiment import SHOWN_CLIPS, Experiment, run_evaluation, run_training
 from maskfeat_jax.loop import Diverged, Run
@@ -78,11 +87,13 @@ def build(recipe: Section, workdir: Path) -> Experiment:
       RecipeError: names everything that is wrong with the recipe, the data or the directory.
     """
     problems = Problems()
+    require_sections(recipe, SECTIONS)
     evaluating = recipe["task"] == "evaluate"
     name = recipe["task"]
     if evaluating:
         name = "finetune" if "num_classes" in recipe["model"] else "pretrain"
     task_class = member("task", TASKS, name)
+    require_sections(recipe, task_class.sections)
     parts: dict[str, Any] = {}
     with problems.gather():
         check_sections(recipe, (*SECTIONS, *task_class.sections))

@@ -85,6 +85,13 @@ def check_sections(recipe: Section, known: Iterable[str]) -> None:
             raise RecipeError(f"{key}: no such section{nearest(key, known)}")
 
 
+def require_sections(recipe: Section, wanted: Iterable[str]) -> None:
+    """Raises RecipeError where sections or settings are missing."""
+    missing = [key for key in wanted if key not in recipe]
+    if missing:
+        raise RecipeError(f"{', '.join(missing)}: missing in the recipe")
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean ...? ` and what there is."""
     known = sorted(known)

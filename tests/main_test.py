@@ -242,6 +242,14 @@ def test_all_problems_are_reported_at_once(tmp_path):
         assert words in str(error.value)
 
 
+@pytest.mark.parametrize("section", ["eval_data", "mask", "seed"])
+def test_missing_sections_are_named(section, tmp_path):
+    small = shrunken(PRETRAIN)
+    del small[section]
+    with pytest.raises(RecipeError, match=f"{section}: missing in the recipe"):
+        main.run_recipe(small, tmp_path / "run")
+
+
 def test_labels_must_fit(tmp_path):
     small = shrunken(FINETUNE)
     small["model"]["num_classes"] = 11
