@@ -10,8 +10,8 @@ from input_pipeline.example import Example, fingerprint
 SPLITS = {"train": 50_000, "validation": 2_000, "test": 2_000}  # how many, if not told
 _OVERSAMPLING = 3  # shapes are drawn larger, then reduced, for smooth edges
 _RADII = (0.3, 0.42)  # of a shape, as a fraction of the side of the picture
-_WAVELENGTHS = (4.0, 7.0)  # of the stripes, pixels
-_SWINGS = (30.0, 50.0)  # of the stripes around their mean, on the scale 0 to 255
+_WAVELENGTHS = (4.0, 7.0)  # of stripes, pixels
+_SWINGS = (30.0, 50.0)  # of stripes around their mean, on the scale 0 to 255
 _COLOUR_STEP = 70.0  # largest difference between the mean colours of ground and shape
 _NOISE = 2.0  # largest standard deviation
 
@@ -49,13 +49,14 @@ _SHAPES = tuple(_OUTLINES.values())  # by class index; the names above are in or
 
 
 class Shapes:
-    """One shape on a shaded ground, with lines in the way; the class is the shape, nothing else.
+    """One striped shape on a ground of other stripes; the class is the shape, nothing else.
 
-    Colours, shading, size, place, rotation and lines are drawn from the same distribution for each
-    class, and the shading of ground and shape from the same as each other, so only edges tell
-    classes apart. Shading is smooth, so that what is hidden can be told from what is around it;
-    where an outline goes, only by who has an idea of the shape. Classes come in turn: any first n
-    examples hold each class n / 10 times, up to one.
+    Colours, stripes, size, place, rotation and the line that may cross the ground are drawn from
+    the same distribution for each class, and the stripes of ground and shape from the same as each
+    other (their directions differ by 36 degrees or more). Stripes go on where they are hidden, so
+    most of what is masked can be told from what is around it; where an outline goes, only by who
+    has an idea of the shape. Classes come in turn: any first n examples hold each class n / 10
+    times, up to one.
     """
 
     def __init__(
@@ -107,18 +108,18 @@ class Shapes:
 def _draw(rng: np.random.Generator, outlines, size: int) -> np.ndarray:
     angle = rng.uniform(0, np.pi)
     colour = rng.uniform(80, 176, size=3)
-    picture = _shaded(rng, angle, colour, size)
+    picture = _stripes(rng, angle, colour, size)
     layers = [(_clutter(rng, size), rng.uniform(0, np.pi))]
     layers.append((_shape_mask(rng, outlines, size), angle + rng.uniform(np.pi / 5, 4 * np.pi / 5)))
     for mask, turned in layers:
         covered = np.asarray(mask, np.float32)[..., None] / 255
         step = rng.uniform(-_COLOUR_STEP, _COLOUR_STEP, size=3)
-        picture += covered * (_shaded(rng, turned, colour + step, size) - picture)
+        picture += covered * (_stripes(rng, turned, colour + step, size) - picture)
     picture += rng.normal(0, rng.uniform(0, _NOISE), size=picture.shape)
     return picture.clip(0, 255).astype(np.uint8)
 
 
-def _shaded(rng: np.random.Generator, angle: float, colour: np.ndarray, size: int) -> np.ndarray:
+def _stripes(rng: np.random.Generator, angle: float, colour: np.ndarray, size: int) -> np.ndarray:
     """A wave across the picture; each of its colours swings, so that each has gradients."""
     pixels = np.arange(size, dtype=np.float32)
     across = np.cos(angle) * pixels + np.sin(angle) * pixels[:, None]
