@@ -1,7 +1,9 @@
 """Demo, the comparison: the classifier of `demo_finetune.py` from random parameters.
 
-Source: none; the settings of `demo_finetune.py`, without layer decay.
-Expect: about 11 % top-1 (chance 10 %): so few labels are not enough.
+Source: none; the settings of `demo_finetune.py`, without layer decay. On validation pictures, one
+seed: learning rates 2e-4, 1e-3, 2e-3, and 5e-4 and 1e-3 with clip_norm=1, all stay at chance.
+Expect: about 10 % top-1, which is chance; the training loss hardly falls either. So the demo shows
+that pre-training lets learning begin, not by how much it beats a classifier that has learnt.
 Cost: less than a minute on two CPU cores.
 Run: python main.py --config=configs/demo_scratch.py --workdir=runs/demo/scratch_0
 """
