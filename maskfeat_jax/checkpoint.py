@@ -264,6 +264,11 @@ class Weights:
     ema: dict[str, Any] | None
     facts: dict[str, Any]
 
+    @property
+    def evaluated(self) -> dict[str, Any]:
+        """The moving average where there is one, as in `TrainState`."""
+        return self.params if self.ema is None else self.ema
+
 
 def load_params(path: str | os.PathLike[str]) -> Weights:
     """Reads the `params` and `ema` of a saved state and nothing else, on the host.

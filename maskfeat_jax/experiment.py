@@ -166,8 +166,7 @@ def initial_params(experiment: Experiment, parts: tuple[str, ...] | None) -> Any
     fresh = jax.device_get(jax.jit(experiment.task.init)(jax.random.key(experiment.seed)))
     if not experiment.init_from:
         return fresh
-    weights = load_params(experiment.init_from)
-    source = weights.params if weights.ema is None else weights.ema
+    source = load_params(experiment.init_from).evaluated
     return transfer(fresh, source, parts=tuple(fresh) if parts is None else parts)
 
 

@@ -46,8 +46,7 @@ def picture(workdir: Path, images: Sequence[Path], *, seed: int | None = None) -
     task = TASKS[name].from_recipe(recipe, (1, size, size), problems)
     problems.stop()
     assert task is not None
-    weights = load_params(workdir)
-    params = weights.params if weights.ema is None else weights.ema
+    params = load_params(workdir).evaluated
     video = np.stack([middle(path, size, recipe["eval_view"].get("resize")) for path in images])
     shown = jax.device_get(jax.jit(task.show_step)(params, video))
     classes = recipe["model"].get("num_classes", 0)
