@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+
+class OpenVideo(Protocol):
+    """A video of which any frames can be decoded.
+
+    Attributes:
+      num_frames: frames in the order of presentation, 1 or more.
+      fps: frames per second.
+      height: in pixels.
+      width: in pixels.
+    """
+
+    num_frames: int
+    fps: float
+    height: int
+    width: int
+
+    def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
+        """Decodes some frames and nothing that is not needed for them.
+
+        Args:
+          indices: in increasing order, repeats allowed, from 0 to `num_frames - 1`.
+          short_side: scale so that the shorter side has so many pixels; None for none.
+
+        Returns:
+          uint8 `(len(indices), height, width, 3)`, RGB.
+
+        Raises:
+          BadMedia: one of the frames is not there.
+          Exception: whatever the decoder finds wrong.
+        """
+
+
+@runtime_checkable
+class Video(Protocol):
+    """A video that is not open yet."""
+
+    def open(self) -> contextlib.AbstractContextManager[OpenVideo]:
+        """Opens it; raises BadMedia, OSError or whatever the decoder finds wrong."""
 
 
 class Example(NamedTuple):
     """One example as it lies in its dataset.
 
     Attributes:
-      data: the bytes of an image file, or its pixels: uint8 (height, width, 3), RGB.
+      data: the bytes of an image file, or its pixels: uint8 (height, width, 3), RGB; or a video.
       label: class index; None when the dataset has no labels.
     """
 
-    data: bytes | np.ndarray
+    data: bytes | np.ndarray | Video
     label: int | None
 
 
