@@ -1,0 +1,103 @@
+"""Attention with decomposed relative positions, as in MViTv2."""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from maskfeat_jax.arrays import Array
+from maskfeat_jax.ops.attention import attention
+from maskfeat_jax.ops.patches import Size3
+
+Tables = tuple[
+    Float[Array, "rows_t d"],
+    Float[Array, "rows_h d"],
+    Float[Array, "rows_w d"],
+]
+
+
+def relative_attention(
+    q: Float[Array, "b queries heads d"],
+    k: Float[Array, "b keys heads d"],
+    v: Float[Array, "b keys heads d"],
+    tables: Tables,
+    q_grid: Size3,
+    k_grid: Size3,
+    *,
+    kernel: str = "xla",
+) -> Float[Array, "b queries heads d"]:
+    """Attention whose logits also hold the products of queries with their offsets to the keys.
+
+    The logit of a patch query and a patch key is `q . k * d ** -0.5 + q . (T + H + W)` with the
+    rows of the three tables at their distance in time, height and width; the query is not scaled
+    in the second term. The class token, first among queries and keys, has the first term only.
+
+    The terms are exactly a longer head: `q' = [q * d ** -0.5, q . T, q . H, q . W]` against
+    `k' = [k, place in time, place in height, place in width]` with one-hot places, so any kernel
+    of plain attention computes them.
+
+    Args:
+      q: queries, class token first, then the grid with time slowest.
+      k: keys, in the same order.
+      v: values.
+      tables: embeddings of distances in time, height, width, shared by the heads; resized
+        linearly where the grids want another length (see `resize_table`).
+      q_grid: queries along time, height, width.
+      k_grid: keys along time, height, width.
+      kernel: see `attention`.
+
+    Raises:
+      ValueError: tokens that are not one class token and the grid.
+
+    Source: MViTv2 (arXiv:2112.01526) section 4.1; `cal_rel_pos_spatial` and
+    `cal_rel_pos_temporal` of PySlowFast (slowfast/models/attention.py).
+    """
+    for name, tokens, grid in (("queries", q, q_grid), ("keys", k, k_grid)):
+        if tokens.shape[1] != math.prod(grid) + 1:
+            raise ValueError(
+                f"{tokens.shape[1]} {name} are not a class token and a grid of {grid} tokens"
+            )
+    b, _, heads, d = q.shape
+    patches = q[:, 1:].reshape(b, *q_grid, heads, d)
+    terms = []
+    for axis, (table, size, keys) in enumerate(zip(tables, q_grid, k_grid, strict=True)):
+        rows = resize_table(table, 2 * max(size, keys) - 1)[distances(size, keys)].astype(q.dtype)
+        letter = "thw"[axis]
+        terms.append(jnp.einsum(f"bthwnd,{letter}kd->bthwnk", patches, rows))
+    relative = jnp.concatenate(terms, -1).reshape(b, -1, heads, sum(k_grid))
+    relative = jnp.pad(relative, ((0, 0), (1, 0), (0, 0), (0, 0)))
+    long_q = jnp.concatenate([q * jnp.asarray(d**-0.5, q.dtype), relative], -1)
+    where = jnp.asarray(places(k_grid), k.dtype)[None, :, None]
+    long_k = jnp.concatenate([k, jnp.broadcast_to(where, (*k.shape[:3], sum(k_grid)))], -1)
+    return attention(long_q, long_k, v, scale=1.0, kernel=kernel)
+
+
+def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "{length} d"]:
+    """Linear interpolation to another number of rows, half-pixel centres, no antialiasing."""
+    if table.shape[0] == length:
+        return table
+    return jax.image.resize(table, (length, table.shape[1]), "linear", antialias=False)
+
+
+@functools.cache
+def distances(queries: int, keys: int) -> np.ndarray:
+    """Row of the table for each query and key along one axis, shape `(queries, keys)`.
+
+    The shorter side is stretched to the longer; fractions are dropped.
+    """
+    of_query, of_key = np.float32(max(keys / queries, 1)), np.float32(max(queries / keys, 1))
+    i, j = np.arange(queries, dtype=np.float32)[:, None], np.arange(keys, dtype=np.float32)
+    return (i * of_query - j * of_key + (keys - 1) * of_key).astype(np.int32)
+
+
+@functools.cache
+def places(grid: Size3) -> np.ndarray:
+    """One-hot frame, row and column of each token, zero for the class token before them."""
+    where = np.indices(grid).reshape(3, -1)
+    parts = [np.eye(size, dtype=np.float32)[at] for size, at in zip(grid, where, strict=True)]
+    return np.pad(np.concatenate(parts, 1), ((1, 0), (0, 0)))
