@@ -196,7 +196,7 @@ def first_clips(data: Any) -> np.ndarray:
     rows = [data.load(0, index) for index in range(min(SHOWN_CLIPS, data.source.num_examples))]
     if all(row.problem for row in rows):
         rows = [data.load(0, index) for index in range(min(100, data.source.num_examples))]
-    readable = [row.video for row in rows if not row.problem]
+    readable = [row.video[0] for row in rows if not row.problem]
     if not readable:
         name, problem = data.source.name_of(0), rows[0].problem
         raise RecipeError(

@@ -74,3 +74,41 @@ def short_side(height: int, width: int, size: int) -> tuple[int, int]:
 def centre(height: int, width: int, size: int) -> Window:
     """The square window of side `size` in the middle; half pixels are rounded as in torchvision."""
     return Window(round((height - size) / 2), round((width - size) / 2), size, size)
+
+
+def along_longer_side(height: int, width: int, size: int, count: int) -> list[Window]:
+    """Square windows of side `size`: the middle one, or (count 3) start, middle and end.
+
+    Half pixels are rounded up, as in PySlowFast (slowfast/datasets/transform.py).
+    """
+    tops, lefts = _starts(height, size), _starts(width, size)
+    middle = (tops[1], lefts[1])
+    places = [middle]
+    if count == 3 and width >= height:
+        places = [(tops[1], left) for left in lefts]
+    elif count == 3:
+        places = [(top, lefts[1]) for top in tops]
+    return [Window(top, left, size, size) for top, left in places]
+
+
+def _starts(length: int, size: int) -> tuple[int, int, int]:
+    return 0, math.ceil((length - size) / 2), length - size
+
+
+def jittered_short_side(
+    rng: np.random.Generator, height: int, width: int, sizes: tuple[int, int]
+) -> tuple[int, int]:
+    """Height and width after a resize to a random shorter side.
+
+    The inverse of the side is uniform between those of `sizes`, as PySlowFast draws it for
+    Something-Something (slowfast/datasets/transform.py).
+    """
+    size = round(1 / rng.uniform(1 / sizes[1], 1 / sizes[0]))
+    return short_side(height, width, size)
+
+
+def random_square(rng: np.random.Generator, height: int, width: int, size: int) -> Window:
+    """A square window of side `size` anywhere but at its last place, as in PySlowFast."""
+    top = int(rng.integers(height - size)) if height > size else 0
+    left = int(rng.integers(width - size)) if width > size else 0
+    return Window(top, left, size, size)

@@ -15,38 +15,66 @@ import tensorflow as tf
 
 from input_pipeline import order
 from input_pipeline.bad_inputs import BadInput, BadInputs, BadMedia, Problem, media_boundary
-from input_pipeline.example import Source
+from input_pipeline.example import Source, Video
 
 Batch = dict[str, np.ndarray]
 PREFETCHED_BATCHES = 2
 
 
 class View(Protocol):
-    """Turns an example into a clip of fixed shape."""
+    """Turns an example into clips of fixed shape."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """Frames, height, width, channels."""
 
-    def __call__(self, data: bytes | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A clip of that shape, uint8."""
+    @property
+    def parts(self) -> int:
+        """How many times an example is read in a pass, each time for other clips of it."""
+
+    @property
+    def clips_per_part(self) -> int:
+        """Clips that come of one reading."""
+
+    def __call__(
+        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, part: int
+    ) -> np.ndarray:
+        """The clips of a part: uint8 (clips_per_part, *shape)."""
 
 
-class Row(NamedTuple):
-    """One row of a batch, and what is wrong with it if it is empty."""
+class Place(NamedTuple):
+    """What is read at a position of a run: which part of which example (-1: padding), and when."""
+
+    epoch: int
+    example: int
+    part: int
+
+
+class Part(NamedTuple):
+    """The clips of one reading, and what is wrong with them if they are empty.
+
+    Attributes:
+      video: uint8 (clips, frames, height, width, 3).
+      label: class index; 0 where there is none.
+      example: which example of the source; -1 is padding.
+      part: which part of the example.
+      problem: None if all is well.
+    """
 
     video: np.ndarray
     label: int
     example: int
+    part: int
     problem: Problem | None
 
 
 class Loader:
     """Loads, augments and batches the examples of a source.
 
-    Global batch k of training holds positions [k * batch_size, (k + 1) * batch_size) of the run;
-    process p of n takes the p-th of n equal parts. Each epoch has its own permutation and leaves
-    out the last, incomplete batch.
+    What is read at once is a position; it gives `view.clips_per_part` rows of the batch, one after
+    the other. Global batch k of training holds positions [k * reads, (k + 1) * reads) of the run,
+    reads = batch_size / clips_per_part; process p of n takes the p-th of n equal shares. Each epoch
+    has its own permutation and leaves out the last, incomplete batch.
     """
 
     def __init__(
@@ -66,7 +94,7 @@ class Loader:
         Args:
           source: the examples.
           view: what to show of each.
-          batch_size: rows of a global batch, over all processes.
+          batch_size: rows (clips) of a global batch, over all processes.
           seed: of order and augmentation, 0 or more.
           process_index: which part of each global batch is wanted.
           process_count: into how many parts a global batch is cut.
@@ -75,11 +103,15 @@ class Loader:
             and no list.
 
         Raises:
-          ValueError: an argument is out of range, or the batch is not divisible by the processes.
+          ValueError: an argument is out of range, or the batch is not divisible by the processes
+            and the clips of one reading.
         """
-        if batch_size < 1 or batch_size % process_count:
+        clips = view.clips_per_part
+        if batch_size < 1 or batch_size % (process_count * clips):
+            each = f" x {clips} clips of each example" if clips > 1 else ""
             raise ValueError(
-                f"batch_size {batch_size} is not a positive multiple of {process_count} processes"
+                f"batch_size {batch_size} is not a positive multiple of {process_count} "
+                f"processes{each}"
             )
         if not 0 <= process_index < process_count:
             raise ValueError(f"process_index {process_index} is not below {process_count}")
@@ -88,7 +120,8 @@ class Loader:
         if workers is not None and workers < 1:
             raise ValueError(f"workers is {workers}; it must be at least 1")
         self.source, self.view, self.seed = source, view, seed
-        self.batch_size, self.local_batch_size = batch_size, batch_size // process_count
+        self.batch_size, self._clips = batch_size, clips
+        self._reads, self._local_reads = batch_size // clips, batch_size // clips // process_count
         self.process_index = process_index
         self.workers = workers or os.cpu_count() or 1
         self.bad_inputs = bad_inputs or BadInputs()
@@ -100,12 +133,12 @@ class Loader:
     @property
     def steps_per_epoch(self) -> int:
         """Whole global batches in an epoch of training."""
-        return self.source.num_examples // self.batch_size
+        return self.source.num_examples * self.view.parts // self._reads
 
     @property
     def eval_steps(self) -> int:
         """Batches of one evaluation pass, the same on each process."""
-        return -(-self.source.num_examples // self.batch_size)
+        return -(-self.source.num_examples * self.view.parts // self._reads)
 
     def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
         """Batches without end, beginning with that of `start_step`; going there costs nothing.
@@ -119,17 +152,19 @@ class Loader:
         """
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"batch_size {self.batch_size} is more than the {self.source.num_examples} "
-                "examples of the source; use a smaller batch or more data"
+                f"batch_size {self.batch_size} is more than the "
+                f"{self.source.num_examples * self._clips} clips of the source; use a smaller "
+                "batch or more data"
             )
         if start_step < 0:
             raise ValueError(f"start_step is {start_step}; it must be 0 or more")
         return self._train_batches(start_step)
 
     def eval_batches(self, on_bad: Literal["fail", "skip"] = "fail") -> Iterator[Batch]:
-        """One pass in the order of the source, each example exactly once over all processes.
+        """One pass in the order of the source, each view of each example exactly once.
 
-        The last batches are padded: `valid` is False, `index` is -1.
+        All views of an example follow each other. The last batches are padded: `valid` is False,
+        `index` is -1.
 
         Args:
           on_bad: what to do with a file that cannot be used: "fail" raises, "skip" leaves its row
@@ -143,53 +178,58 @@ class Loader:
             raise ValueError(f'on_bad is {on_bad!r}; it must be "fail" or "skip"')
         return self._eval_batches(on_bad)
 
-    def load(self, epoch: int, index: int) -> Row:
-        """Loads one example: a pure function of (seed, epoch, index) and the file.
+    def load(self, epoch: int, index: int, part: int = 0) -> Part:
+        """Loads clips of one example: a pure function of (seed, epoch, index, part) and the file.
 
         Args:
-          epoch: decides crop and augmentation, together with the seed.
-          index: of the example; -1 gives a row of padding.
+          epoch: decides frames, crop and augmentation, together with the seed.
+          index: of the example; -1 gives padding.
+          part: which part of the example.
         """
         if index < 0:
-            return Row(self._empty(), 0, -1, None)
+            return Part(self._empty(), 0, -1, part, None)
         num_bytes = None
         try:
             with media_boundary():
                 data, label = self.source.read(index)
-            num_bytes = len(data) if isinstance(data, bytes) else data.nbytes
-            video = self.view(data, order.example_generator(self.seed, epoch, index))
+            if not isinstance(data, Video):
+                num_bytes = len(data) if isinstance(data, bytes) else data.nbytes
+            video = self.view(data, order.example_generator(self.seed, epoch, index), part)
         except BadMedia as bad:
-            return Row(self._empty(), 0, index, Problem(bad.kind, bad.reason, num_bytes))
-        return Row(video, 0 if label is None else label, index, None)
+            problem = Problem(bad.kind, bad.reason, num_bytes)
+            return Part(self._empty(), 0, index, part, problem)
+        return Part(video, 0 if label is None else label, index, part, None)
 
-    def train_example(self, local_position: int) -> tuple[int, int]:
-        """Epoch and example at a position of this process's part of a run."""
-        step, row = divmod(local_position, self.local_batch_size)
+    def train_place(self, local_position: int) -> Place:
+        """What is read at a position of this process's share of a run."""
+        step, read = divmod(local_position, self._local_reads)
         epoch, step = divmod(step, self.steps_per_epoch)
         with self._lock:  # so that one thread computes a new epoch while the others wait for it
             permutation = self._permutation(epoch)
-        return epoch, int(permutation[self._global_position(step, row)])
+        example, part = divmod(self._global_position(step, read), self.view.parts)
+        return Place(epoch, int(permutation[example]), part)
 
-    def eval_example(self, local_position: int) -> tuple[int, int]:
-        """Epoch (always 0) and example (-1: padding) at a position of this process's pass."""
-        position = self._global_position(*divmod(local_position, self.local_batch_size))
-        return 0, position if position < self.source.num_examples else -1
+    def eval_place(self, local_position: int) -> Place:
+        """What is read at a position of this process's share of an evaluation pass."""
+        position = self._global_position(*divmod(local_position, self._local_reads))
+        example, part = divmod(position, self.view.parts)
+        return Place(0, example if example < self.source.num_examples else -1, part)
 
-    def _global_position(self, step: int, row: int) -> int:
-        return step * self.batch_size + self.process_index * self.local_batch_size + row
+    def _global_position(self, step: int, read: int) -> int:
+        return step * self._reads + self.process_index * self._local_reads + read
 
     def _empty(self) -> np.ndarray:
-        return np.zeros(self.view.shape, np.uint8)
+        return np.zeros((self._clips, *self.view.shape), np.uint8)
 
     def _train_batches(self, start_step: int) -> Iterator[Batch]:
-        for batch, problems in self._batches(self.train_example, start_step, None):
-            for index, problem in zip(batch["index"], problems, strict=True):
+        for batch, problems in self._batches(self.train_place, start_step, None):
+            for index, problem in zip(batch["index"][:: self._clips], problems, strict=True):
                 self.bad_inputs.record(self.source.name_of(index), int(index), problem)
             yield batch
 
     def _eval_batches(self, on_bad: str) -> Iterator[Batch]:
-        for batch, problems in self._batches(self.eval_example, 0, self.eval_steps):
-            for index, problem in zip(batch["index"], problems, strict=True):
+        for batch, problems in self._batches(self.eval_place, 0, self.eval_steps):
+            for index, problem in zip(batch["index"][:: self._clips], problems, strict=True):
                 if problem is None:
                     continue
                 name = self.source.name_of(index)
@@ -203,7 +243,7 @@ class Loader:
 
     def _batches(
         self,
-        example_at: Callable[[int], tuple[int, int]],
+        place_at: Callable[[int], Place],
         start: int,
         stop: int | None,
     ) -> Iterator[tuple[Batch, list[Problem | None]]]:
@@ -213,14 +253,15 @@ class Loader:
 
         def load(local_position: np.int64):
             try:
-                row = self.load(*example_at(int(local_position)))
+                part = self.load(*place_at(int(local_position)))
             except BaseException as error:
                 errors.append(error)  # TensorFlow would only keep its text
                 raise
-            if row.problem is not None:
-                problems[int(local_position)] = row.problem
-            valid = row.problem is None and row.example >= 0
-            return row.video, np.int32(row.label), np.bool_(valid), np.int64(row.example)
+            if part.problem is not None:
+                problems[int(local_position)] = part.problem
+            valid = part.problem is None and part.example >= 0
+            numbers = np.int32(part.label), np.bool_(valid), np.int64(part.example)
+            return part.video, *numbers, np.int32(part.part)
 
         running = tf.Variable(True, trainable=False)
         iterator = self._dataset(load, start, stop, running).as_numpy_iterator()
@@ -228,44 +269,57 @@ class Loader:
         def batches():
             for step in itertools.count(start):
                 try:
-                    video, label, valid, index = next(iterator)
+                    parts = next(iterator)
                 except StopIteration:
                     return
                 except tf.errors.OpError:
                     if errors:
                         raise errors[0] from None
                     raise
-                batch = dict(video=video, valid=valid, index=index, view=np.zeros_like(label))
-                if self.source.class_names is not None:
-                    batch["label"] = label
-                first = step * self.local_batch_size
-                yield batch, [problems.pop(first + row, None) for row in range(len(valid))]
+                reads = range(step * self._local_reads, (step + 1) * self._local_reads)
+                yield self._batch(*parts), [problems.pop(read, None) for read in reads]
 
         generator = batches()
         weakref.finalize(generator, _end, iterator, running)
         return generator
 
+    def _batch(
+        self,
+        video: np.ndarray,
+        label: np.ndarray,
+        valid: np.ndarray,
+        index: np.ndarray,
+        part: np.ndarray,
+    ) -> Batch:
+        """One row for each clip."""
+        view = part[:, None] * self._clips + np.arange(self._clips, dtype=part.dtype)
+        batch = {"video": video.reshape(-1, *self.view.shape), "view": view.reshape(-1)}
+        columns = {"valid": valid, "index": index}
+        if self.source.class_names is not None:
+            columns["label"] = label
+        return batch | {name: np.repeat(x, self._clips) for name, x in columns.items()}
+
     def _dataset(
         self, load: Callable, start: int, stop: int | None, running: tf.Variable
     ) -> tf.data.Dataset:
-        types = (tf.uint8, tf.int32, tf.bool, tf.int64)
+        types = (tf.uint8, tf.int32, tf.bool, tf.int64, tf.int32)
 
         def load_shaped(position):
             video, *rest = tf.numpy_function(load, [position], types, stateful=False)
-            video.set_shape(self.view.shape)
+            video.set_shape((self._clips, *self.view.shape))
             for scalar in rest:
                 scalar.set_shape(())
             return video, *rest
 
-        rows = self.local_batch_size
-        last = np.iinfo(np.int64).max if stop is None else stop * rows
+        reads = self._local_reads
+        last = np.iinfo(np.int64).max if stop is None else stop * reads
         options = tf.data.Options()
         options.threading.private_threadpool_size = self.workers
         options.threading.max_intra_op_parallelism = 1
         options.deterministic = True
-        dataset = tf.data.Dataset.range(start * rows, last).take_while(lambda _: running)
+        dataset = tf.data.Dataset.range(start * reads, last).take_while(lambda _: running)
         dataset = dataset.map(load_shaped, num_parallel_calls=self.workers)
-        dataset = dataset.batch(rows, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
+        dataset = dataset.batch(reads, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
         return dataset.with_options(options)
 
 

@@ -79,7 +79,7 @@ def test_rows_are_a_function_of_seed_epoch_and_index(source):
     loader = Loader(source, VIEW, batch_size=3, seed=4)
     for batch, epoch in zip(take(loader, 6), (0, 0, 0, 1, 1, 1), strict=True):
         for video, index in zip(batch["video"], batch["index"], strict=True):
-            assert np.array_equal(video, loader.load(epoch, int(index)).video)
+            assert np.array_equal(video, loader.load(epoch, int(index)).video[0])
     assert not np.array_equal(loader.load(0, 1).video, loader.load(1, 1).video)
     other = Loader(source, VIEW, batch_size=3, seed=5)
     assert not np.array_equal(loader.load(0, 1).video, other.load(0, 1).video)
@@ -114,8 +114,8 @@ def test_seeking_far_is_quick(source):
     loader = Loader(source, VIEW, batch_size=4)
     (batch,) = take(loader, 1, start=10**9)
     epoch = 10**9 // 2
-    wanted = [loader.train_example(4 * 10**9 + row) for row in range(4)]
-    assert [(epoch, index) for index in batch["index"]] == wanted
+    wanted = [loader.train_place(4 * 10**9 + row) for row in range(4)]
+    assert [(epoch, index, 0) for index in batch["index"]] == wanted
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 12, 30])
@@ -147,7 +147,7 @@ def test_evaluation_counts_each_example_once(source, batch_size, processes):
 
 
 def test_refuses_what_does_not_fit(source):
-    with pytest.raises(ValueError, match="batch_size 12 is more than the 11 examples"):
+    with pytest.raises(ValueError, match="batch_size 12 is more than the 11 clips"):
         Loader(source, VIEW, batch_size=12).train_batches()
     with pytest.raises(ValueError, match="5 is not a positive multiple of 2 processes"):
         Loader(source, VIEW, batch_size=5, process_count=2)
@@ -248,7 +248,7 @@ def test_errors_that_are_not_bad_files_come_out_as_they_are():
             return "x"
 
     class BrokenView(TrainView):
-        def __call__(self, data, rng):
+        def __call__(self, data, rng, part):
             raise ZeroDivisionError("a mistake of ours")
 
     with pytest.raises(ZeroDivisionError, match="a mistake of ours"):

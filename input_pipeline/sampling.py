@@ -1,0 +1,151 @@
+"""Which frames of a video make a clip: pure functions of numbers.
+
+A sampler says it for training (`random`) and for the k-th of K clips of evaluation (`fixed`).
+Indices never decrease within a clip, unless a short video is looped.
+
+To add one: a frozen dataclass with the members of `Sampler`, and its line in `SAMPLERS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import numpy as np
+
+TARGET_FPS = 30.0  # rate at which strides of `Dense` are meant
+
+
+class Sampler(Protocol):
+    """Chooses the frames of a clip; made with `frames` of a clip and their `stride`."""
+
+    def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
+        """Frames of a clip for training: int64 (frames,), each below `num_frames`."""
+
+    def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
+        """Frames of clip `clip` of `clips` for evaluation: int64 (frames,)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    """A window of `frames * stride` frames at 30 per second, its frames spread evenly.
+
+    The window is measured in time: of a video of 25 frames per second it covers 25 / 30 as many.
+    The frames lie (window - 1) / (frames - 1) apart, rounded down: 4.2, not 4, for 16 x 4 at 30
+    frames per second. A video that is shorter than the window repeats its last frame.
+
+    Attributes:
+      frames: of a clip.
+      stride: frames of a 30 fps video per frame of the clip.
+      start: of evaluation's clips, "offset": the last of several clips ends with the video, a
+        single one lies in the middle; "ratio": clip k starts at k / clips of the room.
+
+    Source: PySlowFast slowfast/datasets/decoder.py (`USE_OFFSET_SAMPLING` for "offset"); mae_st
+    util/decoder/decoder.py.
+    """
+
+    frames: int
+    stride: int
+    start: Literal["offset", "ratio"] = "offset"
+
+    def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
+        """See `Sampler`; any start, not only whole frames, with the same probability."""
+        window, room = self._window(num_frames, fps)
+        return _spread(rng.uniform(0, room) if room else 0.0, window, num_frames, self.frames)
+
+    def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
+        """See `Sampler`."""
+        window, room = self._window(num_frames, fps)
+        if self.start == "ratio":
+            first = clip * room / clips
+        elif clips == 1:
+            first = room // 2
+        else:
+            first = clip * (room // (clips - 1))
+        return _spread(first, window, num_frames, self.frames)
+
+    def _window(self, num_frames: int, fps: float) -> tuple[float, float]:
+        """Length of the window, and how far it can be moved; frames of the video."""
+        window = max(1.0, self.stride * self.frames * fps / TARGET_FPS)
+        return window, max(num_frames - window, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Strided:
+    """Every `stride`-th frame whatever the frame rate; a short video starts over.
+
+    Source: dmvr's processors, which Scenic's ViViT uses.
+    """
+
+    frames: int
+    stride: int
+
+    def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
+        """See `Sampler`."""
+        room = max(num_frames - (self.frames - 1) * self.stride, 1)
+        return self._from(int(rng.integers(room)) if room > 1 else 0, num_frames)
+
+    def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
+        """See `Sampler`: one clip from the middle, several evenly from first to last."""
+        room = max(0, num_frames - self.frames * self.stride)
+        first = room // 2 if clips == 1 else int(np.linspace(0, room, clips)[clip])
+        return self._from(first, num_frames)
+
+    def _from(self, first: int, num_frames: int) -> np.ndarray:
+        return (first + self.stride * np.arange(self.frames)) % num_frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """One frame of each of `frames` equal parts of the whole video (Something-Something).
+
+    The clips of evaluation are all the same: the middle of each part.
+
+    Source: PySlowFast slowfast/datasets/ssv2.py.
+    """
+
+    frames: int
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        if self.stride != 1:
+            raise ValueError(
+                f'stride={self.stride}, but sampling="segment" spreads its frames over the whole '
+                "video; leave stride at 1"
+            )
+
+    def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
+        """See `Sampler`; the ends of a part are drawn too."""
+        border = self._borders(num_frames)
+        return rng.integers(border[:-1], border[1:], endpoint=True)
+
+    def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
+        """See `Sampler`."""
+        border = self._borders(num_frames)
+        return (border[:-1] + border[1:]) // 2
+
+    def _borders(self, num_frames: int) -> np.ndarray:
+        part = (num_frames - 1) / self.frames
+        return np.rint(part * np.arange(self.frames + 1)).astype(np.int64)  # half to even
+
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "dense": Dense,
+    "segment": Segment,
+    "strided": Strided,
+}
+
+
+def _spread(start: float, window: float, num_frames: int, frames: int) -> np.ndarray:
+    """`frames` numbers from `start` to `start + window - 1`, rounded down, kept in the video.
+
+    In float32 and from both ends to the middle, as torch.linspace: the rounding decides frames.
+    """
+    first, last = np.float32(start), np.float32(start + window - 1)
+    step = (last - first) / np.float32(max(frames - 1, 1))
+    i = np.arange(frames, dtype=np.float32)
+    times = np.where(i < frames // 2, first + step * i, last - step * (frames - 1 - i))
+    if frames == 1:
+        times = times[:1] * 0 + first
+    return np.clip(times, 0, num_frames - 1).astype(np.int64)
