@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -16,6 +17,7 @@ from jaxtyping import Bool, Key
 
 from maskfeat_jax.arrays import Array
 from maskfeat_jax.ops.block_masks import block_mask
+from maskfeat_jax.ops.cube_masks import cube_mask
 
 Grid = tuple[int, int, int]  # tokens along time, height, width
 
@@ -50,9 +52,7 @@ class Random:
 
     def masked(self, grid: Grid) -> int:
         """Masked tokens per clip."""
-        tokens = math.prod(grid)
-        # int(), as the originals: 1 - ratio is rounded to a float first.
-        return tokens - int(tokens * (1 - self.ratio))
+        return _all_but_visible(math.prod(grid), self.ratio)
 
     def check(self, grid: Grid) -> None:
         """Raises ValueError if all tokens would be masked, or none."""
@@ -61,9 +61,86 @@ class Random:
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
         """Independent masks for `batch` clips."""
         self.check(grid)
-        noise = jax.random.uniform(key, (batch, math.prod(grid)))
-        rank = jnp.argsort(jnp.argsort(noise, axis=-1), axis=-1)
-        return (rank < self.masked(grid)).reshape(batch, *grid)
+        chosen = _choose(key, (batch, math.prod(grid)), self.masked(grid))
+        return chosen.reshape(batch, *grid)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomPerFrame(Random):
+    """Tokens at random, the same number in each frame, independently from frame to frame.
+
+    A frame keeps floor(height * width * (1 - ratio)) visible tokens.
+
+    Attributes:
+      ratio: part of the tokens that is masked, in (0, 1).
+
+    Source: MAE for video (arXiv:2205.09113); PySlowFast's `PER_FRAME_MASKING`.
+    """
+
+    ratio: float = 0.9
+
+    def masked(self, grid: Grid) -> int:
+        """Masked tokens per clip."""
+        return grid[0] * _all_but_visible(math.prod(grid[1:]), self.ratio)
+
+    def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
+        """Independent masks for `batch` clips."""
+        self.check(grid)
+        frames = batch * grid[0]
+        chosen = _choose(key, (frames, math.prod(grid[1:])), self.masked(grid) // grid[0])
+        return chosen.reshape(batch, *grid)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomTube(RandomPerFrame):
+    """Places at random, masked in every frame.
+
+    A frame keeps floor(height * width * (1 - ratio)) visible tokens, as in dmae_st. VideoMAE masks
+    floor(height * width * ratio), so on 14x14 tokens its ratio of 0.9 is 0.897 here.
+
+    Attributes:
+      ratio: part of the tokens that is masked, in (0, 1).
+
+    Source: VideoMAE (arXiv:2203.12602); space-only masks of MAE for video (arXiv:2205.09113).
+    """
+
+    ratio: float = 0.9
+
+    def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
+        """Independent masks for `batch` clips."""
+        self.check(grid)
+        chosen = _choose(key, (batch, math.prod(grid[1:])), self.masked(grid) // grid[0])
+        return jnp.broadcast_to(chosen.reshape(batch, 1, *grid[1:]), (batch, *grid))
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Whole frames of tokens: round(frames * ratio) of them.
+
+    Attributes:
+      ratio: part of the frames that is masked, in (0, 1).
+
+    Source: MaskFeat (arXiv:2112.09133) section 5; PySlowFast's `MASK_FRAMES`.
+    """
+
+    ratio: float = 0.4
+
+    def __post_init__(self) -> None:
+        _check_ratio(self.ratio)
+
+    def masked(self, grid: Grid) -> int:
+        """Masked tokens per clip."""
+        return round(grid[0] * self.ratio) * math.prod(grid[1:])
+
+    def check(self, grid: Grid) -> None:
+        """Raises ValueError if all frames would be masked, or none."""
+        _check_count(self.masked(grid), math.prod(grid), self.ratio)
+
+    def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
+        """Independent masks for `batch` clips."""
+        self.check(grid)
+        chosen = _choose(key, (batch, grid[0]), self.masked(grid) // math.prod(grid[1:]))
+        return jnp.broadcast_to(chosen[:, :, None, None], (batch, *grid))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +166,7 @@ class Block:
 
     def __post_init__(self) -> None:
         _check_ratio(self.ratio)
-        if not 0 < self.min_area <= 1 or not 0 < self.aspect <= 1:
-            raise ValueError(f"min_area={self.min_area} and aspect={self.aspect} must be in (0, 1]")
+        _check_rectangles(self.min_area, self.aspect)
 
     def masked(self, grid: Grid) -> int:
         """Masked tokens per clip that are aimed at."""
@@ -99,9 +175,11 @@ class Block:
     def check(self, grid: Grid) -> None:
         """Raises ValueError if the grid has several frames, or no rectangle can be placed."""
         if grid[0] != 1:
-            raise ValueError(f"block masks are for one frame of tokens, the clip has {grid[0]}")
-        if min(grid[1:]) < 2:
-            raise ValueError(f"block masks need 2x2 tokens or more, there are {grid[1]}x{grid[2]}")
+            raise ValueError(
+                f"block masks are for one frame of tokens, the clip has {grid[0]}; "
+                "for several there are cube and tube masks"
+            )
+        _check_sides("block", grid[1:])
         _check_count(self.masked(grid), math.prod(grid), self.ratio)
 
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
@@ -122,9 +200,178 @@ class Block:
         return jax.vmap(one)(jax.random.split(key, batch))[:, None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Tube:
+    """The rectangles of `Block` on one frame, repeated over all frames.
+
+    Attributes:
+      ratio: part of the tokens that is masked, in (0, 1).
+      window: rows and columns of the grid on which the rectangles are drawn; each of its cells
+        covers a whole number of tokens. None: the tokens themselves. PySlowFast takes 7x7 for
+        14x14 tokens.
+      min_area: smallest rectangle as a fraction of the wanted number of cells.
+      aspect: lowest ratio of height to width.
+
+    Source: MaskFeat (arXiv:2112.09133) section 5; PySlowFast's `MASK_TUBE`.
+    """
+
+    ratio: float = 0.4
+    window: tuple[int, ...] | None = None
+    min_area: float = 0.2
+    aspect: float = 0.3
+
+    def __post_init__(self) -> None:
+        self._block()  # its checks are ours
+        _check_window(self.window, 2)
+
+    def masked(self, grid: Grid) -> int:
+        """Masked tokens per clip that are aimed at."""
+        cells = self._cells(grid)
+        return self._block().masked(cells) * math.prod(grid) // math.prod(cells)
+
+    def check(self, grid: Grid) -> None:
+        """Raises ValueError if the window does not divide the grid, or no rectangle fits in it."""
+        cells = self._cells(grid)
+        _check_divides(cells[1:], grid[1:])
+        _check_sides("tube", cells[1:])
+        self._block().check(cells)
+
+    def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
+        """Independent masks for `batch` clips."""
+        self.check(grid)
+        return _enlarge(self._block()(key, batch, self._cells(grid)), grid)
+
+    def _block(self) -> Block:
+        return Block(self.ratio, self.min_area, self.aspect)
+
+    def _cells(self, grid: Grid) -> Grid:
+        rows, columns = self.window or grid[1:]
+        return 1, rows, columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Cube:
+    """Boxes in space and time until the wanted number of cells is covered.
+
+    Masks stay short where a hundred boxes in a row do not fit (PySlowFast): on 8x7x7 cells with
+    ratio 0.4, 155.7 of 157 cells are masked on average.
+
+    Attributes:
+      ratio: part of the tokens that is masked, in (0, 1).
+      window: the grid (time, height, width) on which the boxes are drawn; each of its cells covers
+        a whole number of tokens. None: the tokens themselves. PySlowFast takes 8x7x7 for 8x14x14
+        tokens.
+      min_area: area of the smallest box as a fraction of a frame; the originals take
+        `height * width // 5` cells.
+      aspect: lowest ratio of height to width.
+
+    Source: MaskFeat (arXiv:2112.09133) section 5.
+    """
+
+    ratio: float = 0.4
+    window: tuple[int, ...] | None = None
+    min_area: float = 0.2
+    aspect: float = 0.3
+
+    def __post_init__(self) -> None:
+        _check_ratio(self.ratio)
+        _check_rectangles(self.min_area, self.aspect)
+        _check_window(self.window, 3)
+
+    def masked(self, grid: Grid) -> int:
+        """Masked tokens per clip that are aimed at."""
+        cells = self._cells(grid)
+        return self._masked_cells(cells) * math.prod(grid) // math.prod(cells)
+
+    def check(self, grid: Grid) -> None:
+        """Raises ValueError if the window does not divide the grid, or no box fits in it."""
+        cells = self._cells(grid)
+        _check_divides(cells, grid)
+        _check_sides("cube", cells[1:])
+        masked, smallest = self._masked_cells(cells), self._min_area(cells)
+        _check_count(masked, math.prod(cells), self.ratio)
+        if masked < smallest:
+            raise ValueError(
+                f"mask ratio {self.ratio} is {masked} cells of {_by(cells)}, and the smallest box "
+                f"has {smallest}; raise ratio or lower min_area={self.min_area}"
+            )
+
+    def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
+        """Independent masks for `batch` clips."""
+        self.check(grid)
+        cells = self._cells(grid)
+
+        def one(key: Key[Array, ""]) -> Bool[Array, "t h w"]:
+            return cube_mask(
+                key,
+                cells,
+                masked=self._masked_cells(cells),
+                min_area=float(self._min_area(cells)),
+                aspect=self.aspect,
+            )
+
+        return _enlarge(jax.vmap(one)(jax.random.split(key, batch)), grid)
+
+    def _cells(self, grid: Grid) -> Grid:
+        frames, rows, columns = self.window or grid
+        return frames, rows, columns
+
+    def _masked_cells(self, cells: Grid) -> int:
+        return round(math.prod(cells) * self.ratio)
+
+    def _min_area(self, cells: Grid) -> int:
+        return max(1, int(math.prod(cells[1:]) * self.min_area))
+
+
+def _choose(key: Key[Array, ""], shape: tuple[int, int], count: int) -> Bool[Array, "rows n"]:
+    """`count` of the places in each row, each set with the same probability."""
+    rank = jnp.argsort(jnp.argsort(jax.random.uniform(key, shape), axis=-1), axis=-1)
+    return rank < count
+
+
+def _enlarge(mask: Bool[Array, "b f r c"], grid: Grid) -> Bool[Array, "b t h w"]:
+    """Each cell becomes as many tokens as fill the grid."""
+    for axis, size in enumerate(grid, start=1):
+        mask = jnp.repeat(mask, size // mask.shape[axis], axis=axis)
+    return mask
+
+
+def _all_but_visible(tokens: int, ratio: float) -> int:
+    # int(), as the originals: 1 - ratio is rounded to a float first.
+    return tokens - int(tokens * (1 - ratio))
+
+
+def _by(sizes: Sequence[int]) -> str:
+    return "x".join(map(str, sizes))
+
+
 def _check_ratio(ratio: float) -> None:
     if not 0 < ratio < 1:
         raise ValueError(f"mask ratio {ratio} is not between 0 and 1")
+
+
+def _check_rectangles(min_area: float, aspect: float) -> None:
+    if not 0 < min_area <= 1 or not 0 < aspect <= 1:
+        raise ValueError(f"min_area={min_area} and aspect={aspect} must be in (0, 1]")
+
+
+def _check_window(window: tuple[int, ...] | None, axes: int) -> None:
+    if window is not None and (len(window) != axes or min(window) < 1):
+        names = "(time, height, width)" if axes == 3 else "(height, width)"
+        raise ValueError(f"mask window {window} must be {axes} positive sizes {names}")
+
+
+def _check_divides(window: Sequence[int], grid: Sequence[int]) -> None:
+    if any(g % w for w, g in zip(window, grid, strict=True)):
+        raise ValueError(
+            f"mask window {_by(window)} does not divide the token grid {_by(grid)}: each cell must "
+            "cover a whole number of tokens"
+        )
+
+
+def _check_sides(name: str, sides: Sequence[int]) -> None:
+    if min(sides) < 2:
+        raise ValueError(f"{name} masks need 2x2 tokens or more, there are {_by(sides)}")
 
 
 def _check_count(masked: int, tokens: int, ratio: float) -> None:
@@ -133,4 +380,12 @@ def _check_count(masked: int, tokens: int, ratio: float) -> None:
         raise ValueError(f"mask ratio {ratio} leaves {left} token of {tokens}")
 
 
-MASKERS: dict[str, type] = {"block": Block, "random": Random}
+MASKERS: dict[str, type] = {
+    "block": Block,
+    "cube": Cube,
+    "frame": Frame,
+    "random": Random,
+    "random_per_frame": RandomPerFrame,
+    "random_tube": RandomTube,
+    "tube": Tube,
+}

@@ -14,7 +14,7 @@ from scipy.stats import ks_2samp
 
 from bench.originals import original
 from maskfeat_jax.augment import Mix, random_erasing
-from maskfeat_jax.masking import Block
+from maskfeat_jax.masking import Block, Cube, Tube
 
 pytestmark = pytest.mark.original
 
@@ -92,6 +92,29 @@ def test_block_masks():
     assert_same_law(ours.sum((1, 2)), theirs.sum((1, 2)))
     assert_same_law(ours.sum(1).max(1), theirs.sum(1).max(1))
     np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.06)
+
+
+def test_cube_masks():
+    draw = original("slowfast.datasets.transform").MaskingGenerator3D(
+        (8, 7, 7), 157, min_num_patches=9, max_num_patches=49
+    )
+    theirs = np.stack([draw() for _ in range(3000)]).astype(bool)
+    ours = np.asarray(Cube(0.4)(jax.random.key(0), 3000, (8, 7, 7)))
+    assert_same_law(ours.sum((1, 2, 3)), theirs.sum((1, 2, 3)))
+    assert_same_law(ours.sum((2, 3)), theirs.sum((2, 3)))  # of each frame
+    assert_same_law(ours.sum((1, 3)).max(1), theirs.sum((1, 3)).max(1))
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.05)
+
+
+def test_tube_masks():
+    draw = original("slowfast.datasets.transform").MaskingGenerator((7, 7), 20, min_num_patches=4)
+    theirs = np.stack([draw() for _ in range(3000)]).astype(bool)
+    ours = np.asarray(Tube(0.4, window=(7, 7))(jax.random.key(0), 3000, (2, 14, 14)))[
+        :, 0, ::2, ::2
+    ]
+    assert_same_law(ours.sum((1, 2)), theirs.sum((1, 2)))
+    assert_same_law(ours.sum(1).max(1), theirs.sum(1).max(1))
+    np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=0.05)
 
 
 def test_change_made_by_rand_augment(monkeypatch):
