@@ -14,8 +14,11 @@ def draws(count, grid, **settings):
 
 
 def test_one_box_at_every_place_equally_often():
-    """Squares of area 4 and a budget of 4: one 2x2 square in one frame, 3 * 4 * 3 places for it."""
+    """Squares of area 4 and a budget of 4: 2x2 in one frame, at one of 3 * 4 * 3 places."""
     masks = draws(3600, (3, 5, 4), masked=4, min_area=4.0, aspect=1.0)
+    # One box in twenty fits: a hundred refused in a row happen, and leave nothing masked.
+    masks = masks[masks.any((1, 2, 3))]
+    assert len(masks) > 3500
     places, counts = np.unique(masks, axis=0, return_counts=True)
     assert len(places) == 36
     assert counts.min() > 50
@@ -23,19 +26,16 @@ def test_one_box_at_every_place_equally_often():
     for place in places:
         time, rows, columns = np.nonzero(place)
         assert len(set(time)) == 1
-        assert sorted(set(zip(rows - rows.min(), columns - columns.min(), strict=True))) == [
-            (0, 0),
-            (0, 1),
-            (1, 0),
-            (1, 1),
-        ]
+        assert (np.ptp(rows), np.ptp(columns), len(rows)) == (1, 1, 4)
 
 
-def test_boxes_last_for_any_number_of_frames():
-    """Squares of 2x2 and a budget of three: a box of 3, 2 or 1 frames comes first."""
-    masks = draws(600, (3, 5, 4), masked=12, min_area=4.0, aspect=1.0)
-    whole = [m for m in masks if m.sum() == 12 and (m == m[0]).all() and m[0].sum() == 4]
-    assert 0.2 < len(whole) / len(masks) < 0.5
+def test_length_in_time_is_uniform():
+    """The first of the boxes that fit: 2x2 over 1, 2 or 3 frames, or 3x3 in one frame."""
+    masks = draws(2000, (3, 5, 4), masked=12, min_area=4.0, aspect=1.0)
+    boxes = [(m == m[0]).all() and m[0].sum() == 4 for m in masks]
+    # Areas up to 6.25 of U(4, 20) are 2x2 and up to 12.25 are 3x3, so a third of 0.141 over
+    # 0.141 + 0.375 / 3, and a few made of several boxes.
+    assert 0.16 < np.mean(boxes) < 0.23
 
 
 def test_nothing_fits_in_too_small_a_budget():
