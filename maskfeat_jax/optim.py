@@ -13,6 +13,7 @@ import optax
 from jaxtyping import Float, Int
 
 from maskfeat_jax.arrays import Array
+from maskfeat_jax.models.layers import stacked_range
 
 Params = Any  # nested dict of arrays
 Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]
@@ -133,7 +134,8 @@ def decayed(params: Params, no_decay: Sequence[str] = ()) -> Params:
             )
 
     def rule(path: Any, leaf: Any) -> bool:
-        axes = leaf.ndim - ("/all/" in _path(path))  # stacked blocks have one axis more
+        stacked = any(map(stacked_range, _path(path).split("/")))
+        axes = leaf.ndim - stacked  # stacked blocks have one axis more
         return axes > 1 and not any(re.search(pattern, _path(path)) for pattern in no_decay)
 
     return jax.tree_util.tree_map_with_path(rule, params)
@@ -150,9 +152,9 @@ def layer_scales(params: Params, layer_decay: float) -> Params:
     """
     leaves = jax.tree_util.tree_leaves_with_path(params)
     depth = 0
-    for path, leaf in leaves:
-        if match := re.search(r"/blocks/(\d+|all)/", _path(path)):
-            depth = max(depth, leaf.shape[0] if match[1] == "all" else int(match[1]) + 1)
+    for path, _ in leaves:
+        if blocks := _blocks(_path(path)):
+            depth = max(depth, blocks[1] + 1)
     if not depth:
         raise ValueError("layer_decay needs an encoder of blocks; there are: " + _some(leaves))
 
@@ -160,11 +162,11 @@ def layer_scales(params: Params, layer_decay: float) -> Params:
         name = _path(path)
         if not name.startswith("encoder/"):
             return 1.0
-        match = re.search(r"/blocks/(\d+|all)/", name)
-        if match and match[1] == "all":
-            scales = layer_decay ** (depth - jnp.arange(depth, dtype=jnp.float32))
-            return scales.reshape(depth, *[1] * (leaf.ndim - 1))
-        return layer_decay ** (depth + 1 - (int(match[1]) + 1 if match else 0))
+        first, last = _blocks(name) or (-1, -1)
+        if first == last:
+            return layer_decay ** (depth - first)
+        scales = layer_decay ** (depth - jnp.arange(first, last + 1, dtype=jnp.float32))
+        return scales.reshape(-1, *[1] * (leaf.ndim - 1))
 
     return jax.tree_util.tree_map_with_path(rule, params)
 
@@ -172,6 +174,12 @@ def layer_scales(params: Params, layer_decay: float) -> Params:
 def scale_by_tree(scales: Params) -> optax.GradientTransformation:
     """Multiplies each update with its factor."""
     return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales))
+
+
+def _blocks(name: str) -> tuple[int, int] | None:
+    """First and last block of the encoder that a parameter belongs to, if any."""
+    match = re.match(r"encoder/blocks/([^/]+)/", name)
+    return match and (stacked_range(match[1]) or (int(match[1]), int(match[1])))
 
 
 def _path(path: Any) -> str:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
+from maskfeat_jax.ops.relative_position import resize_table
 
 Params = Any  # nested dict of arrays
 
@@ -20,7 +21,9 @@ def transfer(fresh: Params, source: Params, *, parts: tuple[str, ...] = ("encode
     """Replaces parts of fresh parameters by those of a checkpoint.
 
     Blocks are stacked or unstacked as the fresh parameters are. What the source has beyond them
-    (the mask token of pre-training, say) is left out.
+    (the mask token of pre-training, say) is left out. Tables of relative positions are interpolated
+    linearly where their lengths differ, as those of the last stage of an MViT that is fine-tuned
+    with fewer tokens than it was pre-trained with.
 
     Args:
       fresh: parameters of the new model.
@@ -37,10 +40,14 @@ def transfer(fresh: Params, source: Params, *, parts: tuple[str, ...] = ("encode
             continue
         if name not in plain:
             wrong.append(f"{'/'.join(name)}: missing")
-        elif plain[name].shape != value.shape:
-            wrong.append(f"{'/'.join(name)}: {plain[name].shape}, expected {value.shape}")
+            continue
+        found = plain[name]
+        if name[-1].startswith("rel_pos_") and found.shape[1:] == value.shape[1:]:
+            found = resize_table(found, value.shape[0])
+        if found.shape != value.shape:
+            wrong.append(f"{'/'.join(name)}: {found.shape}, expected {value.shape}")
         else:
-            taken[name] = np.asarray(plain[name], value.dtype)
+            taken[name] = np.asarray(found, value.dtype)
     if wrong:
         raise TransferError(
             f"{len(wrong)} parameters do not fit the model: "
@@ -48,9 +55,7 @@ def transfer(fresh: Params, source: Params, *, parts: tuple[str, ...] = ("encode
             + ("; …" if len(wrong) > 5 else "")
             + ". Is it the same encoder, size and number of classes?"
         )
-    nested = _nested(taken)
-    scanned = any("all" in name for name in _flat(fresh))
-    return stack_blocks(nested) if scanned else nested
+    return stack_blocks(_nested(taken), fresh)
 
 
 def _flat(tree: Params) -> dict[tuple[str, ...], Any]:

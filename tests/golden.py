@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -30,15 +31,14 @@ def torch_name(path: tuple[str, ...], renames: Mapping[str, str]) -> str:
     return name
 
 
-def fill(params: Params, renames: Mapping[str, str], *, stacked: bool = False) -> Params:
+def fill(params: Params, renames: Mapping[str, str] = MappingProxyType({})) -> Params:
     """Every parameter set from the CRC of its PyTorch name, in its PyTorch shape."""
 
     def value_of(name: str, shape: tuple[int, ...], scale: bool) -> np.ndarray:
         random = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
         return 1 + 0.1 * random if scale else 0.05 * random
 
-    filled = _build(params, renames, value_of)
-    return stack_blocks(filled) if stacked else filled
+    return _build(params, renames, value_of)
 
 
 def from_torch(
@@ -67,9 +67,11 @@ def _build(
         if path[-1] != "kernel":
             return value_of(name, shape, path[-1] == "scale")
         shape = (shape[-1], *shape[-2:-1], *shape[:-2])
-        if "patch_embed" not in path:
+        if len(shape) == 2:
             return value_of(name, shape, False).T
+        if shape[2] > 1:
+            return value_of(name, shape, False).transpose(2, 3, 4, 1, 0)
         shape = (*shape[:2], *shape[3:])  # a Conv2d has no time
         return value_of(name, shape, False).transpose(2, 3, 1, 0)[None]
 
-    return visit(unstack_blocks(params), ())
+    return stack_blocks(visit(unstack_blocks(params), ()), params)

@@ -28,6 +28,16 @@ SMALL = {
     },
     "projection": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)},
 }
+STACKED = {
+    **SMALL,
+    "encoder": {
+        "cls_token": jnp.ones((1, 1, 4)),
+        "blocks": {
+            "0": SMALL["encoder"]["blocks"]["0"],
+            "1-2": {"fc": {"kernel": jnp.ones((2, 4, 4)), "bias": jnp.ones((2, 4))}},
+        },
+    },
+}
 SETTINGS = {"steps_per_epoch": 10, "epochs": 4, "batch_size": 256, "lr": 1e-3}
 
 
@@ -63,7 +73,7 @@ def test_what_is_decayed_equals_pyslowfast():
     assert rules["encoder"]["cls_token"]
     assert not rules["encoder"]["mask_token"]
     assert not rules["encoder"]["pos_embed"]
-    stacked = decayed(stack_blocks(SMALL))["encoder"]["blocks"]["all"]["fc"]
+    stacked = decayed(STACKED)["encoder"]["blocks"]["1-2"]["fc"]
     assert stacked == {"kernel": True, "bias": False}
     with pytest.raises(ValueError, match=r"no_decay='relpos' matches no parameter; there are: enc"):
         decayed(SMALL, no_decay=("relpos",))
@@ -93,9 +103,11 @@ def test_stacked_blocks_are_updated_as_unstacked_ones():
             params = optax.apply_updates(params, updates)
         return params
 
-    plain, stacked = two_updates(SMALL), two_updates(stack_blocks(SMALL))
+    plain, stacked = two_updates(SMALL), two_updates(STACKED)
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), stack_blocks(plain), stacked
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6),
+        stack_blocks(plain, STACKED),
+        stacked,
     )
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
+from maskfeat_jax.models.layers import unstack_blocks
 from maskfeat_jax.transfer import TransferError, transfer
 
 
@@ -27,6 +27,13 @@ def params(seed, classes=3, width=4, mask_token=False):
     }
 
 
+def stacked(params):
+    kernels = [params["encoder"]["blocks"][str(i)]["fc"]["kernel"] for i in range(12)]
+    blocks = {"0-1": {"fc": {"kernel": np.stack(kernels[:2])}}, "2": {"fc": {"kernel": kernels[2]}}}
+    blocks["3-11"] = {"fc": {"kernel": np.stack(kernels[3:])}}
+    return {**params, "encoder": {**params["encoder"], "blocks": blocks}}
+
+
 def assert_equal(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -38,11 +45,11 @@ def test_only_the_named_parts_are_replaced(source_is_stacked, fresh_is_stacked):
     fresh, source = params(0), params(1, classes=7, mask_token=True)
     wanted = {**fresh, "encoder": {k: source["encoder"][k] for k in fresh["encoder"]}}
     result = transfer(
-        stack_blocks(fresh) if fresh_is_stacked else fresh,
-        stack_blocks(source) if source_is_stacked else source,
+        stacked(fresh) if fresh_is_stacked else fresh,
+        stacked(source) if source_is_stacked else source,
     )
     assert_equal(unstack_blocks(result), wanted)
-    assert ("all" in result["encoder"]["blocks"]) == fresh_is_stacked
+    assert_equal(result, stacked(wanted) if fresh_is_stacked else wanted)
 
 
 def test_everything_can_be_replaced():

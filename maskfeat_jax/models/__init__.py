@@ -11,9 +11,14 @@ import flax.linen as nn
 
 from maskfeat_jax.models.classifier import Classifier
 from maskfeat_jax.models.maskfeat import MaskFeat
+from maskfeat_jax.models.mvit import MViT
 from maskfeat_jax.models.vit import ViT
 
 MODELS: dict[str, type[nn.Module]] = {"classifier": Classifier, "maskfeat": MaskFeat}
+
+MVIT_S = {"width": 96, "depth": 16, "heads": 1, "stages": (1, 3, 14)}
+MVIT_B = {"width": 96, "depth": 24, "heads": 1, "stages": (2, 5, 21)}
+MVIT_L = {"width": 144, "depth": 48, "heads": 2, "stages": (2, 8, 44)}
 
 VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "vit_ti16": (ViT, {"width": 192, "depth": 12, "heads": 3}),
@@ -22,6 +27,11 @@ VARIANTS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
     "vit_l16": (ViT, {"width": 1024, "depth": 24, "heads": 16}),
     "vit_h16": (ViT, {"width": 1280, "depth": 32, "heads": 16}),
     "vit_h14": (ViT, {"width": 1280, "depth": 32, "heads": 16, "tubelet": (1, 14, 14)}),
+    "mvit_v2_s": (MViT, MVIT_S),
+    "mvit_v2_l": (MViT, MVIT_L),
+    "mvit_v2_s_supervised": (MViT, {**MVIT_S, "widen_in": "attention"}),
+    "mvit_v2_b_supervised": (MViT, {**MVIT_B, "widen_in": "attention"}),
+    "mvit_v2_l_supervised": (MViT, {**MVIT_L, "widen_in": "attention"}),
 }
 
 

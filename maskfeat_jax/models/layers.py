@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Key
 
 from maskfeat_jax.arrays import Array
 from maskfeat_jax.ops.attention import KERNELS, attention
@@ -16,6 +19,16 @@ from maskfeat_jax.ops.linear import affine, gelu, layer_norm
 
 NORMAL = nn.initializers.normal(0.02)  # the originals truncate at 100 standard deviations
 Params = Any  # nested dict of arrays
+
+
+def uniform(fan_in: int) -> Callable[..., Array]:
+    """Initialiser: uniform over +-1/sqrt(fan_in), PyTorch's for the bias of a convolution."""
+    bound = fan_in**-0.5
+
+    def init(key: Key[Array, ""], shape: tuple[int, ...]) -> Array:
+        return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
+
+    return init
 
 
 class Dense(nn.Module):
@@ -66,13 +79,22 @@ class Mlp(nn.Module):
     """Two linear maps with a GELU between them."""
 
     hidden: int
+    width: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n {self.width}"]:
         """Applies the two maps."""
         hidden = gelu(Dense(self.hidden, self.dtype, name="fc1")(x))
-        return Dense(x.shape[-1], self.dtype, name="fc2")(hidden)
+        return Dense(self.width, self.dtype, name="fc2")(hidden)
+
+
+def drop_path(
+    branch: Float[Array, "b n d"], rate: Float[Array, ""] | float, key: Key[Array, ""]
+) -> Float[Array, "b n d"]:
+    """Zeroes the branch of whole samples with probability `rate`, scales the others up."""
+    kept = jax.random.bernoulli(key, 1 - rate, (branch.shape[0], 1, 1))
+    return branch * (kept / (1 - rate)).astype(branch.dtype)
 
 
 class Block(nn.Module):
@@ -94,92 +116,108 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b n d"], drop_path: Float[Array, ""] | float
+        self, x: Float[Array, "b n d"], rate: Float[Array, ""] | float
     ) -> tuple[Float[Array, "b n d"], None]:
         """Returns the new tokens (and None: the form that `nn.scan` wants)."""
+        width = x.shape[-1]
         attend = Attention(self.heads, self.kernel, self.dtype, name="attn")
-        mlp = Mlp(int(x.shape[-1] * self.mlp_ratio), self.dtype, name="mlp")
-        x = x + self._drop(attend(LayerNorm(name="norm1")(x)), drop_path)
-        x = x + self._drop(mlp(LayerNorm(name="norm2")(x)), drop_path)
+        mlp = Mlp(int(width * self.mlp_ratio), width, self.dtype, name="mlp")
+        x = x + self._drop(attend(LayerNorm(name="norm1")(x)), rate)
+        x = x + self._drop(mlp(LayerNorm(name="norm2")(x)), rate)
         return x, None
 
     def _drop(self, branch: Array, rate: Array | float) -> Array:
-        """Drop path: zeroes the branch of whole samples, scales the others up."""
-        if not self.stochastic:
-            return branch
-        shape = (branch.shape[0], 1, 1)
-        kept = jax.random.bernoulli(self.make_rng("drop_path"), 1 - rate, shape)
-        return branch * (kept / (1 - rate)).astype(branch.dtype)
+        return drop_path(branch, rate, self.make_rng("drop_path")) if self.stochastic else branch
 
 
 class Blocks(nn.Module):
-    """A stack of equal blocks; the rate of drop path grows linearly from 0 to `drop_path`.
+    """A stack of blocks; the rate of drop path grows linearly from 0 to `drop_path`.
+
+    The parameters of block i lie under `i`. With `scan`, those of consecutive equal blocks i to j
+    are stacked along a leading axis under `i-j`.
 
     Attributes:
-      depth: number of blocks.
-      heads, mlp_ratio, kernel, dtype: see `Block`.
+      block: class of the blocks, called with tokens and the rate of drop path.
+      fields: of each block, except `stochastic`.
       drop_path: rate of the last block.
-      scan: one traced block and parameters stacked along a leading axis under `all` (compiles in
-        constant time), instead of one subtree per block under `0`, `1`, …
+      scan: trace equal blocks once, which compiles in a time that does not grow with their number.
       remat: recompute activations in the backward pass instead of storing them.
     """
 
-    depth: int
-    heads: int
-    mlp_ratio: float = 4.0
+    block: type[nn.Module]
+    fields: tuple[Mapping[str, Any], ...]
     drop_path: float = 0.0
     scan: bool = False
     remat: bool = False
-    kernel: str = "xla"
-    dtype: Any = jnp.float32
-
-    def __post_init__(self) -> None:
-        if self.kernel not in KERNELS:
-            raise ValueError(f"attention={self.kernel!r} is not one of {', '.join(KERNELS)}")
-        if not 0 <= self.drop_path < 1:
-            raise ValueError(f"drop_path={self.drop_path} is not in [0, 1)")
-        super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b n d"], *, train: bool) -> Float[Array, "b n d"]:
+    def __call__(self, x: Float[Array, "b n d"], *, train: bool) -> Float[Array, "b n2 d2"]:
         """Runs the blocks; training with drop path needs the rng `drop_path`."""
-        rates = np.linspace(0, self.drop_path, self.depth, dtype=np.float32)
-        fields = {
-            "heads": self.heads,
-            "mlp_ratio": self.mlp_ratio,
-            "stochastic": train and self.drop_path > 0,
-            "kernel": self.kernel,
-            "dtype": self.dtype,
-        }
-        block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
-        if self.scan:
+        rates = np.linspace(0, self.drop_path, len(self.fields), dtype=np.float32)
+        stochastic = train and self.drop_path > 0
+        block = nn.remat(self.block, prevent_cse=not self.scan) if self.remat else self.block
+        for first, last in self._runs():
+            fields = {**self.fields[first], "stochastic": stochastic}
+            if first == last:
+                x, _ = block(**fields, name=str(first))(x, rates[first].item())
+                continue
             scanned = nn.scan(
                 block,
                 variable_axes={"params": 0},
                 split_rngs={"params": True, "drop_path": True},
-                length=self.depth,
+                length=last - first + 1,
             )
-            return scanned(**fields, name="all")(x, jnp.asarray(rates))[0]
-        for i, rate in enumerate(rates.tolist()):
-            x, _ = block(**fields, name=str(i))(x, rate)
+            x, _ = scanned(**fields, name=f"{first}-{last}")(
+                x, jnp.asarray(rates[first : last + 1])
+            )
         return x
+
+    def _runs(self) -> list[tuple[int, int]]:
+        """First and last of the blocks that are computed together."""
+        if not self.scan:
+            return [(i, i) for i in range(len(self.fields))]
+        groups = itertools.groupby(range(len(self.fields)), key=lambda i: self.fields[i])
+        runs = [list(members) for _, members in groups]
+        return [(run[0], run[-1]) for run in runs]
+
+
+def check_fields(drop_path: float, attention: str) -> None:
+    """Raises ValueError for a rate of drop path or a kernel of attention that does not exist."""
+    if attention not in KERNELS:
+        raise ValueError(f"attention={attention!r} is not one of {', '.join(KERNELS)}")
+    if not 0 <= drop_path < 1:
+        raise ValueError(f"drop_path={drop_path} is not in [0, 1)")
+
+
+def stacked_range(name: str) -> tuple[int, int] | None:
+    """First and last of the blocks whose parameters are stacked under this name, if any are."""
+    match = re.fullmatch(r"(\d+)-(\d+)", name)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def unstack_blocks(params: Params) -> Params:
     """Parameters with one subtree per block, whatever the `scan` they were made with."""
     if not isinstance(params, dict):
         return params
-    if set(params) != {"all"}:
-        return {name: unstack_blocks(value) for name, value in params.items()}
-    depth = jax.tree.leaves(params["all"])[0].shape[0]
-    return {str(i): jax.tree.map(lambda x, i=i: x[i], params["all"]) for i in range(depth)}
+    plain: dict[str, Params] = {}
+    for name, value in params.items():
+        if blocks := stacked_range(name):
+            for i in range(blocks[0], blocks[1] + 1):
+                plain[str(i)] = jax.tree.map(lambda x, i=i: x[i - blocks[0]], value)
+        else:
+            plain[name] = unstack_blocks(value)
+    return plain
 
 
-def stack_blocks(params: Params) -> Params:
-    """The inverse of `unstack_blocks`: parameters for `scan=True`."""
-    if not isinstance(params, dict):
+def stack_blocks(params: Params, like: Params) -> Params:
+    """The inverse of `unstack_blocks`: blocks stacked as they are in `like`."""
+    if not isinstance(like, dict):
         return params
-    if not params or not all(name.isdigit() for name in params):
-        return {name: stack_blocks(value) for name, value in params.items()}
-    layers = [params[str(i)] for i in range(len(params))]
-    return {"all": jax.tree.map(lambda *x: np.stack(x), *layers)}
+    stacked = {}
+    for name, value in like.items():
+        if blocks := stacked_range(name):
+            layers = [params[str(i)] for i in range(blocks[0], blocks[1] + 1)]
+            stacked[name] = jax.tree.map(lambda *x: np.stack(x), *layers)
+        else:
+            stacked[name] = stack_blocks(params[name], value)
+    return stacked

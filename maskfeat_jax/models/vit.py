@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from maskfeat_jax.arrays import Array
-from maskfeat_jax.models.layers import NORMAL, Blocks
+from maskfeat_jax.models.layers import NORMAL, Block, Blocks, check_fields, uniform
 from maskfeat_jax.ops.linear import affine
-from maskfeat_jax.ops.patches import Size3, patchify
+from maskfeat_jax.ops.patches import Size3, patchify, token_grid
 
 
 class ViT(nn.Module):
@@ -51,7 +51,16 @@ class ViT(nn.Module):
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a whole number of {self.heads} heads")
+        check_fields(self.drop_path, self.attention)
         super().__post_init__()
+
+    def grid(self, clip: Sequence[int]) -> Size3:
+        """Tokens along time, height and width of a clip of `(frames, height, width)`.
+
+        Raises:
+          ValueError: the clip is not a whole number of tubelets.
+        """
+        return token_grid(clip, self.tubelet)
 
     @nn.compact
     def __call__(
@@ -84,17 +93,16 @@ class ViT(nn.Module):
         pos_embed = self.param("pos_embed", NORMAL, (1, 1 + n, self.width)).astype(dtype)
         tokens = tokens.reshape(b, n, self.width)
         tokens = jnp.concatenate([jnp.broadcast_to(cls_token, (b, 1, self.width)), tokens], 1)
-        return Blocks(
-            depth=self.depth,
-            heads=self.heads,
-            mlp_ratio=self.mlp_ratio,
-            drop_path=self.drop_path,
-            scan=self.scan,
-            remat=self.remat,
-            kernel=self.attention,
-            dtype=dtype,
-            name="blocks",
-        )(tokens + pos_embed, train=train)
+        block = {
+            "heads": self.heads,
+            "mlp_ratio": self.mlp_ratio,
+            "kernel": self.attention,
+            "dtype": dtype,
+        }
+        blocks = Blocks(
+            Block, (block,) * self.depth, self.drop_path, self.scan, self.remat, name="blocks"
+        )
+        return blocks(tokens + pos_embed, train=train)
 
 
 class PatchEmbed(nn.Module):
@@ -108,12 +116,7 @@ class PatchEmbed(nn.Module):
     def __call__(self, clips: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
         """Embeds every tubelet."""
         shape = (*self.tubelet, clips.shape[-1], self.width)
-        bound = math.prod(shape[:-1]) ** -0.5
-
-        def uniform(key: Array, shape: tuple[int, ...]) -> Array:
-            return jax.random.uniform(key, shape, minval=-bound, maxval=bound)
-
         kernel = self.param("kernel", NORMAL, shape)
-        bias = self.param("bias", uniform, (self.width,))
+        bias = self.param("bias", uniform(math.prod(shape[:-1])), (self.width,))
         patches = patchify(clips.astype(self.dtype), self.tubelet)
         return affine(patches, kernel.reshape(-1, self.width), bias)

@@ -8,7 +8,7 @@ import pytest
 
 from maskfeat_jax.models import create_model
 from maskfeat_jax.targets import Hog
-from tests.golden import fill
+from tests.golden import CLASSIFIER, PRETRAINING, fill
 
 
 @pytest.fixture(autouse=True)
@@ -31,8 +31,7 @@ def test_vit_b_pretraining(scan):
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), clips, mask)["params"]
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 85_882_476
-    heads = {"norm.": "pred_head.transforms.0.0.", "projection.": "pred_head.projections.0."}
-    params = fill(shapes, heads, stacked=scan)
+    params = fill(shapes, PRETRAINING)
     predicted = np.asarray(jax.jit(model.apply)({"params": params}, clips, mask))[mask]
     wanted = np.asarray(Hog((1, 16, 16))(clips))[mask]
     first = [-1.150179693, 1.020930894, 2.795666357, -0.372684813, -1.479412747, -2.636218350]
@@ -54,7 +53,7 @@ def test_vit_b_classifier():
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), clips)["params"]
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 86_567_656
-    params = fill(shapes, {"projection.": "head.projection."})
+    params = fill(shapes, CLASSIFIER)
     logits = np.asarray(jax.jit(model.apply)({"params": params}, clips))[0]
     first = [1.803811245, -0.501649008, -1.440033165, -0.137336888, 2.873274973, 1.521344044]
     np.testing.assert_allclose(logits[:6], first, atol=1e-8)
@@ -70,9 +69,7 @@ def test_vit_l_classifier():
     )
     shapes = jax.eval_shape(model.init, jax.random.key(0), clips)["params"]
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 304_326_632
-    logits = np.asarray(
-        jax.jit(model.apply)({"params": fill(shapes, {"projection.": "head.projection."})}, clips)
-    )[0]
+    logits = np.asarray(jax.jit(model.apply)({"params": fill(shapes, CLASSIFIER)}, clips))[0]
     first = [3.218135040, -0.045116762, 2.702902960, 0.428136284, -0.910781954, 1.378295760]
     np.testing.assert_allclose(logits[:6], first, atol=1e-8)
     np.testing.assert_allclose(logits.std(), 1.6103815106)

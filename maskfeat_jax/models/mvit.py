@@ -1,0 +1,218 @@
+"""Multiscale Vision Transformer, version 2, for video."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Bool, Float
+
+from maskfeat_jax.arrays import Array
+from maskfeat_jax.models.layers import NORMAL, Blocks, check_fields, uniform
+from maskfeat_jax.models.pooling_attention import PoolingBlock, pooled_grid
+from maskfeat_jax.ops.patches import Size3
+
+PATCH: Size3 = (2, 4, 4)  # frames, rows and columns from one patch to the next
+KERNEL: Size3 = (3, 7, 7)  # frames, rows and columns of a patch; they overlap
+
+
+class MViT(nn.Module):
+    """MViTv2 without the final norm, which belongs to the heads.
+
+    Overlapping patches, a class token, no absolute positions, attention with pooled queries, keys
+    and values, learned relative positions in time, height and width. The model has stages: at the
+    start of each stage but the first, width and heads double and the grid may be halved along
+    height and width. Keys and values are pooled so that their grid stays about the same.
+
+    Tables of relative positions are created for the clip that the parameters are initialised with;
+    for clips of another size they are interpolated.
+
+    Attributes:
+      width: of the tokens of the first stage.
+      depth: number of blocks.
+      heads: attention heads of the first stage.
+      stages: first block of each stage but the first.
+      tubelet: frames, rows and columns of one output token, pixels. With the default of three
+        stages after the first, (2, 32, 32) halves the grid in all of them: the published
+        classifier. (2, 16, 16) leaves the grid of the last stage as it is: what MaskFeat
+        pre-trains. The parameters are the same but for the length of tables of the last stage.
+      widen_in: part that doubles the width: "mlp" of the block before a stage (MaskFeat), or
+        "attention" of its first block (supervised MViTv2).
+      kv_stride: of the keys and values along height and width in the first stage; each halving of
+        the grid halves it.
+      mlp_ratio: width of the MLP relative to the tokens.
+      drop_path: rate of the last block; the first has 0.
+      scan: trace equal blocks once, parameters stacked.
+      remat: recompute activations in the backward pass.
+      attention: kernel, "xla" or "cudnn".
+      dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
+
+    Source: MViTv2 (arXiv:2112.01526), MaskFeat (arXiv:2112.09133) section 4.2; PySlowFast
+    slowfast/models/video_model_builder.py.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    stages: tuple[int, ...]
+    tubelet: Size3 = (2, 32, 32)
+    widen_in: str = "mlp"
+    kv_stride: int = 8
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    scan: bool = False
+    remat: bool = False
+    attention: str = "xla"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a whole number of {self.heads} heads")
+        blocks = [0, *self.stages, self.depth]
+        if any(after <= before for before, after in itertools.pairwise(blocks)):
+            raise ValueError(f"stages={self.stages} do not rise between 0 and depth={self.depth}")
+        sizes = [(PATCH[0], PATCH[1] << i, PATCH[2] << i) for i in range(len(self.stages) + 1)]
+        if self.tubelet not in sizes:
+            raise ValueError(f"tubelet={self.tubelet} is not one of {', '.join(map(str, sizes))}")
+        if self.widen_in not in ("mlp", "attention"):
+            raise ValueError(f"widen_in={self.widen_in!r} is not one of mlp, attention")
+        check_fields(self.drop_path, self.attention)
+        super().__post_init__()
+
+    @property
+    def q_strides(self) -> tuple[int, ...]:
+        """Stride of the queries of each block along height and width."""
+        halved = self.stages[: (self.tubelet[1] // PATCH[1]).bit_length() - 1]
+        return tuple(2 if block in halved else 1 for block in range(self.depth))
+
+    def grid(self, clip: Sequence[int]) -> Size3:
+        """Output tokens along time, height and width of a clip of `(frames, height, width)`.
+
+        A halving of an odd side rounds up: 312 pixels are 78, 39, 20 and 10 tokens.
+
+        Raises:
+          ValueError: the clip is not a whole number of patches.
+        """
+        grid = patch_grid(clip)
+        for stride in self.q_strides:
+            grid = pooled_grid(grid, stride)
+        return grid
+
+    @nn.compact
+    def __call__(
+        self,
+        clips: Float[Array, "b t h w 3"],
+        mask: Bool[Array, "b gt gh gw"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b tokens d"]:
+        """Encodes clips.
+
+        Args:
+          clips: normalised RGB.
+          mask: output tokens whose patches are replaced by the mask token; None for none. Patches
+            overlap, so that visible ones see up to 3 pixels and one frame of masked ones.
+          train: whether drop path is active; needs the rng `drop_path`.
+
+        Returns:
+          Tokens after the last block: the class token, then the grid, time slowest.
+
+        Raises:
+          ValueError: the clip is not a whole number of patches, or the mask is not on its grid.
+        """
+        dtype, clip = jnp.dtype(self.dtype), clips.shape[1:4]
+        grid = self.grid(clip)
+        tokens = OverlappingPatchEmbed(self.width, dtype, name="patch_embed")(clips)
+        if mask is not None:
+            if mask.shape[1:] != grid:
+                raise ValueError(f"mask of {mask.shape[1:]} tokens; the clip has {grid}")
+            mask_token = self.param("mask_token", NORMAL, (1, 1, self.width))
+            hidden = self._of_patches(mask, patch_grid(clip))[..., None]
+            tokens = jnp.where(hidden, mask_token[:, :, None, None].astype(dtype), tokens)
+        b = tokens.shape[0]
+        cls_token = self.param("cls_token", NORMAL, (1, 1, self.width)).astype(dtype)
+        cls_token = jnp.broadcast_to(cls_token, (b, 1, self.width))
+        tokens = jnp.concatenate([cls_token, tokens.reshape(b, -1, self.width)], 1)
+        fields = self._block_fields(clip)
+        blocks = Blocks(PoolingBlock, fields, self.drop_path, self.scan, self.remat, name="blocks")
+        return blocks(tokens, train=train)
+
+    def _of_patches(self, mask: Array, grid: Size3) -> Array:
+        """The mask of the output tokens for each patch."""
+        _, height, width = grid
+        mask = jnp.repeat(mask, self.tubelet[1] // PATCH[1], 2)
+        return jnp.repeat(mask, self.tubelet[2] // PATCH[2], 3)[:, :, :height, :width]
+
+    def _block_fields(self, clip: Sequence[int]) -> tuple[dict[str, Any], ...]:
+        """What the blocks are for a clip of `(frames, height, width)`."""
+        grid = table_grid = patch_grid(clip)
+        width, heads, kv_stride, fields = self.width, self.heads, self.kv_stride, []
+        for i, q_stride in enumerate(self.q_strides):
+            heads *= 2 if i in self.stages else 1
+            width *= 2 if i + (self.widen_in == "mlp") in self.stages else 1
+            kv_stride = max(kv_stride // q_stride, 1)
+            fields.append(
+                {
+                    "width": width,
+                    "heads": heads,
+                    "grid": grid,
+                    "q_stride": q_stride,
+                    "kv_stride": kv_stride,
+                    "rows": table_rows(table_grid, q_stride, kv_stride),
+                    "widen_in": self.widen_in,
+                    "mlp_ratio": self.mlp_ratio,
+                    "kernel": self.attention,
+                    "dtype": jnp.dtype(self.dtype),
+                }
+            )
+            grid = pooled_grid(grid, q_stride)
+            # The originals create tables as if an odd side were halved downwards.
+            table_grid = (grid[0], table_grid[1] // q_stride, table_grid[2] // q_stride)
+        return tuple(fields)
+
+
+class OverlappingPatchEmbed(nn.Module):
+    """A convolution of patches that overlap their neighbours."""
+
+    width: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, clips: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
+        """Embeds every patch."""
+        shape = (*KERNEL, clips.shape[-1], self.width)
+        kernel = self.param("kernel", NORMAL, shape)
+        bias = self.param("bias", uniform(math.prod(shape[:-1])), (self.width,))
+        patches = lax.conv_general_dilated(
+            jnp.asarray(clips, self.dtype),
+            kernel.astype(self.dtype),
+            PATCH,
+            [(size // 2, size // 2) for size in KERNEL],
+            dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
+        )
+        return patches + bias.astype(self.dtype)
+
+
+def patch_grid(clip: Sequence[int]) -> Size3:
+    """Patches along time, height and width of a clip of `(frames, height, width)`.
+
+    Raises:
+      ValueError: the clip is not a whole number of patches.
+    """
+    if any(size % step for size, step in zip(clip, PATCH, strict=True)):
+        sizes, steps = ("x".join(map(str, size)) for size in (clip, PATCH))
+        raise ValueError(f"clip {sizes} is not a whole number of {steps} patches")
+    frames, height, width = (size // step for size, step in zip(clip, PATCH, strict=True))
+    return frames, height, width
+
+
+def table_rows(grid: Size3, q_stride: int, kv_stride: int) -> Size3:
+    """Distances between queries and keys along time, height and width."""
+    frames, *sides = grid
+    height, width = (max(side // q_stride, side // kv_stride, 1) for side in sides)
+    return 2 * frames - 1, 2 * height - 1, 2 * width - 1
