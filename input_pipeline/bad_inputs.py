@@ -17,7 +17,17 @@ from typing import NamedTuple
 
 from PIL import Image
 
-CLASSES = ("missing", "unreadable", "empty", "not_media", "decode_error", "too_large")
+CLASSES = (
+    "missing",
+    "unreadable",
+    "empty",
+    "not_media",
+    "no_video",
+    "decode_error",
+    "short",
+    "too_large",
+    "timeout",
+)
 
 
 class BadMedia(Exception):

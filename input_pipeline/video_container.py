@@ -1,0 +1,106 @@
+"""Opens a video file so that hostile bytes can do little: told by its first bytes, alone, limited.
+
+FFmpeg would guess the format and, for a play list, open what it names. Here the format is forced,
+only this file may be read, and sizes are checked before anything is decoded. Needs PyAV.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from input_pipeline.bad_inputs import BadMedia
+
+EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+MAX_STREAMS = 16
+GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+
+
+def open_container(data: str | bytes, timeout_seconds: float, max_pixels: int) -> InputContainer:
+    """Opens a file of which every byte may be wrong.
+
+    Args:
+      data: the path of a file, or its bytes.
+      timeout_seconds: for the header, and for each packet later.
+      max_pixels: the decoder refuses larger frames.
+
+    Raises:
+      BadMedia: empty, or no MP4/MOV, Matroska/WebM or AVI, or not a file but a pipe or a device.
+      OSError: it cannot be read.
+      av.error.FFmpegError: the header is wrong.
+    """
+    head = data[:12] if isinstance(data, bytes) else _head_of(data)
+    container = av.open(
+        io.BytesIO(data) if isinstance(data, bytes) else f"file:{os.path.abspath(data)}",
+        "r",
+        format=_format_of(head),
+        options={"max_pixels": str(max_pixels), "threads": "1"},
+        container_options={"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS)},
+        metadata_errors="replace",
+        timeout=timeout_seconds,
+    )
+    container.flags &= ~GENERATE_TIMES
+    return container
+
+
+def video_stream(container: InputContainer, max_pixels: int, max_frames: int) -> VideoStream:
+    """The first video stream, set to decode on one thread.
+
+    Args:
+      container: as opened.
+      max_pixels: of a frame.
+      max_frames: that the header may promise.
+
+    Raises:
+      BadMedia: there is none, none can be decoded, or it is too large.
+    """
+    if not container.streams.video:
+        raise BadMedia("no_video", f"{len(container.streams)} streams, none of them video")
+    stream = container.streams.video[0]
+    codec = stream.codec_context
+    if codec is None:
+        raise BadMedia("decode_error", "no decoder for the codec of this video")
+    if codec.width < 1 or codec.height < 1:
+        raise BadMedia("decode_error", "the header gives no size of the frames")
+    if codec.width * codec.height > max_pixels:
+        raise BadMedia(
+            "too_large",
+            f"{codec.width}x{codec.height} pixels, the limit is {max_pixels} (max_pixels)",
+        )
+    if stream.frames > max_frames:
+        raise BadMedia(
+            "too_large", f"{stream.frames} frames, the limit is {max_frames} (max_frames)"
+        )
+    codec.thread_count, codec.thread_type = 1, "NONE"
+    codec.options = {"max_pixels": str(max_pixels)}
+    return stream
+
+
+def _head_of(path: str) -> bytes:
+    # Without O_NONBLOCK, opening a pipe would wait for a writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise BadMedia("not_media", f"{stat.filemode(mode)}: not a regular file")
+        return os.read(descriptor, 12)
+    finally:
+        os.close(descriptor)
+
+
+def _format_of(head: bytes) -> str:
+    if not head:
+        raise BadMedia("empty", "0 bytes")
+    if head[4:8] in _MP4_BOXES:
+        return "mov"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "matroska"
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return "avi"
+    raise BadMedia("not_media", f"starts with {head!r}; expected MP4, MOV, Matroska, WebM or AVI")
