@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
@@ -10,6 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 _GREY = 128
 _GAP = 4  # pixels between the images of a panel
 _LINE = 18  # pixels, height of a title line
+_LABEL = 80  # pixels, width of the labels of rows
+_ROW = 144  # pixels, height of a frame in a strip
+_COLUMNS = 8  # frames in a strip at most
+_LOOP_MS = 2000  # of an animation; 16 frames, 4 apart at 30 per second, last as long
 
 
 def draw_hog(
@@ -175,7 +182,10 @@ def hide(
 
 
 def panel(
-    rows: list[list[UInt8[np.ndarray, "_ _ 3"]]], titles: list[str], height: int | None = None
+    rows: list[list[UInt8[np.ndarray, "_ _ 3"]]],
+    titles: Sequence[str],
+    height: int | None = None,
+    labels: Sequence[str] = (),
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Arranges images in a grid, one title above each column.
 
@@ -183,25 +193,32 @@ def panel(
       rows: images, as many per row as there are titles; sizes may differ.
       titles: text; wrapped to the width of its column.
       height: of every image, in pixels; the largest one's if None. Enlarged without smoothing.
+      labels: text to the left of each row; none if empty.
 
     Raises:
-      ValueError: no images, or a row with another number of images than titles.
+      ValueError: no images, a row with another number of images than titles, or another number of
+        labels than rows.
     """
     if not rows or not titles or any(len(row) != len(titles) for row in rows):
         raise ValueError(
             f"rows of {[len(row) for row in rows]} images and {len(titles)} titles: expected at "
             "least one row, and one image per title in each"
         )
+    if labels and len(labels) != len(rows):
+        raise ValueError(f"{len(labels)} labels for {len(rows)} rows of images")
     height = height or max(image.shape[0] for row in rows for image in row)
     scaled = [[_to_height(image, height) for image in row] for row in rows]
     widths = [max(row[i].width for row in scaled) for i in range(len(titles))]
     font = ImageFont.load_default(size=13)
     lines = [_wrap(title, width, font) for title, width in zip(titles, widths, strict=True)]
     top = _GAP + _LINE * max(len(each) for each in lines)
-    size = (sum(widths) + _GAP * (len(widths) + 1), top + (height + _GAP) * len(rows))
+    left = _GAP + (_LABEL + _GAP if labels else 0)
+    size = (left + sum(widths) + _GAP * len(widths), top + (height + _GAP) * len(rows))
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
-    left = _GAP
+    for j, label in enumerate(labels):
+        text = "\n".join(_wrap(label, _LABEL, font))
+        draw.text((_GAP, top + j * (height + _GAP)), text, fill="black", font=font)
     for i, width in enumerate(widths):
         for j, line in enumerate(lines[i]):
             draw.text((left, _GAP // 2 + j * _LINE), line, fill="black", font=font)
@@ -209,6 +226,117 @@ def panel(
             canvas.paste(row[i], (left, top + j * (height + _GAP)))
         left += width + _GAP
     return np.array(canvas)
+
+
+def draw_features(
+    video: UInt8[np.ndarray, "b t h w 3"],
+    mask: Bool[np.ndarray, "b gt gh gw"],
+    predicted: Float[np.ndarray, "b gt gh gw d"],
+    wanted: Float[np.ndarray, "b gt gh gw d"],
+    tubelet: tuple[int, int, int],
+    draw: Callable[[np.ndarray], np.ndarray],
+) -> dict[str, UInt8[np.ndarray, "... 3"]]:
+    """Input, what the model sees of it, predicted and wanted features of some clips.
+
+    Of each frame of tokens the first frame of pixels is shown. Predictions of visible tokens are
+    left out, as they are not trained and mean nothing.
+
+    Args:
+      video: RGB.
+      mask: True = masked.
+      predicted: features of each token.
+      wanted: likewise.
+      tubelet: frames, rows and columns of one token, pixels.
+      draw: features of one frame of tokens, `(gh, gw, d)`, to uint8 `(height, width, 3)`.
+
+    Returns:
+      `predictions`, `(height, width, 3)`: for images one row each; for videos four rows each, time
+      going right. For videos also `predictions_moving`, `(gt, height, width, 3)`: one row each.
+
+    Raises:
+      ValueError: clips and tokens do not fit together.
+    """
+    if video.shape[1] != mask.shape[1] * tubelet[0]:
+        raise ValueError(
+            f"clips of {video.shape[1]} frames are not {mask.shape[1]} tokens of {tubelet[0]}"
+        )
+    titles = ["input", "masked", "predicted where masked", "wanted"]
+    firsts = video[:, :: tubelet[0]]
+    hidden = _each(lambda frame, where: hide(frame, where, tubelet[1]), firsts, mask)
+    shown = [
+        [*map(list, firsts)],
+        hidden,
+        _each(draw, predicted * mask[..., None]),
+        _each(draw, wanted),
+    ]
+    moments = range(mask.shape[1])
+    panels = [
+        panel([[kind[i][t] for kind in shown] for i in range(len(video))], titles, height=224)
+        for t in moments
+    ]
+    if len(panels) == 1:
+        return {"predictions": panels[0]}
+    times = _some(len(moments))
+    rows = [[kind[i][t] for t in times] for i in range(len(video)) for kind in shown]
+    columns = [f"frame {t * tubelet[0]}" for t in times]
+    strip = panel(rows, columns, _ROW, labels=titles * len(video))
+    return {"predictions": strip, "predictions_moving": np.stack(panels)}
+
+
+def draw_titled(
+    video: UInt8[np.ndarray, "b t h w 3"], titles: Sequence[str]
+) -> dict[str, UInt8[np.ndarray, "... 3"]]:
+    """Clips with a title each.
+
+    Returns:
+      `predictions`, `(height, width, 3)`: images side by side; of videos one row each, time going
+      right. For videos also `predictions_moving`, `(t, height, width, 3)`: side by side.
+    """
+    panels = [panel([list(frames)], titles, height=224) for frames in video.swapaxes(0, 1)]
+    if len(panels) == 1:
+        return {"predictions": panels[0]}
+    times = _some(len(panels))
+    strip = panel(
+        [list(clip[times]) for clip in video], [f"frame {t}" for t in times], _ROW, titles
+    )
+    return {"predictions": strip, "predictions_moving": np.stack(panels)}
+
+
+def encode(picture: UInt8[np.ndarray, "... 3"]) -> tuple[str, bytes]:
+    """A picture as a file: its extension, `.png` or `.gif`, and its content.
+
+    Args:
+      picture: `(height, width, 3)`, or `(frames, height, width, 3)` for an animation that is
+        repeated for ever.
+
+    Raises:
+      ValueError: it has another number of axes.
+    """
+    file = io.BytesIO()
+    if picture.ndim == 3:
+        Image.fromarray(picture).save(file, "PNG")
+        return ".png", file.getvalue()
+    if picture.ndim != 4:
+        raise ValueError(
+            f"picture of shape {picture.shape}: expected (height, width, 3) or "
+            "(frames, height, width, 3)"
+        )
+    first, *others = (Image.fromarray(frame) for frame in picture)
+    each = _LOOP_MS // len(picture)
+    first.save(file, "GIF", save_all=True, append_images=others, duration=each, loop=0)
+    return ".gif", file.getvalue()
+
+
+def _each(draw: Callable[..., np.ndarray], *parts: np.ndarray) -> list[list[np.ndarray]]:
+    """Draws each frame of each clip."""
+    return [
+        [draw(*frame) for frame in zip(*clip, strict=True)] for clip in zip(*parts, strict=True)
+    ]
+
+
+def _some(n: int) -> list[int]:
+    """Numbers evenly from 0 to n - 1, as many as a strip has columns, or all."""
+    return np.linspace(0, n - 1, min(n, _COLUMNS)).round().astype(int).tolist()
 
 
 def _to_height(image: UInt8[np.ndarray, "height width 3"], height: int) -> Image.Image:

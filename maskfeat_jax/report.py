@@ -23,8 +23,8 @@ import jax
 import numpy as np
 import tqdm
 from jaxtyping import UInt8
-from PIL import Image
 
+from maskfeat_jax.pictures import encode
 from maskfeat_jax.tensorboard import TensorBoard
 from maskfeat_jax.workdir import write_atomically
 
@@ -159,22 +159,28 @@ class Report:
             words = [f"{name} {number(float(value))}" for name, value in metrics.items()]
             self.message("  ".join([f"step {step}/{self._total_steps}  evaluation", *words]))
 
-    def pictures(self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]) -> None:
+    def pictures(self, step: int, name: str, picture: UInt8[np.ndarray, "... 3"]) -> None:
         """Stores a picture for TensorBoard and as `pictures/<name>_<step>.png`.
 
+        An animation, `(frames, height, width, 3)`, becomes a `.gif`.
+
         Raises:
-          ValueError: the name is not made of letters, digits, `_` and `-`.
+          ValueError: the name is not made of letters, digits, `_` and `-`, or the picture has not
+            three or four axes.
         """
         if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"picture name {name!r}: expected letters, digits, '_' and '-'")
         if not self._active:
             return
+        extension, encoded = encode(picture)
         with self._tolerating("pictures"):
             (self._workdir / "pictures").mkdir(exist_ok=True)
-            Image.fromarray(image).save(self._workdir / "pictures" / f"{name}_{step}.png")
+            path = self._workdir / "pictures" / f"{name}_{step}{extension}"
+            path.write_bytes(encoded)
         if self._tensorboard is not None:
             with self._tolerating("TensorBoard"):
-                self._tensorboard.image(step, f"pictures/{name}", image)
+                height, width, _ = picture.shape[-3:]
+                self._tensorboard.image(step, f"pictures/{name}", encoded, height, width)
 
     def message(self, text: str) -> None:
         """Prints and logs a text; control characters in it are shown, not obeyed."""

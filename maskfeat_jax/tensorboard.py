@@ -10,9 +10,6 @@ import pathlib
 import time
 from collections.abc import Mapping
 
-import numpy as np
-from jaxtyping import UInt8
-
 
 class TensorBoard:
     """Writes scalars and images of one run into a new event file."""
@@ -29,9 +26,10 @@ class TensorBoard:
           OSError: the file cannot be written.
         """
         from tensorboardX import event_file_writer, summary
-        from tensorboardX.proto import event_pb2
+        from tensorboardX.proto import event_pb2, summary_pb2
 
         self._summary = summary
+        self._proto = summary_pb2
         self._event = event_pb2.Event
         self._file = event_file_writer.EventsWriter(str(directory / "events"))
         if resume_step:
@@ -45,10 +43,13 @@ class TensorBoard:
             self._write(step=step, summary=self._summary.scalar(name, value))
         self._file.flush()
 
-    def image(self, step: int, name: str, image: UInt8[np.ndarray, "height width 3"]) -> None:
-        """Adds a picture; raises OSError if the disk is full."""
-        encoded = self._summary.image(name, image, dataformats="HWC")
-        self._write(step=step, summary=encoded)
+    def image(self, step: int, name: str, encoded: bytes, height: int, width: int) -> None:
+        """Adds a picture, the content of a PNG or GIF file; raises OSError if the disk is full."""
+        image = self._proto.Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=encoded
+        )
+        value = self._proto.Summary.Value(tag=name, image=image)
+        self._write(step=step, summary=self._proto.Summary(value=[value]))
         self._file.flush()
 
     def close(self) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import time
 
 import einops
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from maskfeat_jax import pictures
 from maskfeat_jax.ops.hog import hog
@@ -193,3 +195,112 @@ def test_panel_wraps_long_titles():
     two = pictures.panel([[image]], ["wanted features of the masked patches"])
     assert two.shape[0] > one.shape[0]
     assert two.shape[1] == one.shape[1]
+
+
+def test_panel_labels_rows():
+    image = np.zeros((40, 30, 3), np.uint8)
+    plain = pictures.panel([[image]] * 2, ["a"])
+    labelled = pictures.panel([[image]] * 2, ["a"], labels=["first", "second row of two"])
+    assert labelled.shape[0] == plain.shape[0]
+    added = labelled.shape[1] - plain.shape[1]
+    np.testing.assert_array_equal(labelled[:, added:], plain)
+    rows = [labelled[18:62, :added], labelled[66:, :added]]
+    assert all((row < 128).any() for row in rows)
+    with pytest.raises(ValueError, match="1 labels for 2 rows"):
+        pictures.panel([[image]] * 2, ["a"], labels=["first"])
+
+
+def colour_of(features):
+    """Draws each token as one pixel, red where the features are 0, green where they are 1."""
+    on = features[..., 0] > 0
+    return np.stack([255 * ~on, 255 * on, 0 * on], -1).astype(np.uint8).repeat(4, 0).repeat(4, 1)
+
+
+def features_of(frames, tubelet):
+    """Two clips of frames of one grey each, and features that are 1 everywhere."""
+    greys = 10 * np.arange(2 * frames).reshape(2, frames)
+    video = np.broadcast_to(greys[..., None, None, None], (2, frames, 8, 12, 3)).astype(np.uint8)
+    mask = np.zeros((2, frames // tubelet, 2, 3), bool)
+    mask[0, -1, 1, 2] = True
+    ones = np.ones((*mask.shape, 5), np.float32)
+    return pictures.draw_features(video, mask, ones, ones, (tubelet, 4, 4), colour_of)
+
+
+def area(picture, colour):
+    return (picture == np.array(colour)).all(-1).sum()
+
+
+def test_features_of_images_are_one_panel():
+    drawn = features_of(1, 1)
+    assert set(drawn) == {"predictions"}
+    picture = drawn["predictions"]
+    whole = 224 * 336
+    # Wanted everywhere, and predicted where masked.
+    assert area(picture, (0, 255, 0)) == 2 * whole + whole // 6
+    assert area(picture, (255, 0, 0)) == 2 * whole - whole // 6
+    assert 0 <= area(picture, (128, 128, 128)) - whole // 6 < 50  # the rest is text
+
+
+def test_features_of_videos_are_a_strip_and_an_animation():
+    drawn = features_of(6, 2)
+    assert set(drawn) == {"predictions", "predictions_moving"}
+    strip, moving = drawn["predictions"], drawn["predictions_moving"]
+    whole = 144 * 216
+    assert area(strip, (0, 255, 0)) == 6 * whole + whole // 6
+    assert 0 <= area(strip, (128, 128, 128)) - whole // 6 < 50  # the rest is text
+    for shown in (20, 40, 60, 80, 100):  # the first frame of each tubelet, as input and masked
+        assert area(strip, (shown,) * 3) >= whole
+    for hidden in (10, 30, 50, 70, 90):
+        assert area(strip, (hidden,) * 3) < 50
+    assert len(moving) == 3
+    whole = 224 * 336
+    for t, frame in enumerate(moving):
+        assert 0 <= area(frame, (60 + 20 * t,) * 3) - 2 * whole < 50
+        assert 0 <= area(frame, (128, 128, 128)) - (whole // 6 if t == 2 else 0) < 50
+    with pytest.raises(ValueError, match="clips of 6 frames are not 3 tokens of 1"):
+        pictures.draw_features(
+            np.zeros((1, 6, 8, 12, 3), np.uint8),
+            np.zeros((1, 3, 2, 3), bool),
+            *np.zeros((2, 1, 3, 2, 3, 5), np.float32),
+            (1, 4, 4),
+            colour_of,
+        )
+
+
+def test_strips_leave_frames_out_evenly():
+    drawn = features_of(40, 2)
+    assert drawn["predictions"].shape[1] == features_of(16, 2)["predictions"].shape[1]
+    assert len(drawn["predictions_moving"]) == 20
+
+
+def test_titled_clips():
+    video = RNG.integers(0, 256, (3, 4, 8, 12, 3)).astype(np.uint8)
+    titles = ["one", "two", "three"]
+    image = pictures.draw_titled(video[:, :1], titles)
+    assert set(image) == {"predictions"}
+    drawn = pictures.draw_titled(video, titles)
+    assert drawn["predictions_moving"].shape == (4, *image["predictions"].shape)
+    np.testing.assert_array_equal(drawn["predictions_moving"][0], image["predictions"])
+    height, width, _ = drawn["predictions"].shape
+    assert height > 3 * 144
+    assert width > 4 * 216
+
+
+def test_files_hold_what_was_drawn():
+    picture = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
+    extension, content = pictures.encode(picture)
+    assert extension == ".png"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(content))), picture)
+    moving = np.stack([np.full((20, 30, 3), colour, np.uint8) for colour in (0, 90, 255)])
+    moving[1, :10] = (250, 10, 40)
+    extension, content = pictures.encode(moving)
+    assert extension == ".gif"
+    with Image.open(io.BytesIO(content)) as file:
+        assert (file.n_frames, file.info["loop"]) == (3, 0)
+        for t in range(3):
+            file.seek(t)
+            assert file.info["duration"] == 660
+            stored = np.asarray(file.convert("RGB")).astype(int)
+            assert np.abs(stored - moving[t]).max() <= 4  # 256 colours
+    with pytest.raises(ValueError, match=r"shape \(4, 3\): expected"):
+        pictures.encode(np.zeros((4, 3), np.uint8))

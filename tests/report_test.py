@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import termios
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,19 +47,26 @@ def metrics_of(directory: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-def scalars_of(directory: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
-    """Reads event files without TensorBoard: tags, steps and values."""
+def events_of(directory: pathlib.Path) -> list[Any]:
+    """Reads event files without TensorBoard."""
     from tensorboardX.proto import event_pb2
 
-    found: dict[str, list[tuple[int, float]]] = {}
+    found = []
     for path in sorted(directory.glob("events*")):
         data = path.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
-            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            found.append(event_pb2.Event.FromString(data[12 : 12 + length]))
             data = data[16 + length :]
-            for value in event.summary.value:
-                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def scalars_of(directory: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+    """Tags, steps and values of event files."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for event in events_of(directory):
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append((event.step, value.simple_value))
     return found
 
 
@@ -149,6 +157,24 @@ def test_pictures_go_to_files_and_tensorboard(tmp_path):
     stored = np.asarray(Image.open(tmp_path / "pictures" / "wanted_hog_40.png"))
     np.testing.assert_array_equal(stored, IMAGE)
     assert "pictures/wanted_hog" in scalars_of(tmp_path)
+
+
+def test_animations_go_to_files_and_tensorboard(tmp_path):
+    moving = np.stack([IMAGE, IMAGE[::-1], IMAGE // 2])
+    with make_report(tmp_path) as report:
+        report.pictures(40, "clips", moving)
+    path = tmp_path / "pictures" / "clips_40.gif"
+    with Image.open(path) as file:
+        assert file.n_frames == 3
+        assert file.size == IMAGE.shape[1::-1]
+    (stored,) = (
+        value.image
+        for event in events_of(tmp_path)
+        for value in event.summary.value
+        if value.tag == "pictures/clips"
+    )
+    assert (stored.height, stored.width) == IMAGE.shape[:2]
+    assert stored.encoded_image_string == path.read_bytes()
 
 
 def test_control_characters_are_shown_not_obeyed(tmp_path):
