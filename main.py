@@ -9,6 +9,7 @@ The same command again goes on where the work directory stands.
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -139,13 +140,15 @@ def assemble(
         problems.append(f"view gives {parts['view'].shape}, eval_view {parts['eval_view'].shape}")
     with problems.gather():
         if parts["eval_data"] is not None:
-            testing = loader(parts["eval_data"], parts["eval_view"], recipe, parts)
+            testing = loader("eval_data", recipe, parts)
             task.check_labels(testing.source.class_names)
     with problems.gather():
         if not evaluating:
-            training = loader(parts["data"], parts["view"], recipe, parts)
+            training = loader("data", recipe, parts)
             task.check_labels(training.source.class_names)
             task.check_batch(run.batch_size)
+            if task.augment.flip and not getattr(training.source, "flippable", True):
+                raise RecipeError("augment.flip must be 0: mirroring changes the classes of data")
             if not training.steps_per_epoch:
                 examples = training.source.num_examples
                 raise RecipeError(f"run.batch_size={run.batch_size}, but data has only {examples}")
@@ -159,7 +162,7 @@ def assemble(
                 batch_size=run.batch_size,
             )
     problems.stop()
-    shown = loader(parts["eval_data"] or parts["data"], parts["eval_view"], recipe, parts)
+    shown = testing or loader("data", recipe, {**parts, "view": parts["eval_view"]})
     return Experiment(
         task=task,
         run=run,
@@ -173,12 +176,19 @@ def assemble(
     )
 
 
-def loader(source: Any, view: Any, recipe: Section, parts: dict[str, Any]) -> Any:
-    """Batches of a source, the part of this process."""
+def loader(where: str, recipe: Section, parts: dict[str, Any]) -> Any:
+    """Batches of the source of a section, the part of this process."""
+    view, rows = parts["view"], parts["run"].batch_size
+    if where == "eval_data":
+        # Whole examples, all views of each, on each device the same number of rows.
+        view = parts["eval_view"]
+        views, clips = view.parts * view.clips_per_part, view.clips_per_part
+        unit = math.lcm(views, jax.device_count() * clips)
+        rows = max(1, rows // unit) * unit
     return input_pipeline.Loader(
-        source,
+        parts[where],
         view,
-        batch_size=parts["run"].batch_size,
+        batch_size=rows,
         seed=recipe["seed"],
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -200,7 +210,7 @@ def first_clips(data: Any) -> np.ndarray:
     if not readable:
         name, problem = data.source.name_of(0), rows[0].problem
         raise RecipeError(
-            f"none of the first {len(rows)} images can be read; {name}: {problem.reason}"
+            f"none of the first {len(rows)} examples can be read; {name}: {problem.reason}"
         )
     return np.stack(readable[:SHOWN_CLIPS])
 

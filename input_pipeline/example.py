@@ -69,6 +69,7 @@ class Source(Protocol):
       class_names: name of each class, by class index; None when there are no labels.
       fingerprint: short hash of the list (names, order, labels), so that a resumed run can refuse
         a list that was edited meanwhile. It does not depend on where the data lies.
+      flippable: optional; False says that mirroring an example changes its class.
     """
 
     num_examples: int

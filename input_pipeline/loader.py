@@ -131,6 +131,11 @@ class Loader:
         )
 
     @property
+    def views(self) -> int:
+        """Rows of each example in a pass."""
+        return self.view.parts * self._clips
+
+    @property
     def steps_per_epoch(self) -> int:
         """Whole global batches in an epoch of training."""
         return self.source.num_examples * self.view.parts // self._reads

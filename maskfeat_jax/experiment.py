@@ -23,6 +23,7 @@ from maskfeat_jax.report import Report
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import Task
 from maskfeat_jax.transfer import transfer
+from maskfeat_jax.workdir import write_table
 
 SHOWN_CLIPS = 6
 
@@ -44,6 +45,7 @@ class Data(Protocol):
 
     source: Source
     steps_per_epoch: int
+    views: int
 
     def train_batches(self, start_step: int) -> Generator[Batch]:
         """Batches without end, from that of a step on."""
@@ -133,7 +135,7 @@ def run_training(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str,
                 donate_argnums=0,
             ),
             place=functools.partial(sharding.to_device, mesh),
-            evaluate=evaluator(experiment, mesh, places.evaluated),
+            evaluate=evaluator(experiment, workdir, mesh, places.evaluated),
             draw=drawer(experiment, mesh),
             report=report,
             checkpoints=checkpoints,
@@ -154,7 +156,7 @@ def run_evaluation(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[st
         devices=jax.device_count(),
         clips_per_step=experiment.run.batch_size,
     ) as report:
-        results = evaluator(experiment, mesh, places)(params)
+        results = evaluator(experiment, workdir, mesh, places)(params)
         report.evaluation(0, results)
         for name, picture in drawer(experiment, mesh)(params).items():
             report.pictures(0, name, picture)
@@ -170,24 +172,33 @@ def initial_params(experiment: Experiment, parts: tuple[str, ...] | None) -> Any
     return transfer(fresh, source, parts=tuple(fresh) if parts is None else parts)
 
 
-def evaluator(experiment: Experiment, mesh: Mesh, places: Any):
-    """A function of parameters: metrics on the data to evaluate on, nothing if there is none."""
+def evaluator(experiment: Experiment, workdir: Path, mesh: Mesh, places: Any):
+    """A function of parameters: metrics on the data to evaluate on, nothing if there is none.
+
+    Details by class go to `per_class.csv` of the work directory.
+    """
     testing, task = experiment.testing, experiment.task
     if testing is None:
         return lambda params: {}
+    expected = testing.source.num_examples
     step = jax.jit(
-        task.eval_step,
+        functools.partial(task.eval_step, views=testing.views),
         in_shardings=(places, sharding.batch_sharding(mesh)),
         out_shardings=sharding.replicated(mesh),
     )
-    return lambda params: evaluate(
-        params,
-        testing.eval_batches(experiment.on_bad),
-        step=step,
-        place=functools.partial(sharding.to_device, mesh),
-        summary=task.summary,
-        expected=testing.source.num_examples,
-    )
+
+    def metrics(params: Any) -> dict[str, float]:
+        sums = evaluate(
+            params,
+            testing.eval_batches(experiment.on_bad),
+            step=step,
+            place=functools.partial(sharding.to_device, mesh),
+            expected=expected,
+        )
+        write_table(workdir / "per_class.csv", task.table(sums, testing.source.class_names or ()))
+        return {**task.summary(sums), "used": float(sums["examples"]), "expected": float(expected)}
+
+    return metrics
 
 
 def drawer(experiment: Experiment, mesh: Mesh):

@@ -6,6 +6,7 @@ where there are labels, `label` (b).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -90,17 +91,32 @@ def finetune_step(
     return _update(state, loss, grads, optimizer)
 
 
-def eval_step(params: Any, batch: Batch, *, model: nn.Module, normalise: Normalise) -> Metrics:
-    """Sums over the valid clips of a batch: count, hits among the best 1 and 5, loss."""
+def eval_step(
+    params: Any, batch: Batch, *, model: nn.Module, normalise: Normalise, views: int = 1
+) -> Metrics:
+    """Sums over the examples of a batch of which all views are valid.
+
+    The `views` rows of an example follow each other; its score is the mean of their probabilities.
+
+    Returns:
+      `examples`, `loss`, hits among the best 1 and 5 (`top1`, `top5`), and by class `(classes,)`
+      `class_examples` and `class_top1`.
+    """
     logits = forward(model, params, normalise(batch["video"]))
-    valid, labels = batch["valid"], jnp.where(batch["valid"], batch["label"], 0)
-    wanted = jax.nn.one_hot(labels, logits.shape[-1])
-    loss, count = losses.soft_cross_entropy(logits, wanted, valid.astype(jnp.float32))
+    by_view = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
+    scores = jax.nn.logsumexp(by_view, axis=1) - math.log(views)
+    valid = batch["valid"].reshape(-1, views).all(1)
+    labels = jnp.where(valid, batch["label"][::views], 0)
+    wanted = jax.nn.one_hot(labels, scores.shape[-1]) * valid[:, None]
+    loss, examples = losses.soft_cross_entropy(scores, wanted, valid.astype(jnp.float32))
+    top1, top5 = (losses.hits(scores, labels, k) & valid for k in (1, 5))
     return {
-        "count": count,
+        "examples": examples,
         "loss": loss,
-        "top1": jnp.sum(losses.hits(logits, labels, 1) & valid),
-        "top5": jnp.sum(losses.hits(logits, labels, 5) & valid),
+        "top1": jnp.sum(top1),
+        "top5": jnp.sum(top5),
+        "class_examples": wanted.sum(0),
+        "class_top1": (wanted * top1[:, None]).sum(0),
     }
 
 
@@ -113,22 +129,28 @@ def pretrain_eval_step(
     masker: Masker,
     target: Target,
     seed: int,
+    views: int = 1,
 ) -> Metrics:
-    """Sums over the masked tokens of the valid clips of a batch.
+    """Sums over the masked tokens of the examples of a batch of which all views are valid.
 
-    `count` tokens, `loss` squared error per number, and of the wanted numbers themselves their
-    sum and sum of squares `(d,)`, from which the loss of the best constant follows. Masks depend
-    on `seed` and the place in the batch only.
+    Masks depend on `seed` and the place in the batch only.
+
+    Returns:
+      `examples`, masked `tokens`, `loss` the squared error per number, and of the wanted numbers
+      themselves their sum and sum of squares `(d,)`, from which the loss of the best constant
+      follows.
     """
+    complete = batch["valid"].reshape(-1, views).all(1)
     clips = normalise(batch["video"])
     wanted = target(clips)
     grid = token_grid(clips.shape[1:4], target.tubelet)
     mask = masker(jax.random.key(seed), len(clips), grid)
     predicted = forward(model, params, clips, mask)
-    counted = mask & batch["valid"][:, None, None, None]
+    counted = mask & jnp.repeat(complete, views)[:, None, None, None]
     weight = counted[..., None].astype(jnp.float32)
     return {
-        "count": jnp.sum(weight),
+        "examples": jnp.sum(complete),
+        "tokens": jnp.sum(weight),
         "loss": losses.masked_mse(predicted, wanted, counted)[0] / target.dim,
         "wanted": jnp.sum(wanted * weight, (0, 1, 2, 3)),
         "wanted_squared": jnp.sum(jnp.square(wanted) * weight, (0, 1, 2, 3)),

@@ -53,11 +53,14 @@ class Task(Protocol):
     ) -> tuple[TrainState, steps.Metrics]:
         """One update."""
 
-    def eval_step(self, params: Any, batch: steps.Batch) -> steps.Metrics:
-        """Sums over a batch."""
+    def eval_step(self, params: Any, batch: steps.Batch, *, views: int) -> steps.Metrics:
+        """Sums over a batch of examples with so many views each, `examples` among them."""
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Metrics from sums over a dataset."""
+
+    def table(self, sums: Mapping[str, Any], class_names: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Rows of a table of details from sums over a dataset; none if there are no details."""
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
         """What `draw` needs of the model for some clips."""
@@ -88,14 +91,14 @@ class Pretrain:
         encoder = target = masker = normalise = augment = None
         with problems.gather():
             encoder = _encoder(recipe["model"])
-            token_grid(clip, encoder.tubelet)
+            encoder.grid(clip)
         with problems.gather():
             if encoder is not None:
                 target = choose("target", TARGETS, recipe["target"], tubelet=encoder.tubelet)
         with problems.gather():
             masker = choose("mask", MASKERS, recipe["mask"])
             if encoder is not None:
-                masker.check(token_grid(clip, encoder.tubelet))
+                masker.check(encoder.grid(clip))
         with problems.gather():
             normalise, augment = _on_device(recipe)
         if problems:
@@ -132,7 +135,7 @@ class Pretrain:
             accumulate=accumulate,
         )
 
-    def eval_step(self, params: Any, batch: steps.Batch) -> steps.Metrics:
+    def eval_step(self, params: Any, batch: steps.Batch, *, views: int) -> steps.Metrics:
         """See `steps.pretrain_eval_step`."""
         return steps.pretrain_eval_step(
             params,
@@ -142,13 +145,18 @@ class Pretrain:
             masker=self.masker,
             target=self.target,
             seed=self.seed,
+            views=views,
         )
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """`loss`, and that of the best constant prediction of the same tokens."""
-        mean, square = sums["wanted"] / sums["count"], sums["wanted_squared"] / sums["count"]
+        mean, square = sums["wanted"] / sums["tokens"], sums["wanted_squared"] / sums["tokens"]
         constant = float(np.mean(square - mean**2))
-        return {"loss": float(sums["loss"] / sums["count"]), "loss_of_best_constant": constant}
+        return {"loss": float(sums["loss"] / sums["tokens"]), "loss_of_best_constant": constant}
+
+    def table(self, sums: Mapping[str, Any], class_names: Sequence[str]) -> list[Mapping[str, Any]]:
+        """None."""
+        return []
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
         """Mask, predicted and wanted features."""
@@ -199,7 +207,7 @@ class Finetune:
                 raise RecipeError(f"model.num_classes={classes}: a classifier needs 2 or more")
         with problems.gather():
             encoder = _encoder(section)
-            token_grid(clip, encoder.tubelet)
+            encoder.grid(clip)
         with problems.gather():
             normalise, augment = _on_device(recipe)
         with problems.gather():
@@ -213,7 +221,7 @@ class Finetune:
         """As many classes as the head has."""
         classes = self.model.num_classes
         if class_names is None:
-            raise RecipeError("data: this task needs labels, and the images have none")
+            raise RecipeError("data: this task needs labels, and there are none")
         if len(class_names) != classes:
             raise RecipeError(f"model.num_classes={classes}, but the data has {len(class_names)}")
 
@@ -243,13 +251,25 @@ class Finetune:
             accumulate=accumulate,
         )
 
-    def eval_step(self, params: Any, batch: steps.Batch) -> steps.Metrics:
+    def eval_step(self, params: Any, batch: steps.Batch, *, views: int) -> steps.Metrics:
         """See `steps.eval_step`."""
-        return steps.eval_step(params, batch, model=self.model, normalise=self.normalise)
+        parts = {"model": self.model, "normalise": self.normalise}
+        return steps.eval_step(params, batch, **parts, views=views)
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """`loss`, `top1` and `top5` as fractions."""
-        return {name: float(sums[name] / sums["count"]) for name in ("loss", "top1", "top5")}
+        """`loss`; `top1` and `top5` as fractions; `mean_class_top1` over the classes that occur."""
+        metrics = {name: float(sums[name] / sums["examples"]) for name in ("loss", "top1", "top5")}
+        occurs = sums["class_examples"] > 0
+        by_class = sums["class_top1"][occurs] / sums["class_examples"][occurs]
+        return {**metrics, "mean_class_top1": float(by_class.mean())}
+
+    def table(self, sums: Mapping[str, Any], class_names: Sequence[str]) -> list[Mapping[str, Any]]:
+        """By class: examples, and the fraction that is right."""
+        rows = zip(class_names, sums["class_examples"], sums["class_top1"], strict=True)
+        return [
+            {"class": name, "examples": int(n), "top1": float(hits / n) if n else None}
+            for name, n, hits in rows
+        ]
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
         """Probabilities of the classes."""

@@ -8,7 +8,9 @@ mounts; paths of object stores (`gs://`) are not handled here.
 from __future__ import annotations
 
 import atexit
+import csv
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -19,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -176,6 +178,20 @@ def write_status(workdir: pathlib.Path, state: State, **facts: Any) -> None:
             status[name] = str(value) if unfit else value
         text = json.dumps(status, indent=2, sort_keys=True, default=str)
         write_atomically(workdir / "STATUS.json", text + "\n")
+
+
+def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of the same keys as CSV, in one piece (process 0 only); no rows, no file.
+
+    Raises:
+      OSError: the file cannot be written.
+    """
+    if rows and jax.process_index() == 0:
+        text = io.StringIO()
+        table = csv.DictWriter(text, rows[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        write_atomically(path, text.getvalue())
 
 
 def environment() -> dict[str, Any]:

@@ -171,12 +171,33 @@ def test_evaluation_sums_over_valid_rows_only():
     best = logits.argmax(-1) == examples["label"]
     assert int(sums["top1"]) == best.sum()
     assert int(sums["top5"]) == 8
-    assert float(sums["count"]) == 8
+    assert float(sums["examples"]) == 8
     examples["valid"][:3] = False
     examples["label"][:3] = -1
     sums = compiled(steps.eval_step, keep)(state.params, examples)
-    assert (int(sums["top1"]), float(sums["count"])) == (best[3:].sum(), 5)
+    assert (int(sums["top1"]), float(sums["examples"])) == (best[3:].sum(), 5)
     assert np.isfinite(float(sums["loss"]))
+
+
+def test_views_of_an_example_are_averaged_and_count_once():
+    state, parts = finetuning()
+    keep = {k: parts[k] for k in ("model", "normalise")}
+    views = batch(b=12)
+    views["label"] = np.repeat(np.array([0, 1, 1, 3], np.int32), 3)
+    views["valid"][7] = (
+        False  # one view of the third example is missing: the example does not count
+    )
+    step = functools.partial(steps.eval_step, **keep, views=3)
+    sums = jax.device_get(jax.jit(step)(state.params, views))
+    logits = parts["model"].apply({"params": state.params}, parts["normalise"](views["video"]))
+    scores = np.asarray(jax.nn.softmax(logits)).reshape(4, 3, 5).mean(1)
+    right = scores.argmax(-1) == [0, 1, 1, 3]
+    counted = np.array([True, True, False, True])
+    assert sums["examples"] == 3
+    assert sums["top1"] == (right & counted).sum()
+    np.testing.assert_allclose(sums["loss"], -np.log(scores[[0, 1, 3], [0, 1, 3]]).sum(), rtol=1e-5)
+    assert sums["class_examples"].tolist() == [1, 1, 0, 1, 0]
+    assert sums["class_top1"].tolist() == [right[0], right[1], 0, right[3], 0]
 
 
 def test_pretraining_evaluation_knows_the_best_constant():
@@ -187,12 +208,12 @@ def test_pretraining_evaluation_knows_the_best_constant():
     mask = np.asarray(parts["masker"](jax.random.key(3), 8, (1, 4, 4)))
     wanted = np.asarray(parts["target"](clips))[mask]
     predicted = np.asarray(parts["model"].apply({"params": state.params}, clips, mask))[mask]
-    assert sums["count"] == mask.sum()
+    assert (sums["tokens"], sums["examples"]) == (mask.sum(), 8)
     np.testing.assert_allclose(
         # Compiled in one piece, a pixel on a border between two bins may fall on the other side.
-        sums["loss"] / sums["count"],
+        sums["loss"] / sums["tokens"],
         np.square(predicted - wanted).mean(),
         rtol=2e-3,
     )
-    mean, square = sums["wanted"] / sums["count"], sums["wanted_squared"] / sums["count"]
+    mean, square = sums["wanted"] / sums["tokens"], sums["wanted_squared"] / sums["tokens"]
     np.testing.assert_allclose(np.mean(square - mean**2), wanted.var(0).mean(), rtol=2e-3)

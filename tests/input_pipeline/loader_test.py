@@ -13,7 +13,8 @@ from PIL import Image
 
 from input_pipeline import BadInput, BadInputs, EvalView, ImageFolder, Loader, Shapes, TrainView
 from input_pipeline.bad_inputs import TooManyBadInputs
-from tests.input_pipeline.samples import InMemory, encode, picture
+from input_pipeline.sampling import Dense
+from tests.input_pipeline.samples import FakeVideo, InMemory, encode, picture
 
 VIEW = TrainView(size=16, rand_augment="rand-m9-mstd0.5-inc1")
 BAD = {
@@ -316,3 +317,67 @@ print({device.device_type for device in tensorflow.config.get_visible_devices()}
 """
     done = run_python(code)
     assert done.stdout.strip() == "{'CPU'}", done.stderr
+
+
+def test_clips_of_one_reading_follow_each_other():
+    videos = InMemory([FakeVideo(50 + k) for k in range(5)], ("ant", "bee"))
+    view = TrainView(size=16, frames=4, stride=2, repeats=3, new_frames=True)
+    loader = Loader(videos, view, batch_size=6)
+    assert (loader.steps_per_epoch, loader.views) == (2, 3)
+    for batch in take(loader, 3):
+        assert batch["video"].shape == (6, 4, 16, 16, 3)
+        assert batch["view"].tolist() == [0, 1, 2, 0, 1, 2]
+        assert (batch["index"][::3].repeat(3) == batch["index"]).all()
+        assert (batch["label"] == batch["index"] % 2).all()
+        starts = batch["video"][:, 0, 0, 0, 0].reshape(2, 3)
+        assert all(len(set(row)) > 1 for row in starts.tolist())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("clips", "crops"), [(1, 1), (5, 1), (1, 3), (4, 3)])
+def test_evaluation_holds_each_view_once_in_order(processes, clips, crops):
+    videos = InMemory([FakeVideo(64 + 8 * k) for k in range(5)], ("ant", "bee"))
+    view = EvalView(size=16, resize=16, frames=4, stride=2, clips=clips, crops=crops)
+    parts = [
+        list(
+            Loader(
+                videos,
+                view,
+                batch_size=12 * processes,
+                process_index=index,
+                process_count=processes,
+            ).eval_batches()
+        )
+        for index in range(processes)
+    ]
+    batches = [part[step] for step in range(len(parts[0])) for part in parts]
+    rows = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    views = clips * crops
+    assert rows["index"][rows["valid"]].tolist() == [i for i in range(5) for _ in range(views)]
+    assert rows["view"][rows["valid"]].tolist() == list(range(views)) * 5
+    assert (rows["index"][~rows["valid"]] == -1).all()
+    for index, number, video in zip(rows["index"], rows["view"], rows["video"], strict=True):
+        if index >= 0:
+            wanted = Dense(4, 2).fixed(number // crops, clips, 64 + 8 * index, 30)
+            assert video[:, 0, 0, 0].tolist() == wanted.tolist()
+
+
+def test_a_bad_video_leaves_all_its_clips_empty():
+    videos = InMemory([FakeVideo(), b"", FakeVideo(), FakeVideo()], ("ant", "bee"))
+    bad = BadInputs(max_fraction=1)
+    view = TrainView(size=16, frames=4, repeats=2)
+    batches = take(Loader(videos, view, batch_size=4, bad_inputs=bad), 6)
+    for batch in batches:
+        assert (batch["valid"] == (batch["index"] != 1)).all()
+        assert not batch["video"][~batch["valid"]].any()
+    assert bad.files == 1
+    view = EvalView(size=16, frames=4, clips=2)
+    with pytest.raises(BadInput, match="memory/1"):
+        list(Loader(videos, view, batch_size=4).eval_batches())
+
+
+def test_refuses_batches_that_split_an_example():
+    videos = InMemory([FakeVideo()] * 4)
+    view = TrainView(size=16, frames=4, repeats=2)
+    with pytest.raises(ValueError, match="3 is not a positive multiple of 1 processes x 2 clips"):
+        Loader(videos, view, batch_size=3)

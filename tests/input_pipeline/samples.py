@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
 from PIL import Image
 
+from input_pipeline import crops
 from input_pipeline.crops import Window
 from input_pipeline.example import Example
 
@@ -28,6 +30,26 @@ def with_pillow(data: bytes, window: Window) -> np.ndarray:
     top, left, height, width = window
     image = Image.open(io.BytesIO(data)).convert("RGB")
     return np.asarray(image.crop((left, top, left + width, top + height)))
+
+
+class FakeVideo:
+    """A video whose frame k has value k everywhere, and which counts what is decoded."""
+
+    def __init__(self, num_frames: int = 40, fps: float = 30.0, height: int = 60, width: int = 81):
+        self.num_frames, self.fps, self.height, self.width = num_frames, fps, height, width
+        self.decoded: list[int] = []
+
+    @contextlib.contextmanager
+    def open(self):
+        yield self
+
+    def frames(self, indices, short_side=None):
+        self.decoded += indices
+        height, width = self.height, self.width
+        if short_side is not None:
+            height, width = crops.short_side(height, width, short_side)
+        values = np.array(indices, np.uint8)[:, None, None, None]
+        return np.broadcast_to(values, (len(indices), height, width, 3)).copy()
 
 
 class InMemory:
