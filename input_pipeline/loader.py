@@ -334,7 +334,8 @@ def _end(iterator: Iterator, running: tf.Variable) -> None:
     Deleting waits for the calls under way with Python's lock held, which those calls need: a
     deadlock. So the range ends first, and what is under way is waited for without the lock.
     """
-    running.assign(False)
+    with tf.init_scope():  # the garbage collector may come while TensorFlow traces a function
+        running.assign(False)
     if threading.current_thread() is threading.main_thread():
         _drain(iterator)
     else:  # it may be the garbage collector in one of the calls that are to be waited for
@@ -342,10 +343,11 @@ def _end(iterator: Iterator, running: tf.Variable) -> None:
 
 
 def _drain(iterator: Iterator) -> None:
-    while True:
-        try:
-            next(iterator)
-        except StopIteration:
-            return
-        except tf.errors.OpError:
-            continue
+    with tf.init_scope():
+        while True:
+            try:
+                next(iterator)
+            except StopIteration:
+                return
+            except tf.errors.OpError:
+                continue

@@ -307,6 +307,19 @@ def test_iterators_may_be_left_at_any_time():
     assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (1, "leaving")
 
 
+def test_an_iterator_may_be_left_while_tensorflow_traces():
+    code = """
+import tensorflow as tf
+from input_pipeline import Loader, Shapes, TrainView
+kept = [Loader(Shapes(), TrainView(size=16), batch_size=8, workers=4).train_batches()]
+next(kept[0])
+tf.function(kept.clear)()
+print("gone")
+"""
+    done = run_python(code)
+    assert (done.stdout.strip(), "Exception ignored" in done.stderr) == ("gone", False)
+
+
 def test_imports_where_there_is_no_jax_and_hides_accelerators():
     # TensorFlow itself imports JAX where it is installed, so it is made impossible here.
     code = """
