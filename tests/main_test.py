@@ -46,8 +46,15 @@ def test_recipe_says_what_it_is_and_its_parts_exist(name):
     full = recipe(name)
     main.check_sections(full, (*main.SECTIONS, *TASKS[full["task"]].sections))
     problems = main.Problems()
-    size = full["eval_view"]["size"]
-    task = TASKS[full["task"]].from_recipe(full, (1, size, size), problems)
+    views = [
+        main.call(name, view, full[name])
+        for name, view in (
+            ("view", main.input_pipeline.TrainView),
+            ("eval_view", main.input_pipeline.EvalView),
+        )
+    ]
+    assert views[0].shape == views[1].shape
+    task = TASKS[full["task"]].from_recipe(full, views[0].shape[:3], problems)
     assert problems == []
     params = jax.eval_shape(task.init, jax.random.key(0))
     run = main.call("run", main.Run, full["run"])
