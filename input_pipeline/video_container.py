@@ -18,6 +18,7 @@ from input_pipeline.bad_inputs import BadMedia
 
 EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 MAX_STREAMS = 16
+HEAD_BYTES = 256
 GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
@@ -35,11 +36,14 @@ def open_container(data: str | bytes, timeout_seconds: float, max_pixels: int) -
       OSError: it cannot be read.
       av.error.FFmpegError: the header is wrong.
     """
-    head = data[:12] if isinstance(data, bytes) else _head_of(data)
+    if isinstance(data, bytes):
+        head, num_bytes = data[:HEAD_BYTES], len(data)
+    else:
+        head, num_bytes = _head_of(data)
     container = av.open(
         io.BytesIO(data) if isinstance(data, bytes) else f"file:{os.path.abspath(data)}",
         "r",
-        format=_format_of(head),
+        format=_format_of(head, num_bytes),
         options={"max_pixels": str(max_pixels), "threads": "1"},
         container_options={"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS)},
         metadata_errors="replace",
@@ -82,25 +86,48 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
     return stream
 
 
-def _head_of(path: str) -> bytes:
+def _head_of(path: str) -> tuple[bytes, int]:
+    """First bytes and size of a file."""
     # Without O_NONBLOCK, opening a pipe would wait for a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise BadMedia("not_media", f"{stat.filemode(mode)}: not a regular file")
-        return os.read(descriptor, 12)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadMedia("not_media", f"{stat.filemode(status.st_mode)}: not a regular file")
+        return os.read(descriptor, HEAD_BYTES), status.st_size
     finally:
         os.close(descriptor)
 
 
-def _format_of(head: bytes) -> str:
+def _format_of(head: bytes, num_bytes: int) -> str:
     if not head:
         raise BadMedia("empty", "0 bytes")
     if head[4:8] in _MP4_BOXES:
         return "mov"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
+        if num_bytes < (promised := _matroska_bytes(head)):
+            raise BadMedia("short", f"{num_bytes} of {promised} bytes")
         return "matroska"
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         return "avi"
-    raise BadMedia("not_media", f"starts with {head!r}; expected MP4, MOV, Matroska, WebM or AVI")
+    raise BadMedia(
+        "not_media", f"starts with {head[:12]!r}; expected MP4, MOV, Matroska, WebM or AVI"
+    )
+
+
+def _matroska_bytes(head: bytes) -> int:
+    """How long a Matroska file says it is; 0 if it does not (live recordings)."""
+    length, body = _matroska_size(head, 4)
+    segment = body + length
+    if head[segment : segment + 4] != b"\x18\x53\x80\x67":
+        return 0
+    length, body = _matroska_size(head, segment + 4)
+    return body + length
+
+
+def _matroska_size(head: bytes, at: int) -> tuple[int, int]:
+    """Length of an element, 0 if unknown, and where its content starts."""
+    width = 9 - head[at].bit_length() if len(head) > at and head[at] else 1
+    mask = (1 << 7 * width) - 1
+    length = int.from_bytes(head[at : at + width], "big") & mask
+    return (0 if length == mask else length), at + width

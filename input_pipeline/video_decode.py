@@ -145,10 +145,11 @@ class _Decoder:
         try:
             self._decode(spans, rows, clip, deadline)
         except (BadMedia, av.error.InvalidDataError):
-            if spans[0][0] == 0:
+            all_before = [(0, spans[-1][1])]
+            if spans == all_before:
                 raise
-            # The key frame was none, as in streams that are refreshed bit by bit.
-            self._decode([(0, spans[-1][1])], rows, clip, deadline)
+            # A key frame may be none, as in streams that are refreshed bit by bit.
+            self._decode(all_before, rows, clip, deadline)
         return clip
 
     def _decode(
@@ -162,7 +163,7 @@ class _Decoder:
         for start, stop in spans:
             for number, frame in enumerate(self._decode_span(start, stop, rows, deadline)):
                 if frame.is_corrupt:
-                    raise BadMedia("decode_error", f"the frame at {frame.time:.3f} s is damaged")
+                    raise BadMedia("decode_error", f"damage in the frame at {frame.time} s")
                 shown_at = frame.pts if self._packets.timed else number
                 if shown_at in rows:
                     first, *others = rows[shown_at]
@@ -191,16 +192,17 @@ class _Decoder:
         if (frame.height, frame.width) != (self.height, self.width):
             raise BadMedia(
                 "decode_error",
-                f"{frame.width}x{frame.height} pixels at {frame.time:.3f} s, "
+                f"{frame.width}x{frame.height} pixels at {frame.time} s, "
                 f"{self.width}x{self.height} before",
             )
         height, width, _ = out.shape
+        scaled = (height, width) != (self.height, self.width)
         picture = self._scaler.reformat(
             frame,
             width=width,
             height=height,
             format="rgb24",
-            interpolation=Interpolation.BICUBIC,
+            interpolation=Interpolation.BICUBIC if scaled else Interpolation.BILINEAR,  # of colours
             threads=1,
         )
         plane = picture.planes[0]

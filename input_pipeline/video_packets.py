@@ -53,7 +53,6 @@ class Packets:
         self._keys: list[int] = []  # positions
         self.timed = True
         shown = self._list(max_frames, deadline)
-        _check_complete(container, stream, len(self._times))
         if not self.timed:
             self._times = shown = list(range(len(self._times)))
             self._keys = []
@@ -121,12 +120,16 @@ class Packets:
         shown: list[int] = []
         num_bytes = 0
         hides = self._stream.codec_context.name == "vp8"
+        found = -1  # the last is not a packet, but says that it was the last
         for packet in self._container.demux(self._stream):
-            if not packet.size:  # the end, or "as before" in AVI
+            found += 1
+            if not packet.size:  # AVI: "as before"
                 continue
+            position = len(self._times)
+            if packet.is_corrupt:
+                raise BadMedia("short", f"the file ends within frame {position}")
             decoded_at = _decode_time(packet)
             self.timed &= packet.pts is not None
-            position = len(self._times)
             if position == max_frames:
                 raise BadMedia("too_large", f"more than {max_frames} frames (max_frames)")
             if time.monotonic() > deadline:
@@ -142,14 +145,15 @@ class Packets:
                 self._kept = None
             if self._kept is not None:
                 self._kept.append(packet)
+        _check_complete(self._container, self._stream, found)
         return shown
 
     def _key_before(self, position: int) -> int:
         """The last key frame that is both decoded and shown no later than a frame."""
-        for key in reversed(self._keys[: bisect.bisect_right(self._keys, position)]):
-            if self._times[key] <= self._times[position]:
-                return key
-        return 0
+        at = bisect.bisect_right(self._keys, position) - 1
+        while at >= 0 and self._times[self._keys[at]] > self._times[position]:
+            at -= 1
+        return self._keys[at] if at >= 0 else 0
 
     def _packets_from(self, start: int) -> Iterator[Packet]:
         if self._kept is not None:
@@ -179,7 +183,7 @@ def _decode_time(packet: Packet) -> int:
 
 def _check_complete(container: InputContainer, stream: VideoStream, found: int) -> None:
     """Refuses files that were cut: containers say beforehand what they hold."""
-    if "mp4" in container.format.name:
+    if "mov" in container.format.name:
         promised, slack = len(stream.index_entries), 0
     elif stream.frames:  # AVI
         promised, slack = stream.frames, 2

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+
+HEIGHT, WIDTH, BLOCK, BITS = 64, 96, 16, 12
+
+
+def numbered(number: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """A frame that shows its number: 12 black or white blocks, and stripes that move."""
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    frame = np.stack([(x + 3 * number) % 64, (y + number) % 64, (x + y) % 64], -1) * 2 + 64
+    for bit in range(BITS):
+        top, left = bit // 6 * BLOCK, bit % 6 * BLOCK
+        frame[top : top + BLOCK, left : left + BLOCK] = 230 if number >> bit & 1 else 25
+    return frame.astype(np.uint8)
+
+
+def numbers_of(clip: np.ndarray) -> list[int]:
+    """The numbers that frames of any size show."""
+    scale = clip.shape[1] / HEIGHT
+    numbers = []
+    for frame in clip:
+        number = 0
+        for bit in range(BITS):
+            top, left = bit // 6 * BLOCK + BLOCK // 2, bit % 6 * BLOCK + BLOCK // 2
+            number += int(frame[int(top * scale), int(left * scale)].mean() > 128) << bit
+        numbers.append(number)
+    return numbers
+
+
+def encode_video(
+    frames: int | Sequence[np.ndarray] = 60,
+    *,
+    container: str = "mp4",
+    codec: str = "libx264",
+    gop: int = 12,
+    b_frames: int = 2,
+    rate: int | Fraction = 25,
+    times: Sequence[int] | None = None,
+    time_base: Fraction | None = None,
+    shift: int = 0,
+    pixels: str = "yuv420p",
+    muxer: dict[str, str] | None = None,
+    **options: str,
+) -> bytes:
+    """A small video file.
+
+    Args:
+      frames: the pictures, or how many numbered ones.
+      container: FFmpeg's name of the format.
+      codec: FFmpeg's name of the encoder.
+      gop: frames from one key frame to the next.
+      b_frames: at most so many in a row.
+      rate: frames per second.
+      times: of presentation, in `time_base`; None means evenly spaced.
+      time_base: of `times`; None means one frame.
+      shift: added to the times of the packets, in `time_base`.
+      pixels: FFmpeg's name of the pixel format.
+      muxer: options of the container.
+      options: of the encoder.
+    """
+    pictures = [numbered(i) for i in range(frames)] if isinstance(frames, int) else frames
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, options=muxer or {}) as output:
+        stream = output.add_stream(codec, rate=rate, options=options)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = pixels
+        stream.gop_size, stream.max_b_frames = gop, b_frames
+        unit = time_base or 1 / Fraction(rate)
+        stream.time_base = stream.codec_context.time_base = unit
+        stream.codec_context.thread_count = 1
+        packets = []
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
+            frame.pts = number if times is None else times[number]
+            frame.time_base = unit
+            packets += stream.encode(frame)
+        for packet in packets + stream.encode(None):
+            if shift:
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+            output.mux(packet)
+    return file.getvalue()
