@@ -16,7 +16,6 @@ from av.video.stream import VideoStream
 
 from input_pipeline.bad_inputs import BadMedia
 
-EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 MAX_STREAMS = 16
 HEAD_BYTES = 256
 GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
@@ -45,7 +44,7 @@ def open_container(data: str | bytes, timeout_seconds: float, max_pixels: int) -
         "r",
         format=_format_of(head, num_bytes),
         options={"max_pixels": str(max_pixels), "threads": "1"},
-        container_options={"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS)},
+        container_options={"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS + 1)},
         metadata_errors="replace",
         timeout=timeout_seconds,
     )
@@ -62,8 +61,10 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
       max_frames: that the header may promise.
 
     Raises:
-      BadMedia: there is none, none can be decoded, or it is too large.
+      BadMedia: there is none, it cannot be decoded, it is too large, or one of too many.
     """
+    if len(container.streams) > MAX_STREAMS:
+        raise BadMedia("too_large", f"more than {MAX_STREAMS} streams")
     if not container.streams.video:
         raise BadMedia("no_video", f"{len(container.streams)} streams, none of them video")
     stream = container.streams.video[0]

@@ -28,6 +28,8 @@ from input_pipeline.time_limit import LimitedThread
 from input_pipeline.video_container import open_container, video_stream
 from input_pipeline.video_packets import Packets
 
+EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoFile:
