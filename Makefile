@@ -4,10 +4,10 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/ready
 
-.PHONY: help setup demo smoke test fast check format clean
+.PHONY: help setup demo demo-video smoke test fast check format clean
 
 help:  ## What there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 $(READY): requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,9 @@ setup: $(READY)  ## The virtual environment
 
 demo: $(READY)  ## Pre-train, fine-tune and evaluate on drawn pictures: minutes, no download
 	$(RUN) demo.py
+
+demo-video: $(READY)  ## The same on videos, with MViTv2
+	$(RUN) demo.py --video
 
 smoke: $(READY)  ## A minute of pre-training
 	$(RUN) main.py --config=configs/smoke.py --workdir=runs/smoke

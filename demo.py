@@ -1,9 +1,10 @@
-"""Shows that it learns: MaskFeat on drawn pictures, from nothing to a classifier, without download.
+"""Shows that it learns: MaskFeat on what is drawn here, from nothing to a classifier, no download.
 
-    python demo.py
+    python demo.py             # pictures of shapes, a ViT
+    python demo.py --video     # MP4 files of moving shapes, an MViTv2
 
-Pre-trains on unlabelled pictures by predicting HOG of masked patches, then trains classifiers on
-few labels: from the pre-trained encoder and, for the same number of epochs, from scratch. The same
+Pre-trains without labels by predicting HOG of masked patches, then trains classifiers on few
+labels: from the pre-trained encoder and, for the same number of epochs, from scratch. The same
 command again goes on where it stood. Exit code 1: it did not learn as it should.
 """
 
@@ -26,11 +27,13 @@ MIN_GAIN_ON_SCRATCH = 0.05  # top-1, mean over seeds
 QUICK = {
     "data.num_examples": 64,
     "eval_data.num_examples": 64,
-    "model.width": 32,
-    "model.depth": 1,
     "optim.warmup_epochs": 0,
     "run.epochs": 1,
     "run.batch_size": 32,
+}
+SMALL = {
+    "demo": {"model.width": 32, "model.depth": 1},
+    "demo_video": {"model.width": 8, "model.depth": 2},
 }
 
 Recipe = dict[str, Any]
@@ -42,9 +45,9 @@ class Pair:
     """Two classifiers trained alike on the same labels.
 
     Attributes:
-      seed: of order, augmentation, head and of which pictures have labels.
-      finetuned: top-1 on held-out pictures, started from the pre-trained encoder.
-      scratch: top-1 on the same pictures, started from random parameters.
+      seed: of order, augmentation, head and of which examples have labels.
+      finetuned: top-1 on held-out data, started from the pre-trained encoder.
+      scratch: top-1 on the same data, started from random parameters.
     """
 
     seed: int
@@ -62,8 +65,8 @@ class Summary:
     """What the demo found.
 
     Attributes:
-      loss: squared error of predicted HOG on masked patches of held-out pictures.
-      loss_of_best_constant: that of the constant that fits those pictures best.
+      loss: squared error of predicted HOG on masked patches of held-out data.
+      loss_of_best_constant: that of the constant that fits those data best.
       pairs: one for each seed.
     """
 
@@ -96,7 +99,7 @@ class Summary:
         columns = [[getattr(p, name) for p in self.pairs] for name in ("finetuned", "scratch")]
         rows.append(("mean", *columns, [pair.gain for pair in self.pairs]))
         lines = [
-            f"HOG of masked patches, held-out pictures: loss {self.loss:.4f}, best constant "
+            f"HOG of masked patches, held-out data: loss {self.loss:.4f}, best constant "
             f"{self.loss_of_best_constant:.4f} ({below:.0%} below)",
             "",
             "top-1, %   fine-tuned      scratch         difference",
@@ -117,10 +120,11 @@ def _percent(values: list[float]) -> str:
     return mean if len(values) < 2 else f"{mean} ± {100 * statistics.stdev(values):.1f}"
 
 
-def train_all(workdir: Path, seeds: int, quick: bool, run: Runner) -> Summary:
+def train_all(kind: str, workdir: Path, seeds: int, quick: bool, run: Runner) -> Summary:
     """Trains what is not trained yet, then reads the results.
 
     Args:
+      kind: "demo" or "demo_video": how the names of the recipes begin.
       workdir: gets one work directory for each run.
       seeds: pairs of classifiers.
       quick: shrink everything to seconds; nothing is learnt then.
@@ -132,17 +136,17 @@ def train_all(workdir: Path, seeds: int, quick: bool, run: Runner) -> Summary:
         command = ["python main.py", f"--config=configs/{name}.py", f"--workdir={directory}"]
         command += [f"--config.{key}={value}" for key, value in changes.items()]
         print("\n$ " + " \\\n    ".join(command), flush=True)
-        run(recipe(name, {**changes, **(QUICK if quick else {})}), directory)
+        run(recipe(name, {**changes, **(QUICK | SMALL[kind] if quick else {})}), directory)
         return last_evaluation(directory)
 
-    hog = trained("demo_pretrain", pretrained, {})
+    hog = trained(f"{kind}_pretrain", pretrained, {})
     pairs = []
     for seed in range(seeds):
-        # Other pictures than those of pre-training, whose data has seed 0.
+        # Other examples than those of pre-training, whose data has seed 0.
         changes = {"seed": seed, "data.seed": 1 + seed}
         start = {**changes, "model.init_from": str(pretrained)}
-        finetuned = trained("demo_finetune", workdir / f"finetune_{seed}", start)
-        scratch = trained("demo_scratch", workdir / f"scratch_{seed}", changes)
+        finetuned = trained(f"{kind}_finetune", workdir / f"finetune_{seed}", start)
+        scratch = trained(f"{kind}_scratch", workdir / f"scratch_{seed}", changes)
         pairs.append(Pair(seed, finetuned["top1"], scratch["top1"]))
     return Summary(hog["loss"], hog["loss_of_best_constant"], tuple(pairs))
 
@@ -167,7 +171,7 @@ def last_evaluation(directory: Path) -> dict[str, float]:
 def where_everything_lies(workdir: Path) -> str:
     """Paths for people."""
     pictures = [
-        max((workdir / name / "pictures").glob("*.png"), key=lambda path: path.stat().st_mtime)
+        max((workdir / name / "pictures").glob("*.*"), key=lambda path: path.stat().st_mtime)
         for name in ("pretrain", "finetune_0", "scratch_0")
     ]
     return "\n".join(
@@ -184,7 +188,8 @@ def where_everything_lies(workdir: Path) -> str:
 def main() -> int:
     """Runs the demo; 0 if everything was learnt."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--workdir", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--video", action="store_true", help="videos instead of pictures")
+    parser.add_argument("--workdir", type=Path, help="runs/demo or runs/demo_video if left out")
     parser.add_argument("--seeds", type=int, default=3, help="pairs of classifiers")
     parser.add_argument(
         "--quick", action="store_true", help="seconds; tries the code, not learning"
@@ -192,6 +197,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.seeds < 1:
         parser.error(f"--seeds={options.seeds}: at least 1")
+    kind = "demo_video" if options.video else "demo"
+    workdir = options.workdir or Path("runs") / kind
     start = time.perf_counter()
 
     from absl import logging
@@ -200,14 +207,14 @@ def main() -> int:
 
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
     try:
-        summary = train_all(options.workdir, options.seeds, options.quick, command_line.run_recipe)
+        summary = train_all(kind, workdir, options.seeds, options.quick, command_line.run_recipe)
     except tuple(command_line.EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
         codes = command_line.EXIT_CODES.items()
         return next(code for kind, code in codes if isinstance(error, kind))
     text = json.dumps(summary.as_dict(), indent=2)
-    (options.workdir / "summary.json").write_text(text + "\n", encoding="utf-8")
-    print(f"\n{summary.table()}\n\n{where_everything_lies(options.workdir)}")
+    (workdir / "summary.json").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{summary.table()}\n\n{where_everything_lies(workdir)}")
     print(f"took          {(time.perf_counter() - start) / 60:.1f} min")
     for sentence in summary.failures():
         print(sentence)

@@ -28,14 +28,13 @@ from maskfeat_jax.build import (
     call,
     check_sections,
     choose,
-    member,
     require_sections,
 )
 from maskfeat_jax.checkpoint import CheckpointError
 from maskfeat_jax.experiment import SHOWN_CLIPS, Experiment, run_evaluation, run_training
 from maskfeat_jax.loop import Diverged, Run
 from maskfeat_jax.optim import OPTIMIZERS
-from maskfeat_jax.tasks import TASKS
+from maskfeat_jax.tasks import task_of
 from maskfeat_jax.transfer import TransferError
 from maskfeat_jax.workdir import (
     WorkdirError,
@@ -90,10 +89,7 @@ def build(recipe: Section, workdir: Path) -> Experiment:
     problems = Problems()
     require_sections(recipe, SECTIONS)
     evaluating = recipe["task"] == "evaluate"
-    name = recipe["task"]
-    if evaluating:
-        name = "finetune" if "num_classes" in recipe["model"] else "pretrain"
-    task_class = member("task", TASKS, name)
+    task_class = task_of(recipe)
     require_sections(recipe, task_class.sections)
     parts: dict[str, Any] = {}
     with problems.gather():

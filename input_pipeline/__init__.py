@@ -36,6 +36,7 @@ from input_pipeline.bad_inputs import BadInput, BadInputs, TooManyBadInputs
 from input_pipeline.example import Example, Source
 from input_pipeline.image_folder import ImageFolder
 from input_pipeline.loader import Loader
+from input_pipeline.moving_shapes import MovingShapes
 from input_pipeline.shapes import Shapes
 from input_pipeline.tfds_images import Tfds
 from input_pipeline.views import EvalView, TrainView
@@ -44,7 +45,12 @@ from input_pipeline.views import EvalView, TrainView
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
-DATASETS: dict[str, type[Source]] = {"image_folder": ImageFolder, "tfds": Tfds, "shapes": Shapes}
+DATASETS: dict[str, type[Source]] = {
+    "image_folder": ImageFolder,
+    "moving_shapes": MovingShapes,
+    "shapes": Shapes,
+    "tfds": Tfds,
+}
 
 __all__ = [
     "DATASETS",
@@ -54,6 +60,7 @@ __all__ = [
     "Example",
     "ImageFolder",
     "Loader",
+    "MovingShapes",
     "Shapes",
     "Source",
     "Tfds",

@@ -209,7 +209,7 @@ def drawer(experiment: Experiment, mesh: Mesh):
 
     def draw(params: Any) -> dict[str, np.ndarray]:
         shown = {k: np.asarray(v.addressable_data(0)) for k, v in step(params, video).items()}
-        return {"predictions": task.draw(video, shown, names)}
+        return task.draw(video, shown, names)
 
     return draw
 

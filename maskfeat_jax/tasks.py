@@ -67,8 +67,11 @@ class Task(Protocol):
 
     def draw(
         self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
-    ) -> np.ndarray:
-        """A picture of what the model does with some clips, uint8 `(height, width, 3)`."""
+    ) -> dict[str, np.ndarray]:
+        """Pictures of what the model does with some clips, by name.
+
+        uint8 `(height, width, 3)`, or with a leading axis of frames what moves.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,19 +171,17 @@ class Pretrain:
 
     def draw(
         self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
-    ) -> np.ndarray:
-        """Input, what the model sees of it, predicted and wanted features; one row per clip."""
-        rows = []
-        for i, clip in enumerate(video):
-            mask, normalise = shown["mask"][i, 0], self.normalise
-            hidden = pictures.hide(clip[0], mask, self.target.tubelet[1])
-            # Predictions of visible tokens are not trained and mean nothing.
-            predicted = shown["predicted"][i, 0] * mask[..., None]
-            features = (predicted, shown["wanted"][i, 0])
-            drawn = (self.target.draw(x, normalise.mean, normalise.std) for x in features)
-            rows.append([clip[0], hidden, *drawn])
-        titles = ["input", "masked", "predicted where masked", "wanted"]
-        return pictures.panel(rows, titles, height=224)
+    ) -> dict[str, np.ndarray]:
+        """Input, what the model sees of it, predicted and wanted features."""
+        mean, std = self.normalise.mean, self.normalise.std
+        return pictures.draw_features(
+            video,
+            shown["mask"],
+            shown["predicted"],
+            shown["wanted"],
+            self.target.tubelet,
+            lambda features: self.target.draw(features, mean, std),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,12 +279,12 @@ class Finetune:
 
     def draw(
         self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
-    ) -> np.ndarray:
-        """The clips in a row, each under its most probable class."""
+    ) -> dict[str, np.ndarray]:
+        """The clips, each under its most probable class."""
         best = shown["probabilities"].argmax(-1)
         certain = shown["probabilities"].max(-1)
         titles = [f"{class_names[k]} {p:.0%}" for k, p in zip(best, certain, strict=True)]
-        return pictures.panel([[clip[0] for clip in video]], titles, height=224)
+        return pictures.draw_titled(video, titles)
 
 
 def _encoder(section: Section) -> nn.Module:
@@ -301,3 +302,15 @@ def _on_device(recipe: Section) -> tuple[Normalise, Augment]:
 
 
 TASKS: dict[str, type[Task]] = {"finetune": Finetune, "pretrain": Pretrain}
+
+
+def task_of(recipe: Section) -> type[Task]:
+    """The task that a recipe describes; "evaluate" is that of the model that it evaluates.
+
+    Raises:
+      RecipeError: there is no such task.
+    """
+    name = recipe["task"]
+    if name == "evaluate":
+        name = "finetune" if "num_classes" in recipe["model"] else "pretrain"
+    return member("task", TASKS, name)

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 import main
+from input_pipeline import EvalView, TrainView
 from maskfeat_jax.build import RecipeError
 from maskfeat_jax.checkpoint import CheckpointError, load_params
 from maskfeat_jax.experiment import initial_params
@@ -25,6 +26,7 @@ from maskfeat_jax.tasks import TASKS
 from maskfeat_jax.workdir import WorkdirError
 from tests.recipes import CONFIGS, ROOT, recipe, shrunken
 
+VIEWS = {"view": TrainView, "eval_view": EvalView}
 PRETRAIN, FINETUNE = "maskfeat_vit_b16_in1k", "finetune_vit_b16_in1k"
 
 
