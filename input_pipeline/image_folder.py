@@ -2,153 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Literal
-
-import numpy as np
-
-from input_pipeline.example import Example, fingerprint
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
-SPLITS = ("train", "val", "valid", "validation", "test")
+from input_pipeline.example import Example
+from input_pipeline.file_tree import SPLITS as SPLITS
+from input_pipeline.file_tree import FileTree
 
 
-class ImageFolder:
-    """The images of `path/split`, or of `path` without splits; folders are classes, or no labels.
+class ImageFolder(FileTree):
+    """Images (.jpg, .jpeg, .png, .webp) in a tree; folders are classes, or there are no labels."""
 
-    Files end in .jpg, .jpeg, .png or .webp (any case) and may lie at any depth; links are followed;
-    names that start with a dot are skipped. Classes are the folders right below the root in the
-    order of their names, so that class indices equal those of torchvision and TFDS; examples are
-    ordered by class, then by path.
-    """
-
-    def __init__(
-        self,
-        split: str = "train",
-        *,
-        path: str,
-        labels: Literal["auto", "folders", "none"] = "auto",
-    ):
-        """Lists the files.
-
-        Args:
-          split: the folder of `path` to read. If `path` has none of the usual ones (train, val,
-            valid, validation, test), all of it is the "train" split, and there is no other.
-          path: the tree.
-          labels: "folders": each folder right below the root is a class; "none": no labels; "auto":
-            "folders" if two or more folders and no images lie right below the root, else "none".
-
-        Raises:
-          ValueError: nothing there, no such split, no images, or folders that are not classes.
-          OSError: a folder cannot be listed.
-        """
-        if labels not in ("auto", "folders", "none"):
-            raise ValueError(f'labels is {labels!r}; it must be "auto", "folders" or "none"')
-        self._root = _split_root(Path(path).expanduser(), split)
-        folders, files = _list_folder(str(self._root))
-        if labels == "auto":
-            labels = "folders" if len(folders) > 1 and not files else "none"
-        self.class_names: tuple[str, ...] | None = None
-        self._labels: np.ndarray | None = None
-        if labels == "folders":
-            self._files, self._labels = self._list_classes(folders, files)
-            self.class_names = tuple(folders)
-        else:
-            self._files = sorted(_walk(str(self._root), ""))
-        if not self._files:
-            raise ValueError(f"{self._root} holds no images ({', '.join(EXTENSIONS)})")
-        self.num_examples = len(self._files)
-        self.fingerprint = fingerprint(self._identity())
-
-    def name_of(self, index: int) -> str:
-        """The path of the file."""
-        return os.path.join(self._root, self._files[index])
+    EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+    NOUN = "images"
 
     def read(self, index: int) -> Example:
         """The bytes of the file; raises OSError if it cannot be read."""
         with open(self.name_of(index), "rb") as file:
             data = file.read()
-        return Example(data, None if self._labels is None else int(self._labels[index]))
-
-    def _list_classes(self, folders: list[str], files: list[str]) -> tuple[list[str], np.ndarray]:
-        if files:
-            raise ValueError(
-                f"{self._root} holds images beside class folders, such as {files[0]}; "
-                'move them into folders, or use labels="none"'
-            )
-        if len(folders) < 2:
-            raise ValueError(
-                f"{self._root} holds {len(folders)} class folders {folders}; labels need at least "
-                'two, one folder for each class, or use labels="none"'
-            )
-        listed: list[str] = []
-        counts = []
-        for folder in folders:
-            of_class = sorted(_walk(str(self._root), folder))
-            listed += of_class
-            counts.append(len(of_class))
-        empty = [folder for folder, count in zip(folders, counts, strict=True) if not count]
-        if empty:
-            raise ValueError(
-                f"{len(empty)} class folders of {self._root} hold no images: "
-                f'{", ".join(empty[:5])}; fill or remove them, or use labels="none"'
-            )
-        return listed, np.repeat(np.arange(len(folders), dtype=np.int32), counts)
-
-    def _identity(self) -> Iterator[bytes]:
-        for name in self.class_names or ():
-            yield os.fsencode(name)
-        yield b"files"
-        for name in self._files:  # with classes, the first folder of the name is the label
-            yield os.fsencode(name)
-
-
-def _split_root(path: Path, split: str) -> Path:
-    if not path.is_dir():
-        raise ValueError(f"{path} is not a folder; point data.path to the root of the images")
-    if (path / split).is_dir():
-        return path / split
-    found = [name for name in SPLITS if (path / name).is_dir()]
-    if found:
-        raise ValueError(f"{path} has no split {split!r}; it has {', '.join(found)}")
-    if split != "train":
-        raise ValueError(
-            f"{path} has no folder {split!r}, nor any other split: all of it is {SPLITS[0]!r}; "
-            f"put images into {path / split}"
-        )
-    return path
-
-
-def _list_folder(folder: str) -> tuple[list[str], list[str]]:
-    """Sorted names of the subfolders and of the image files of a folder."""
-    folders, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                if not (entry.is_symlink() and _leads_up(entry.path)):
-                    folders.append(entry.name)
-            elif entry.name.lower().endswith(EXTENSIONS) and (
-                # A link that leads nowhere is listed, to be counted as missing; a pipe is not.
-                entry.is_file() or entry.is_symlink()
-            ):
-                files.append(entry.name)
-    return sorted(folders), sorted(files)
-
-
-def _leads_up(link: str) -> bool:
-    """Whether a link to a folder leads to one that the link lies in, which would never end."""
-    target = os.path.realpath(link)
-    return os.path.commonpath([target, os.path.realpath(os.path.dirname(link))]) == target
-
-
-def _walk(root: str, folder: str) -> Iterator[str]:
-    """Paths, relative to the root, of all images below a folder."""
-    folders, files = _list_folder(os.path.join(root, folder))
-    for name in files:
-        yield os.path.join(folder, name)
-    for name in folders:
-        yield from _walk(root, os.path.join(folder, name))
+        return Example(data, self.label_of(index))

@@ -29,9 +29,10 @@ def outcome(data: bytes | str, **settings) -> str | tuple[int, np.ndarray]:
         with media_boundary(), VideoFile(data, **settings).open() as video:
             return video.num_frames, video.frames(WANTED)
     except BadMedia as bad:
-        assert bad.kind in CLASSES
-        assert "\n" not in bad.reason
-        return bad.kind
+        kind, reason = bad.kind, bad.reason
+    assert kind in CLASSES
+    assert "\n" not in reason
+    return kind
 
 
 def damaged(data: bytes, seed: int) -> bytes:
