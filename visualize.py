@@ -24,7 +24,7 @@ from input_pipeline.video_decode import VideoFile
 from maskfeat_jax.build import Problems, call
 from maskfeat_jax.checkpoint import CheckpointError, load_params
 from maskfeat_jax.pictures import encode
-from maskfeat_jax.tasks import TASKS
+from maskfeat_jax.tasks import task_of
 from maskfeat_jax.workdir import WorkdirError, read_recipe
 
 
@@ -50,9 +50,8 @@ def pictures(
     if seed is not None:
         recipe["seed"] = seed
     view = dataclasses.replace(call("eval_view", EvalView, recipe["eval_view"]), clips=1, crops=1)
-    name = "finetune" if "num_classes" in recipe["model"] else "pretrain"
     problems = Problems()
-    task = TASKS[name].from_recipe(recipe, view.shape[:3], problems)
+    task = task_of(recipe).from_recipe(recipe, view.shape[:3], problems)
     problems.stop()
     assert task is not None
     params = load_params(workdir).evaluated

@@ -109,7 +109,7 @@ def eval_step(
     labels = jnp.where(valid, batch["label"][::views], 0)
     wanted = jax.nn.one_hot(labels, scores.shape[-1]) * valid[:, None]
     loss, examples = losses.soft_cross_entropy(scores, wanted, valid.astype(jnp.float32))
-    top1, top5 = (losses.hits(scores, labels, k) & valid for k in (1, 5))
+    top1, top5 = (jnp.asarray(losses.hits(scores, labels, k) & valid) for k in (1, 5))
     return {
         "examples": examples,
         "loss": loss,

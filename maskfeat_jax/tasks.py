@@ -254,8 +254,9 @@ class Finetune:
 
     def eval_step(self, params: Any, batch: steps.Batch, *, views: int) -> steps.Metrics:
         """See `steps.eval_step`."""
-        parts = {"model": self.model, "normalise": self.normalise}
-        return steps.eval_step(params, batch, **parts, views=views)
+        return steps.eval_step(
+            params, batch, model=self.model, normalise=self.normalise, views=views
+        )
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """`loss`; `top1` and `top5` as fractions; `mean_class_top1` over the classes that occur."""
