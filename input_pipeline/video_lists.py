@@ -130,16 +130,9 @@ def read_list(file: Path) -> list[Entry]:
     has_labels = 2 * sum(labelled) >= len(lines)
     problems: list[str] = []
     entries = []
-    path: str
-    label: str | None
     for (number, line), ends_with_label in zip(lines, labelled, strict=True):
-        path, label = line, None
-        if has_labels:
-            path, label = _split(line)
-        if has_labels != ends_with_label:
-            problem = f"expected `path label` with a whole number, as in other lines: {line[:80]!r}"
-        else:
-            problem = _problem(path, label)
+        path, label = _split(line) if has_labels else (line, None)
+        problem = _problem(path, label) if has_labels == ends_with_label else _unlike(line, label)
         if problem:
             problems.append(f"line {number}: {problem}")
         else:
@@ -165,6 +158,11 @@ def _unquote(path: str) -> str:
     if len(path) > 1 and path[0] == path[-1] == '"':
         return path[1:-1].replace('""', '"')
     return path
+
+
+def _unlike(line: str, label: str | None) -> str:
+    wanted = "a path without a label" if label is None else "`path label` with a whole number"
+    return f"expected {wanted}, as in other lines: {line[:80]!r}"
 
 
 def _problem(path: str, label: str | None) -> str | None:

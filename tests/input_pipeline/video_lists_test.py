@@ -112,6 +112,7 @@ def test_names_of_classes(folder):
         ("path,label\na.mp4,0\nb.mp4,1\n", "line 1: expected `path label` with a whole number"),
         ("a.mp4 0\nb.mp4\nc.mp4 1\n", "line 2: expected `path label` with a whole number"),
         ("a.mp4 0\nb.mp4 1.5\nc.mp4 1\n", "line 2: expected `path label` with a whole number"),
+        ("a.mp4\nb.mp4\nc.mp4 1\n", "line 3: expected a path without a label"),
         ("a.mp4 0\nb.mp4 -1\n", "line 2: label -1; expected 0 or more"),
         ("a.mp4 0\n 3\n", "line 2: expected a path before the label"),
         ("a.mp4 0\n,3\n", "line 2: expected a path before the label"),
@@ -171,9 +172,11 @@ def test_any_bytes_are_a_list_or_an_error_with_words(tmp_path_factory, data):
     try:
         entries = read_list(file)
     except ValueError as error:
-        assert str(file) in str(error)
+        words = str(error)
     else:
+        words = str(file)
         assert all(entry.path and (entry.label is None or entry.label >= 0) for entry in entries)
+    assert str(file) in words
 
 
 def test_bytes_that_are_no_text_name_files_too(tmp_path):
