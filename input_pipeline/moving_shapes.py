@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import threading
+import uuid
 from pathlib import Path
 
 import av
@@ -114,7 +114,7 @@ class MovingShapes:
 
     def _make(self, index: int) -> None:
         path = Path(self.name_of(index))
-        partial = path.with_suffix(f".partial-{os.getpid()}-{threading.get_ident()}")
+        partial = path.with_suffix(f".partial-{uuid.uuid4().hex}")
         try:
             _encode(self._draw(index), partial)
             partial.replace(path)

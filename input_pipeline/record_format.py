@@ -46,7 +46,7 @@ class Span(NamedTuple):
 @functools.cache
 def _tables() -> np.ndarray:
     """CRC of a block of zeros but for one byte: (place, byte); the register starts as zeros."""
-    crc = np.arange(256, dtype=np.uint32)
+    crc: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         crc = np.where(crc & 1, (crc >> 1) ^ np.uint32(0x82F63B78), crc >> 1)
     last, places = crc, [crc]
@@ -74,11 +74,11 @@ def crc32c(data: Buffer | np.ndarray) -> int:
         raise ValueError(f"{len(data)} bytes are too few; the checksum needs 4")
     places = _tables()
     offsets = np.arange(_BLOCK) * 256
-    blocks = blocks.reshape(-1, _BLOCK)
+    rows = blocks.reshape(-1, _BLOCK)
     crcs = np.concatenate(
         [
-            np.bitwise_xor.reduce(places.ravel()[offsets + blocks[i : i + _CHUNK]], axis=1)
-            for i in range(0, len(blocks), _CHUNK)
+            np.bitwise_xor.reduce(places.ravel()[offsets + rows[i : i + _CHUNK]], axis=1)
+            for i in range(0, len(rows), _CHUNK)
         ]
     )
     zeros = places[:4]  # the register acts as if added to the first bytes of the next block

@@ -15,6 +15,7 @@ import math
 import os
 import struct
 import sys
+import uuid
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ class ShardIndex:
         records = [record._asdict() for record in self.records]
         header = dict(version=VERSION, shard_bytes=self.num_bytes, records=records)
         target = path_of_index(shard)
-        partial = target.with_name(f"partial-{os.getpid()}.{target.name}")
+        partial = target.with_name(f"partial.{uuid.uuid4().hex}.{target.name}")
         try:
             with partial.open("wb") as file:
                 file.write(json.dumps(header).encode() + b"\n")
@@ -180,7 +181,8 @@ def read_shard(shard: Path) -> ShardIndex:
     """
     size = shard.stat().st_size
     data = np.memmap(shard, np.uint8, "r") if size else np.empty(0, np.uint8)
-    records, tables, at = [], [np.empty(0, FRAME)], 0
+    records: list[Record] = []
+    tables, at = [np.empty(0, FRAME)], 0
     while at < size:
         length = _payload_bytes(shard, data, at)
         start, end = at + HEADER_BYTES, at + HEADER_BYTES + length
