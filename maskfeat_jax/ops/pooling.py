@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+from collections.abc import Iterator
+
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
@@ -14,6 +19,10 @@ def depthwise_conv(
     x: Float[Array, "b t h w c"], kernel: Float[Array, "3 3 3 d"], stride: Size3
 ) -> Float[Array, "b t2 h2 w2 c"]:
     """Each channel correlated with its own 3x3x3 filter, zeros around the grid, no bias.
+
+    Written as 27 shifted products that XLA fuses into one pass, and the same for the gradients:
+    convolutions with as many groups as channels are many times slower (see docs/performance.md).
+    Sums run at least in float32.
 
     Args:
       x: grids of tokens; `c` is a whole number of heads of `d` channels, head slowest.
@@ -28,18 +37,96 @@ def depthwise_conv(
     """
     heads, rest = divmod(x.shape[-1], kernel.shape[-1])
     if rest:
-        raise ValueError(f"{x.shape[-1]} channels are not a whole number of {kernel.shape[-1]}")
-    taps = jnp.tile(kernel.astype(x.dtype), heads)
+        raise ValueError(
+            f"{x.shape[-1]} channels are not a whole number of heads of {kernel.shape[-1]}"
+        )
+    return _correlate(x, jnp.tile(kernel.astype(x.dtype), heads), stride)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _correlate(x: Array, kernel: Array, stride: Size3) -> Array:
+    """`depthwise_conv` with a filter for each of the `c` channels."""
+    products = (_wide(x) * kernel[tap] for tap, x in _shifts(x, stride))
+    return functools.reduce(jnp.add, products).astype(x.dtype)
+
+
+def _shifts(x: Array, stride: Size3) -> Iterator[tuple[tuple[int, ...], Array]]:
+    """Each tap of the filter and the tokens that it meets, one per output."""
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)))
     last = [(size - 1) // step * step + 1 for size, step in zip(x.shape[1:4], stride, strict=True)]
-    y = jnp.zeros((), x.dtype)
-    for i in range(3):
-        for j in range(3):
-            for k in range(3):
-                start = (0, i, j, k, 0)
-                stop = (x.shape[0], i + last[0], j + last[1], k + last[2], x.shape[4])
-                y = y + lax.slice(padded, start, stop, (1, *stride, 1)) * taps[i, j, k]
-    return y
+    for tap in itertools.product(range(3), repeat=3):
+        stop = [i + size for i, size in zip(tap, last, strict=True)]
+        yield tap, lax.slice(padded, (0, *tap, 0), (len(x), *stop, x.shape[-1]), (1, *stride, 1))
+
+
+def _correlate_forward(x: Array, kernel: Array, stride: Size3) -> tuple[Array, tuple]:
+    return _correlate(x, kernel, stride), (x, kernel)
+
+
+def _correlate_backward(stride: Size3, saved: tuple, g: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    return _input_gradient(g, kernel, stride, x.shape), _kernel_gradient(x, g, stride)
+
+
+_correlate.defvjp(_correlate_forward, _correlate_backward)
+
+
+def _input_gradient(g: Array, kernel: Array, stride: Size3, shape: tuple[int, ...]) -> Array:
+    """Cuts the padded input into cells of `stride` tokens, so that strides cost nothing.
+
+    The token at `cell * stride + r` met tap `u * stride + r` at output `cell - u`, u = 0, 1, ...,
+    where there is such a tap.
+    """
+    turns = [-(-3 // step) for step in stride]  # values of u
+    cells = [-(-(size + 2) // step) for size, step in zip(shape[1:4], stride, strict=True)]
+    missing = [(0, turn * step - 3) for turn, step in zip(turns, stride, strict=True)]
+    split = [n for pair in zip(turns, stride, strict=True) for n in pair]
+    taps = _wide(jnp.pad(kernel, [*missing, (0, 0)]).reshape(*split, -1))
+    margins = [
+        (turn - 1, cell - size) for turn, cell, size in zip(turns, cells, g.shape[1:4], strict=True)
+    ]
+    padded = jnp.pad(g, [(0, 0), *margins, (0, 0)])
+    total = jnp.zeros((), taps.dtype)
+    for u in itertools.product(*map(range, turns)):
+        start = [turn - 1 - i for turn, i in zip(turns, u, strict=True)]
+        stop = [i + cell for i, cell in zip(start, cells, strict=True)]
+        shifted = lax.slice(padded, (0, *start, 0), (len(g), *stop, g.shape[-1]))
+        shifted = shifted[:, :, None, :, None, :, None]
+        total = total + shifted * taps[u[0], :, None, u[1], :, None, u[2]]
+    whole = [cell * step for cell, step in zip(cells, stride, strict=True)]
+    dx = total.astype(g.dtype).reshape(len(g), *whole, shape[-1])
+    return lax.slice(dx, (0, 1, 1, 1, 0), (len(g), *(size + 1 for size in shape[1:4]), shape[-1]))
+
+
+def _kernel_gradient(x: Array, g: Array, stride: Size3) -> Array:
+    gradient = lax.platform_dependent(
+        x,
+        g,
+        cpu=functools.partial(_kernel_gradient_by_frames, stride=stride),
+        default=functools.partial(_kernel_gradient_at_once, stride=stride),
+    )
+    return gradient.reshape(3, 3, 3, -1).astype(x.dtype)
+
+
+def _kernel_gradient_at_once(x: Array, g: Array, stride: Size3) -> Array:
+    return jnp.stack([(_wide(x) * g).sum((0, 1, 2, 3)) for _, x in _shifts(x, stride)])
+
+
+def _kernel_gradient_by_frames(x: Array, g: Array, stride: Size3) -> Array:
+    """Adds the frames while multiplying, and the rest by a product with ones.
+
+    XLA's CPU backend runs sums over rows on one thread, and writes out what they add.
+    """
+    sums = []
+    for _, shifted in _shifts(x, stride):
+        frames = [_wide(shifted[:, t]) * g[:, t] for t in range(g.shape[1])]
+        rows = functools.reduce(jnp.add, frames).reshape(-1, g.shape[-1])
+        sums.append(jnp.ones((1, len(rows)), rows.dtype) @ rows)
+    return jnp.concatenate(sums)
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def max_pool(x: Float[Array, "b t h w c"], stride: Size3) -> Float[Array, "b t2 h2 w2 c"]:
