@@ -47,8 +47,8 @@ from maskfeat_jax.workdir import (
 SECTIONS = ("seed", "task", "data", "eval_data", "view", "eval_view", "input", "bad_inputs")
 SECTIONS += ("normalise", "augment", "model", "optim", "mesh", "run")
 # May change when a run goes on: nothing of what is learnt depends on them.
-HARMLESS = ("data.path", "eval_data.path", "input", "bad_inputs", "mesh", "run.log_every_steps")
-HARMLESS += ("run.keep_checkpoints", "run.checkpoint_every_epochs")
+HARMLESS = ("data.path", "data.root", "eval_data.path", "eval_data.root", "input", "bad_inputs")
+HARMLESS += ("mesh", "run.log_every_steps", "run.keep_checkpoints", "run.checkpoint_every_epochs")
 HARMLESS += ("run.evaluate_every_epochs", "run.pictures_every_epochs")
 # Failures whose message says it all: no traceback, and a code for whoever started the run.
 EXIT_CODES: dict[type[Exception], int] = {

@@ -12,6 +12,7 @@ Run: python main.py --config=configs/finetune_mvit_l_k400.py --workdir=runs/l-ft
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -19,10 +20,11 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.task = "finetune"
-    # Lines "path label" of train.csv and val.csv.
-    config.data = dict(name="video_list", path="", split="train")
+    # Lines "path label" of train.csv and val.csv; video_folder and video_records take a path too.
+    config.data = dict(name="video_list", path="", root=placeholder(str), split="train")
     path = config.data.get_oneway_ref("path")
-    config.eval_data = dict(name="video_list", path=path, split="val")
+    root = config.data.get_oneway_ref("root")
+    config.eval_data = dict(name="video_list", path=path, root=root, split="val")
     config.view = dict(
         size=224,
         frames=16,

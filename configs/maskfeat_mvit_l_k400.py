@@ -11,6 +11,7 @@ Run: python main.py --config=configs/maskfeat_mvit_l_k400.py --workdir=runs/l \
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 
 def get_config() -> ConfigDict:
@@ -18,8 +19,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.task = "pretrain"
-    # Lines "path label" of train.csv; the labels are not used.
-    config.data = dict(name="video_list", path="", split="train")
+    # Lines "path label" or "path" of train.csv; video_folder and video_records take a path too.
+    config.data = dict(name="video_list", path="", root=placeholder(str), split="train")
     config.eval_data = dict(name="")
     config.view = dict(
         size=224,

@@ -1,4 +1,4 @@
-"""Images from disk to batches of `uint8` clips, on the host, with tf.data.
+"""Images and videos from disk to batches of `uint8` clips, on the host, with tf.data.
 
 The two calls that a program makes:
 
@@ -7,14 +7,15 @@ The two calls that a program makes:
     for batch in loader.train_batches(start_step=step):    # endless; or loader.eval_batches()
         ...
 
-A *source* knows the examples and reads one; a *view* turns what was read into a clip of fixed
-shape (`TrainView` crops at random, `EvalView` from the centre); the `Loader` decides which
+A *source* knows the examples and reads one; a *view* turns what was read into clips of fixed
+shape (`TrainView`: random frames and crops, `EvalView`: fixed ones); the `Loader` decides which
 examples come when, runs both on threads and batches. Sources, views and `BadInputs` are each one
 section of a recipe.
 
     source.num_examples, .class_names (None: no labels), .name_of(index), .read(index), .fingerprint
     loader.steps_per_epoch  whole batches in an epoch of training
     loader.eval_steps       batches in one evaluation pass, the same on each process
+    loader.views            rows of each example in a pass
 
 A batch holds the rows of this process, b = batch_size / process_count:
 
@@ -22,10 +23,11 @@ A batch holds the rows of this process, b = batch_size / process_count:
     label  (b,) int32                    absent when the source has no labels
     valid  (b,) bool                     False: padding of evaluation, or a file that cannot be read
     index  (b,) int64                    which example of the source; -1 for padding
-    view   (b,) int32                    which view of the example; 0 for images
+    view   (b,) int32                    which clip of the example
 
-Which example a row holds, its crop and its augmentation are functions of (seed, epoch, position)
-alone: neither workers, nor processes, nor the step at which iteration starts change them.
+The clips of an example follow each other. Which example a row holds, its frames, crop and
+augmentation are functions of (seed, epoch, position) alone: neither workers, nor processes, nor the
+step at which iteration starts change them.
 """
 
 from __future__ import annotations
@@ -38,7 +40,11 @@ from input_pipeline.image_folder import ImageFolder
 from input_pipeline.loader import Loader
 from input_pipeline.moving_shapes import MovingShapes
 from input_pipeline.shapes import Shapes
+from input_pipeline.ssv2 import Ssv2
 from input_pipeline.tfds_images import Tfds
+from input_pipeline.video_folder import VideoFolder
+from input_pipeline.video_lists import VideoList
+from input_pipeline.video_records import VideoRecords
 from input_pipeline.views import EvalView, TrainView
 
 # TensorFlow would reserve the memory of all accelerators it sees; here it only decodes and batches.
@@ -49,7 +55,11 @@ DATASETS: dict[str, type[Source]] = {
     "image_folder": ImageFolder,
     "moving_shapes": MovingShapes,
     "shapes": Shapes,
+    "ssv2": Ssv2,
     "tfds": Tfds,
+    "video_folder": VideoFolder,
+    "video_list": VideoList,
+    "video_records": VideoRecords,
 }
 
 __all__ = [
@@ -63,7 +73,11 @@ __all__ = [
     "MovingShapes",
     "Shapes",
     "Source",
+    "Ssv2",
     "Tfds",
     "TooManyBadInputs",
     "TrainView",
+    "VideoFolder",
+    "VideoList",
+    "VideoRecords",
 ]

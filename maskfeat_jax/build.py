@@ -40,13 +40,13 @@ def call(where: str, function: Callable, section: Section, **given: Any) -> Any:
     Args:
       where: name of the section, for messages.
       function: a class or function.
-      section: arguments from the recipe; lists become tuples.
+      section: arguments from the recipe; lists become tuples, None counts as not given.
       **given: arguments that do not come from the recipe.
 
     Raises:
       RecipeError: an argument is unknown or missing, or the function raises ValueError.
     """
-    arguments = {key: _plain(value) for key, value in section.items()}
+    arguments = {key: _plain(value) for key, value in section.items() if value is not None}
     parameters = inspect.signature(function).parameters
     free = [name for name in parameters if name not in given and name not in ("parent", "name")]
     for key in arguments:
