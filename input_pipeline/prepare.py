@@ -31,13 +31,18 @@ from input_pipeline.video_decode import EXTENSIONS
 from input_pipeline.video_scan import Line
 from input_pipeline.worker_processes import Died
 
-_RECORDS = """
+_MORE = """
+OUT may be VIDEOS; else tell video_folder, video_list or ssv2 where the list is:
+
+    config.data = dict(name="video_folder", path="VIDEOS", index="OUT/index.jsonl")
+
 --records writes each video as one SequenceExample with one JPEG for each frame, at the frame rate
 of the video, in files that TensorFlow, dmvr and scenic read too. Labels: if VIDEOS (or each of its
 folders train, val, ...) holds two or more folders and no videos beside them, these are the classes,
-in the order of their names; they are written to OUT/classes.txt. Or give a --list. Each file has
-an index beside it, so that a few frames can be read alone; OUT/<split>.manifest.json says what was
-written, from what, and what was left out and why. In a recipe:
+in the order of their names; they are written to OUT/classes.txt. Or give a --list, and write the
+name of each class, one a line, to OUT/classes.txt yourself. Each file has an index beside it, so
+that a few frames can be read alone; OUT/<split>.manifest.json says what was written, from what,
+and what was left out and why. In a recipe:
 
     config.data = dict(name="video_records", path="OUT")
 """
@@ -79,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m input_pipeline.prepare",
         description=__doc__,
-        epilog=_RECORDS,
+        epilog=_MORE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos, any depth")
@@ -118,8 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         "--list",
         type=Path,
         metavar="FILE",
-        help="text file of lines `path label`, paths relative to VIDEOS; only these are written. "
-        "Labels are class indices if all are whole numbers, else names of classes",
+        help="text list of lines `path label`, as video_list reads it, paths relative to VIDEOS; "
+        "only these are written",
     )
     records.add_argument(
         "--split",

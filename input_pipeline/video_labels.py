@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from input_pipeline.file_tree import SPLITS
+from input_pipeline.video_lists import read_list
 from input_pipeline.video_scan import Line, write_atomically
 
 Example = tuple[Line, int | None, str | None]  # line of the list, label, name of the class
@@ -34,7 +35,7 @@ def splits(folder: Path, lines: list[Line], labels: Path | None, name: str | Non
     Args:
       folder: with the videos.
       lines: its list, as `video_scan.scan` makes it.
-      labels: text file of lines `path label`, paths relative to the folder; None means that
+      labels: a list as `video_lists.read_list` reads it, relative to the folder; None means that
         folders are classes, if there are two or more and no videos beside them.
       name: of the split; None means each of train, val, ... that is a folder, else "train".
 
@@ -88,29 +89,12 @@ def _split(name: str, class_names: list[str] | None, examples: list[Example]) ->
 
 def _listed(labels: Path, lines: list[Line], name: str) -> Split:
     by_path = {line["path"]: line for line in lines}
-    entries = list(_read(labels))
-    numbers = all(label.isdigit() for _, label in entries)
-    class_names = None if numbers else sorted({label for _, label in entries})
-    index = {text: i for i, text in enumerate(class_names or ())}
     missing = dict(status="missing", reason="it is in the list of labels, not in the folder")
     examples: list[Example] = []
-    for path, label in entries:
-        line = by_path.get(path, dict(path=path, **missing))
-        text = None if numbers else label
-        examples.append((line, int(label) if numbers else index[label], text))
-    return _split(name, class_names, examples)
-
-
-def _read(labels: Path) -> Iterator[tuple[str, str]]:
-    """Paths and labels of a list: the label follows the last space, tab or comma."""
-    for number, line in enumerate(labels.read_text(encoding="utf-8").splitlines(), start=1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        end = max(line.rfind(separator) for separator in " \t,")
-        if end <= 0:
-            raise ValueError(f"{labels}:{number}: {line!r} is not `path label`")
-        yield line[:end].rstrip(" \t,"), line[end + 1 :]
+    for entry in read_list(labels):
+        path = os.path.normpath(entry.path)
+        examples.append((by_path.get(path, dict(path=path, **missing)), entry.label, None))
+    return _split(name, None, examples)
 
 
 def write_classes(path: Path, found: list[Split]) -> None:

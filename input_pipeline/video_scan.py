@@ -53,7 +53,9 @@ def _walk(root: str, folder: str, above: tuple[str, ...]) -> Iterator[str]:
                 real = os.path.realpath(entry.path)
                 if real not in above:  # a link to a folder that it lies in would never end
                     yield from _walk(root, path, (*above, real))
-            elif entry.name.lower().endswith(EXTENSIONS):
+            elif entry.name.lower().endswith(EXTENSIONS) and (
+                entry.is_file() or entry.is_symlink()  # a link may lead nowhere
+            ):
                 yield path
 
 

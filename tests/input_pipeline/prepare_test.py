@@ -12,7 +12,9 @@ import pytest
 import tensorflow as tf
 
 from input_pipeline import prepare, record_writer, video_labels, video_scan, worker_processes
+from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.video_decode import VideoFile
+from input_pipeline.video_folder import VideoFolder
 from input_pipeline.video_records import VideoRecords
 from input_pipeline.worker_processes import Died
 from tests.input_pipeline.video_samples import encode_video, numbers_of
@@ -273,22 +275,26 @@ def test_the_check_compares_with_the_videos(videos, samples, tmp_path):
 
 def test_labels_from_a_list(videos, tmp_path):
     labels = tmp_path / "labels.txt"
-    labels.write_text("# paths and labels\ntrain/ant/0.mp4 jump\n\ntrain/bee/1.mp4,run\nx.mp4 run")
-    run(videos, tmp_path / "names", "--records", "--list", labels)
-    source = VideoRecords("train", path=str(tmp_path / "names"))
-    assert source.class_names == ("jump", "run")
-    assert [source.read(index).label for index in range(2)] == [0, 1]
-    manifest = json.loads((tmp_path / "names" / "train.manifest.json").read_text())
-    assert [(video["path"], video["status"]) for video in manifest["skipped"]] == [
-        ("x.mp4", "missing")
-    ]
-    labels.write_text("train/bee/0.mp4 7\ntrain/ant/0.mp4 2\n")
-    run(videos, tmp_path / "numbers", "--records", "--list", labels, "--split=few")
-    source = VideoRecords("few", path=str(tmp_path / "numbers"))
-    assert [source.read(index).label for index in range(2)] == [7, 2]
-    labels.write_text("train/bee/0.mp4 7\nwrong\n")
-    with pytest.raises(SystemExit):
-        run(videos, tmp_path / "wrong", "--records", "--list", labels)
+    labels.write_text("# paths and labels\ntrain/bee/0.mp4 3\n\n./train/ant/1.mp4,1\nx.mp4 0\n")
+    out = tmp_path / "out"
+    run(videos, out, "--records", "--list", labels, "--split=few")
+    source = VideoRecords("few", path=str(out))
+    assert [source.read(index).label for index in range(source.num_examples)] == [3, 1]
+    assert source.class_names == ("0", "1", "2", "3")
+    manifest = json.loads((out / "few.manifest.json").read_text())
+    skipped = [(video["path"], video["status"]) for video in manifest["skipped"]]
+    assert skipped == [("x.mp4", "missing")]
+    (out / "classes.txt").write_text("ant\nbee\ncat\ndog\n")
+    assert VideoRecords("few", path=str(out)).class_names == ("ant", "bee", "cat", "dog")
+
+
+def test_sources_of_video_files_use_the_list(videos, samples, tmp_path):
+    (videos / "train/ant/0.mp4").write_bytes(samples[0][:3000])
+    run(videos, videos)
+    source = VideoFolder("train", path=str(videos))
+    with pytest.raises(BadMedia, match="as the index says"):
+        source.read(0)
+    assert source.read(1).data == VideoFile(str(videos / "train/ant/1.mp4"), FRAMES[1], 25.0)
 
 
 def test_videos_without_class_folders_have_no_labels(videos, tmp_path):
@@ -306,6 +312,7 @@ def test_videos_without_class_folders_have_no_labels(videos, tmp_path):
         (("VIDEOS", "OUT", "--shards=2"), "are about --records, which is not given"),
         (("VIDEOS", "OUT", "--records", "--quality=101"), "'101' is not a whole number from 1 to"),
         (("VIDEOS", "OUT", "--records", "--split=test"), "no split 'test'; it has train, val"),
+        (("VIDEOS", "OUT", "--records", "--list=LIST"), "labels.txt has 1 wrong lines"),
         (("VIDEOS", "OUT", "--records", "--beam"), "pip install apache-beam"),
         (("VIDEOS", "OTHER"), "index.jsonl is not a list of videos of this program"),
     ],
@@ -315,7 +322,10 @@ def test_wrong_use_is_explained(arguments, words, videos, tmp_path, capsys, monk
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "index.jsonl").write_text('{"name": 1}\n')
-    places = dict(VIDEOS=videos, OUT=tmp_path / "out", OTHER=tmp_path / "other")
+    (tmp_path / "labels.txt").write_text("train/ant/0.mp4 7\nwrong\nval/ant/0.mp4 2\n")
+    places = dict(
+        VIDEOS=videos, LIST=tmp_path / "labels.txt", OUT=tmp_path / "out", OTHER=tmp_path / "other"
+    )
     places["EMPTY"] = tmp_path / "empty"
     for name, path in places.items():
         arguments = [argument.replace(name, str(path)) for argument in arguments]
