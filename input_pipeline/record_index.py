@@ -2,8 +2,6 @@
 
 An index is a file beside its shard, `<shard>.index`: a line of JSON, then one row of `FRAME` for
 each frame of each record. Making it reads the shard once and checks the checksum of each record.
-
-    python -m input_pipeline.record_index FOLDER      # all shards of a folder, on all cores
 """
 
 from __future__ import annotations
@@ -14,7 +12,6 @@ import json
 import math
 import os
 import struct
-import sys
 import uuid
 import zlib
 from collections.abc import Sequence
@@ -230,15 +227,15 @@ def _describe(payload: memoryview) -> tuple[Record, np.ndarray]:
     try:
         first = bytes(payload[spans[0].start : sum(spans[0])])
         width, height = Image.open(io.BytesIO(first), formats=["JPEG"]).size
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         raise WrongSchema(f"{record_format.IMAGES!r} does not hold JPEG files") from None
     labels = context.get("clip/label/index", [])
-    if len(labels) > 1:
-        raise WrongSchema(f"it has {len(labels)} labels (clip/label/index), expected at most one")
+    if len(labels) > 1 or not all(isinstance(label, int) for label in labels):
+        raise WrongSchema(f"clip/label/index is {labels[:5]}, expected at most one whole number")
     text = _text(context, "clip/label/text")
     return Record(
         name=_text(context, "video/filename") or "",
-        label=int(labels[0]) if labels else None,
+        label=next((label for label in labels if isinstance(label, int)), None),
         label_text=text if labels else None,
         fps=_frames_per_second(context),
         height=height,
@@ -254,14 +251,6 @@ def _text(context: dict, key: str) -> str | None:
 
 
 def _frames_per_second(context: dict) -> float | None:
-    (fps,) = context.get("clip/fps") or [None]
-    return float(fps) if fps is not None and 0 < fps < math.inf else None
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2 or not Path(sys.argv[1]).is_dir():
-        sys.exit(__doc__)
-    found = [path for path in Path(sys.argv[1]).iterdir() if "-of-" in path.name]
-    indexes = open_indexes(sorted(path for path in found if path.suffix != ".index"))
-    videos = [record for index in indexes for record in index.records]
-    print(f"{len(videos)} videos, {sum(record.damage is not None for record in videos)} damaged")
+    values = context.get("clip/fps") or [None]
+    fps = values[0] if isinstance(values[0], int | float) else 0.0
+    return float(fps) if 0 < fps < math.inf else None

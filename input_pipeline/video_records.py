@@ -19,6 +19,8 @@ from input_pipeline.example import Example, fingerprint
 from input_pipeline.record_index import Record, open_indexes
 
 MAX_PIXELS = 4096 * 4096
+MAX_CLASSES = 1_000_000
+_JPEG_END = b"\xff\xd9"
 _SHARD = re.compile(r"(?P<split>.+?)(\.tfrecords?)?-(?P<number>\d{5,})-of-(?P<count>\d{5,})$")
 
 cv2.setNumThreads(0)  # the loader has its own threads
@@ -30,7 +32,7 @@ class VideoRecords:
     The files are those that `python -m input_pipeline.prepare --records` writes, and those of dmvr
     and scenic (uncompressed, at most one label). Of a video only the wanted frames are read: the
     place of each is in an index beside the file, made on first use, or beforehand with
-    `python -m input_pipeline.record_index PATH`. Files lie in a file system: of a bucket, mount it.
+    `python -m input_pipeline.index_records PATH`. They lie in a file system; mount a bucket.
     """
 
     def __init__(
@@ -185,10 +187,12 @@ class OpenRecord:
             raise BadMedia(
                 "decode_error", f"the checksum of frame {index} in {self._video.shard} is wrong"
             )
+        if not jpeg.rstrip(b"\0").endswith(_JPEG_END):  # OpenCV would fill up with grey
+            raise BadMedia("decode_error", f"frame {index} is not a JPEG file, or cut short")
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
         if frame is None:
-            raise BadMedia("decode_error", f"frame {index} is not a JPEG file")
+            raise BadMedia("decode_error", f"frame {index} is a damaged JPEG file")
         if frame.shape[:2] != (self.height, self.width):
             size = f"{frame.shape[1]}x{frame.shape[0]}"
             expected = f"{self.width}x{self.height}"
@@ -234,8 +238,13 @@ def _class_names(records: list[Record], classes_file: Path | None) -> tuple[str,
     if labels == {None}:
         return None
     known = [label for label in labels if label is not None]
-    if len(known) < len(labels) or min(known) < 0:
-        raise ValueError("some videos have no label, or one below 0, and others have one")
+    if len(known) < len(labels):
+        raise ValueError("some videos have a label (clip/label/index) and others have none")
+    if min(known) < 0 or max(known) >= MAX_CLASSES:
+        raise ValueError(
+            f"labels (clip/label/index) are from {min(known)} to {max(known)}; expected 0 to "
+            f"{MAX_CLASSES - 1}"
+        )
     if classes_file is not None:
         names = tuple(classes_file.read_text(encoding="utf-8").splitlines())
         if max(known) >= len(names):

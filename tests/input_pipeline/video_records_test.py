@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from input_pipeline import record_format, record_index
+from input_pipeline import index_records, record_format, record_index
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.video_records import VideoRecords
 
@@ -128,6 +128,20 @@ def test_damage_before_indexing_costs_one_video(folder):
         assert np.array_equal(decode(source, index, [2])[0], pillow(images_of(index)[2]))
 
 
+def test_indexes_can_be_made_beforehand(folder, capsys):
+    flip_byte(folder / "train-00002-of-00003", 500)
+    index_records.main(folder)
+    assert len(list(folder.glob("*.index"))) == 3
+    printed = capsys.readouterr().out
+    assert "8 videos in 3 files, 1 damaged" in printed
+    assert "the checksum of record 0 of train-00002-of-00003 is wrong" in printed
+    (folder / "val-00000-of-00001").write_bytes(b"something else")
+    with pytest.raises(SystemExit, match="val-00000-of-00001 is damaged, or not a TFRecord file"):
+        index_records.main(folder)
+    with pytest.raises(SystemExit, match="holds no files such as train-00000-of-00010"):
+        index_records.main(folder / "nowhere")
+
+
 def test_damage_after_indexing_is_noticed(folder):
     source = VideoRecords("train", path=str(folder))
     places = source.read(4).data.places
@@ -183,7 +197,13 @@ def test_missing_shards_are_named(folder):
         ([record_format.sequence_example({"a": 1}, [b"GIF89a"])], "does not hold JPEG files"),
         ([b"hello, this is a text"], "not a serialised SequenceExample"),
         ([example(0, clip_fps=None)], "do not say their frame rate .* 0.mp4; .* data.fps"),
-        ([example(0), example(1, clip_label_index=None)], "some videos have no label"),
+        (
+            [example(0), example(1, clip_label_index=None)],
+            "some videos have a label .* and others have none",
+        ),
+        ([example(0, clip_label_index=2**40)], "labels .* are from 1099511627776 to"),
+        ([example(0, clip_label_index=-1)], "labels .* are from -1 to -1; expected 0 to 999999"),
+        ([example(0, clip_label_index="ant")], "expected at most one whole number"),
         ([], "no usable video"),
     ],
 )
@@ -207,14 +227,18 @@ def test_frame_rate_and_classes_can_be_given(tmp_path):
 
 
 def test_frames_of_another_size_or_none_are_bad_inputs(tmp_path):
-    images = [jpeg(0), jpeg(1, (40, 30)), b"\xff\xd8\xff nothing"]
+    whole = jpeg(3)
+    images = [jpeg(0), jpeg(1, (40, 30)), b"\xff\xd8\xff nothing", whole[:-200]]
+    images += [jpeg(4) + b"\0\0", b"\xff\xd8\xff nothing\xff\xd9"]
     write_shards(tmp_path, [[example(0, images)]])
     source = VideoRecords("train", path=str(tmp_path))
     assert decode(source, 0, [0]).shape == (1, HEIGHT, WIDTH, 3)
     with pytest.raises(BadMedia, match="frame 1 has 40x30 pixels, the first 36x24"):
         decode(source, 0, [1])
-    with pytest.raises(BadMedia, match="frame 2 is not a JPEG"):
-        decode(source, 0, [2])
+    assert np.array_equal(decode(source, 0, [4])[0], pillow(jpeg(4)))  # padded
+    for frame, words in ((2, "not a JPEG file"), (3, "cut short"), (5, "damaged JPEG")):
+        with pytest.raises(BadMedia, match=f"frame {frame} is .*{words}"):
+            decode(source, 0, [frame])
 
 
 def test_fingerprint_does_not_depend_on_the_folder(folder, tmp_path_factory):

@@ -1,0 +1,42 @@
+"""Makes the indexes of TFRecord files of videos, which training would else make when it starts.
+
+    python -m input_pipeline.index_records FOLDER
+
+Reads each file of FOLDER once, on all cores, and checks all checksums; files that have an index are
+not read again. Training needs this once for files that `input_pipeline.prepare` did not write, such
+as those of dmvr and scenic.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from input_pipeline.record_index import open_indexes
+
+
+def main(folder: Path) -> None:
+    """Indexes all files `<split>-00000-of-00010` and so on of a folder.
+
+    Raises:
+      SystemExit: there are none, or some are cut short or hold something else.
+      OSError: a file cannot be read.
+    """
+    shards = sorted(path for path in folder.glob("*-of-*") if path.suffix != ".index")
+    if not shards:
+        sys.exit(f"{folder} holds no files such as train-00000-of-00010")
+    try:
+        indexes = open_indexes(shards)
+    except ValueError as error:
+        sys.exit(str(error))
+    records = [record for index in indexes for record in index.records]
+    damaged = [record.damage for record in records if record.damage is not None]
+    print(f"{len(records):,} videos in {len(shards):,} files, {len(damaged):,} damaged")
+    for damage in damaged[:20]:
+        print(damage)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]))
