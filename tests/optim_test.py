@@ -11,12 +11,25 @@ from maskfeat_jax.models.layers import stack_blocks
 from maskfeat_jax.optim import adamw, decayed, layer_scales, warmup_cosine
 
 
-def params_of(name, **head):
-    model = create_model(name, encoder="vit_b16", head=head)
-    inputs = [jnp.zeros((1, 1, 224, 224, 3))]
+def params_of(name, encoder="vit_b16", **fields):
+    head = {"dim": 108} if name == "maskfeat" else {"num_classes": 10}
+    model = create_model(name, encoder=encoder, head=head, **fields)
+    clip = (1 if encoder.startswith("vit") else 16, 224, 224)
+    inputs = [jax.ShapeDtypeStruct((1, *clip, 3), jnp.float32)]
     if name == "maskfeat":
-        inputs.append(jnp.zeros((1, 1, 14, 14), bool))
+        inputs.append(jax.ShapeDtypeStruct((1, *model.encoder.grid(clip)), bool))
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+def tensors(params):
+    """Each parameter, counted once per block where blocks are stacked."""
+
+    def count(path, _):
+        names = [key.key for key in path if "-" in key.key]
+        first, last = map(int, names[0].split("-")) if names else (0, 0)
+        return last - first + 1
+
+    return jax.tree_util.tree_map_with_path(count, params)
 
 
 SMALL = {
@@ -61,15 +74,33 @@ def test_schedule_equals_pyslowfast(peak, start, end, warmup, epochs, values):
     assert schedule(jnp.int32(2 * epochs * per_epoch)) == pytest.approx(end)
 
 
-def test_what_is_decayed_equals_pyslowfast():
-    """Tensors decayed and not, of ViT-B in pre-training and fine-tuning."""
-    for params, counts in (
-        (params_of("maskfeat", dim=108), (53, 100)),
-        (params_of("classifier", num_classes=10), (52, 100)),
-    ):
-        rules = jax.tree.leaves(decayed(params))
-        assert (sum(rules), len(rules) - sum(rules)) == counts
-    rules = decayed(params_of("maskfeat", dim=108), no_decay=("mask_token$", "pos_embed"))
+MVIT = {"tubelet": (2, 16, 16), "scan": True}
+
+
+@pytest.mark.parametrize(
+    ("model", "counts"),
+    [
+        (("maskfeat", "vit_b16", {}), (53, 100)),
+        (("classifier", "vit_b16", {}), (52, 100)),
+        (("maskfeat", "mvit_v2_s", {"tubelet": (2, 16, 16)}), (167, 231)),
+        (("maskfeat", "mvit_v2_s", MVIT), (167, 231)),
+        (("classifier", "mvit_v2_s", {"scan": True}), (166, 231)),
+        (("maskfeat", "mvit_v2_l", MVIT), (487, 679)),
+        (("classifier", "mvit_v2_l", {"scan": True}), (486, 679)),
+    ],
+    ids=str,
+)
+def test_what_is_decayed_equals_pyslowfast(model, counts):
+    """Tensors decayed and not, in pre-training and fine-tuning."""
+    name, encoder, fields = model
+    params = params_of(name, encoder, **fields)
+    rules, each = jax.tree.leaves(decayed(params)), jax.tree.leaves(tensors(params))
+    yes = sum(n for rule, n in zip(rules, each, strict=True) if rule)
+    assert (yes, sum(each) - yes) == counts
+
+
+def test_no_decay_exempts_what_it_names():
+    rules = decayed(params_of("maskfeat"), no_decay=("mask_token$", "pos_embed"))
     assert rules["encoder"]["cls_token"]
     assert not rules["encoder"]["mask_token"]
     assert not rules["encoder"]["pos_embed"]
@@ -80,7 +111,7 @@ def test_what_is_decayed_equals_pyslowfast():
 
 
 def test_layer_decay_equals_pyslowfast():
-    scales = layer_scales(params_of("classifier", num_classes=10), 0.65)
+    scales = layer_scales(params_of("classifier"), 0.65)
     encoder = scales["encoder"]
     assert encoder["pos_embed"] == pytest.approx(0.00369721, rel=1e-5)
     assert encoder["patch_embed"]["kernel"] == pytest.approx(0.00369721, rel=1e-5)
@@ -89,6 +120,31 @@ def test_layer_decay_equals_pyslowfast():
     assert scales["projection"]["kernel"] == scales["norm"]["bias"] == 1
     with pytest.raises(ValueError, match="layer_decay needs an encoder of blocks"):
         layer_scales({"projection": SMALL["projection"]}, 0.5)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_layer_decay_of_mvit_equals_pyslowfast(scan):
+    scales = layer_scales(params_of("classifier", "mvit_v2_s", scan=scan), 0.75)["encoder"]
+    blocks = scales["blocks"]
+    assert scales["cls_token"] == pytest.approx(0.00751695, rel=1e-5)
+    assert blocks["0"]["proj"]["bias"] == pytest.approx(0.0100226, rel=1e-5)
+    assert blocks["15"]["attn"]["pool_q"]["kernel"] == pytest.approx(0.75)
+    assert blocks["15"]["attn"]["rel_pos_t"] == pytest.approx(0.75)
+    if scan:
+        middle = blocks["4-12"]["attn"]["rel_pos_h"]
+        assert middle.shape == (9, 1, 1)
+        middle = middle.ravel()
+    else:
+        middle = [blocks[str(i)]["attn"]["rel_pos_h"] for i in range(4, 13)]
+    np.testing.assert_allclose(middle, [0.75 ** (16 - i) for i in range(4, 13)], rtol=1e-6)
+
+
+def test_layer_decay_of_mvit_l_equals_pyslowfast():
+    scales = layer_scales(params_of("classifier", "mvit_v2_l", scan=True), 0.875)["encoder"]
+    assert scales["patch_embed"]["bias"] == pytest.approx(0.00144011, rel=1e-5)
+    assert scales["blocks"]["0"]["norm1"]["scale"] == pytest.approx(0.00164584, rel=1e-5)
+    last = scales["blocks"]["45-47"]["mlp"]["fc2"]["kernel"]
+    np.testing.assert_allclose(last.ravel(), [0.875**3, 0.875**2, 0.875], rtol=1e-6)
 
 
 def test_stacked_blocks_are_updated_as_unstacked_ones():

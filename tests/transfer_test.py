@@ -56,6 +56,27 @@ def test_everything_can_be_replaced():
     assert_equal(transfer(params(0), params(1), parts=("encoder", "norm", "projection")), params(1))
 
 
+def test_tables_of_relative_positions_are_interpolated():
+    """As PySlowFast does for 27 and 13 rows: source coordinates, two neighbours, no smoothing."""
+    rows = np.arange(27, dtype=np.float32)
+
+    def tables(*columns):
+        return {"encoder": {"blocks": {"15": {"attn": {"rel_pos_h": np.stack(columns, 1)}}}}}
+
+    fresh = tables(np.zeros(13, np.float32), np.zeros(13, np.float32))
+    result = transfer(fresh, tables(rows, rows**2))["encoder"]["blocks"]["15"]["attn"]["rel_pos_h"]
+    wanted = (np.arange(13) + 0.5) * 27 / 13 - 0.5
+    np.testing.assert_allclose(
+        wanted[[0, 1, 6, 12]], [0.538462, 2.615385, 13, 25.461538], atol=1e-6
+    )
+    np.testing.assert_allclose(result[:, 0], wanted, rtol=1e-6)
+    below, part = np.floor(wanted), wanted % 1
+    squares = (1 - part) * below**2 + part * (below + 1) ** 2
+    np.testing.assert_allclose(result[:, 1], squares, rtol=1e-5)
+    with pytest.raises(TransferError, match=r"rel_pos_h: \(27, 1\), expected \(13, 2\)"):
+        transfer(fresh, tables(rows))
+
+
 def test_what_does_not_fit_is_listed():
     source = params(1, width=6)
     del source["encoder"]["blocks"]["11"]

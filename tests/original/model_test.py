@@ -1,10 +1,15 @@
-"""Whole models against PySlowFast with its random weights: outputs, loss, gradients; float32."""
+"""Whole models against PySlowFast with its random weights: outputs, loss, gradients; float32.
+
+With `-s`, pytest prints the differences.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,19 +19,23 @@ from bench.originals import original, recipe
 from maskfeat_jax import losses
 from maskfeat_jax.masking import Block
 from maskfeat_jax.models import create_model
+from maskfeat_jax.models.layers import unstack_blocks
 from maskfeat_jax.optim import decayed, layer_scales
 from maskfeat_jax.targets import Hog
 from tests.golden import CLASSIFIER, PRETRAINING, from_torch
 
 pytestmark = [pytest.mark.original, pytest.mark.slow]
 
-CLIPS = np.random.default_rng(0).standard_normal((2, 1, 224, 224, 3), np.float32)
+IMAGES = np.random.default_rng(0).standard_normal((2, 1, 224, 224, 3), np.float32)
+VIDEO = np.random.default_rng(0).standard_normal((1, 16, 224, 224, 3), np.float32)
 
 
-def images():
+def to_torch(clips):
+    """Clips in the layout of the originals, which have no time in images."""
     import torch
 
-    return torch.tensor(CLIPS[:, 0].transpose(0, 3, 1, 2))
+    clips = torch.tensor(clips.transpose(0, 4, 1, 2, 3))
+    return clips[:, :, 0] if clips.shape[2] == 1 else clips
 
 
 def numbers(named):
@@ -37,94 +46,179 @@ def shapes_of(model, *inputs):
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
 
 
-def relative(ours, theirs):
+def difference(what, ours, theirs):
     """Largest difference, relative to the largest number."""
-    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+    largest = np.abs(np.asarray(ours) - theirs).max()
+    print(f"{what:<46} largest difference {largest:.1e} of {np.abs(theirs).max():.1e}")
+    return largest / np.abs(theirs).max()
 
 
-@pytest.fixture(scope="module")
-def pretraining():
-    """Parameters, predictions, loss and gradients of the original, in our layout; our model."""
+class Pretraining(NamedTuple):
+    """A model of ours and what the original gives with the same parameters, in our layout."""
+
+    name: str
+    model: nn.Module
+    clips: np.ndarray
+    mask: np.ndarray
+    params: dict
+    predicted: np.ndarray
+    wanted: np.ndarray
+    loss: float
+    grads: dict | None
+
+
+def run_pretraining(config, encoder, clips, mask, *, grads=True, **fields):
+    """Both models on the same clips; `mask` is that of the tokens."""
     import torch
 
     torch.manual_seed(0)
-    theirs = original("slowfast.models.masked").MaskMViT(
-        recipe("masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml")
-    )
-    mask = np.asarray(Block()(jax.random.key(1), 2, (1, 14, 14)))
-    theirs.train()
-    predicted, wanted = theirs([images(), torch.Tensor(), torch.tensor(mask[:, 0]).float()])
+    theirs = original("slowfast.models.masked").MaskMViT(recipe(config)).train()
+    frames = clips.shape[1]
+    cells = mask[:, 0] if frames == 1 else mask[:, :, ::2, ::2]  # of two by two tokens
+    with torch.set_grad_enabled(grads):
+        predicted, wanted = theirs([to_torch(clips), torch.Tensor(), torch.tensor(cells).float()])
     loss, _ = original("slowfast.models.losses").get_loss_func("multi_mse")()(predicted, wanted)
-    loss.backward()
-    model = create_model("maskfeat", encoder="vit_b16", head={"dim": 108})
-    shapes = shapes_of(model, CLIPS, mask)
+    model = create_model("maskfeat", encoder=encoder, head={"dim": 108}, **fields)
+    shapes = shapes_of(model, clips, mask)
     params = from_torch(shapes, PRETRAINING, numbers(theirs.named_parameters()))
-    grads = ((name, p.grad) for name, p in theirs.named_parameters() if p.grad is not None)
-    grads = from_torch(shapes, PRETRAINING, numbers(grads))
+    their_grads = None
+    if grads:
+        loss.backward()
+        named = ((name, p.grad) for name, p in theirs.named_parameters() if p.grad is not None)
+        their_grads = from_torch(shapes, PRETRAINING, numbers(named))
     wanted, predicted = (x[0].detach().numpy() for x in (wanted[0], predicted))
-    return model, mask, params, predicted, wanted, loss.item(), grads
+    return Pretraining(
+        encoder, model, clips, mask, params, predicted, wanted, loss.item(), their_grads
+    )
+
+
+CUBES = np.random.default_rng(1).random((1, 8, 7, 7)) < 0.4
+CUBES = CUBES.repeat(2, 2).repeat(2, 3)
+
+
+@pytest.fixture(scope="module", params=["vit_b16", "mvit_v2_s"])
+def pretraining(request):
+    if request.param == "vit_b16":
+        mask = np.asarray(Block()(jax.random.key(1), 2, (1, 14, 14)))
+        return run_pretraining("masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml", "vit_b16", IMAGES, mask)
+    return run_pretraining(
+        "masked_ssl/k400_MVITv2_S_16x4_MaskFeat_PT.yaml",
+        "mvit_v2_s",
+        VIDEO,
+        CUBES,
+        tubelet=(2, 16, 16),
+        scan=True,
+    )
+
+
+def check_predictions_and_targets(case):
+    target = Hog(case.model.encoder.tubelet)
+    ours = jax.jit(case.model.apply)({"params": case.params}, case.clips, case.mask)
+    ours, hog = np.asarray(ours)[case.mask], np.asarray(target(case.clips))[case.mask]
+    assert difference(f"{case.name} predictions", ours, case.predicted) < 1e-5
+    differs = np.abs(hog - case.wanted) > 1e-4
+    print(f"{case.name} HOG: {differs.mean():.1e} of the numbers differ by more than 1e-4")
+    assert differs.mean() < 1e-4
+    loss = np.square(ours - hog).mean()
+    assert difference(f"{case.name} loss", loss, np.float64(case.loss)) < 1e-5
 
 
 def test_predictions_and_targets_of_masked_tokens(pretraining):
-    model, mask, params, predicted, wanted, _, _ = pretraining
-    ours = np.asarray(jax.jit(model.apply)({"params": params}, CLIPS, mask))[mask]
-    assert relative(ours, predicted) < 1e-5
-    hog = np.asarray(Hog((1, 16, 16))(CLIPS))[mask]
-    assert (np.abs(hog - wanted) > 1e-4).mean() < 1e-4
+    check_predictions_and_targets(pretraining)
+
+
+def test_predictions_and_targets_of_mvit_l():
+    check_predictions_and_targets(
+        run_pretraining(
+            "masked_ssl/k400_MVITv2_L_16x4_MaskFeat_PT.yaml",
+            "mvit_v2_l",
+            VIDEO,
+            CUBES,
+            grads=False,
+            tubelet=(2, 16, 16),
+            scan=True,
+        )
+    )
 
 
 def test_loss_and_gradients(pretraining):
-    model, mask, params, _, _, loss, grads = pretraining
+    case, target = pretraining, Hog(pretraining.model.encoder.tubelet)
 
     def loss_of(params):
-        predicted = model.apply({"params": params}, CLIPS, mask)
-        total, count = losses.masked_mse(predicted, Hog((1, 16, 16))(CLIPS), jnp.asarray(mask))
+        predicted = case.model.apply({"params": params}, case.clips, case.mask)
+        total, count = losses.masked_mse(predicted, target(case.clips), jnp.asarray(case.mask))
         return total / count
 
-    ours, our_grads = jax.jit(jax.value_and_grad(loss_of))(params)
-    np.testing.assert_allclose(ours, loss, rtol=1e-5)
+    ours, our_grads = jax.jit(jax.value_and_grad(loss_of))(case.params)
+    np.testing.assert_allclose(ours, case.loss, rtol=1e-5)
     # The exact gradient of the bias of the keys is zero: noise counts against the largest of all.
-    floor = 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(grads))
-    pairs = zip(jax.tree_util.tree_leaves_with_path(our_grads), jax.tree.leaves(grads), strict=True)
+    theirs = unstack_blocks(case.grads)
+    floor = 1e-3 * max(np.abs(leaf).max() for leaf in jax.tree.leaves(theirs))
+    pairs = zip(
+        jax.tree_util.tree_leaves_with_path(unstack_blocks(our_grads)),
+        jax.tree.leaves(theirs),
+        strict=True,
+    )
+    named = {}
     for (path, a), b in pairs:
+        name = "/".join(key.key for key in path)
         error = np.abs(np.asarray(a) - b).max() / max(np.abs(b).max(), floor)
-        assert error < 1e-3, (jax.tree_util.keystr(path), error)
-    for name in ("mask_token", "pos_embed"):
-        assert relative(our_grads["encoder"][name], grads["encoder"][name]) < 1e-4
-    qkv = ("encoder", "blocks", "5", "attn", "qkv", "kernel")
-    embed = ("encoder", "patch_embed", "kernel")
-    for path in (qkv, embed):
-        a, b = our_grads, grads
-        for key in path:
-            a, b = a[key], b[key]
-        assert relative(a, b) < 1e-4
+        assert error < 1e-3, (name, error)
+        named[name] = (a, b)
+    for name in (
+        "encoder/mask_token",
+        "encoder/pos_embed",
+        "encoder/blocks/5/attn/qkv/kernel",
+        "encoder/blocks/5/attn/pool_k/kernel",
+        "encoder/blocks/5/attn/rel_pos_h",
+        "encoder/patch_embed/kernel",
+    ):
+        if name in named:
+            what = f"{case.name} gradient of {name.removeprefix('encoder/')}"
+            assert difference(what, *named[name]) < 1e-4
 
 
-@pytest.fixture(scope="module")
-def classifier():
+def run_classifier(config, encoder, clips, **fields):
+    """The original, its settings, our model and the shapes of its parameters."""
     import torch
 
     torch.manual_seed(0)
-    settings = recipe("masked_ssl/in1k_VIT_B_MaskFeat_FT.yaml", MVIT__DROPPATH_RATE=0.0)
+    changes = {"MVIT__DROPPATH_RATE": 0.0, "MODEL__DROPOUT_RATE": 0.0}
+    # The supervised recipe reads the class token; ours has the head of fine-tuning.
+    settings = recipe(config, MVIT__USE_MEAN_POOLING=True, **changes)
     theirs = original("slowfast.models.video_model_builder").MViT(settings).train()
     with torch.no_grad():
         theirs.head.projection.weight.normal_(std=0.05)  # begins a thousand times smaller
-    model = create_model("classifier", encoder="vit_b16", head={"num_classes": 1000})
-    return theirs, settings, model, shapes_of(model, CLIPS)
+    classes = settings.MODEL.NUM_CLASSES
+    model = create_model("classifier", encoder=encoder, head={"num_classes": classes}, **fields)
+    return theirs, settings, model, shapes_of(model, clips)
 
 
-def test_logits_of_the_classifier(classifier):
+CLASSIFIERS = [
+    ("masked_ssl/in1k_VIT_B_MaskFeat_FT.yaml", "vit_b16"),
+    ("masked_ssl/k400_MVITv2_S_16x4_FT.yaml", "mvit_v2_s"),
+    ("masked_ssl/k400_MVITv2_L_16x4_FT.yaml", "mvit_v2_l"),
+    ("Kinetics/MVITv2_S_16x4.yaml", "mvit_v2_s_supervised"),
+]
+
+
+@pytest.mark.parametrize(("config", "encoder"), CLASSIFIERS)
+def test_logits_of_the_classifier(config, encoder):
     import torch
 
-    theirs, _, model, shapes = classifier
+    clips = IMAGES if encoder.startswith("vit") else VIDEO
+    theirs, _, model, shapes = run_classifier(config, encoder, clips, scan=True)
     with torch.no_grad():
-        logits = theirs([images()]).numpy()
+        logits = theirs([to_torch(clips)]).numpy()
     params = from_torch(shapes, CLASSIFIER, numbers(theirs.named_parameters()))
-    assert relative(jax.jit(model.apply)({"params": params}, CLIPS), logits) < 1e-5
+    ours = jax.jit(model.apply)({"params": params}, clips)
+    assert difference(f"{encoder} logits", ours, logits) < 1e-5
 
 
-def test_layer_decay_and_weight_decay_of_the_classifier(classifier):
-    theirs, settings, _, shapes = classifier
+@pytest.mark.parametrize(("config", "encoder"), CLASSIFIERS)
+def test_layer_decay_and_weight_decay_of_the_classifier(config, encoder):
+    clips = IMAGES if encoder.startswith("vit") else VIDEO
+    theirs, settings, _, shapes = run_classifier(config, encoder, clips)
     with contextlib.redirect_stdout(io.StringIO()):
         groups = original("slowfast.models.optimizer").get_param_groups(theirs, settings)
     scale, decay = ({}, {})
