@@ -56,6 +56,9 @@ class Packets:
         if not self.timed:
             self._times = shown = list(range(len(self._times)))
             self._keys = []
+        if self._keys:  # what a file that was cut out of another shows earlier cannot be decoded
+            key = self._keys[0]
+            shown = [at for at in shown if at >= key and self._times[at] >= self._times[key]]
         self._order = sorted(shown, key=self._times.__getitem__)  # positions, by index
         self.num_frames = len(self._order)
         if not self._order:
@@ -88,8 +91,8 @@ class Packets:
           indices: of the frames, in increasing order.
 
         Returns:
-          Positions (first, last + 1), in increasing order; each begins with a key frame unless the
-          file does not.
+          Positions (first, last + 1), in increasing order; each begins with a key frame if the
+          file has any.
         """
         ahead = 1 if self.timed else 1 + MAX_REORDERED
         positions = [self._order[index] for index in indices]
@@ -112,7 +115,7 @@ class Packets:
         for position, packet in enumerate(self._packets_from(start), start):
             if position == stop:
                 return
-            if start == 0 or self._times[position] >= self._times[start]:
+            if self._times[position] >= self._times[start]:
                 yield packet, self._times[position]
 
     def _list(self, max_frames: int, deadline: float) -> list[int]:

@@ -74,6 +74,28 @@ def test_hidden_frames_of_an_edit_list_do_not_count():
         assert numbers_of(video.frames([0])) == [7]
 
 
+@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+@pytest.mark.parametrize("first", [3, 12, 23])
+def test_a_file_cut_out_of_another_begins_where_it_can_be_decoded(codec, container, first):
+    options = OPEN_GOP if codec == "libx264" else {"x265-params": "log-level=none"}
+    output = io.BytesIO()
+    source = av.open(io.BytesIO(encode_video(50, codec=codec, b_frames=3, **options)))
+    with av.open(output, "w", format=container) as cut:
+        stream = cut.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if number >= first and packet.size:
+                packet.stream = stream
+                cut.mux(packet)
+    expected = decode_all(output.getvalue())
+    assert numbers_of(expected)[-1] == 49
+    with VideoFile(output.getvalue()).open() as video:
+        assert video.num_frames == len(expected)
+        np.testing.assert_array_equal(video.frames(range(video.num_frames)), expected)
+        for index in (0, 1, 2, 5, 15):
+            np.testing.assert_array_equal(video.frames([index]), expected[[index]])
+
+
 def test_hidden_frames_of_vp8_do_not_count():
     output = io.BytesIO()
     source = av.open(io.BytesIO(encode_video(20, codec="libvpx", b="1M", **WEBM)))
