@@ -177,10 +177,10 @@ def measure(decoders: dict[str, Decode], clips: list, args: argparse.Namespace) 
     cost = {name: statistics.median(values) for name, values in milliseconds.items()}
     for name in decoders:
         runs = " ".join(f"{value:.1f}" for value in speeds[name])
+        faster, share = speed["ours"] / speed[name], cost["ours"] / cost[name]
         print(
-            f"{name:7s} {speed[name]:5.1f} clips/s (ours is {speed['ours'] / speed[name]:.2f}x), "
-            f"{cost[name]:5.1f} ms of processor a clip (ours needs {cost['ours'] / cost[name]:.2f}x)"
-            f"   clips/s: {runs}"
+            f"{name:7s} {speed[name]:5.1f} clips/s (ours is {faster:.2f}x), {cost[name]:5.1f} ms "
+            f"of processor a clip (ours needs {share:.2f}x)   clips/s: {runs}"
         )
 
 
