@@ -52,14 +52,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command; see `--help`.
 
     Raises:
-      SystemExit: wrong use (code 2), or what was written is not what was read (code 1).
-      OSError: the disk is full, or a folder cannot be read.
+      SystemExit: wrong use (code 2); what was written is not what was read, the disk is full, a
+        folder cannot be read, a process ended, or it was interrupted (code 1).
     """
     parser = _parser()
     args = parser.parse_args(arguments)
     source, out = args.videos.expanduser(), args.out.expanduser()
     if not source.is_dir():
         parser.error(f"{source} is not a folder; give the folder that holds the videos")
+    if out.exists() and not out.is_dir():
+        parser.error(f"{out} is a file; give a folder to write to")
     if not args.records and (args.list or args.split or args.shards or args.beam is not None):
         parser.error("--list, --split, --shards and --beam are about --records, which is not given")
     if not video_scan.find_videos(source):
@@ -76,6 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
                 _write_records(args, source, out, split)
     except ValueError as error:
         parser.error(str(error))
+    except (OSError, RuntimeError) as error:
+        sys.exit(f"stopped: {error}\nrun the same command again to go on")
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; run the same command again to go on")
 

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from input_pipeline import prepare, record_writer, video_labels, video_scan, worker_processes
+from input_pipeline import (
+    prepare,
+    record_format,
+    record_writer,
+    video_labels,
+    video_scan,
+    worker_processes,
+)
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.video_decode import VideoFile
 from input_pipeline.video_folder import VideoFolder
@@ -308,6 +315,7 @@ def test_videos_without_class_folders_have_no_labels(videos, tmp_path):
     ("arguments", "words"),
     [
         (("VIDEOS/nowhere", "OUT"), "nowhere is not a folder; give the folder that holds"),
+        (("VIDEOS", "LIST"), "labels.txt is a file; give a folder to write to"),
         (("EMPTY", "OUT"), r"holds no videos \(.mp4"),
         (("VIDEOS", "OUT", "--shards=2"), "are about --records, which is not given"),
         (("VIDEOS", "OUT", "--records", "--quality=101"), "'101' is not a whole number from 1 to"),
@@ -333,6 +341,29 @@ def test_wrong_use_is_explained(arguments, words, videos, tmp_path, capsys, monk
         run(*arguments)
     assert caught.value.code == 2
     assert re.search(words, " ".join(capsys.readouterr().err.split()))
+
+
+def test_a_full_disk_is_no_matter_of_the_videos(videos, tmp_path, monkeypatch):
+    def full(data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record_format, "framed", full)
+        with pytest.raises(SystemExit, match="stopped: .*No space left on device\nrun the same"):
+            run(videos, tmp_path / "out", "--records")
+    assert not list((tmp_path / "out").glob("*-of-*"))
+    run(videos, tmp_path / "out", "--records")
+    assert VideoRecords("train", path=str(tmp_path / "out")).num_examples == 6
+
+
+def test_a_disk_that_goes_away_stops_the_writing(videos, tmp_path, monkeypatch):
+    def gone(job, clip):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(record_writer, "_open", gone)
+    with pytest.raises(SystemExit, match=r"stopped: .*ant/0\.mp4: OSError: \[Errno 5\]"):
+        run(videos, tmp_path / "out", "--records")
+    assert not list((tmp_path / "out").glob("*-of-*"))
 
 
 def test_another_number_of_files_is_refused(videos, tmp_path, capsys):
