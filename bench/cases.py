@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from bench.flops import peak_flops, vit_training_flops
+from bench.flops import peak_flops, training_flops
 from maskfeat_jax.augment import Augment, Normalise
-from maskfeat_jax.masking import Block
+from maskfeat_jax.masking import Block, Cube, Masker
 from maskfeat_jax.models import create_model
 from maskfeat_jax.ops.hog import hog
+from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.optim import adamw
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import Hog
@@ -23,6 +25,9 @@ Once = Callable[[], Any]
 Facts = dict[str, Any]
 
 SIZE = 224  # pixels
+IMAGE, IMAGE_PATCH = (1, SIZE, SIZE), (1, 16, 16)  # frames, rows, columns
+CLIP, CLIP_PATCH = (16, SIZE, SIZE), (2, 16, 16)
+CUBE = Cube(window=(8, 7, 7))
 
 
 def hog_case(batch: int, dtype: str) -> tuple[Once, Facts]:
@@ -32,16 +37,19 @@ def hog_case(batch: int, dtype: str) -> tuple[Once, Facts]:
     return run, _facts()
 
 
-def vit_case(encoder: str, batch: int, dtype: str) -> tuple[Once, Facts]:
+def maskfeat_case(
+    encoder: str, clip: Size3, tubelet: Size3, masker: Masker, batch: int, dtype: str
+) -> tuple[Once, Facts]:
     """A whole step of MaskFeat pre-training, from bytes to the new parameters."""
-    target, clip = Hog((1, 16, 16)), (1, SIZE, SIZE)
+    target = Hog(tubelet)
     model = create_model(
         "maskfeat",
         encoder=encoder,
         head={"dim": target.dim},
+        tubelet=tubelet,
         dtype=dtype,
     )
-    task = Pretrain(model, Normalise(), Augment(), Block(), target, clip, seed=0)
+    task = Pretrain(model, Normalise(), Augment(), masker, target, clip, seed=0)
     params = jax.jit(task.init)(jax.random.key(0))
     optimizer = adamw(
         params, steps_per_epoch=100, epochs=10, batch_size=batch, lr=2e-4, clip_norm=0.02
@@ -50,16 +58,22 @@ def vit_case(encoder: str, batch: int, dtype: str) -> tuple[Once, Facts]:
     video = np.random.default_rng(0).integers(0, 256, (batch, *clip, 3), np.uint8)
     inputs = jax.device_put({"video": video, "valid": np.ones(batch, bool)})
     train_step = functools.partial(task.train_step, optimizer=optimizer, accumulate=1)
+    start = time.perf_counter()
     step = jax.jit(train_step, donate_argnums=0).lower(state, inputs).compile()
+    compile_s = round(time.perf_counter() - start, 1)
 
     def once() -> Any:
         nonlocal state
         state, metrics = step(state, inputs)
         return metrics
 
-    flops = batch * vit_training_flops(model.encoder, clip, target.dim)
+    flops = batch * training_flops(model.encoder, clip, target.dim)
     scratch = step.memory_analysis()
-    facts = {"flops": flops, "peak_flops": peak_flops(jax.devices()[0].device_kind)}
+    facts = {
+        "compile_s": compile_s,
+        "flops": flops,
+        "peak_flops": peak_flops(jax.devices()[0].device_kind),
+    }
     if scratch is not None:
         facts["scratch_mib"] = round(scratch.temp_size_in_bytes / 2**20)
     return once, _facts() | facts
@@ -71,6 +85,8 @@ def _facts() -> Facts:
 
 CASES: dict[str, Callable[[int, str], tuple[Once, Facts]]] = {
     "hog": hog_case,
-    "vit_b": functools.partial(vit_case, "vit_b16"),
-    "vit_l": functools.partial(vit_case, "vit_l16"),
+    "vit_b": functools.partial(maskfeat_case, "vit_b16", IMAGE, IMAGE_PATCH, Block()),
+    "vit_l": functools.partial(maskfeat_case, "vit_l16", IMAGE, IMAGE_PATCH, Block()),
+    "mvit_s": functools.partial(maskfeat_case, "mvit_v2_s", CLIP, CLIP_PATCH, CUBE),
+    "mvit_l": functools.partial(maskfeat_case, "mvit_v2_l", CLIP, CLIP_PATCH, CUBE),
 }

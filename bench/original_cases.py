@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ Once = Callable[[], Any]
 Facts = dict[str, Any]
 
 SIZE = 224  # pixels
+K400_MVIT = "masked_ssl/k400_MVITv2"
 
 
 def hog_case(batch: int, dtype: str, device: str, strong: bool) -> tuple[Once, Facts]:
@@ -32,28 +34,29 @@ def hog_case(batch: int, dtype: str, device: str, strong: bool) -> tuple[Once, F
     return once, _facts(device)
 
 
-def vit_case(
+def maskfeat_case(
     settings: str, batch: int, dtype: str, device: str, strong: bool
 ) -> tuple[Once, Facts]:
     """A whole step: targets and loss, gradients, clipping, AdamW; clips and masks are given."""
     config = recipe(settings)
-    if strong:
+    if strong and not config.MVIT.REL_POS_SPATIAL:
         original("slowfast.models.attention").MultiScaleAttention.forward = fused_attention
     model = original("slowfast.models.masked").MaskMViT(config).to(device).train()
     for layer in model.hogs:  # autocast would mix types in it, and fail
         layer.forward = torch.autocast(device, enabled=False)(layer.forward)
     loss_of = original("slowfast.models.losses").get_loss_func(config.MODEL.LOSS_FUNC)()
     optimizer = _optimizer(model, config, strong)
-    images = torch.randn(batch, 3, SIZE, SIZE, device=device)
-    tokens = SIZE // 16
-    rank = torch.rand(batch, tokens**2).argsort(1)
-    mask = (rank < round(0.4 * tokens**2)).float().view(batch, tokens, tokens).to(device)
+    frames = config.DATA.NUM_FRAMES
+    cells = (14, 14) if frames == 1 else config.AUG.MASK_WINDOW_SIZE
+    clips = torch.randn(batch, 3, *(() if frames == 1 else (frames,)), SIZE, SIZE, device=device)
+    rank = torch.rand(batch, math.prod(cells)).argsort(1)
+    mask = (rank < round(0.4 * math.prod(cells))).float().view(batch, *cells).to(device)
     autocast = functools.partial(
         torch.autocast, device, torch.bfloat16, enabled=dtype == "bfloat16"
     )
 
     def forward() -> torch.Tensor:
-        predicted, wanted = model([images, torch.Tensor(), mask])
+        predicted, wanted = model([clips, torch.Tensor(), mask])
         return loss_of(predicted, wanted)[0]
 
     if strong:
@@ -105,6 +108,8 @@ def _facts(device: str) -> Facts:
 
 CASES: dict[str, Callable[[int, str, str, bool], tuple[Once, Facts]]] = {
     "hog": hog_case,
-    "vit_b": functools.partial(vit_case, "masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml"),
-    "vit_l": functools.partial(vit_case, "masked_ssl/in1k_VIT_L_MaskFeat_PT.yaml"),
+    "vit_b": functools.partial(maskfeat_case, "masked_ssl/in1k_VIT_B_MaskFeat_PT.yaml"),
+    "vit_l": functools.partial(maskfeat_case, "masked_ssl/in1k_VIT_L_MaskFeat_PT.yaml"),
+    "mvit_s": functools.partial(maskfeat_case, f"{K400_MVIT}_S_16x4_MaskFeat_PT.yaml"),
+    "mvit_l": functools.partial(maskfeat_case, f"{K400_MVIT}_L_16x4_MaskFeat_PT.yaml"),
 }

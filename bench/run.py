@@ -23,7 +23,7 @@ from typing import Any
 
 from bench.originals import available
 
-BATCHES = {"hog": 8, "vit_b": 8, "vit_l": 4}
+BATCHES = {"hog": 8, "vit_b": 8, "vit_l": 4, "mvit_s": 1, "mvit_l": 1}
 # glibc hands large blocks back after each use and the page faults then dominate small operators
 # (PyTorch's HOG takes twice as long): both sides keep their memory instead.
 MALLOC = {
@@ -37,7 +37,6 @@ class Worker:
     """A process that runs a case on request."""
 
     def __init__(self, side: str, case: str, args: argparse.Namespace):
-        """Starts the process and waits until the case is ready."""
         """Starts it; returns when it is ready to run."""
         command = [sys.executable, "-m", "bench.worker", side, case, f"--batch={args.batch}"]
         command += [f"--dtype={args.dtype}", f"--device={args.device}"]
@@ -116,8 +115,10 @@ def report(result: dict[str, Any]) -> str:
             lines.append(
                 f"{result['case']:6s} {side:6s} {row['median_s'] * 1e3:9.2f} ms "
                 f"({seconds[0] * 1e3:.2f} to {seconds[-1] * 1e3:.2f})  "
-                f"{batch / row['median_s']:8.1f} images/s  {row['framework']}, {row['device']}"
+                f"{batch / row['median_s']:8.2f} samples/s  {row['framework']}, {row['device']}"
             )
+            if "compile_s" in row:
+                lines[-1] += f", compiled in {row['compile_s']:.1f} s"
     if "utilisation" in result["ours"]:
         lines.append(f"{result['case']:6s} utilisation {result['ours']['utilisation']:.1%}")
     if "ratio" in result:
@@ -134,7 +135,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="+", choices=sorted(BATCHES))
-    parser.add_argument("--batch", type=int, help="images (default: 8; vit_l 4)")
+    parser.add_argument("--batch", type=int, help="images or clips (default: 8; vit_l 4; mvit 1)")
     parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=0, help="processors; 0 for all (Linux)")

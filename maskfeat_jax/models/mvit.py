@@ -138,7 +138,7 @@ class MViT(nn.Module):
         cls_token = self.param("cls_token", NORMAL, (1, 1, self.width)).astype(dtype)
         cls_token = jnp.broadcast_to(cls_token, (b, 1, self.width))
         tokens = jnp.concatenate([cls_token, tokens.reshape(b, -1, self.width)], 1)
-        fields = self._block_fields(clip)
+        fields = self.block_fields(clip)
         blocks = Blocks(PoolingBlock, fields, self.drop_path, self.scan, self.remat, name="blocks")
         return blocks(tokens, train=train)
 
@@ -148,7 +148,7 @@ class MViT(nn.Module):
         mask = jnp.repeat(mask, self.tubelet[1] // PATCH[1], 2)
         return jnp.repeat(mask, self.tubelet[2] // PATCH[2], 3)[:, :, :height, :width]
 
-    def _block_fields(self, clip: Sequence[int]) -> tuple[dict[str, Any], ...]:
+    def block_fields(self, clip: Sequence[int]) -> tuple[dict[str, Any], ...]:
         """What the blocks are for a clip of `(frames, height, width)`."""
         grid = table_grid = patch_grid(clip)
         width, heads, kv_stride, fields = self.width, self.heads, self.kv_stride, []
