@@ -216,7 +216,7 @@ def _write_records(
     done = [report for report in made if report is not None]
     if len(done) < len(jobs):
         raise RuntimeError(f"{len(jobs) - len(done)} files of {out} were not written")
-    if todo or not manifest.exists():
+    if any(job.report.exists() for job in jobs):  # written since the last check
         _check(jobs, args.verify, args.workers)
     text = json.dumps(_manifest(args, split, settings, done), indent=1)
     video_scan.write_atomically(manifest, text)
