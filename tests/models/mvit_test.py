@@ -71,6 +71,8 @@ def test_parameters_equal_pyslowfast_in_number(variant, pretraining, finetuning)
     ("variant", "size", "wanted"),
     [
         ("mvit_v2_s_supervised", (16, 224, 224), 34_537_744),
+        ("mvit_v2_b_supervised", (32, 224, 224), 51_230_128),
+        ("mvit_v2_l_supervised", (40, 312, 312), 213_390_112),
         ("mvit_v2_l", (40, 312, 312), 217_747_696),
         ("mvit_v2_l", (40, 352, 352), 217_795_792),
     ],
