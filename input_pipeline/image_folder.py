@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from input_pipeline.example import Example
-from input_pipeline.file_tree import SPLITS as SPLITS
 from input_pipeline.file_tree import FileTree
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import array
+import dataclasses
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,24 +17,39 @@ from input_pipeline.example import Example, fingerprint
 from input_pipeline.video_index import VideoIndex
 
 SUFFIXES = (".csv", ".txt")
-MAX_PATH = 4096  # bytes
+MAX_PATH = 4096  # characters
 _SHOWN = 20  # problems and missing files to look at
 _SEPARATORS = " ,\t"
-_LABEL = re.compile(r"-?[0-9]+")
+_LABEL = re.compile(r"-?[0-9]{1,9}")
+_NO_LABEL = -(2**62)
+_NUMBER_AT_END = re.compile(r"[ ,\t]-?[0-9]+$")
 
 
 class Entry(NamedTuple):
-    """One line of a list.
+    """One line of a list: path and class index, None for none."""
 
-    Attributes:
-      line: its number, from 1.
-      path: as it stands there.
-      label: class index; None for none.
-    """
-
-    line: int
     path: str
     label: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """What a list says; iterating gives `Entry`.
+
+    Attributes:
+      paths: as they stand there.
+      labels: int64 (paths,), class indices; None for none.
+      lines: int64 (paths,), line numbers from 1.
+    """
+
+    paths: list[str]
+    labels: np.ndarray | None
+    lines: np.ndarray
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Entries in the order of the lines."""
+        labels = itertools.repeat(None) if self.labels is None else self.labels.tolist()
+        return map(Entry, self.paths, labels)
 
 
 class VideoList:
@@ -74,17 +92,17 @@ class VideoList:
         if labels not in ("auto", "none"):
             raise ValueError(f'labels is {labels!r}; it must be "auto" or "none"')
         file = _find_list(Path(path).expanduser(), split)
-        entries = read_list(file)
+        listed = read_list(file)
         self._root = str(file.parent if root is None else Path(root).expanduser())
-        self._paths = [os.path.normpath(entry.path) for entry in entries]
+        self._paths = [os.path.normpath(path) for path in listed.paths]
         self.class_names: tuple[str, ...] | None = None
         self._labels: np.ndarray | None = None
-        if entries[0].label is not None and labels == "auto":
-            self.class_names = _class_names(file, entries, classes)
-            self._labels = np.array([entry.label for entry in entries], np.int32)
+        if listed.labels is not None and labels == "auto":
+            self.class_names = _class_names(file, listed.labels, listed.lines, classes)
+            self._labels = listed.labels.astype(np.int32)
         _check_root(file, self._root, self._paths)
         self._index = VideoIndex(self._root, index)
-        self.num_examples = len(entries)
+        self.num_examples = len(self._paths)
         self.fingerprint = fingerprint(self._identity())
 
     def name_of(self, index: int) -> str:
@@ -105,7 +123,7 @@ class VideoList:
         yield b"labels" if self._labels is None else self._labels.tobytes()
 
 
-def read_list(file: Path) -> list[Entry]:
+def read_list(file: Path) -> Listed:
     """Reads lines `path label`, or `path`.
 
     Args:
@@ -115,38 +133,48 @@ def read_list(file: Path) -> list[Entry]:
       ValueError: empty, or lines are wrong; names the first 20 with what was expected.
       OSError: it cannot be read.
     """
-    data = file.read_bytes()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{file} is UTF-16; save it as UTF-8")
-    text = data.decode("utf-8-sig", "surrogateescape")
-    lines = [
-        (number, line.strip(" \t\r"))
-        for number, line in enumerate(text.split("\n"), 1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if not lines:
+    paths, numbers, lines = [], array.array("q"), array.array("q")
+    for line_number, line in _lines_of(file):
+        path, last = _split(line)
+        is_number = _LABEL.fullmatch(last) is not None
+        paths.append(path if is_number else line)
+        numbers.append(int(last) if is_number else _NO_LABEL)
+        lines.append(line_number)
+    if not paths:
         raise ValueError(f"{file} lists nothing; expected lines `path label`")
-    labelled = [bool(_LABEL.fullmatch(_split(line)[1])) for _, line in lines]
-    has_labels = 2 * sum(labelled) >= len(lines)
-    problems: list[str] = []
-    entries = []
-    for (number, line), ends_with_label in zip(lines, labelled, strict=True):
-        path, label = _split(line) if has_labels else (line, None)
-        problem = _problem(path, label) if has_labels == ends_with_label else _unlike(line, label)
-        if problem:
-            problems.append(f"line {number}: {problem}")
-        else:
-            entries.append(Entry(number, _unquote(path), None if label is None else int(label)))
-    raise_problems(file, problems or _contradictions(entries))
-    return entries
+    labels = np.array(numbers)
+    labelled = 2 * int(np.count_nonzero(labels != _NO_LABEL)) >= len(labels)
+    problems = (
+        f"line {line}: {problem}"
+        for line, path, label in zip(lines, paths, numbers, strict=True)
+        if (problem := _problem(path, label, labelled))
+    )
+    raise_problems(file, problems)
+    listed = Listed(list(map(_unquote, paths)), labels if labelled else None, np.array(lines))
+    raise_problems(file, _contradictions(listed))
+    return listed
 
 
-def raise_problems(file: Path, problems: list[str]) -> None:
+def _lines_of(file: Path) -> Iterator[tuple[int, str]]:
+    """Numbers and text of lines that say something."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if number == 1:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise ValueError(f"{file} is UTF-16; save it as UTF-8")
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            text = line.decode("utf-8", "surrogateescape").strip(" \t\r\n")
+            if text and not text.startswith("#"):
+                yield number, text
+
+
+def raise_problems(file: Path, problems: Iterable[str]) -> None:
     """Raises ValueError with the first 20 problems of a file, if there are any."""
-    if problems:
-        shown = "\n  ".join(problems[:_SHOWN])
-        more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-        raise ValueError(f"{file} has {len(problems)} wrong lines or entries:\n  {shown}{more}")
+    found = list(problems)
+    if found:
+        shown = "\n  ".join(found[:_SHOWN])
+        more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise ValueError(f"{file} has {len(found)} wrong lines or entries:\n  {shown}{more}")
 
 
 def _split(line: str) -> tuple[str, str]:
@@ -160,21 +188,19 @@ def _unquote(path: str) -> str:
     return path
 
 
-def _unlike(line: str, label: str | None) -> str:
-    wanted = "a path without a label" if label is None else "`path label` with a whole number"
-    return f"expected {wanted}, as in other lines: {line[:80]!r}"
-
-
-def _problem(path: str, label: str | None) -> str | None:
+def _problem(path: str, label: int, labelled: bool) -> str | None:
+    if labelled != (label != _NO_LABEL):
+        wanted = "`path label` with a whole number" if labelled else "a path without a label"
+        return f"expected {wanted}, as in other lines: {path[:80]!r}"
     if not path:
         return "expected a path before the label"
     if "\0" in path:
         return "there is a NUL byte in the path; save the list as UTF-8 text"
-    if len(os.fsencode(path)) > MAX_PATH:
-        return f"a path of more than {MAX_PATH} bytes; expected one file a line"
-    if label is not None and int(label) < 0:
+    if len(path) > MAX_PATH:
+        return f"a path of more than {MAX_PATH} characters; expected one file a line"
+    if labelled and label < 0:
         return f"label {label}; expected 0 or more"
-    if label is not None and re.search(r"[ ,\t]-?[0-9]+$", path):
+    if labelled and _NUMBER_AT_END.search(path):
         return (
             f"expected `path label`, found further numbers: {path[-60:]!r}; lists of frame folders "
             "are not read"
@@ -182,16 +208,18 @@ def _problem(path: str, label: str | None) -> str | None:
     return None
 
 
-def _contradictions(entries: list[Entry]) -> list[str]:
-    if len({entry.path for entry in entries}) == len(entries):
-        return []
-    first: dict[str, Entry] = {}
-    return [
-        f"line {entry.line}: {entry.path} has label {entry.label}, but {before.label} in line "
-        f"{before.line}"
-        for entry in entries
-        if (before := first.setdefault(entry.path, entry)).label != entry.label
-    ]
+def _contradictions(listed: Listed) -> Iterator[str]:
+    paths, labels, lines = listed.paths, listed.labels, listed.lines
+    if labels is None or len(set(paths)) == len(paths):
+        return
+    first: dict[str, int] = {}
+    for row, path in enumerate(paths):
+        before = first.setdefault(path, row)
+        if labels[before] != labels[row]:
+            yield (
+                f"line {lines[row]}: {path} has label {labels[row]}, but {labels[before]} in line "
+                f"{lines[before]}"
+            )
 
 
 def _find_list(path: Path, split: str) -> Path:
@@ -213,18 +241,18 @@ def _find_list(path: Path, split: str) -> Path:
     return file
 
 
-def _class_names(file: Path, entries: list[Entry], classes: str | int | None) -> tuple[str, ...]:
-    largest = max(entry.label for entry in entries if entry.label is not None)
+def _class_names(
+    file: Path, labels: np.ndarray, lines: np.ndarray, classes: str | int | None
+) -> tuple[str, ...]:
     if isinstance(classes, str):
         text = Path(classes).expanduser().read_text(encoding="utf-8-sig")
         names = tuple(line.strip() for line in text.splitlines() if line.strip())
     else:
-        names = tuple(map(str, range(largest + 1 if classes is None else classes)))
-    problems = [
-        f"line {entry.line}: label {entry.label}; there are {len(names)} classes, from 0"
-        for entry in entries
-        if entry.label is not None and entry.label >= len(names)
-    ]
+        names = tuple(map(str, range(labels.max() + 1 if classes is None else classes)))
+    problems = (
+        f"line {lines[row]}: label {labels[row]}; there are {len(names)} classes, from 0"
+        for row in np.flatnonzero(labels >= len(names))
+    )
     raise_problems(file, problems)
     return names
 
