@@ -53,7 +53,7 @@ def open_container(data: str | bytes, timeout_seconds: float, max_pixels: int) -
 
 
 def video_stream(container: InputContainer, max_pixels: int, max_frames: int) -> VideoStream:
-    """The first video stream, set to decode on one thread.
+    """The main video stream (not a cover picture), set to decode on one thread.
 
     Args:
       container: as opened.
@@ -65,9 +65,9 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
     """
     if len(container.streams) > MAX_STREAMS:
         raise BadMedia("too_large", f"more than {MAX_STREAMS} streams")
-    if not container.streams.video:
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream):
         raise BadMedia("no_video", f"{len(container.streams)} streams, none of them video")
-    stream = container.streams.video[0]
     codec = stream.codec_context
     if codec is None:
         raise BadMedia("decode_error", "no decoder for the codec of this video")

@@ -31,6 +31,8 @@ KINDS = dict(
     no_edit_list=dict(muxer={"use_editlist": "0"}),
     fragments=dict(muxer={"movflags": "frag_keyframe+empty_moov"}),
     uneven=dict(times=[i * i + i for i in range(40)], time_base=Fraction(1, 1000)),
+    with_sound_and_cover=dict(sound=True),
+    mkv_with_sound=dict(container="matroska", sound=True),
     mov=dict(container="mov"),
     mkv=dict(container="matroska", rate=Fraction(30000, 1001)),
     mkv_late=dict(container="matroska", shift=3),

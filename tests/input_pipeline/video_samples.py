@@ -46,6 +46,7 @@ def encode_video(
     shift: int = 0,
     pixels: str = "yuv420p",
     muxer: dict[str, str] | None = None,
+    sound: bool = False,
     **options: str,
 ) -> bytes:
     """A small video file.
@@ -62,6 +63,7 @@ def encode_video(
       shift: added to the times of the packets, in `time_base`.
       pixels: FFmpeg's name of the pixel format.
       muxer: options of the container.
+      sound: adds a second of noise, and in MP4 a cover picture.
       options: of the encoder.
     """
     pictures = [numbered(i) for i in range(frames)] if isinstance(frames, int) else frames
@@ -74,14 +76,29 @@ def encode_video(
         unit = time_base or 1 / Fraction(rate)
         stream.time_base = stream.codec_context.time_base = unit
         stream.codec_context.thread_count = 1
-        packets = []
+        packets = _sound_and_cover(output, container) if sound else []
         for number, picture in enumerate(pictures):
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
             frame.pts = number if times is None else times[number]
             frame.time_base = unit
             packets += stream.encode(frame)
-        for packet in packets + stream.encode(None):
+        packets += stream.encode(None)
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
             if shift:
                 packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
             output.mux(packet)
     return file.getvalue()
+
+
+def _sound_and_cover(output: av.container.OutputContainer, container: str) -> list[av.Packet]:
+    sound = output.add_stream("aac", rate=48000)
+    noise = np.random.default_rng(0).normal(0, 0.1, (1, 48000)).astype(np.float32)
+    frame = av.AudioFrame.from_ndarray(noise, "flt", "mono")
+    frame.sample_rate, frame.pts = 48000, 0
+    packets = sound.encode(frame) + sound.encode(None)
+    if container == "mp4":
+        cover = output.add_stream("png", rate=1)
+        cover.height, cover.width, cover.pix_fmt = 200, 300, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        packets += cover.encode(av.VideoFrame(300, 200, "rgb24")) + cover.encode(None)
+    return packets
