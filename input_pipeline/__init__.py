@@ -32,8 +32,6 @@ step at which iteration starts change them.
 
 from __future__ import annotations
 
-import tensorflow as tf
-
 from input_pipeline.bad_inputs import BadInput, BadInputs, TooManyBadInputs
 from input_pipeline.example import Example, Source
 from input_pipeline.image_folder import ImageFolder
@@ -46,10 +44,6 @@ from input_pipeline.video_folder import VideoFolder
 from input_pipeline.video_lists import VideoList
 from input_pipeline.video_records import VideoRecords
 from input_pipeline.views import EvalView, TrainView
-
-# TensorFlow would reserve the memory of all accelerators it sees; here it only decodes and batches.
-tf.config.set_visible_devices([], "GPU")
-tf.config.set_visible_devices([], "TPU")
 
 DATASETS: dict[str, type[Source]] = {
     "image_folder": ImageFolder,

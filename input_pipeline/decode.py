@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from input_pipeline.bad_inputs import BadMedia
@@ -58,6 +57,8 @@ class Picture:
         what is decoded from one side only: with a margin of one pixel the window equals that of the
         whole image, bit for bit.
         """
+        from input_pipeline.tensorflow_cpu import tf  # here, as videos do without it
+
         top, left = max(0, window.top - 1), max(0, window.left - 1)
         bottom = min(self.height, window.top + window.height + 1)
         right = min(self.width, window.left + window.width + 1)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
-import tensorflow as tf
 
 from input_pipeline import order
 from input_pipeline.bad_inputs import BadInput, BadInputs, BadMedia, Problem, media_boundary
 from input_pipeline.example import Source, Video
 
 Batch = dict[str, np.ndarray]
-PREFETCHED_BATCHES = 2
 
 
 class View(Protocol):
@@ -253,40 +249,30 @@ class Loader:
         stop: int | None,
     ) -> Iterator[tuple[Batch, list[Problem | None]]]:
         """Runs `load` on threads, in order; errors that are not bad inputs come out as they are."""
-        problems: dict[int, Problem] = {}
-        errors: list[BaseException] = []
+        from input_pipeline.threads import Like, in_order  # here, as it needs TensorFlow
 
-        def load(local_position: np.int64):
-            try:
-                part = self.load(*place_at(int(local_position)))
-            except BaseException as error:
-                errors.append(error)  # TensorFlow would only keep its text
-                raise
+        problems: dict[int, Problem] = {}
+
+        def load(local_position: int) -> tuple:
+            part = self.load(*place_at(local_position))
             if part.problem is not None:
-                problems[int(local_position)] = part.problem
+                problems[local_position] = part.problem
             valid = part.problem is None and part.example >= 0
             numbers = np.int32(part.label), np.bool_(valid), np.int64(part.example)
             return part.video, *numbers, np.int32(part.part)
 
-        running = tf.Variable(True, trainable=False)
-        iterator = self._dataset(load, start, stop, running).as_numpy_iterator()
-
-        def batches():
-            for step in itertools.count(start):
-                try:
-                    parts = next(iterator)
-                except StopIteration:
-                    return
-                except tf.errors.OpError:
-                    if errors:
-                        raise errors[0] from None
-                    raise
-                reads = range(step * self._local_reads, (step + 1) * self._local_reads)
-                yield self._batch(*parts), [problems.pop(read, None) for read in reads]
-
-        generator = batches()
-        weakref.finalize(generator, _end, iterator, running)
-        return generator
+        batches = in_order(
+            load,
+            [Like(np.uint8, (self._clips, *self.view.shape))]
+            + [Like(dtype) for dtype in (np.int32, np.bool_, np.int64, np.int32)],
+            start=start * self._local_reads,
+            stop=None if stop is None else stop * self._local_reads,
+            rows=self._local_reads,
+            workers=self.workers,
+        )
+        for step, parts in enumerate(batches, start):
+            reads = range(step * self._local_reads, (step + 1) * self._local_reads)
+            yield self._batch(*parts), [problems.pop(read, None) for read in reads]
 
     def _batch(
         self,
@@ -303,51 +289,3 @@ class Loader:
         if self.source.class_names is not None:
             columns["label"] = label
         return batch | {name: np.repeat(x, self._clips) for name, x in columns.items()}
-
-    def _dataset(
-        self, load: Callable, start: int, stop: int | None, running: tf.Variable
-    ) -> tf.data.Dataset:
-        types = (tf.uint8, tf.int32, tf.bool, tf.int64, tf.int32)
-
-        def load_shaped(position):
-            video, *rest = tf.numpy_function(load, [position], types, stateful=False)
-            video.set_shape((self._clips, *self.view.shape))
-            for scalar in rest:
-                scalar.set_shape(())
-            return video, *rest
-
-        reads = self._local_reads
-        last = np.iinfo(np.int64).max if stop is None else stop * reads
-        options = tf.data.Options()
-        options.threading.private_threadpool_size = self.workers
-        options.threading.max_intra_op_parallelism = 1
-        options.deterministic = True
-        dataset = tf.data.Dataset.range(start * reads, last).take_while(lambda _: running)
-        dataset = dataset.map(load_shaped, num_parallel_calls=self.workers)
-        dataset = dataset.batch(reads, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
-        return dataset.with_options(options)
-
-
-def _end(iterator: Iterator, running: tf.Variable) -> None:
-    """Ends an iterator before it is deleted.
-
-    Deleting waits for the calls under way with Python's lock held, which those calls need: a
-    deadlock. So the range ends first, and what is under way is waited for without the lock.
-    """
-    with tf.init_scope():  # the garbage collector may come while TensorFlow traces a function
-        running.assign(False)
-    if threading.current_thread() is threading.main_thread():
-        _drain(iterator)
-    else:  # it may be the garbage collector in one of the calls that are to be waited for
-        threading.Thread(target=_drain, args=(iterator,), daemon=True).start()
-
-
-def _drain(iterator: Iterator) -> None:
-    with tf.init_scope():
-        while True:
-            try:
-                next(iterator)
-            except StopIteration:
-                return
-            except tf.errors.OpError:
-                continue

@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-import tensorflow as tf
+from input_pipeline.tensorflow_cpu import tf
 
 _DESCRIPTION = "dataset_info.json"  # written last: without it the copy is not a dataset
 

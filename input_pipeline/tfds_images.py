@@ -37,6 +37,8 @@ class Tfds:
         """
         import tensorflow_datasets as tfds  # here, as other sources do without it
 
+        import input_pipeline.tensorflow_cpu  # noqa: F401 (hides accelerators from TensorFlow)
+
         self._dataset, self._split = dataset, split
         builder = _find(tfds, dataset, data_dir)
         image, label = _features_of(tfds, dataset, builder.info.features)

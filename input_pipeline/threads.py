@@ -1,0 +1,118 @@
+"""Calls a Python function for one position after the other on the threads of tf.data, in order."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from input_pipeline.tensorflow_cpu import tf
+
+PREFETCHED_BATCHES = 2
+OpError = tf.errors.OpError  # TensorFlow's own name is gone when the interpreter ends
+
+
+class Like(NamedTuple):
+    """Dtype and shape of an array."""
+
+    dtype: type
+    shape: tuple[int, ...] = ()
+
+
+def in_order(
+    call: Callable[[int], tuple],
+    likes: Sequence[Like],
+    *,
+    start: int,
+    stop: int | None,
+    rows: int,
+    workers: int,
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """Stacks what a function returns for the positions from `start` on, `rows` at a time.
+
+    Args:
+      call: position -> arrays; several calls run at the same time.
+      likes: what these arrays are.
+      start: first position.
+      stop: position after the last; None for no end.
+      rows: positions of a batch; what is left at the end is dropped.
+      workers: threads.
+
+    Raises:
+      BaseException: while iterating, what `call` raised.
+    """
+    errors: list[BaseException] = []
+
+    def guarded(position: np.int64) -> tuple:
+        try:
+            return call(int(position))
+        except BaseException as error:
+            errors.append(error)  # TensorFlow would only keep its text
+            raise
+
+    running = tf.Variable(True, trainable=False)
+    positions = tf.data.Dataset.range(start, np.iinfo(np.int64).max if stop is None else stop)
+    dataset = positions.take_while(lambda _: running).map(
+        lambda position: _call(guarded, position, likes), num_parallel_calls=workers
+    )
+    dataset = dataset.batch(rows, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
+    iterator = dataset.with_options(_options(workers)).as_numpy_iterator()
+
+    def batches() -> Iterator[tuple[np.ndarray, ...]]:
+        while True:
+            try:
+                yield next(iterator)
+            except StopIteration:
+                return
+            except OpError:
+                if errors:
+                    raise errors[0] from None
+                raise
+
+    generator = batches()
+    weakref.finalize(generator, _end, iterator, running)
+    return generator
+
+
+def _call(function: Callable, position: tf.Tensor, likes: Sequence[Like]) -> list[tf.Tensor]:
+    types = [tf.as_dtype(like.dtype) for like in likes]
+    arrays = tf.numpy_function(function, [position], types, stateful=False)
+    for array, like in zip(arrays, likes, strict=True):
+        array.set_shape(like.shape)
+    return tuple(arrays)
+
+
+def _options(workers: int) -> tf.data.Options:
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = workers
+    options.threading.max_intra_op_parallelism = 1
+    options.deterministic = True
+    return options
+
+
+def _end(iterator: Iterator, running: tf.Variable) -> None:
+    """Ends an iterator before it is deleted.
+
+    Deleting waits for the calls under way with Python's lock held, which those calls need: a
+    deadlock. So the range ends first, and what is under way is waited for without the lock.
+    """
+    with tf.init_scope():  # the garbage collector may come while TensorFlow traces a function
+        running.assign(False)
+    if threading.current_thread() is threading.main_thread():
+        _drain(iterator)
+    else:  # it may be the garbage collector in one of the calls that are to be waited for
+        threading.Thread(target=_drain, args=(iterator,), daemon=True).start()
+
+
+def _drain(iterator: Iterator) -> None:
+    with tf.init_scope():
+        while True:
+            try:
+                next(iterator)
+            except StopIteration:
+                return
+            except OpError:
+                continue
