@@ -305,8 +305,8 @@ def _on_device(recipe: Section) -> tuple[Normalise, Augment]:
 TASKS: dict[str, type[Task]] = {"finetune": Finetune, "pretrain": Pretrain}
 
 
-def task_of(recipe: Section) -> type[Task]:
-    """The task that a recipe describes; "evaluate" is that of the model that it evaluates.
+def task_of(recipe: Section) -> Any:
+    """The class of `TASKS` that a recipe describes; "evaluate" is that of the model it evaluates.
 
     Raises:
       RecipeError: there is no such task.

@@ -78,6 +78,35 @@ def test_shrunken_recipe_runs(name, tmp_path):
     assert np.isfinite(list(results.values())).all()
 
 
+@pytest.mark.slow
+def test_videos_are_learnt_from_and_tested_with_views(tmp_path):
+    pretrained = main.run_recipe(shrunken("maskfeat_mvit_s_k400"), tmp_path / "pretrained")
+    assert 0 < pretrained["loss"] < 1
+    assert pretrained["used"] == pretrained["expected"] == 21
+    moving = list((tmp_path / "pretrained" / "pictures").glob("*.gif"))
+    assert len(moving) == 2
+    tuned = shrunken("finetune_mvit_s_k400")
+    tuned["model"]["init_from"] = str(tmp_path / "pretrained")
+    results = main.run_recipe(tuned, tmp_path / "tuned")
+    assert results["used"] == results["expected"] == 21
+    assert 0 <= results["top1"] <= results["top5"] <= 1
+    table = (tmp_path / "tuned" / "per_class.csv").read_text().splitlines()
+    assert table[0] == "class,examples,top1"
+    assert [line.split(",")[1] for line in table[1:]] == ["3"] * 5 + ["2"] * 3
+    again = {**tuned, "task": "evaluate"}
+    again["model"] = {**tuned["model"], "init_from": str(tmp_path / "tuned")}
+    assert main.run_recipe(again, tmp_path / "again")["top1"] == results["top1"]
+
+
+def test_what_must_not_be_flipped_is_not(tmp_path, monkeypatch):
+    small = shrunken("finetune_mvit_s_ssv2")
+    assert small["augment"]["flip"] == 0
+    monkeypatch.setattr(main.input_pipeline.MovingShapes, "flippable", False, raising=False)
+    small["augment"]["flip"] = 0.5
+    with pytest.raises(RecipeError, match="augment.flip must be 0"):
+        main.build(small, tmp_path / "run")
+
+
 def test_pretraining_leaves_everything_where_it_belongs(pretrained):
     workdir, results = pretrained
     assert 0 < results["loss"] < 1
