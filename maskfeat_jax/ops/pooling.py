@@ -143,17 +143,54 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: Float[Array, "b t h w c"], stride: Size3) -> Float[Array, "b t2 h2 w2 c"]:
     """Largest value of each window, which is one longer than the stride on the strided axes.
 
+    The gradient goes to the first of equal values.
+
     Args:
       x: grids of tokens.
-      stride: steps along time, height, width. Windows are centred, with nothing beyond the border.
+      stride: steps along time, height, width, 1 or even. Windows are centred, with nothing beyond
+        the border.
+
+    Raises:
+      ValueError: an odd stride, whose windows have no centre.
 
     Source: the skip path of `MultiScaleBlock` of PySlowFast (slowfast/models/attention.py).
     """
+    window, padding = _window(stride)
+    last = [(size - 1) // step * step + 1 for size, step in zip(x.shape[1:4], stride, strict=True)]
+    padded = jnp.pad(x, padding, constant_values=-jnp.inf)
+    shifted = []
+    for start in itertools.product(*map(range, window)):
+        stop = [i + size for i, size in zip(start, last, strict=True)]
+        limits = (len(x), *stop, x.shape[-1])
+        shifted.append(lax.slice(padded, (0, *start, 0), limits, (1, *stride, 1)))
+    return functools.reduce(jnp.maximum, shifted)
+
+
+def _max_pool_forward(x: Array, stride: Size3) -> tuple[Array, Array]:
+    return max_pool(x, stride), x
+
+
+def _max_pool_backward(stride: Size3, x: Array, g: Array) -> tuple[Array]:
+    window, padding = _window(stride)
+
+    def plain(x: Array) -> Array:
+        sizes, steps = (1, *window, 1), (1, *stride, 1)
+        return lax.reduce_window(x, -jnp.inf, lax.max, sizes, steps, padding)
+
+    (dx,) = jax.vjp(plain, x)[1](g)
+    return (dx,)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+
+
+def _window(stride: Size3) -> tuple[list[int], list[tuple[int, int]]]:
+    """Sides of the windows, and the padding of all five axes."""
+    if any(step > 1 and step % 2 for step in stride):
+        raise ValueError(f"stride {stride} of a max pool is not 1 or even along each axis")
     window = [step + 1 if step > 1 else 1 for step in stride]
-    padding = [(size // 2, size // 2) for size in window]
-    return lax.reduce_window(
-        x, -jnp.inf, lax.max, (1, *window, 1), (1, *stride, 1), [(0, 0), *padding, (0, 0)]
-    )
+    return window, [(0, 0), *((size // 2, size // 2) for size in window), (0, 0)]

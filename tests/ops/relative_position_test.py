@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskfeat_jax.ops.relative_position import distances, relative_attention, resize_table
+
+GRIDS = [  # queries, keys
+    ((2, 4, 4), (2, 4, 4)),
+    ((2, 8, 6), (2, 4, 3)),
+    ((3, 4, 3), (3, 8, 6)),
+    ((1, 5, 39), (1, 5, 10)),
+    ((2, 10, 10), (2, 3, 3)),
+]
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def inputs(q_grid, k_grid, heads=2, d=4, b=2, rows=None):
+    rng = np.random.default_rng(0)
+    queries, keys = (1 + int(np.prod(grid)) for grid in (q_grid, k_grid))
+    q, k, v = (rng.standard_normal((b, n, heads, d)) for n in (queries, keys, keys))
+    lengths = rows or [2 * max(pair) - 1 for pair in zip(q_grid, k_grid, strict=True)]
+    return q, k, v, tuple(rng.standard_normal((n, d)) for n in lengths)
+
+
+def plain(q, k, v, tables, q_grid, k_grid):
+    """The bias of every pair of patches by itself, added to the logits."""
+    d = q.shape[-1]
+    logits = jnp.einsum("bqnd,bknd->bnqk", q, k) * d**-0.5
+    of_query, of_key = (np.indices(grid).reshape(3, -1) for grid in (q_grid, k_grid))
+    embedding = 0
+    for axis, table in enumerate(tables):
+        size, keys = q_grid[axis], k_grid[axis]
+        stretch, other = max(keys / size, 1), max(size / keys, 1)
+        i, j = of_query[axis][:, None], of_key[axis][None]
+        embedding = embedding + table[(i * stretch + (keys - 1 - j) * other).astype(int)]
+    bias = jnp.einsum("bqnd,qkd->bnqk", q[:, 1:], embedding)
+    logits = logits.at[:, :, 1:, 1:].add(bias)
+    return jnp.einsum("bnqk,bknd->bqnd", jax.nn.softmax(logits), v)
+
+
+def check(q_grid, k_grid):
+    arguments = inputs(q_grid, k_grid)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(attend, *arguments):
+        y, gradients = jax.vjp(lambda *a: attend(*a, q_grid, k_grid), *arguments)
+        return jax.tree.leaves((y, gradients(jnp.sin(jnp.arange(y.size)).reshape(y.shape))))
+
+    for ours, wanted in zip(
+        run(relative_attention, *arguments), run(plain, *arguments), strict=True
+    ):
+        np.testing.assert_allclose(ours, wanted, atol=1e-10)
+
+
+@pytest.mark.parametrize(("q_grid", "k_grid"), GRIDS)
+def test_equals_a_bias_of_every_pair_and_so_do_gradients(q_grid, k_grid):
+    check(q_grid, k_grid)
+
+
+@hypothesis.settings(deadline=None, max_examples=4)
+@hypothesis.given(
+    frames=st.integers(1, 3),
+    queries=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    keys=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+)
+def test_any_grids(frames, queries, keys):
+    check((frames, *queries), (frames, *keys))
+
+
+def test_rows_of_the_grids_of_mvit():
+    assert distances(8, 8)[0].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+    i, j = np.arange(56)[:, None], np.arange(7)
+    np.testing.assert_array_equal(distances(56, 7), i - 8 * j + 48)
+    i, j = np.arange(7)[:, None], np.arange(14)
+    np.testing.assert_array_equal(distances(7, 14), 2 * i - j + 13)
+
+
+def test_rows_of_fractional_ratios_drop_the_fraction():
+    # 39 queries, 10 keys: i - 3.9 j + 35.1, in float32 as the original computes it.
+    found = distances(39, 10)
+    assert found.min() == 0
+    assert found.max() == 38 + 35
+    i, j = np.arange(39)[:, None], np.arange(10)
+    assert np.abs(found - np.floor(i + 3.9 * (9 - j) + 1e-9)).max() == 0
+
+
+def test_class_token_has_no_relative_position():
+    q_grid = k_grid = (2, 3, 2)
+    q, k, v, tables = inputs(q_grid, k_grid)
+    none = tuple(np.zeros_like(table) for table in tables)
+    with_tables = relative_attention(q, k, v, tables, q_grid, k_grid)
+    without = relative_attention(q, k, v, none, q_grid, k_grid)
+    np.testing.assert_allclose(with_tables[:, 0], without[:, 0], atol=1e-12)
+    assert (np.abs(with_tables[:, 1:] - without[:, 1:]).max((0, 2, 3)) > 1e-3).all()
+    # As a key: rows of the tables that are all equal shift every logit but that of the class
+    # token, so that its weight falls by what the patches gain.
+    far = tuple(np.full_like(table, 100.0) for table in tables)
+    ones = np.abs(q)
+    y = relative_attention(ones, k, v, far, q_grid, k_grid)
+    patches = relative_attention(
+        ones, k, np.concatenate([v[:, :1] + 9, v[:, 1:]], 1), far, q_grid, k_grid
+    )
+    np.testing.assert_allclose(y[:, 1:], patches[:, 1:], atol=1e-9)
+
+
+def test_tables_of_another_length_are_resized_linearly():
+    table = np.array([[0.0], [1.0], [2.0]])
+    centres = (np.arange(6) + 0.5) / 2 - 0.5
+    np.testing.assert_allclose(resize_table(table, 6)[:, 0], centres.clip(0, 2))
+    np.testing.assert_allclose(resize_table(np.arange(6.0)[:, None], 3)[:, 0], [0.5, 2.5, 4.5])
+    q_grid = k_grid = (1, 4, 3)
+    q, k, v, tables = inputs(q_grid, k_grid, rows=(1, 3, 9))
+    resized = tuple(
+        resize_table(table, 2 * size - 1) for table, size in zip(tables, q_grid, strict=True)
+    )
+    np.testing.assert_allclose(
+        relative_attention(q, k, v, tables, q_grid, k_grid),
+        plain(q, k, v, resized, q_grid, k_grid),
+        atol=1e-12,
+    )
+
+
+def test_bfloat16_is_close():
+    q_grid, k_grid = (2, 8, 8), (2, 4, 4)
+    arguments = inputs(q_grid, k_grid, d=16)
+    low = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), arguments)
+    y = relative_attention(*low, q_grid, k_grid)
+    assert y.dtype == jnp.bfloat16
+    wanted = plain(*jax.tree.map(lambda x: x.astype(float), low), q_grid, k_grid)
+    # Terms of the bias are rounded to bfloat16: of size 16 here, so that weights move by 3 %.
+    np.testing.assert_allclose(y.astype(float), wanted, atol=0.2)
+    assert np.abs(y.astype(float) - wanted).mean() < 0.02
+
+
+def test_tokens_that_do_not_fit_the_grid_are_refused():
+    q, k, v, tables = inputs((2, 3, 3), (2, 3, 3))
+    with pytest.raises(
+        ValueError, match=r"19 keys are not a class token and a grid of \(2, 3, 4\)"
+    ):
+        relative_attention(q, k, v, tables, (2, 3, 3), (2, 3, 4))
