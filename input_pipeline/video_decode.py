@@ -1,10 +1,10 @@
 """Video files to chosen frames. Needs PyAV.
 
 Frame i is the i-th in the order of presentation, also where frames are not evenly spaced. Opening
-lists the packets of the file, 3 microseconds each: that gives number and times of the frames
-without trusting the header, and a decoded frame is recognised by its time. A frame that cannot be
-had is an error; none is ever repeated or replaced by a neighbour. Pixels equal those of PyAV,
-decord and OpenCV bit for bit.
+reads through the file once and lists its packets, 3 microseconds each: that gives number and times
+of the frames without trusting the header, and a decoded frame is recognised by its time. A frame
+that cannot be had is an error; none is ever repeated or replaced by a neighbour. Unscaled pixels
+equal those of PyAV's own conversion and, for H.264, of decord and OpenCV, bit for bit.
 
 As in the originals, rotation, pixel aspect ratio and interlacing are ignored. Frames that an edit
 list hides do not count; ten bits are rounded to eight, alpha is dropped.
