@@ -161,7 +161,7 @@ class _Decoder:
         clip: np.ndarray,
         deadline: float,
     ) -> None:
-        found = 0
+        missing = set(rows)
         for start, stop in spans:
             for number, frame in enumerate(self._decode_span(start, stop, rows, deadline)):
                 if frame.is_corrupt:
@@ -171,9 +171,9 @@ class _Decoder:
                     first, *others = rows[shown_at]
                     self._convert(frame, clip[first])
                     clip[others] = clip[first]
-                    found += 1
-        if found != len(rows):
-            raise BadMedia("short", f"{len(rows) - found} of {len(rows)} frames do not come out")
+                    missing.discard(shown_at)
+        if missing:
+            raise BadMedia("short", f"{len(missing)} of {len(rows)} frames do not come out")
 
     def _decode_span(
         self, start: int, stop: int, wanted: dict[int, list[int]], deadline: float

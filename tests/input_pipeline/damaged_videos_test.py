@@ -104,6 +104,21 @@ def test_fewer_frames_than_the_header_says():
     assert outcome(bytes(data)) == "short"
 
 
+def test_a_frame_that_comes_twice_does_not_stand_for_another(monkeypatch):
+    decode_span = video_decode._Decoder._decode_span
+
+    def twice(self, *args):
+        first = next(decode_span(self, *args))
+        return [first, first]
+
+    monkeypatch.setattr(video_decode._Decoder, "_decode_span", twice)
+    with (
+        VideoFile(encode_video(2)).open() as video,
+        pytest.raises(BadMedia, match="short: 1 of 2 frames do not come out"),
+    ):
+        video.frames([0, 1])
+
+
 def audio_only() -> bytes:
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
