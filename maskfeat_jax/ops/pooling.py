@@ -47,11 +47,11 @@ def depthwise_conv(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _correlate(x: Array, kernel: Array, stride: Size3) -> Array:
     """`depthwise_conv` with a filter for each of the `c` channels."""
-    products = (_wide(x) * kernel[tap] for tap, x in _shifts(x, stride))
+    products = (_wide(x) * kernel[tap] for tap, x in shifted_by_taps(x, stride))
     return functools.reduce(jnp.add, products).astype(x.dtype)
 
 
-def _shifts(x: Array, stride: Size3) -> Iterator[tuple[tuple[int, ...], Array]]:
+def shifted_by_taps(x: Array, stride: Size3) -> Iterator[tuple[tuple[int, ...], Array]]:
     """Each tap of the filter and the tokens that it meets, one per output."""
     padded = _pad(x)
     last = [(size - 1) // step * step + 1 for size, step in zip(x.shape[1:4], stride, strict=True)]
@@ -110,7 +110,7 @@ def _kernel_gradient(x: Array, g: Array, stride: Size3) -> Array:
 
 
 def _kernel_gradient_at_once(x: Array, g: Array, stride: Size3) -> Array:
-    return jnp.stack([(_wide(x) * g).sum((0, 1, 2, 3)) for _, x in _shifts(x, stride)])
+    return jnp.stack([(_wide(x) * g).sum((0, 1, 2, 3)) for _, x in shifted_by_taps(x, stride)])
 
 
 def _kernel_gradient_by_taps(x: Array, g: Array, stride: Size3) -> Array:

@@ -62,19 +62,37 @@ def relative_attention(
             raise ValueError(
                 f"{tokens.shape[1]} {name} are not a class token and a grid of {grid} tokens"
             )
+    long_q, long_k = lengthen(q, k, tables, q_grid, k_grid)
+    if kernel != "cudnn":
+        return attention(long_q, long_k, v, scale=1.0, kernel=kernel)
+    # The fused kernel takes heads of one size, a multiple of 8; zeros change nothing.
+    size = -(-long_q.shape[-1] // 8) * 8
+    q, k, v = (
+        jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, size - x.shape[-1]))) for x in (long_q, long_k, v)
+    )
+    return attention(q, k, v, scale=1.0, kernel=kernel)[..., : tables[0].shape[-1]]
+
+
+def lengthen(
+    q: Float[Array, "b queries heads d"],
+    k: Float[Array, "b keys heads d"],
+    tables: Tables,
+    q_grid: Size3,
+    k_grid: Size3,
+) -> tuple[Float[Array, "b queries heads e"], Float[Array, "b keys heads e"]]:
+    """`q'` and `k'` of `relative_attention`, whose products are its logits."""
     b, _, heads, d = q.shape
     patches = q[:, 1:].reshape(b, *q_grid, heads, d)
     terms = []
-    for axis, (table, size, keys) in enumerate(zip(tables, q_grid, k_grid, strict=True)):
+    for axis, table, size, keys in zip("thw", tables, q_grid, k_grid, strict=True):
         rows = resize_table(table, 2 * max(size, keys) - 1)[distances(size, keys)].astype(q.dtype)
-        letter = "thw"[axis]
-        terms.append(jnp.einsum(f"bthwnd,{letter}kd->bthwnk", patches, rows))
+        terms.append(jnp.einsum(f"bthwnd,{axis}kd->bthwnk", patches, rows))
     relative = jnp.concatenate(terms, -1).reshape(b, -1, heads, sum(k_grid))
     relative = jnp.pad(relative, ((0, 0), (1, 0), (0, 0), (0, 0)))
-    long_q = jnp.concatenate([q * jnp.asarray(d**-0.5, q.dtype), relative], -1)
     where = jnp.asarray(places(k_grid), k.dtype)[None, :, None]
-    long_k = jnp.concatenate([k, jnp.broadcast_to(where, (*k.shape[:3], sum(k_grid)))], -1)
-    return attention(long_q, long_k, v, scale=1.0, kernel=kernel)
+    where = jnp.broadcast_to(where, (*k.shape[:3], sum(k_grid)))
+    scaled = q * jnp.asarray(d**-0.5, q.dtype)
+    return jnp.concatenate([scaled, relative], -1), jnp.concatenate([k, where], -1)
 
 
 def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "{length} d"]:
