@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bench import mvit_parts
 from bench.flops import peak_flops, training_flops
 from bench.run import interval, parse, report
 from maskfeat_jax.models import create_model
@@ -75,6 +76,19 @@ def test_unknown_cases_are_refused(capsys):
     with pytest.raises(SystemExit):
         parse(["hug"])
     assert "hog" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["conv", "attention"])
+def test_forms_of_the_parts_of_mvit_agree(part):
+    prepare, forms, case = {
+        "conv": (mvit_parts.conv_case, mvit_parts.CONV_FORMS, (2, 6, 2, 1)),
+        "attention": (mvit_parts.attention_case, mvit_parts.ATTENTION_FORMS, (2, 4, 2, 1)),
+    }[part]
+    _, arrays, call = prepare(case, 1, "float32")
+    wanted = call(forms["kept"])(*arrays)
+    for name, form in forms.items():
+        if name != "cudnn":
+            np.testing.assert_allclose(call(form)(*arrays), wanted, atol=1e-4, err_msg=name)
 
 
 @pytest.mark.slow
