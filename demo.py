@@ -203,8 +203,10 @@ def main() -> int:
 
     from absl import logging
 
-    import main as command_line  # here, so that --help does not wait for TensorFlow and JAX
+    import main as command_line  # here, so that --help does not wait for JAX
+    from input_pipeline.memory import keep_freed_memory
 
+    keep_freed_memory()
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
     try:
         summary = train_all(kind, workdir, options.seeds, options.quick, command_line.run_recipe)

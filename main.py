@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 import input_pipeline
+from input_pipeline.memory import keep_freed_memory
 from maskfeat_jax import sharding
 from maskfeat_jax.build import (
     Problems,
@@ -240,6 +241,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
+    keep_freed_memory()
     if _DISTRIBUTED.value:
         jax.distributed.initialize()
     try:

@@ -147,7 +147,11 @@ class TrainView:
             pictures = clip.pictures(np.concatenate(chosen).tolist(), self.short_side)
             starts = [self.frames * (i % draws) for i in range(self.repeats)]
             decoded = [self._decode(pictures[i : i + self.frames], rng) for i in starts]
-        return np.stack([self._finish(frames, rng) for frames in decoded])
+        clips = np.empty((self.repeats, *self.shape), np.uint8)
+        for clip, frames in zip(clips, decoded, strict=True):
+            for place, frame in zip(clip, self._finish(frames, rng), strict=True):
+                place[:] = np.asarray(frame)
+        return clips
 
     def _decode(self, pictures: list[Picture], rng: np.random.Generator) -> list[Pixels]:
         """The part of each frame that is wanted."""
@@ -156,8 +160,8 @@ class TrainView:
         window = self._window(rng, pictures[0].height, pictures[0].width)
         return [picture.crop(window) for picture in pictures]
 
-    def _finish(self, frames: list[Pixels], rng: np.random.Generator) -> np.ndarray:
-        """Augments and resizes: uint8 of `shape`."""
+    def _finish(self, frames: list[Pixels], rng: np.random.Generator) -> list[Pixels]:
+        """Augments, crops and resizes."""
         if self.augment_first:
             frames = self._augment(frames, rng)
         if self.scale_jitter:
@@ -167,9 +171,7 @@ class TrainView:
             frames = [crop(frame, window) for frame in frames]
         if not self.scale_jitter:
             frames = [self._resize(frame, self.size, self.size) for frame in frames]
-        if not self.augment_first:
-            frames = self._augment(frames, rng)
-        return np.stack([np.asarray(frame) for frame in frames])
+        return frames if self.augment_first else self._augment(frames, rng)
 
     def _window(self, rng: np.random.Generator, height: int, width: int) -> crops.Window:
         return crops.random_resized_crop(rng, height, width, self.crop_area, self.crop_ratio)
