@@ -159,38 +159,52 @@ def max_pool(x: Float[Array, "b t h w c"], stride: Size3) -> Float[Array, "b t2 
 
     Source: the skip path of `MultiScaleBlock` of PySlowFast (slowfast/models/attention.py).
     """
-    window, padding = _window(stride)
-    last = [(size - 1) // step * step + 1 for size, step in zip(x.shape[1:4], stride, strict=True)]
-    padded = jnp.pad(x, padding, constant_values=-jnp.inf)
-    shifted = []
-    for start in itertools.product(*map(range, window)):
-        stop = [i + size for i, size in zip(start, last, strict=True)]
-        limits = (len(x), *stop, x.shape[-1])
-        shifted.append(lax.slice(padded, (0, *start, 0), limits, (1, *stride, 1)))
-    return functools.reduce(jnp.maximum, shifted)
+    return functools.reduce(jnp.maximum, _places(x, stride))
 
 
-def _max_pool_forward(x: Array, stride: Size3) -> tuple[Array, Array]:
-    return max_pool(x, stride), x
+def _max_pool_forward(x: Array, stride: Size3) -> tuple[Array, tuple[Array, Array]]:
+    first, *others = _places(x, stride)
+    best, winner = first, jnp.zeros(first.shape, jnp.int32)
+    for i, place in enumerate(others, 1):
+        winner = jnp.where(place > best, i, winner)
+        best = jnp.maximum(best, place)
+    return best, (x, winner)
 
 
-def _max_pool_backward(stride: Size3, x: Array, g: Array) -> tuple[Array]:
-    window, padding = _window(stride)
-
-    def plain(x: Array) -> Array:
-        sizes, steps = (1, *window, 1), (1, *stride, 1)
-        return lax.reduce_window(x, -jnp.inf, lax.max, sizes, steps, padding)
-
-    (dx,) = jax.vjp(plain, x)[1](g)
+def _max_pool_backward(stride: Size3, saved: tuple[Array, Array], g: Array) -> tuple[Array]:
+    """Each place of the windows gets what it won; XLA's own rule is a scatter, slow on a CPU."""
+    x, winner = saved
+    dx = jnp.zeros((), g.dtype)
+    for i, start in enumerate(_starts(stride)):
+        margins = [
+            (first, size - first - (outputs - 1) * step - 1, step - 1)
+            for first, size, outputs, step in zip(
+                start, x.shape[1:4], g.shape[1:4], stride, strict=True
+            )
+        ]
+        won = jnp.where(winner == i, g, jnp.zeros((), g.dtype))
+        dx = dx + lax.pad(won, jnp.zeros((), g.dtype), [(0, 0, 0), *margins, (0, 0, 0)])
     return (dx,)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
-def _window(stride: Size3) -> tuple[list[int], list[tuple[int, int]]]:
-    """Sides of the windows, and the padding of all five axes."""
+def _starts(stride: Size3) -> Iterator[tuple[int, ...]]:
+    """Offsets of the places of a window from its centre along time, height and width."""
     if any(step > 1 and step % 2 for step in stride):
         raise ValueError(f"stride {stride} of a max pool is not 1 or even along each axis")
-    window = [step + 1 if step > 1 else 1 for step in stride]
-    return window, [(0, 0), *((size // 2, size // 2) for size in window), (0, 0)]
+    return itertools.product(*(range(-(step // 2), step // 2 + 1) for step in stride))
+
+
+def _places(x: Array, stride: Size3) -> Iterator[Array]:
+    """For each place of a window the tokens there, one per output."""
+    half = [step // 2 for step in stride]
+    padding = [(0, 0), *((size, size) for size in half), (0, 0)]
+    padded = jnp.pad(x, padding, constant_values=-jnp.inf)
+    last = [(size - 1) // step * step + 1 for size, step in zip(x.shape[1:4], stride, strict=True)]
+    for offset in _starts(stride):
+        start = [first + size for first, size in zip(offset, half, strict=True)]
+        stop = [i + size for i, size in zip(start, last, strict=True)]
+        limits = (len(x), *stop, x.shape[-1])
+        yield lax.slice(padded, (0, *start, 0), limits, (1, *stride, 1))
