@@ -77,7 +77,7 @@ def in_order(
     return generator
 
 
-def _call(function: Callable, position: tf.Tensor, likes: Sequence[Like]) -> list[tf.Tensor]:
+def _call(function: Callable, position: tf.Tensor, likes: Sequence[Like]) -> tuple[tf.Tensor, ...]:
     types = [tf.as_dtype(like.dtype) for like in likes]
     arrays = tf.numpy_function(function, [position], types, stateful=False)
     for array, like in zip(arrays, likes, strict=True):

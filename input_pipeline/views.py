@@ -148,8 +148,8 @@ class TrainView:
             starts = [self.frames * (i % draws) for i in range(self.repeats)]
             decoded = [self._decode(pictures[i : i + self.frames], rng) for i in starts]
         clips = np.empty((self.repeats, *self.shape), np.uint8)
-        for clip, frames in zip(clips, decoded, strict=True):
-            for place, frame in zip(clip, self._finish(frames, rng), strict=True):
+        for out, frames in zip(clips, decoded, strict=True):
+            for place, frame in zip(out, self._finish(frames, rng), strict=True):
                 place[:] = np.asarray(frame)
         return clips
 

@@ -105,7 +105,7 @@ def eval_step(
     logits = forward(model, params, normalise(batch["video"]))
     by_view = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
     scores = jax.nn.logsumexp(by_view, axis=1) - math.log(views)
-    valid = batch["valid"].reshape(-1, views).all(1)
+    valid = jnp.asarray(batch["valid"]).reshape(-1, views).all(1)
     labels = jnp.where(valid, batch["label"][::views], 0)
     wanted = jax.nn.one_hot(labels, scores.shape[-1]) * valid[:, None]
     loss, examples = losses.soft_cross_entropy(scores, wanted, valid.astype(jnp.float32))
