@@ -57,7 +57,7 @@ class FileTree:
             self._files, self._labels = self._list_classes(folders, files)
             self.class_names = tuple(folders)
         else:
-            self._files = sorted(_walk(str(self._root), "", self.EXTENSIONS))
+            self._files = sorted(walk(str(self._root), "", self.EXTENSIONS))
         if not self._files:
             raise ValueError(f"{self._root} holds no {self.NOUN} ({', '.join(self.EXTENSIONS)})")
         self.num_examples = len(self._files)
@@ -85,7 +85,7 @@ class FileTree:
         listed: list[str] = []
         counts = []
         for folder in folders:
-            of_class = sorted(_walk(str(self._root), folder, self.EXTENSIONS))
+            of_class = sorted(walk(str(self._root), folder, self.EXTENSIONS))
             listed += of_class
             counts.append(len(of_class))
         empty = [folder for folder, count in zip(folders, counts, strict=True) if not count]
@@ -145,10 +145,10 @@ def _leads_up(link: str) -> bool:
     return os.path.commonpath([target, os.path.realpath(os.path.dirname(link))]) == target
 
 
-def _walk(root: str, folder: str, extensions: tuple[str, ...]) -> Iterator[str]:
+def walk(root: str, folder: str, extensions: tuple[str, ...]) -> Iterator[str]:
     """Paths, relative to the root, of all media files below a folder."""
     folders, files = _list_folder(os.path.join(root, folder), extensions)
     for name in files:
         yield os.path.join(folder, name)
     for name in folders:
-        yield from _walk(root, os.path.join(folder, name), extensions)
+        yield from walk(root, os.path.join(folder, name), extensions)

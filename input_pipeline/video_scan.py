@@ -16,7 +16,6 @@ from __future__ import annotations
 import functools
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tqdm import tqdm
 from input_pipeline import worker_processes
 from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.example import OpenVideo
+from input_pipeline.file_tree import walk
 from input_pipeline.video_decode import EXTENSIONS, VideoFile
 from input_pipeline.worker_processes import Died
 
@@ -40,23 +40,7 @@ def find_videos(folder: Path) -> list[str]:
 
     Links are followed; names that start with a dot are skipped.
     """
-    return sorted(_walk(str(folder), "", (os.path.realpath(folder),)))
-
-
-def _walk(root: str, folder: str, above: tuple[str, ...]) -> Iterator[str]:
-    with os.scandir(os.path.join(root, folder)) as entries:
-        for entry in entries:
-            path = os.path.join(folder, entry.name)
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                real = os.path.realpath(entry.path)
-                if real not in above:  # a link to a folder that it lies in would never end
-                    yield from _walk(root, path, (*above, real))
-            elif entry.name.lower().endswith(EXTENSIONS) and (
-                entry.is_file() or entry.is_symlink()  # a link may lead nowhere
-            ):
-                yield path
+    return sorted(walk(str(folder), "", EXTENSIONS))
 
 
 def scan(folder: Path, index: Path, *, decode: bool, workers: int) -> list[Line]:
