@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import demo
+import main
 
 ROOT = Path(__file__).parents[1]
 LEARNT = demo.Summary(0.03, 0.08, (demo.Pair(0, 0.7, 0.5), demo.Pair(1, 0.6, 0.3)))
@@ -38,12 +39,13 @@ def test_not_learning_is_told(changes, words):
     assert re.search(words, sentence)
 
 
-def test_recipes_of_the_demo_train_the_same_network_on_the_same_labels():
-    finetune, scratch = (demo.recipe(f"demo_{name}", {}) for name in ("finetune", "scratch"))
+@pytest.mark.parametrize("kind", ["demo", "demo_video"])
+def test_recipes_of_the_demo_train_the_same_network_on_the_same_labels(kind):
+    finetune, scratch = (demo.recipe(f"{kind}_{name}", {}) for name in ("finetune", "scratch"))
     assert finetune["model"].pop("init_from")
     for section in ("model", "data", "eval_data", "view", "augment", "mix", "run", "task"):
         assert finetune[section] == scratch[section], section
-    pretrain = demo.recipe("demo_pretrain", {})
+    pretrain = demo.recipe(f"{kind}_pretrain", {})
     del finetune["model"]["num_classes"]
     assert finetune["model"] == pretrain["model"]
     assert finetune["data"]["seed"] != pretrain["data"].get("seed", 0)
@@ -55,8 +57,8 @@ def test_recipe_refuses_unknown_keys():
         demo.recipe("demo_finetune", {"data.sede": 7})
 
 
-def run_demo(workdir: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "demo.py", "--quick", "--seeds=1", f"--workdir={workdir}"]
+def run_demo(workdir: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "demo.py", "--quick", "--seeds=1", f"--workdir={workdir}", *more]
     return subprocess.run(
         command,
         cwd=ROOT,
@@ -89,3 +91,19 @@ def test_demo_runs_and_tells_what_it_measured(tmp_path):
     again = run_demo(tmp_path / "demo")  # nothing left to train
     assert again.returncode == run.returncode, again.stderr
     assert json.loads((tmp_path / "demo" / "summary.json").read_text()) == summary
+
+
+@pytest.mark.slow
+def test_demo_of_videos_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "QUICK", {**demo.QUICK, "data.path": str(tmp_path / "videos")})
+    ran = []
+
+    def run(recipe, directory):
+        ran.append(directory.name)
+        return main.run_recipe(recipe, directory)
+
+    summary = demo.train_all("demo_video", tmp_path / "runs", 1, quick=True, run=run)
+    assert ran == ["pretrain", "finetune_0", "scratch_0"]
+    assert 0 < summary.loss < 1
+    assert (tmp_path / "videos").is_dir()
+    assert ".gif" in demo.where_everything_lies(tmp_path / "runs")

@@ -30,8 +30,8 @@ def shrunken(name: str) -> dict[str, Any]:
     if small["view"].get("frames", 1) == 1:
         sizes = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 16, 16)}
     else:  # as published, the classifier halves the grid once more
-        last = 16 if "num_classes" in model else 8
-        sizes = {"width": 8, "depth": 3, "heads": 1, "stages": (1, 2), "tubelet": (2, last, last)}
+        last = 8 if "num_classes" in model else 4
+        sizes = {"width": 8, "depth": 2, "heads": 1, "stages": (1,), "tubelet": (2, last, last)}
     small["model"] = {**model, **sizes}
     if "num_classes" in model:
         small["model"] = {**small["model"], "num_classes": len(CLASSES[small["data"]["name"]])}
@@ -49,7 +49,6 @@ def _shrink_data(small: dict[str, Any]) -> None:
         small[where] = {"name": "shapes", "split": split, "num_examples": count, "size": 32}
     side = 32
     if small["view"].get("frames", 1) > 1:
-        side = 64
         small["view"]["frames"] = small["eval_view"]["frames"] = 4
         for where in ("data", "eval_data"):
             small[where].update(name="moving_shapes", path=str(VIDEOS), size=side, frames=16)
