@@ -294,7 +294,7 @@ def test_labels_must_fit(tmp_path):
         (tmp_path / "images").mkdir(exist_ok=True)
         Image.new("RGB", (40, 40), (i, 2 * i, 3 * i)).save(tmp_path / "images" / f"{i}.png")
     small["data"] = {"name": "image_folder", "path": str(tmp_path / "images")}
-    with pytest.raises(RecipeError, match="this task needs labels, and the images have none"):
+    with pytest.raises(RecipeError, match="this task needs labels, and there are none"):
         main.run_recipe(small, tmp_path / "run")
 
 
@@ -315,7 +315,7 @@ def test_folder_without_a_readable_image(tmp_path):
     small = shrunken(PRETRAIN)
     small["data"] = {"name": "image_folder", "path": str(tmp_path / "images")}
     small["eval_data"] = {"name": ""}
-    with pytest.raises(RecipeError, match=r"none of the first 20 images can be read; .*0\.jpg"):
+    with pytest.raises(RecipeError, match=r"none of the first 20 examples can be read; .*0\.jpg"):
         main.run_recipe(small, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
