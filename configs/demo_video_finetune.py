@@ -1,8 +1,8 @@
 """Video demo, second part: a classifier from what `demo_video_pretrain.py` learnt, with few labels.
 
-Source: none; found by trying.
-Expect: TBD
-Cost: TBD
+Source: none.
+Expect: near chance, 12.5 % top-1: 300 updates on 400 videos do not teach which motion it is.
+Cost: about two minutes on two CPU cores.
 Run: python main.py --config=configs/demo_video_finetune.py --workdir=runs/demo_video/finetune_0 \
         --config.model.init_from=runs/demo_video/pretrain
 """

@@ -1,8 +1,8 @@
 """Video demo, first part: MaskFeat with HOG on unlabelled videos of moving shapes, MViTv2.
 
 Source: none; found by trying, see `input_pipeline/moving_shapes.py` for the videos.
-Expect: TBD
-Cost: TBD
+Expect: loss 0.032 on held-out videos, where the best constant gives 0.079.
+Cost: about six minutes on two CPU cores that other programs used too.
 Run: python main.py --config=configs/demo_video_pretrain.py --workdir=runs/demo_video/pretrain
 """
 
@@ -58,11 +58,11 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=10,
+        epochs=16,
         batch_size=32,
         log_every_steps=50,
-        checkpoint_every_epochs=5,
-        evaluate_every_epochs=5,
-        pictures_every_epochs=5,
+        checkpoint_every_epochs=4,
+        evaluate_every_epochs=4,
+        pictures_every_epochs=8,
     )
     return config

@@ -1,8 +1,8 @@
 """Video demo, for comparison: the network of `demo_video_finetune.py` from random parameters.
 
-Source: none; found by trying.
-Expect: TBD
-Cost: TBD
+Source: none.
+Expect: near chance, 12.5 % top-1.
+Cost: about two minutes on two CPU cores.
 Run: python main.py --config=configs/demo_video_scratch.py --workdir=runs/demo_video/scratch_0
 """
 

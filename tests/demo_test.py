@@ -51,6 +51,12 @@ def test_recipes_of_the_demo_train_the_same_network_on_the_same_labels(kind):
     assert finetune["data"]["seed"] != pretrain["data"].get("seed", 0)
 
 
+def test_classifiers_of_videos_are_shown_but_not_judged():
+    bad = dataclasses.replace(LEARNT, pairs=(demo.Pair(0, 0.1, 0.2),), compared=False)
+    assert bad.failures() == []
+    assert len(dataclasses.replace(bad, loss=0.08).failures()) == 1
+
+
 def test_recipe_refuses_unknown_keys():
     assert demo.recipe("demo_finetune", {"data.seed": 7, "seed": 3})["data"]["seed"] == 7
     with pytest.raises(KeyError):
