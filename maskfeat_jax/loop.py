@@ -113,7 +113,8 @@ def train(
         with report.pausing():
             if due(done, run.evaluate_every_epochs):
                 results = evaluate(state.evaluated)
-                report.evaluation(done, results)
+                if results:  # else there is nothing to evaluate on
+                    report.evaluation(done, results)
             if due(done, run.pictures_every_epochs):
                 for name, picture in draw(state.evaluated).items():
                     report.pictures(done, name, picture)
