@@ -106,7 +106,9 @@ class MovingShapes:
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             made = pool.map(self._make, missing)
             try:
-                for _ in tqdm(made, f"making {self._folder}", len(missing), unit=" videos"):
+                often = 0.1 if sys.stderr.isatty() else 10.0  # seconds; a log needs few lines
+                name = f"making {self._folder}"
+                for _ in tqdm(made, name, len(missing), unit=" videos", mininterval=often):
                     pass
             except BaseException:
                 pool.shutdown(cancel_futures=True)
