@@ -69,11 +69,13 @@ class Summary:
       loss: squared error of predicted HOG on masked patches of held-out data.
       loss_of_best_constant: that of the constant that fits those data best.
       pairs: one for each seed.
+      compared: whether fine-tuning must beat training from scratch.
     """
 
     loss: float
     loss_of_best_constant: float
     pairs: tuple[Pair, ...]
+    compared: bool = True
 
     def failures(self) -> list[str]:
         """One sentence for each thing that was not learnt."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 import demo
-import main
 
 ROOT = Path(__file__).parents[1]
 LEARNT = demo.Summary(0.03, 0.08, (demo.Pair(0, 0.7, 0.5), demo.Pair(1, 0.6, 0.3)))
@@ -63,8 +62,8 @@ def test_recipe_refuses_unknown_keys():
         demo.recipe("demo_finetune", {"data.sede": 7})
 
 
-def run_demo(workdir: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "demo.py", "--quick", "--seeds=1", f"--workdir={workdir}", *more]
+def run_demo(workdir: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "demo.py", "--quick", "--seeds=1", f"--workdir={workdir}"]
     return subprocess.run(
         command,
         cwd=ROOT,
@@ -97,19 +96,3 @@ def test_demo_runs_and_tells_what_it_measured(tmp_path):
     again = run_demo(tmp_path / "demo")  # nothing left to train
     assert again.returncode == run.returncode, again.stderr
     assert json.loads((tmp_path / "demo" / "summary.json").read_text()) == summary
-
-
-@pytest.mark.slow
-def test_demo_of_videos_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "QUICK", {**demo.QUICK, "data.path": str(tmp_path / "videos")})
-    ran = []
-
-    def run(recipe, directory):
-        ran.append(directory.name)
-        return main.run_recipe(recipe, directory)
-
-    summary = demo.train_all("demo_video", tmp_path / "runs", 1, quick=True, run=run)
-    assert ran == ["pretrain", "finetune_0", "scratch_0"]
-    assert 0 < summary.loss < 1
-    assert (tmp_path / "videos").is_dir()
-    assert ".gif" in demo.where_everything_lies(tmp_path / "runs")
