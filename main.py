@@ -105,6 +105,9 @@ def build(recipe: Section, workdir: Path) -> Experiment:
             wanted = recipe[where]["name"] and not (evaluating and where == "data")
             parts[where] = choose(where, input_pipeline.DATASETS, recipe[where]) if wanted else None
     with problems.gather():
+        if not evaluating:
+            parts["optim"] = choose("optim", OPTIMIZERS, recipe["optim"])
+    with problems.gather():
         view = parts["eval_view"] = call("eval_view", input_pipeline.EvalView, recipe["eval_view"])
         parts["task"] = task_class.from_recipe(recipe, view.shape[:3], problems)
     with problems.gather():
@@ -149,10 +152,10 @@ def assemble(
             if not training.steps_per_epoch:
                 examples = training.source.num_examples
                 raise RecipeError(f"run.batch_size={run.batch_size}, but data has only {examples}")
-            optimizer = choose(
+            optimizer = call(
                 "optim",
-                OPTIMIZERS,
-                recipe["optim"],
+                parts["optim"].optimizer,
+                {},
                 params=jax.eval_shape(task.init, jax.random.key(0)),
                 steps_per_epoch=training.steps_per_epoch,
                 epochs=run.epochs,

@@ -16,7 +16,7 @@ from maskfeat_jax.masking import Block, Cube, Masker
 from maskfeat_jax.models import create_model
 from maskfeat_jax.ops.hog import hog
 from maskfeat_jax.ops.patches import Size3
-from maskfeat_jax.optim import adamw
+from maskfeat_jax.optim import AdamW
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import Hog
 from maskfeat_jax.tasks import Pretrain
@@ -51,9 +51,8 @@ def maskfeat_case(
     )
     task = Pretrain(model, Normalise(), Augment(), masker, target, clip, seed=0)
     params = jax.jit(task.init)(jax.random.key(0))
-    optimizer = adamw(
-        params, steps_per_epoch=100, epochs=10, batch_size=batch, lr=2e-4, clip_norm=0.02
-    )
+    rule = AdamW(lr=2e-4, clip_norm=0.02)
+    optimizer = rule.optimizer(params, steps_per_epoch=100, epochs=10, batch_size=batch)
     state = jax.jit(functools.partial(TrainState.create, optimizer=optimizer))(params)
     video = np.random.default_rng(0).integers(0, 256, (batch, *clip, 3), np.uint8)
     inputs = jax.device_put({"video": video, "valid": np.ones(batch, bool)})

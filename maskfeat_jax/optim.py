@@ -1,7 +1,12 @@
-"""Optimiser: AdamW, weight decay and learning-rate rules, schedule."""
+"""Optimisers: AdamW, LARS, SGD; weight decay and learning-rate rules, schedule.
+
+To add one: a frozen dataclass of `Rule` with `_direction`, and its line in `OPTIMIZERS`.
+"""
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -33,73 +38,207 @@ class Optimizer(NamedTuple):
     ema_decay: float
 
 
-def adamw(
-    params: Params,
-    *,
-    steps_per_epoch: int,
-    epochs: float,
-    batch_size: int,
-    lr: float,
-    lr_batch: int = 256,
-    warmup_lr: float = 1e-6,
-    end_lr: float = 1e-6,
-    warmup_epochs: float = 0.0,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    weight_decay: float = 0.05,
-    no_decay: Sequence[str] = (),
-    clip_norm: float = 0.0,
-    layer_decay: float = 1.0,
-    ema_decay: float = 0.0,
-) -> Optimizer:
-    """AdamW (epsilon 1e-8) with linear warm-up and a cosine.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rule(abc.ABC):
+    """What all optimisers share: linear warm-up and a cosine, weight decay, who learns how fast.
 
-    Args:
-      params: the parameters, or their shapes.
-      steps_per_epoch: updates in an epoch.
-      epochs: of the whole run, warm-up included.
-      batch_size: clips per update over all devices.
+    Attributes:
       lr: peak learning rate for a batch of `lr_batch`; it and the two below grow with the batch.
       lr_batch: batch that the learning rates are given for.
       warmup_lr: learning rate of the first update.
       end_lr: learning rate that the cosine ends at.
       warmup_epochs: epochs from `warmup_lr` to `lr`.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      weight_decay: decoupled, multiplied by the learning rate; never on vectors such as biases.
+      weight_decay: never on vectors such as biases.
       no_decay: regular expressions; parameters whose path matches are not decayed either.
       clip_norm: bound on the global norm of the gradient; 0 for none.
       layer_decay: factor on the learning rate per layer below the head; 1 for none.
       ema_decay: see `Optimizer`.
 
     Raises:
-      ValueError: a rule matches no parameter, or a number is out of its range.
+      ValueError: a number is out of its range.
 
     Source: PySlowFast slowfast/models/optimizer.py and slowfast/utils/lr_policy.py.
     """
-    if not 0 <= warmup_epochs < epochs:
-        raise ValueError(f"warmup_epochs={warmup_epochs} is not below epochs={epochs}")
-    if not 0 < layer_decay <= 1 or not 0 <= ema_decay < 1:
-        raise ValueError(f"layer_decay={layer_decay} or ema_decay={ema_decay} is out of range")
-    scale = batch_size / lr_batch
-    schedule = warmup_cosine(
-        lr * scale,
-        warmup_lr * scale,
-        end_lr * scale,
-        warmup_steps=warmup_epochs * steps_per_epoch,
-        total_steps=epochs * steps_per_epoch,
-    )
-    tx = optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-        optax.scale_by_adam(b1, b2, eps=1e-8),
-        optax.add_decayed_weights(weight_decay, decayed(params, no_decay)),
-        scale_by_tree(layer_scales(params, layer_decay)) if layer_decay < 1 else optax.identity(),
-        optax.scale_by_learning_rate(schedule),
-    )
-    return Optimizer(tx, schedule, ema_decay)
+
+    lr: float
+    lr_batch: int = 256
+    warmup_lr: float = 0.0
+    end_lr: float = 0.0
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    no_decay: Sequence[str] = ()
+    clip_norm: float = 0.0
+    layer_decay: float = 1.0
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "lr_batch"):
+            self._require(name, getattr(self, name) > 0, "positive")
+        for name in ("warmup_lr", "end_lr", "warmup_epochs", "weight_decay", "clip_norm"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("layer_decay", 0 < self.layer_decay <= 1, "above 0, at most 1")
+        self._require("ema_decay", 0 <= self.ema_decay < 1, "at least 0, below 1")
+
+    def optimizer(
+        self,
+        params: Params,
+        *,
+        steps_per_epoch: float,
+        epochs: float,
+        batch_size: int,
+        frozen: Sequence[str] = (),
+    ) -> Optimizer:
+        """The rule for certain parameters and a run of a certain length.
+
+        Args:
+          params: the parameters, or their shapes.
+          steps_per_epoch: updates in an epoch.
+          epochs: of the whole run, warm-up included.
+          batch_size: clips per update over all devices.
+          frozen: regular expressions; parameters whose path matches stay as they are. They have no
+            optimiser state, and their gradients do not count for `clip_norm`.
+
+        Raises:
+          ValueError: a pattern matches no parameter, nothing is left to learn, the warm-up is as
+            long as the run, or the rule does not suit the parameters.
+        """
+        if not self.warmup_epochs < epochs:
+            raise ValueError(f"warmup_epochs={self.warmup_epochs} is not below epochs={epochs}")
+        scale = batch_size / self.lr_batch
+        schedule = warmup_cosine(
+            self.lr * scale,
+            self.warmup_lr * scale,
+            self.end_lr * scale,
+            warmup_steps=self.warmup_epochs * steps_per_epoch,
+            total_steps=epochs * steps_per_epoch,
+        )
+        fixed = _matching(params, frozen, "frozen")
+        if all(jax.tree.leaves(fixed)):
+            raise ValueError(f"frozen={tuple(frozen)} leaves nothing to learn")
+        learnt = jax.tree.map(lambda x, fix: optax.MaskedNode() if fix else x, params, fixed)
+        decay = optax.add_decayed_weights(self.weight_decay, decayed(params, self.no_decay))
+        by_layer = self.layer_decay < 1
+        tx = optax.chain(
+            optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
+            *self._direction(decay, learnt),
+            scale_by_tree(layer_scales(params, self.layer_decay)) if by_layer else optax.identity(),
+            optax.scale_by_learning_rate(schedule),
+        )
+        if frozen:
+            labels = jax.tree.map(lambda fix: "frozen" if fix else "learnt", fixed)
+            tx = optax.partition({"learnt": tx, "frozen": optax.set_to_zero()}, labels)
+        return Optimizer(tx, schedule, self.ema_decay)
+
+    @abc.abstractmethod
+    def _direction(
+        self, decay: optax.GradientTransformation, learnt: Params
+    ) -> tuple[optax.GradientTransformation, ...]:
+        """From the gradient to the update before learning rates.
+
+        Args:
+          decay: adds the weight decay.
+          learnt: the parameters without those that are frozen.
+        """
+
+    def _require(self, name: str, holds: bool, rule: str) -> None:
+        if not holds:
+            raise ValueError(f"{name}={getattr(self, name)} is not {rule}")
 
 
-OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adamw": adamw}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW(Rule):
+    """Adam (epsilon 1e-8) with decoupled weight decay, multiplied by the learning rate.
+
+    Attributes:
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+
+    Source: torch.optim.AdamW.
+    """
+
+    warmup_lr: float = 1e-6
+    end_lr: float = 1e-6
+    weight_decay: float = 0.05
+    b1: float = 0.9
+    b2: float = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("b1", "b2"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
+
+    def _direction(
+        self, decay: optax.GradientTransformation, learnt: Params
+    ) -> tuple[optax.GradientTransformation, ...]:
+        return optax.scale_by_adam(self.b1, self.b2, eps=1e-8), decay
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sgd(Rule):
+    """Gradient descent with momentum; weight decay is part of the gradient.
+
+    The learning rate comes after the momentum, so that a change of it acts at once on the whole
+    update.
+
+    Attributes:
+      momentum: decay of the sum of past gradients.
+      nesterov: look ahead along the momentum.
+
+    Source: torch.optim.SGD.
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("momentum", 0 <= self.momentum < 1, "at least 0, below 1")
+        if self.nesterov:
+            self._require("momentum", self.momentum > 0, "positive, as nesterov needs it")
+
+    def _direction(
+        self, decay: optax.GradientTransformation, learnt: Params
+    ) -> tuple[optax.GradientTransformation, ...]:
+        return decay, optax.trace(self.momentum, self.nesterov)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lars(Rule):
+    """Momentum on gradients scaled to the norm of their parameter; for linear probes.
+
+    Scaled is what has more than one axis, after weight decay; vectors are left as they are. Unlike
+    in `optax.lars` the learning rate comes after the momentum.
+
+    Attributes:
+      momentum: decay of the sum of past gradients.
+      trust: norm of the scaled gradient per norm of the parameter.
+
+    Source: mae util/lars.py, that of MoCo v3; LARS (arXiv:1708.03888).
+    """
+
+    momentum: float = 0.9
+    trust: float = 0.001
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("momentum", 0 <= self.momentum < 1, "at least 0, below 1")
+        self._require("trust", self.trust > 0, "positive")
+
+    def _direction(
+        self, decay: optax.GradientTransformation, learnt: Params
+    ) -> tuple[optax.GradientTransformation, ...]:
+        scaled = decayed(learnt)
+        for path, is_scaled in jax.tree_util.tree_leaves_with_path(scaled):
+            if is_scaled and _stacked(path):
+                raise ValueError(
+                    f"lars would take the norm of all layers of {_path(path)} at once; "
+                    "set model.scan to False, or freeze them"
+                )
+        by_trust = optax.scale_by_trust_ratio(trust_coefficient=self.trust)
+        return decay, optax.masked(by_trust, scaled), optax.trace(self.momentum)
+
+
+OPTIMIZERS: dict[str, type[Rule]] = {"adamw": AdamW, "lars": Lars, "sgd": Sgd}
 
 
 def warmup_cosine(
@@ -126,19 +265,13 @@ def decayed(params: Params, no_decay: Sequence[str] = ()) -> Params:
     Raises:
       ValueError: a pattern matches no parameter.
     """
-    paths = [_path(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
-    for pattern in no_decay:
-        if not any(re.search(pattern, path) for path in paths):
-            raise ValueError(
-                f"no_decay={pattern!r} matches no parameter; there are: {_some(paths)}"
-            )
+    exempt = _matching(params, no_decay, "no_decay")
 
-    def rule(path: Any, leaf: Any) -> bool:
-        stacked = any(map(stacked_range, _path(path).split("/")))
-        axes = leaf.ndim - stacked  # stacked blocks have one axis more
-        return axes > 1 and not any(re.search(pattern, _path(path)) for pattern in no_decay)
+    def rule(path: Any, leaf: Any, is_exempt: bool) -> bool:
+        axes = leaf.ndim - _stacked(path)  # stacked blocks have one axis more
+        return axes > 1 and not is_exempt
 
-    return jax.tree_util.tree_map_with_path(rule, params)
+    return jax.tree_util.tree_map_with_path(rule, params, exempt)
 
 
 def layer_scales(params: Params, layer_decay: float) -> Params:
@@ -173,7 +306,38 @@ def layer_scales(params: Params, layer_decay: float) -> Params:
 
 def scale_by_tree(scales: Params) -> optax.GradientTransformation:
     """Multiplies each update with its factor."""
-    return optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, scales))
+
+    def scaled(scale: Any, update: Any) -> Any:
+        # What is frozen has no update: a tree without leaves.
+        return jax.tree.map(lambda x: jnp.multiply(x, scale), update)
+
+    return optax.stateless(lambda updates, _: jax.tree.map(scaled, scales, updates))
+
+
+def _matching(params: Params, patterns: Sequence[str], setting: str) -> Params:
+    """True for each parameter whose path matches one of the patterns.
+
+    Raises:
+      ValueError: a pattern matches no parameter.
+    """
+    if isinstance(patterns, str):
+        raise ValueError(f"{setting}={patterns!r} is not a list of patterns")
+    paths = [_path(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    for pattern in patterns:
+        if not any(re.search(pattern, path) for path in paths):
+            raise ValueError(
+                f"{setting}={pattern!r} matches no parameter; there are: {_some(paths)}"
+            )
+
+    def matches(path: Any, _: Any) -> bool:
+        return any(re.search(pattern, _path(path)) for pattern in patterns)
+
+    return jax.tree_util.tree_map_with_path(matches, params)
+
+
+def _stacked(path: Any) -> bool:
+    """Whether the first axis of a parameter counts blocks."""
+    return any(map(stacked_range, _path(path).split("/")))
 
 
 def _blocks(name: str) -> tuple[int, int] | None:

@@ -8,7 +8,7 @@ import pytest
 
 from maskfeat_jax.models import create_model
 from maskfeat_jax.models.layers import stack_blocks
-from maskfeat_jax.optim import adamw, decayed, layer_scales, warmup_cosine
+from maskfeat_jax.optim import OPTIMIZERS, AdamW, Lars, Sgd, decayed, layer_scales, warmup_cosine
 
 
 def params_of(name, encoder="vit_b16", **fields):
@@ -51,7 +51,23 @@ STACKED = {
         },
     },
 }
-SETTINGS = {"steps_per_epoch": 10, "epochs": 4, "batch_size": 256, "lr": 1e-3}
+LENGTH = {"steps_per_epoch": 10, "epochs": 4, "batch_size": 256}
+
+
+def follow(optimizer, params, grads_like, steps):
+    """The parameters after some updates."""
+    state = optimizer.tx.init(params)
+    for step in range(steps):
+        updates, state = optimizer.tx.update(grads_like(params, step), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def waves(params, step):
+    """A gradient that is zero at first, then another at each step."""
+    return jax.tree.map(
+        lambda x: (step > 0) * jnp.sin(2.0 * step + jnp.arange(x.size)).reshape(x.shape), params
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,9 +77,11 @@ SETTINGS = {"steps_per_epoch": 10, "epochs": 4, "batch_size": 256, "lr": 1e-3}
                                      150: 1.177779937e-4, 299: 1.006735354e-6}),
         (2e-3, 1e-8, 1e-6, 20, 100, {50: 1.382992091e-3}),
         (1e-4, 1e-6, 1e-6, 10, 300, {60.5: 9.277557908e-5, 150: 5.317987597e-5}),
+        # mae_st
+        (1.6e-3, 0.0, 0.0, 5, 100, {1: 3.2e-4, 50: 8.66063e-4, 99: 4.374e-7}),
     ],
 )  # fmt: skip
-def test_schedule_equals_pyslowfast(peak, start, end, warmup, epochs, values):
+def test_schedule_equals_the_originals(peak, start, end, warmup, epochs, values):
     per_epoch = 100
     schedule = warmup_cosine(
         peak, start, end, warmup_steps=warmup * per_epoch, total_steps=epochs * per_epoch
@@ -122,6 +140,20 @@ def test_layer_decay_equals_pyslowfast():
         layer_scales({"projection": SMALL["projection"]}, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "layer_decay", "embed", "first"),
+    [("vit_l16", 0.75, 7.525e-4, 1.003e-3), ("vit_h14", 0.8, 6.338e-4, 7.923e-4)],
+)
+def test_layer_decay_equals_mae_st(encoder, layer_decay, embed, first):
+    scales = layer_scales(params_of("classifier", encoder, scan=True), layer_decay)
+    (blocks,) = scales["encoder"]["blocks"].values()
+    by_block = blocks["mlp"]["fc1"]["bias"].ravel()
+    assert scales["encoder"]["cls_token"] == pytest.approx(embed, rel=1e-3)
+    assert by_block[0] == pytest.approx(first, rel=1e-3)
+    assert by_block[-1] == pytest.approx(layer_decay)
+    assert scales["projection"]["bias"] == 1
+
+
 @pytest.mark.parametrize("scan", [False, True])
 def test_layer_decay_of_mvit_equals_pyslowfast(scan):
     scales = layer_scales(params_of("classifier", "mvit_v2_s", scan=scan), 0.75)["encoder"]
@@ -147,17 +179,15 @@ def test_layer_decay_of_mvit_l_equals_pyslowfast():
     np.testing.assert_allclose(last.ravel(), [0.875**3, 0.875**2, 0.875], rtol=1e-6)
 
 
-def test_stacked_blocks_are_updated_as_unstacked_ones():
-    settings = {**SETTINGS, "layer_decay": 0.5, "clip_norm": 0.3, "warmup_epochs": 1.0}
+@pytest.mark.parametrize("kind", [AdamW, Sgd])
+def test_stacked_blocks_are_updated_as_unstacked_ones(kind):
+    rule = kind(lr=1e-3, layer_decay=0.5, clip_norm=0.3, warmup_epochs=1.0, weight_decay=0.05)
+
+    def grads_like(params, step):
+        return jax.tree.map(lambda x: 0.1 * (step + 1) * x, params)
 
     def two_updates(params):
-        tx = adamw(params, **settings).tx
-        state = tx.init(params)
-        for i in range(2):
-            grads = jax.tree.map(lambda x, i=i: 0.1 * (i + 1) * x, params)
-            updates, state = tx.update(grads, state, params)
-            params = optax.apply_updates(params, updates)
-        return params
+        return follow(rule.optimizer(params, **LENGTH), params, grads_like, 2)
 
     plain, stacked = two_updates(SMALL), two_updates(STACKED)
     jax.tree.map(
@@ -168,7 +198,8 @@ def test_stacked_blocks_are_updated_as_unstacked_ones():
 
 
 def test_learning_rates_grow_with_the_batch_and_adamw_is_that_of_optax():
-    ours = adamw(SMALL, **{**SETTINGS, "batch_size": 512, "lr_batch": 128, "warmup_lr": 1e-5})
+    rule = AdamW(lr=1e-3, lr_batch=128, warmup_lr=1e-5)
+    ours = rule.optimizer(SMALL, **{**LENGTH, "batch_size": 512})
     assert ours.schedule(jnp.int32(0)) == pytest.approx(4e-3)
     wanted = optax.adamw(
         ours.schedule, weight_decay=0.05, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
@@ -179,8 +210,105 @@ def test_learning_rates_grow_with_the_batch_and_adamw_is_that_of_optax():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
 
 
+@pytest.mark.parametrize(
+    ("rule", "kernel", "bias", "zeros"),
+    [
+        (
+            Lars(lr=1.0, weight_decay=0.1, momentum=0.8, warmup_epochs=0.8),
+            [0.8367984, 0.906842405, 0.143139685, -0.752165001, -0.955932654, -0.280820234],
+            [-0.096206534, 1.928894636, 2.180578973],
+            [-3.928596231, -0.611620283, 3.267676532, 4.142686613],
+        ),
+        (
+            Sgd(lr=0.1, weight_decay=0.1, momentum=0.8, warmup_epochs=0.8, layer_decay=0.5),
+            [0.721276561, 0.904782496, 0.256435577, -0.627677029, -0.934706269, -0.382370876],
+            [0.890379347, 0.679161539, -0.156474256],
+            [-0.102943888, 0.132995934, 0.246659907, 0.133545899],
+        ),
+        (
+            Sgd(
+                lr=0.1,
+                weight_decay=0.1,
+                momentum=0.8,
+                warmup_epochs=0.8,
+                layer_decay=0.5,
+                nesterov=True,
+            ),
+            [0.734163667, 0.903774046, 0.242458735, -0.641772019, -0.935960538, -0.369631255],
+            [0.937431628, 0.704985105, -0.175621472],
+            [-0.055189065, 0.150123769, 0.217413502, 0.084814264],
+        ),
+    ],
+    ids=["lars", "sgd", "nesterov"],
+)
+def test_six_updates_equal_pytorch(rule, kernel, bias, zeros):
+    """Golden numbers of `util/lars.py` and `util/lr_sched.py` of MAE and of `torch.optim.SGD`.
+
+    float64, from a learning rate of 0 through warm-up and cosine, an epoch being 2.5 updates. The
+    bias is not decayed; the kernel is block 0 of 1, the others the head.
+    """
+    i = jnp.arange(6.0)
+    params = {
+        "encoder": {"blocks": {"0": {"kernel": jnp.sin(1 + i).reshape(2, 3)}}},
+        "projection": {"bias": jnp.cos(i[:3]), "kernel": jnp.zeros((2, 2))},
+    }
+    optimizer = rule.optimizer(params, steps_per_epoch=2.5, epochs=2.4, batch_size=512)
+    after = follow(optimizer, params, waves, 6)
+    wanted = {
+        "encoder": {"blocks": {"0": {"kernel": np.reshape(kernel, (2, 3))}}},
+        "projection": {"bias": np.array(bias), "kernel": np.reshape(zeros, (2, 2))},
+    }
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, wanted)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_frozen_parameters_stay_and_leave_the_others_as_if_alone(name, layer_decay):
+    rule = OPTIMIZERS[name](
+        lr=0.1, weight_decay=0.5, clip_norm=0.3, layer_decay=layer_decay, no_decay=("cls_token",)
+    )
+    optimizer = rule.optimizer(STACKED, **LENGTH, frozen=("^encoder/",))
+    head = {"projection": STACKED["projection"]}
+    state = optimizer.tx.init(STACKED)
+    sizes = [leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim]
+    assert sum(sizes) == (2 if name == "adamw" else 1) * (8 + 2)  # moments of the head
+    after = follow(optimizer, STACKED, waves, 3)
+    jax.tree.map(np.testing.assert_array_equal, after["encoder"], STACKED["encoder"])
+    alone = OPTIMIZERS[name](lr=0.1, weight_decay=0.5, clip_norm=0.3).optimizer(head, **LENGTH)
+    wanted = follow(alone, head, waves, 3)
+    jax.tree.map(np.testing.assert_array_equal, after["projection"], wanted["projection"])
+    assert not np.array_equal(wanted["projection"]["kernel"], head["projection"]["kernel"])
+
+
 def test_refuses():
     with pytest.raises(ValueError, match="warmup_epochs=4 is not below epochs=4"):
-        adamw(SMALL, **SETTINGS, warmup_epochs=4)
-    with pytest.raises(ValueError, match="layer_decay=0"):
-        adamw(SMALL, **SETTINGS, layer_decay=0.0)
+        AdamW(lr=1e-3, warmup_epochs=4).optimizer(SMALL, **LENGTH)
+    for pattern, words in (
+        ("relpos", "frozen='relpos' matches no parameter; there are: enc"),
+        ("", "frozen=.* leaves nothing to learn"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Sgd(lr=1e-3).optimizer(SMALL, **LENGTH, frozen=(pattern,))
+    with pytest.raises(ValueError, match="no_decay='bias' is not a list"):
+        Sgd(lr=1e-3, no_decay="bias").optimizer(SMALL, **LENGTH)
+    with pytest.raises(ValueError, match="norm of all layers of encoder/blocks/1-2/fc/kernel"):
+        Lars(lr=1e-3).optimizer(STACKED, **LENGTH)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        (AdamW, {"lr": 0.0}, "lr=0.0 is not positive"),
+        (AdamW, {"lr_batch": 0}, "lr_batch=0 is not positive"),
+        (AdamW, {"warmup_epochs": -1.0}, "warmup_epochs=-1.0 is not 0 or more"),
+        (AdamW, {"layer_decay": 0.0}, "layer_decay=0.0 is not above 0"),
+        (AdamW, {"ema_decay": 1.0}, "ema_decay=1.0 is not at least 0, below 1"),
+        (AdamW, {"b2": 1.0}, "b2=1.0 is not"),
+        (Lars, {"trust": 0.0}, "trust=0.0 is not positive"),
+        (Sgd, {"momentum": 1.0}, "momentum=1.0 is not"),
+        (Sgd, {"momentum": 0.0, "nesterov": True}, "momentum=0.0 is not positive, as nesterov"),
+    ],
+)
+def test_refuses_numbers_out_of_range(kind, settings, words):
+    with pytest.raises(ValueError, match=words):
+        kind(**{"lr": 1e-3, **settings})

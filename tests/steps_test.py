@@ -11,12 +11,13 @@ from maskfeat_jax import steps
 from maskfeat_jax.augment import Augment, Mix, Normalise
 from maskfeat_jax.masking import Block
 from maskfeat_jax.models import create_model
-from maskfeat_jax.optim import adamw
+from maskfeat_jax.optim import AdamW
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import Hog
 
 FIELDS = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 8, 8)}
-SETTINGS = {"steps_per_epoch": 10, "epochs": 10, "batch_size": 256, "lr": 3e-3, "warmup_lr": 1e-3}
+SETTINGS = {"lr": 3e-3, "warmup_lr": 1e-3}
+LENGTH = {"steps_per_epoch": 10, "epochs": 10, "batch_size": 256}
 
 
 def batch(b=8, seed=0, side=32):
@@ -38,7 +39,7 @@ def pretraining(drop_path=0.0, **changes):
     model = create_model("maskfeat", head={"dim": target.dim}, drop_path=drop_path, **FIELDS)
     inputs = (jnp.zeros((1, 1, 32, 32, 3)), jnp.zeros((1, 1, 4, 4), bool))
     params = model.init(jax.random.key(0), *inputs)["params"]
-    optimizer = adamw(params, **SETTINGS, clip_norm=1.0, **changes)
+    optimizer = AdamW(**SETTINGS, clip_norm=1.0, **changes).optimizer(params, **LENGTH)
     parts = {
         "model": model,
         "normalise": Normalise(),
@@ -54,7 +55,8 @@ def pretraining(drop_path=0.0, **changes):
 def finetuning(group=4, ema_decay=0.0):
     model = create_model("classifier", head={"num_classes": 5}, drop_path=0.1, **FIELDS)
     params = model.init(jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)))["params"]
-    optimizer = adamw(params, **SETTINGS, layer_decay=0.75, ema_decay=ema_decay)
+    rule = AdamW(**SETTINGS, layer_decay=0.75, ema_decay=ema_decay)
+    optimizer = rule.optimizer(params, **LENGTH)
     parts = {
         "model": model,
         "normalise": Normalise(),
