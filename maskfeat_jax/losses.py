@@ -23,8 +23,9 @@ def masked_mse(
     Source: PySlowFast `multi_mse`: the mean over all masked tokens of the batch, so a clip with
     more masked tokens weighs more.
     """
-    error = jnp.square(predicted.astype(jnp.float32) - wanted.astype(jnp.float32)).sum(-1)
-    weight = mask.astype(jnp.float32)
+    wide = jnp.promote_types(jnp.result_type(predicted, wanted), jnp.float32)
+    error = jnp.square(predicted.astype(wide) - wanted.astype(wide)).sum(-1)
+    weight = mask.astype(wide)
     return jnp.sum(error * weight), jnp.sum(weight) * wanted.shape[-1]
 
 

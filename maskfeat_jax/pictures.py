@@ -104,48 +104,6 @@ def tokens_to_cells(
     return rearrange(features, pattern, c=channels, bin=bins, y=u, x=u)
 
 
-def tokens_to_pixels(
-    features: Float[np.ndarray, "grid_h grid_w d"],
-    patch: int,
-    *,
-    channels: str = "last",
-    mean: Float[np.ndarray, "grid_h grid_w #d"] | None = None,
-    std: Float[np.ndarray, "grid_h grid_w #d"] | None = None,
-) -> Float[np.ndarray, "height width 3"]:
-    """Undoes the layout of the pixel target: features of patches to one image.
-
-    Args:
-      features: patch * patch * 3 numbers per patch, ordered (y, x, channel) if `channels` is
-        "last", (channel, y, x) if it is "first".
-      patch: side of a patch in pixels.
-      channels: "first" or "last".
-      mean: of each patch, to undo per-patch normalisation: wanted * std + mean.
-      std: likewise.
-
-    Returns:
-      The image, in the unit of the features (of `mean` and `std` where given).
-
-    Raises:
-      ValueError: wrong number of features, unknown `channels`, or only one of mean and std.
-    """
-    patterns = {
-        "last": "gh gw (y x c) -> (gh y) (gw x) c",
-        "first": "gh gw (c y x) -> (gh y) (gw x) c",
-    }
-    if channels not in patterns:
-        raise ValueError(f"channels {channels!r}: expected 'first' or 'last'")
-    if features.ndim != 3 or features.shape[2] != patch * patch * 3:
-        raise ValueError(
-            f"features of shape {features.shape}: expected (grid_h, grid_w, {patch * patch * 3}) "
-            f"for patches of {patch}x{patch}"
-        )
-    if (mean is None) != (std is None):
-        raise ValueError("per-patch normalisation is undone with both mean and std, or neither")
-    if mean is not None and std is not None:
-        features = features * std + mean
-    return rearrange(features, patterns[channels], y=patch, x=patch)
-
-
 def to_uint8(
     image: Float[np.ndarray, "height width 3"], mean: object = 0.0, std: object = 1.0
 ) -> UInt8[np.ndarray, "height width 3"]:
@@ -239,7 +197,7 @@ def draw_features(
     """Input, what the model sees of it, predicted and wanted features of some clips.
 
     Of each frame of tokens the first frame of pixels is shown. Predictions of visible tokens are
-    left out, as they are not trained and mean nothing.
+    not trained and mean nothing: in their place stand the wanted features.
 
     Args:
       video: RGB.
@@ -260,13 +218,13 @@ def draw_features(
         raise ValueError(
             f"clips of {video.shape[1]} frames are not {mask.shape[1]} tokens of {tubelet[0]}"
         )
-    titles = ["input", "masked", "predicted where masked", "wanted"]
+    titles = ["input", "masked", "predicted where masked, else wanted", "wanted"]
     firsts = video[:, :: tubelet[0]]
     hidden = _each(lambda frame, where: hide(frame, where, tubelet[1]), firsts, mask)
     shown = [
         [*map(list, firsts)],
         hidden,
-        _each(draw, predicted * mask[..., None]),
+        _each(draw, np.where(mask[..., None], predicted, wanted)),
         _each(draw, wanted),
     ]
     moments = range(mask.shape[1])

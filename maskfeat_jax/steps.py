@@ -52,7 +52,7 @@ def pretrain_step(
     numbers = jnp.maximum(counted.sum() * target.dim, 1)
 
     def loss_of(params: Any, key: Array, clips: Array, wanted: Array, mask: Array, counted: Array):
-        predicted = forward(model, params, clips, mask, drop_path=key)
+        predicted = forward(model, params, clips, mask, dropout=key)
         return losses.masked_mse(predicted, wanted, counted)[0] / numbers
 
     inputs = (clips, wanted, mask, counted)
@@ -83,7 +83,7 @@ def finetune_step(
     total = jnp.maximum(weight.sum(), 1)
 
     def loss_of(params: Any, key: Array, clips: Array, wanted: Array, weight: Array):
-        logits = forward(model, params, clips, drop_path=key)
+        logits = forward(model, params, clips, dropout=key)
         return losses.soft_cross_entropy(logits, wanted, weight)[0] / total
 
     inputs = (clips, wanted, weight)
@@ -158,12 +158,12 @@ def pretrain_eval_step(
 
 
 def forward(
-    model: nn.Module, params: Any, *inputs: Array, drop_path: Array | None = None
+    model: nn.Module, params: Any, *inputs: Array, dropout: Array | None = None
 ) -> Float[Array, ...]:
-    """The output of a model; with a key for drop path as in training."""
-    if drop_path is None:
+    """The output of a model; with a key for what is dropped as in training."""
+    if dropout is None:
         return model.apply({"params": params}, *inputs)  # type: ignore[return-value]  # no state
-    rngs = {"drop_path": drop_path}
+    rngs = {"dropout": dropout}
     return model.apply({"params": params}, *inputs, train=True, rngs=rngs)  # type: ignore
 
 

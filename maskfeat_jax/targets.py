@@ -38,10 +38,21 @@ class Target(Protocol):
     def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw {self.dim}"]:
         """float32 features; no gradient flows through them."""
 
+    def restore(
+        self, features: Float[Array, "b gt gh gw {self.dim}"], clips: Float[Array, "b t h w 3"]
+    ) -> Float[Array, "b gt gh gw {self.dim}"]:
+        """The features as they can be drawn, given the clips that they are of."""
+
     def draw(
         self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """A picture of the features of one frame of tokens, given the colours' normalisation."""
+        """A picture of the restored features of one frame of tokens.
+
+        Args:
+          features: as `restore` gives them.
+          mean: the colours' normalisation, of pixels / 255.
+          std: likewise.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +117,12 @@ class Hog:
             histograms, "b t (h y) (w x) c k -> b t h w (c k y x)", y=rows, x=columns
         )
 
+    def restore(
+        self, features: Float[Array, "b gt gh gw d"], clips: Float[Array, "b t h w 3"]
+    ) -> Float[Array, "b gt gh gw d"]:
+        """The features themselves."""
+        return features
+
     def draw(
         self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
     ) -> UInt8[np.ndarray, "height width 3"]:
@@ -117,53 +134,87 @@ class Hog:
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """Pixels of a token, of its first frame.
+    """Pixels of a token, of one of its frames or of all.
 
     Attributes:
       tubelet: frames, rows and columns of one token, pixels.
       normalise: scales the numbers of each token to zero mean and unit (unbiased) variance.
       channels: "first" orders the numbers channel, row, column (PySlowFast, images), "last" row,
         column, channel (PySlowFast, video; MAE).
+      frames: which of its frames a token predicts: "first" (PySlowFast); "spread", evenly from the
+        first to the last frame of the clip, so that it is the first one except in the last token
+        (mae_st); "all" of them, one after the other (PySlowFast without `TIME_STRIDE_LOSS`).
 
-    Source: MaskFeat (arXiv:2112.09133) section 3.2; PySlowFast slowfast/models/masked.py.
+    Source: MaskFeat (arXiv:2112.09133) section 3.2, MAE for video (arXiv:2205.09113) section 3;
+    PySlowFast slowfast/models/masked.py, mae_st models_mae.py.
     """
 
     tubelet: Size3
     normalise: bool = True
     channels: str = "first"
+    frames: str = "first"
 
     def __post_init__(self) -> None:
         if self.channels not in ("first", "last"):
             raise ValueError(f"channels={self.channels!r} is not 'first' or 'last'")
+        if self.frames not in ("first", "spread", "all"):
+            raise ValueError(f"frames={self.frames!r} is not 'first', 'spread' or 'all'")
 
     @property
     def dim(self) -> int:
         """Numbers per token."""
-        return 3 * self.tubelet[1] * self.tubelet[2]
+        frames, height, width = self.tubelet
+        return (frames if self.frames == "all" else 1) * height * width * 3
 
     def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
         """Pixels by token."""
-        token_grid(clips.shape[1:4], self.tubelet)
-        u, p, q = self.tubelet
-        order = "(c p q)" if self.channels == "first" else "(p q c)"
-        tokens = einops.rearrange(
-            clips[:, ::u].astype(jnp.float32),
-            f"b t (h p) (w q) c -> b t h w {order}",
-            p=p,
-            q=q,
-        )
+        tokens = self._tokens(clips)
         if not self.normalise:
             return tokens
-        mean = tokens.mean(-1, keepdims=True)
-        variance = tokens.var(-1, keepdims=True, ddof=1)
-        return (tokens - mean) / jnp.sqrt(variance + 1e-6)
+        mean, std = _scale(tokens)
+        return (tokens - mean) / std
+
+    def restore(
+        self, features: Float[Array, "b gt gh gw d"], clips: Float[Array, "b t h w 3"]
+    ) -> Float[Array, "b gt gh gw d"]:
+        """Pixels, with the mean and variance of the true ones where those were scaled away."""
+        if not self.normalise:
+            return features
+        mean, std = _scale(self._tokens(clips))
+        return features * std + mean
 
     def draw(
         self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """The pixels; of normalised ones each patch about grey, as its colours are not known."""
-        image = pictures.tokens_to_pixels(features, self.tubelet[1], channels=self.channels)
-        return pictures.to_uint8(image, *((0.5, 0.2) if self.normalise else (mean, std)))
+        """The pixels, of several frames the first."""
+        _, p, q = self.tubelet
+        first = features[..., : 3 * p * q]
+        order = self._order.removeprefix("u ")
+        image = einops.rearrange(first, f"h w ({order}) -> (h p) (w q) c", p=p, q=q)
+        return pictures.to_uint8(image, mean, std)
+
+    @property
+    def _order(self) -> str:
+        return "u c p q" if self.channels == "first" else "u p q c"
+
+    def _tokens(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
+        grid = token_grid(clips.shape[1:4], self.tubelet)
+        u, p, q = self.tubelet
+        if self.frames == "first":
+            clips = clips[:, ::u]
+        elif self.frames == "spread":
+            clips = clips[:, np.linspace(0, clips.shape[1] - 1, grid[0]).astype(int)]
+        pattern = f"b (t u) (h p) (w q) c -> b t h w ({self._order})"
+        wide = clips.astype(jnp.promote_types(clips.dtype, jnp.float32))
+        return einops.rearrange(wide, pattern, t=grid[0], p=p, q=q)
+
+
+def _scale(
+    tokens: Float[Array, "*lead d"],
+) -> tuple[Float[Array, "*lead 1"], Float[Array, "*lead 1"]]:
+    """Mean and (unbiased) standard deviation of the numbers of each token."""
+    variance = tokens.var(-1, keepdims=True, ddof=1)
+    return tokens.mean(-1, keepdims=True), jnp.sqrt(variance + 1e-6)
 
 
 TARGETS: dict[str, type] = {"hog": Hog, "pixels": Pixels}

@@ -60,15 +60,8 @@ def test_recipe_says_what_it_is_and_its_parts_exist(name):
     assert problems == []
     params = jax.eval_shape(task.init, jax.random.key(0))
     run = main.call("run", main.Run, full["run"])
-    main.choose(
-        "optim",
-        main.OPTIMIZERS,
-        full["optim"],
-        params=params,
-        steps_per_epoch=100,
-        epochs=run.epochs,
-        batch_size=run.batch_size,
-    )
+    rule = main.choose("optim", main.OPTIMIZERS, full["optim"])
+    rule.optimizer(params, steps_per_epoch=100, epochs=run.epochs, batch_size=run.batch_size)
 
 
 @pytest.mark.parametrize("name", ["maskfeat_openmmlab_vit_b16_in1k", "scratch_vit_b16_in1k"])
@@ -269,11 +262,18 @@ def test_all_problems_are_reported_at_once(tmp_path):
     small = shrunken(PRETRAIN)
     small["mask"]["ratio"] = 2.0
     small["run"]["epoch"] = 3
+    small["optim"]["layer_decay"] = 0.0
     small["data"] = {"name": "image_folder", "path": str(tmp_path / "nowhere"), "split": "train"}
     small["extra"] = {}
-    with pytest.raises(RecipeError, match="4 problems") as error:
+    with pytest.raises(RecipeError, match="5 problems") as error:
         main.run_recipe(small, tmp_path / "run")
-    for words in ("mask ratio 2.0", "run.epoch: no such key", "nowhere", "extra: no such section"):
+    for words in (
+        "mask ratio 2.0",
+        "run.epoch: no such key",
+        "optim: layer_decay=0.0 is not",
+        "nowhere",
+        "extra: no such section",
+    ):
         assert words in str(error.value)
 
 

@@ -131,29 +131,6 @@ def test_tokens_to_cells_undoes_the_layout_of_the_target():
         pictures.tokens_to_cells(features)
 
 
-@pytest.mark.parametrize("channels", ["first", "last"])
-def test_tokens_to_pixels_undoes_both_layouts(channels):
-    image = RNG.random((2 * 4, 3 * 4, 3), np.float32)
-    order = "c y x" if channels == "first" else "y x c"
-    tokens = einops.rearrange(image, f"(gh y) (gw x) c -> gh gw ({order})", y=4, x=4)
-    np.testing.assert_array_equal(pictures.tokens_to_pixels(tokens, 4, channels=channels), image)
-    mean = tokens.mean(axis=-1, keepdims=True)
-    std = tokens.std(axis=-1, keepdims=True)
-    normal = (tokens - mean) / std
-    restored = pictures.tokens_to_pixels(normal, 4, channels=channels, mean=mean, std=std)
-    np.testing.assert_allclose(restored, image, atol=1e-6)
-
-
-def test_tokens_to_pixels_refuses_what_does_not_fit():
-    tokens = np.zeros((2, 3, 48), np.float32)
-    with pytest.raises(ValueError, match=r"'middle'.*'first' or 'last'"):
-        pictures.tokens_to_pixels(tokens, 4, channels="middle")
-    with pytest.raises(ValueError, match="75"):
-        pictures.tokens_to_pixels(tokens, 5)
-    with pytest.raises(ValueError, match="both mean and std"):
-        pictures.tokens_to_pixels(tokens, 4, mean=tokens)
-
-
 def test_to_uint8_undoes_the_normalisation_and_clips():
     pixels = RNG.integers(0, 256, (4, 6, 3)).astype(np.uint8)
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -217,13 +194,13 @@ def colour_of(features):
 
 
 def features_of(frames, tubelet):
-    """Two clips of frames of one grey each, and features that are 1 everywhere."""
+    """Two clips of frames of one grey each; features should be 1, and 0 is predicted."""
     greys = 10 * np.arange(2 * frames).reshape(2, frames)
     video = np.broadcast_to(greys[..., None, None, None], (2, frames, 8, 12, 3)).astype(np.uint8)
     mask = np.zeros((2, frames // tubelet, 2, 3), bool)
     mask[0, -1, 1, 2] = True
     ones = np.ones((*mask.shape, 5), np.float32)
-    return pictures.draw_features(video, mask, ones, ones, (tubelet, 4, 4), colour_of)
+    return pictures.draw_features(video, mask, 0 * ones, ones, (tubelet, 4, 4), colour_of)
 
 
 def area(picture, colour):
@@ -235,9 +212,9 @@ def test_features_of_images_are_one_panel():
     assert set(drawn) == {"predictions"}
     picture = drawn["predictions"]
     whole = 224 * 336
-    # Wanted everywhere, and predicted where masked.
-    assert area(picture, (0, 255, 0)) == 2 * whole + whole // 6
-    assert area(picture, (255, 0, 0)) == 2 * whole - whole // 6
+    # Predicted where masked, wanted everywhere else.
+    assert area(picture, (255, 0, 0)) == whole // 6
+    assert area(picture, (0, 255, 0)) == 4 * whole - whole // 6
     assert 0 <= area(picture, (128, 128, 128)) - whole // 6 < 50  # the rest is text
 
 
@@ -246,7 +223,8 @@ def test_features_of_videos_are_a_strip_and_an_animation():
     assert set(drawn) == {"predictions", "predictions_moving"}
     strip, moving = drawn["predictions"], drawn["predictions_moving"]
     whole = 144 * 216
-    assert area(strip, (0, 255, 0)) == 6 * whole + whole // 6
+    assert area(strip, (255, 0, 0)) == whole // 6
+    assert area(strip, (0, 255, 0)) == 12 * whole - whole // 6
     assert 0 <= area(strip, (128, 128, 128)) - whole // 6 < 50  # the rest is text
     for shown in (20, 40, 60, 80, 100):  # the first frame of each tubelet, as input and masked
         assert area(strip, (shown,) * 3) >= whole

@@ -85,7 +85,36 @@ def test_pixels_orders_and_scales():
     assert np.isfinite(np.asarray(Pixels((2, 8, 16))(np.ones_like(x)))).all()
 
 
+def test_pixels_of_one_frame_or_all():
+    x = clips(t=8)
+    u = (2, 16, 16)
+    spread, every = Pixels(u, False, "last", "spread"), Pixels(u, False, "last", "all")
+    for token, frame in enumerate([0, 2, 4, 7]):  # mae_st: the last token predicts its last frame
+        np.testing.assert_array_equal(
+            spread(x)[0, token, 0, 1], x[0, frame, :16, 16:32].reshape(-1)
+        )
+    np.testing.assert_array_equal(every(x)[1, 2, 0, 0], x[1, 4:6, :16, :16].reshape(-1))
+    assert every.dim == 2 * 768 == every(x).shape[-1]
+
+
+@pytest.mark.parametrize("channels", ["first", "last"])
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("frames", ["first", "all"])
+def test_pixels_are_drawn_as_they_were(channels, normalise, frames):
+    video = np.random.default_rng(0).integers(0, 256, (1, 4, 32, 48, 3)).astype(np.uint8)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    x = ((video / 255 - mean) / std).astype(np.float32)
+    target = Pixels((2, 8, 16), normalise, channels, frames)
+    restored = np.asarray(target.restore(target(x), x))
+    for token in range(2):
+        np.testing.assert_array_equal(
+            target.draw(restored[0, token], mean, std), video[0, 2 * token]
+        )
+
+
 def test_refuses():
+    with pytest.raises(ValueError, match="frames='last'"):
+        Pixels((1, 16, 16), frames="last")
     with pytest.raises(ValueError, match="patch 12x12 is not a whole number of 8x8 HOG cells"):
         Hog((1, 12, 12))
     with pytest.raises(ValueError, match="channels='middle'"):

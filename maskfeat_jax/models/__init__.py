@@ -10,11 +10,20 @@ from typing import Any
 import flax.linen as nn
 
 from maskfeat_jax.models.classifier import Classifier
+from maskfeat_jax.models.mae import MAE
 from maskfeat_jax.models.maskfeat import MaskFeat
 from maskfeat_jax.models.mvit import MViT
+from maskfeat_jax.models.probes import AttentiveProbe, Features, LinearProbe
 from maskfeat_jax.models.vit import ViT
 
-MODELS: dict[str, type[nn.Module]] = {"classifier": Classifier, "maskfeat": MaskFeat}
+MODELS: dict[str, type[nn.Module]] = {
+    "attentive_probe": AttentiveProbe,
+    "classifier": Classifier,
+    "features": Features,
+    "linear_probe": LinearProbe,
+    "mae": MAE,
+    "maskfeat": MaskFeat,
+}
 
 MVIT_S = {"width": 96, "depth": 16, "heads": 1, "stages": (1, 3, 14)}
 MVIT_B = {"width": 96, "depth": 24, "heads": 1, "stages": (2, 5, 21)}

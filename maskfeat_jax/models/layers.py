@@ -18,10 +18,13 @@ from maskfeat_jax.ops.attention import KERNELS, attention
 from maskfeat_jax.ops.linear import affine, gelu, layer_norm
 
 NORMAL = nn.initializers.normal(0.02)  # the originals truncate at 100 standard deviations
+# Of linear maps: PySlowFast's, and MAE's (of the three maps of attention as one).
+INITS = {"normal": NORMAL, "xavier": nn.initializers.xavier_uniform()}
 Params = Any  # nested dict of arrays
+Initialiser = Callable[..., Array]
 
 
-def uniform(fan_in: int) -> Callable[..., Array]:
+def uniform(fan_in: int) -> Initialiser:
     """Initialiser: uniform over +-1/sqrt(fan_in), PyTorch's for the bias of a convolution."""
     bound = fan_in**-0.5
 
@@ -36,13 +39,12 @@ class Dense(nn.Module):
 
     features: int
     dtype: Any = jnp.float32
-    kernel_std: float = 0.02
+    kernel_init: Initialiser = NORMAL
 
     @nn.compact
     def __call__(self, x: Float[Array, "*lead inner"]) -> Float[Array, "*lead outer"]:
         """Applies the map."""
-        init = nn.initializers.normal(self.kernel_std)
-        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return affine(x.astype(self.dtype), kernel, bias)
 
@@ -64,15 +66,16 @@ class Attention(nn.Module):
     heads: int
     kernel: str = "xla"
     dtype: Any = jnp.float32
+    kernel_init: Initialiser = NORMAL
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Attends over the tokens."""
         b, n, d = x.shape
-        qkv = jnp.split(Dense(3 * d, self.dtype, name="qkv")(x), 3, axis=-1)
+        qkv = jnp.split(Dense(3 * d, self.dtype, self.kernel_init, name="qkv")(x), 3, axis=-1)
         q, k, v = (part.reshape(b, n, self.heads, d // self.heads) for part in qkv)
         mixed = attention(q, k, v, kernel=self.kernel).reshape(b, n, d)
-        return Dense(d, self.dtype, name="proj")(mixed)
+        return Dense(d, self.dtype, self.kernel_init, name="proj")(mixed)
 
 
 class Mlp(nn.Module):
@@ -81,12 +84,13 @@ class Mlp(nn.Module):
     hidden: int
     width: int
     dtype: Any = jnp.float32
+    kernel_init: Initialiser = NORMAL
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n {self.width}"]:
         """Applies the two maps."""
-        hidden = gelu(Dense(self.hidden, self.dtype, name="fc1")(x))
-        return Dense(self.width, self.dtype, name="fc2")(hidden)
+        hidden = gelu(Dense(self.hidden, self.dtype, self.kernel_init, name="fc1")(x))
+        return Dense(self.width, self.dtype, self.kernel_init, name="fc2")(hidden)
 
 
 def drop_path(
@@ -106,6 +110,7 @@ class Block(nn.Module):
       stochastic: drop branches at random (training with drop path).
       kernel: attention kernel, see `ops.attention`.
       dtype: of the computation.
+      kernel_init: of the linear maps.
     """
 
     heads: int
@@ -113,6 +118,7 @@ class Block(nn.Module):
     stochastic: bool = False
     kernel: str = "xla"
     dtype: Any = jnp.float32
+    kernel_init: Initialiser = NORMAL
 
     @nn.compact
     def __call__(
@@ -120,14 +126,14 @@ class Block(nn.Module):
     ) -> tuple[Float[Array, "b n d"], None]:
         """Returns the new tokens (and None: the form that `nn.scan` wants)."""
         width = x.shape[-1]
-        attend = Attention(self.heads, self.kernel, self.dtype, name="attn")
-        mlp = Mlp(int(width * self.mlp_ratio), width, self.dtype, name="mlp")
+        attend = Attention(self.heads, self.kernel, self.dtype, self.kernel_init, name="attn")
+        mlp = Mlp(int(width * self.mlp_ratio), width, self.dtype, self.kernel_init, name="mlp")
         x = x + self._drop(attend(LayerNorm(name="norm1")(x)), rate)
         x = x + self._drop(mlp(LayerNorm(name="norm2")(x)), rate)
         return x, None
 
     def _drop(self, branch: Array, rate: Array | float) -> Array:
-        return drop_path(branch, rate, self.make_rng("drop_path")) if self.stochastic else branch
+        return drop_path(branch, rate, self.make_rng("dropout")) if self.stochastic else branch
 
 
 class Blocks(nn.Module):
@@ -152,7 +158,7 @@ class Blocks(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"], *, train: bool) -> Float[Array, "b n2 d2"]:
-        """Runs the blocks; training with drop path needs the rng `drop_path`."""
+        """Runs the blocks; training with drop path needs the rng `dropout`."""
         rates = np.linspace(0, self.drop_path, len(self.fields), dtype=np.float32)
         stochastic = train and self.drop_path > 0
         block = nn.remat(self.block, prevent_cse=not self.scan) if self.remat else self.block
@@ -164,7 +170,7 @@ class Blocks(nn.Module):
             scanned = nn.scan(
                 block,
                 variable_axes={"params": 0},
-                split_rngs={"params": True, "drop_path": True},
+                split_rngs={"params": True, "dropout": True},
                 length=last - first + 1,
             )
             x, _ = scanned(**fields, name=f"{first}-{last}")(

@@ -23,6 +23,11 @@ class MaskFeat(nn.Module):
     encoder: nn.Module
     dim: int
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Regular expressions for the paths of parameters that are not learnt."""
+        return self.encoder.frozen
+
     @nn.compact
     def __call__(
         self,

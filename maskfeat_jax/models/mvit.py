@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -70,6 +70,8 @@ class MViT(nn.Module):
     attention: str = "xla"
     dtype: str = "float32"
 
+    frozen: ClassVar[tuple[str, ...]] = ()  # all parameters are learnt
+
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a whole number of {self.heads} heads")
@@ -117,7 +119,7 @@ class MViT(nn.Module):
           clips: normalised RGB.
           mask: output tokens whose patches are replaced by the mask token; None for none. Patches
             overlap, so that visible ones see up to 3 pixels and one frame of masked ones.
-          train: whether drop path is active; needs the rng `drop_path`.
+          train: whether drop path is active; needs the rng `dropout`.
 
         Returns:
           Tokens after the last block: the class token, then the grid, time slowest.

@@ -87,7 +87,7 @@ class PoolingBlock(nn.Module):
         return on_grid(lambda tokens: max_pool(tokens, stride), x, self.grid)
 
     def _drop(self, branch: Array, rate: Array | float) -> Array:
-        return drop_path(branch, rate, self.make_rng("drop_path")) if self.stochastic else branch
+        return drop_path(branch, rate, self.make_rng("dropout")) if self.stochastic else branch
 
 
 class PoolingAttention(nn.Module):

@@ -8,19 +8,29 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Key
 
 from maskfeat_jax.arrays import Array
-from maskfeat_jax.models.layers import NORMAL, Block, Blocks, check_fields, uniform
+from maskfeat_jax.models.layers import (
+    INITS,
+    NORMAL,
+    Block,
+    Blocks,
+    Initialiser,
+    check_fields,
+    uniform,
+)
+from maskfeat_jax.models.positions import check_positions, fixed_positions, positions
 from maskfeat_jax.ops.linear import affine
 from maskfeat_jax.ops.patches import Size3, patchify, token_grid
+from maskfeat_jax.ops.visible import Visible, take_visible
 
 
 class ViT(nn.Module):
     """ViT without the final norm, which belongs to the heads.
 
-    Pre-norm blocks, a class token, learned positions for the class token and every token of the
-    grid, exact GELU, layer norm epsilon 1e-6.
+    Pre-norm blocks, a class token, positions for the class token and every token of the grid, exact
+    GELU, layer norm epsilon 1e-6.
 
     Attributes:
       width: of the tokens.
@@ -29,6 +39,8 @@ class ViT(nn.Module):
       tubelet: frames, rows and columns of one token, pixels.
       mlp_ratio: width of the MLP relative to the tokens.
       drop_path: rate of the last block; the first has 0.
+      positions: "joint", "separate" or "sincos", see `models.positions`.
+      kernel_init: of the linear maps, "normal" or "xavier", see `models.layers`.
       scan: trace one block instead of all, parameters stacked.
       remat: recompute activations in the backward pass.
       attention: kernel, "xla" or "cudnn".
@@ -43,6 +55,8 @@ class ViT(nn.Module):
     tubelet: Size3 = (1, 16, 16)
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
+    positions: str = "joint"
+    kernel_init: str = "normal"
     scan: bool = False
     remat: bool = False
     attention: str = "xla"
@@ -52,6 +66,9 @@ class ViT(nn.Module):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a whole number of {self.heads} heads")
         check_fields(self.drop_path, self.attention)
+        check_positions(self.positions, self.width)
+        if self.kernel_init not in INITS:
+            raise ValueError(f"kernel_init={self.kernel_init!r} is not one of {', '.join(INITS)}")
         super().__post_init__()
 
     def grid(self, clip: Sequence[int]) -> Size3:
@@ -62,12 +79,18 @@ class ViT(nn.Module):
         """
         return token_grid(clip, self.tubelet)
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Regular expressions for the paths of parameters that are not learnt."""
+        return tuple(f"^encoder/{name}" for name in fixed_positions(self.positions))
+
     @nn.compact
     def __call__(
         self,
         clips: Float[Array, "b t h w 3"],
         mask: Bool[Array, "b gt gh gw"] | None = None,
         *,
+        visible: Visible | None = None,
         train: bool = False,
     ) -> Float[Array, "b tokens d"]:
         """Encodes clips.
@@ -75,34 +98,46 @@ class ViT(nn.Module):
         Args:
           clips: normalised RGB.
           mask: tokens to replace by the mask token before positions are added; None for none.
-          train: whether drop path is active; needs the rng `drop_path`.
+          visible: the only tokens to compute (MAE); None for all.
+          train: whether drop path is active; needs the rng `dropout`.
 
         Returns:
-          Tokens after the last block: the class token, then the grid, time slowest.
+          Tokens after the last block: the class token, then those of the grid, time slowest.
 
         Raises:
           ValueError: the clip is not a whole number of tubelets.
         """
         dtype = jnp.dtype(self.dtype)
-        tokens = PatchEmbed(self.width, self.tubelet, dtype, name="patch_embed")(clips)
+        grid, b = self.grid(clips.shape[1:4]), len(clips)
+        init = INITS[self.kernel_init]
+        embed = PatchEmbed(self.width, self.tubelet, init, dtype, name="patch_embed")
+        tokens = embed(clips, visible)
         if mask is not None:
-            mask_token = self.param("mask_token", NORMAL, (1, 1, self.width))
-            tokens = jnp.where(mask[..., None], mask_token[:, :, None, None].astype(dtype), tokens)
-        b, n = tokens.shape[0], math.prod(tokens.shape[1:4])
+            mask_token = self.param("mask_token", NORMAL, (1, 1, self.width)).astype(dtype)
+            tokens = jnp.where(mask.reshape(b, -1, 1), mask_token, tokens)
         cls_token = self.param("cls_token", NORMAL, (1, 1, self.width)).astype(dtype)
-        pos_embed = self.param("pos_embed", NORMAL, (1, 1 + n, self.width)).astype(dtype)
-        tokens = tokens.reshape(b, n, self.width)
-        tokens = jnp.concatenate([jnp.broadcast_to(cls_token, (b, 1, self.width)), tokens], 1)
-        block = {
-            "heads": self.heads,
-            "mlp_ratio": self.mlp_ratio,
-            "kernel": self.attention,
-            "dtype": dtype,
-        }
-        blocks = Blocks(
-            Block, (block,) * self.depth, self.drop_path, self.scan, self.remat, name="blocks"
-        )
-        return blocks(tokens + pos_embed, train=train)
+        place = positions(self.param, self.positions, grid, self.width).astype(dtype)
+        of_class, of_tokens = place[:, :1], place[:, 1:]
+        if visible is not None:
+            of_tokens = take_visible(
+                jnp.broadcast_to(of_tokens, (b, *of_tokens.shape[1:])), visible
+            )
+        cls_token = jnp.broadcast_to(cls_token + of_class, (b, 1, self.width))
+        tokens = jnp.concatenate([cls_token, tokens + of_tokens], 1)
+        blocks = blocks_like(self, self.depth, self.heads, self.drop_path)
+        return blocks(tokens, train=train)
+
+
+def blocks_like(encoder: ViT, depth: int, heads: int, drop_path: float = 0.0) -> Blocks:
+    """A submodule `blocks` of the calling module, computed the way an encoder says."""
+    block = {
+        "heads": heads,
+        "mlp_ratio": encoder.mlp_ratio,
+        "kernel": encoder.attention,
+        "dtype": jnp.dtype(encoder.dtype),
+        "kernel_init": INITS[encoder.kernel_init],
+    }
+    return Blocks(Block, (block,) * depth, drop_path, encoder.scan, encoder.remat, name="blocks")
 
 
 class PatchEmbed(nn.Module):
@@ -110,13 +145,24 @@ class PatchEmbed(nn.Module):
 
     width: int
     tubelet: Size3
+    kernel_init: Initialiser = NORMAL
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, clips: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
-        """Embeds every tubelet."""
+    def __call__(
+        self, clips: Float[Array, "b t h w c"], visible: Visible | None = None
+    ) -> Float[Array, "b tokens d"]:
+        """Embeds every tubelet, or the visible ones."""
         shape = (*self.tubelet, clips.shape[-1], self.width)
-        kernel = self.param("kernel", NORMAL, shape)
-        bias = self.param("bias", uniform(math.prod(shape[:-1])), (self.width,))
+        inner = math.prod(shape[:-1])
+        kernel = self.param("kernel", self._init, shape)
+        bias = self.param("bias", uniform(inner), (self.width,))
         patches = patchify(clips.astype(self.dtype), self.tubelet)
-        return affine(patches, kernel.reshape(-1, self.width), bias)
+        patches = patches.reshape(len(clips), -1, inner)
+        if visible is not None:
+            patches = take_visible(patches, visible)
+        return affine(patches, kernel.reshape(inner, self.width), bias)
+
+    def _init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Array:
+        """As of a linear map from all numbers of a tubelet."""
+        return self.kernel_init(key, (math.prod(shape[:-1]), shape[-1])).reshape(shape)

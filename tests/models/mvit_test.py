@@ -213,7 +213,7 @@ def test_large_clips_train(size, sides, rows):
     assert 4 * patches == size
 
     def loss(params):
-        rngs = {"drop_path": jax.random.key(1)}
+        rngs = {"dropout": jax.random.key(1)}
         logits = model.apply({"params": params}, clips, train=True, rngs=rngs)
         return -jax.nn.log_softmax(logits)[0, 1]
 
@@ -262,7 +262,7 @@ def test_drop_path_drops_whole_branches_in_training_only():
 
     @compiled
     def trained(seed):
-        rngs = {"drop_path": jax.random.key(seed)}
+        rngs = {"dropout": jax.random.key(seed)}
         return model.apply({"params": params}, clips, mask, train=True, rngs=rngs)
 
     np.testing.assert_array_equal(trained(0), trained(0))

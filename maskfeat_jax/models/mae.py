@@ -1,0 +1,136 @@
+"""Masked autoencoder: encode the visible tokens, decode features of all."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Bool, Float
+
+from maskfeat_jax.arrays import Array
+from maskfeat_jax.models.layers import INITS, NORMAL, Dense, LayerNorm
+from maskfeat_jax.models.positions import check_positions, fixed_positions, positions
+from maskfeat_jax.models.vit import ViT, blocks_like
+from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.ops.visible import Visible, put_visible, visible_tokens
+
+CLASS_TOKENS = ("encoder", "own")
+
+
+class MAE(nn.Module):
+    """Encoder of the visible tokens, layer norm, and a small transformer that sees the whole grid.
+
+    Masked tokens cost the encoder nothing: not even their patches are embedded.
+
+    The originals differ. PySlowFast, whose weights are the published ones: 8 heads, joint
+    positions, class token of the encoder. mae_st: 16 heads, separate positions, a class token of
+    its own. MAE for images: depth 8, 16 heads, sincos positions, class token of the encoder.
+
+    Attributes:
+      encoder: a ViT; others need the whole grid.
+      dim: numbers per token of the target.
+      visible: tokens of each clip that masks leave.
+      width: of the decoder.
+      depth: number of its blocks.
+      heads: its attention heads.
+      positions: its positions, "joint", "separate" or "sincos", see `models.positions`.
+      class_token: the decoder's: what the encoder made of its own ("encoder"), or one that the
+        decoder learns ("own").
+
+    Source: MAE (arXiv:2111.06377), MAE for video (arXiv:2205.09113).
+    """
+
+    encoder: ViT
+    dim: int
+    visible: int
+    width: int = 512
+    depth: int = 4
+    heads: int = 8
+    positions: str = "joint"
+    class_token: str = "encoder"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.encoder, ViT):
+            raise ValueError(
+                f"{type(self.encoder).__name__} cannot leave tokens out; a masked autoencoder "
+                "needs a ViT (model.encoder)"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a whole number of {self.heads} heads")
+        if self.class_token not in CLASS_TOKENS:
+            raise ValueError(
+                f"class_token={self.class_token!r} is not one of {', '.join(CLASS_TOKENS)}"
+            )
+        check_positions(self.positions, self.width)
+        super().__post_init__()
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Regular expressions for the paths of parameters that are not learnt."""
+        own = (f"^decoder/{name}" for name in fixed_positions(self.positions))
+        return (*self.encoder.frozen, *own)
+
+    @nn.compact
+    def __call__(
+        self,
+        clips: Float[Array, "b t h w 3"],
+        mask: Bool[Array, "b gt gh gw"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b gt gh gw {self.dim}"]:
+        """Predicts the features of every token, masked or not, in float32.
+
+        The mask must leave exactly `visible` tokens of each clip.
+        """
+        visible = visible_tokens(mask, self.visible)
+        tokens = self.encoder(clips, visible=visible, train=train)
+        tokens = LayerNorm(name="norm")(tokens)
+        decoder = Decoder(
+            self.encoder,
+            self.dim,
+            self.width,
+            self.depth,
+            self.heads,
+            self.positions,
+            self.class_token,
+            name="decoder",
+        )
+        predicted = decoder(tokens, visible, self.encoder.grid(clips.shape[1:4]))
+        wide = jnp.promote_types(predicted.dtype, jnp.float32)
+        return predicted.reshape(*mask.shape, self.dim).astype(wide)
+
+
+class Decoder(nn.Module):
+    """Mask tokens in the holes, positions, blocks, layer norm, one linear map.
+
+    Attributes:
+      like: the encoder whose numerics (dtype, kernels, scan, remat) it shares.
+      dim, width, depth, heads, positions, class_token: see `MAE`.
+    """
+
+    like: ViT
+    dim: int
+    width: int
+    depth: int
+    heads: int
+    positions: str
+    class_token: str
+
+    @nn.compact
+    def __call__(
+        self, tokens: Float[Array, "b k d"], visible: Visible, grid: Size3
+    ) -> Float[Array, "b n {self.dim}"]:
+        """Features of every token of the grid, from the class token and the visible tokens."""
+        dtype, init = jnp.dtype(self.like.dtype), INITS[self.like.kernel_init]
+        mask_token = self.param("mask_token", NORMAL, (1, 1, self.width)).astype(dtype)
+        place = positions(self.param, self.positions, grid, self.width).astype(dtype)
+        tokens = Dense(self.width, dtype, init, name="embed")(tokens)
+        cls_token, tokens = tokens[:, :1], tokens[:, 1:]
+        if self.class_token == "own":
+            cls_token = self.param("cls_token", NORMAL, (1, 1, self.width)).astype(dtype)
+            cls_token = jnp.broadcast_to(cls_token, (len(tokens), 1, self.width))
+        holes = jnp.where(visible.shown[..., None], 0, mask_token)
+        tokens = put_visible(tokens, visible) + holes
+        tokens = jnp.concatenate([cls_token, tokens], 1) + place
+        tokens = blocks_like(self.like, self.depth, self.heads)(tokens, train=False)[:, 1:]
+        tokens = LayerNorm(name="norm")(tokens)
+        return Dense(self.dim, dtype, init, name="projection")(tokens)

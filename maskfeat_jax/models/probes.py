@@ -1,0 +1,180 @@
+"""What a frozen encoder knows: its features, and small classifiers on them."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Bool, Float
+
+from maskfeat_jax.arrays import Array
+from maskfeat_jax.models.classifier import check_classes
+from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm, Mlp
+from maskfeat_jax.ops.attention import attention
+
+POOLS = ("class", "mean")
+ENCODER = ("^encoder/", "^norm/")
+RUNNING = "running"  # collection of the new values of running statistics
+
+
+class Features(nn.Module):
+    """The class token of a frozen encoder, or the mean of the grid's tokens, after the layer norm.
+
+    Attributes:
+      encoder: gives the class token and the tokens of the grid.
+      pool: "class" or "mean".
+    """
+
+    encoder: nn.Module
+    pool: str = "class"
+
+    frozen: ClassVar[tuple[str, ...]] = ENCODER
+
+    def __post_init__(self) -> None:
+        check_pool(self.pool)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b d"]:
+        """Features, at least in float32."""
+        return pooled(frozen_tokens(self.encoder, clips), self.pool)
+
+
+class LinearProbe(nn.Module):
+    """Batch norm and linear map of the features of a frozen encoder.
+
+    Attributes:
+      encoder: gives the class token and the tokens of the grid.
+      num_classes: numbers of the output.
+      pool: "class" or "mean", see `Features`.
+
+    Source: MAE (arXiv:2111.06377) appendix A.1, main_linprobe.py of facebookresearch/mae.
+    """
+
+    encoder: nn.Module
+    num_classes: int
+    pool: str = "class"
+
+    frozen: ClassVar[tuple[str, ...]] = (*ENCODER, "^batch_norm/")
+
+    def __post_init__(self) -> None:
+        check_classes(self.num_classes)
+        check_pool(self.pool)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        clips: Float[Array, "b t h w 3"],
+        valid: Bool[Array, " b"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b {self.num_classes}"]:
+        """Logits in float32.
+
+        Args:
+          clips: normalised RGB.
+          valid: clips that count for the statistics of the batch; None for all.
+          train: take the statistics of the batch, and put the new running ones into the
+            collection `running`, under the paths of their parameters.
+        """
+        features = pooled(frozen_tokens(self.encoder, clips), self.pool)
+        features = BatchNorm(name="batch_norm")(features, valid, train=train)
+        init = nn.initializers.normal(0.01)
+        return Dense(self.num_classes, features.dtype, init, name="projection")(features)
+
+
+class AttentiveProbe(nn.Module):
+    """One learned query that attends over the tokens of a frozen encoder, MLP, linear map.
+
+    Attributes:
+      encoder: gives the class token and the tokens of the grid.
+      num_classes: numbers of the output.
+      heads: attention heads.
+
+    Source: V-JEPA (arXiv:2404.08471).
+    """
+
+    encoder: nn.Module
+    num_classes: int
+    heads: int = 12
+
+    frozen: ClassVar[tuple[str, ...]] = ENCODER
+
+    def __post_init__(self) -> None:
+        check_classes(self.num_classes)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        clips: Float[Array, "b t h w 3"],
+        valid: Bool[Array, " b"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "b {self.num_classes}"]:
+        """Logits in float32; nothing depends on `valid` and `train`."""
+        tokens = frozen_tokens(self.encoder, clips)[:, 1:]
+        b, _, d = tokens.shape
+        if d % self.heads:
+            raise ValueError(f"head.heads={self.heads} does not divide tokens of width {d}")
+        seen = LayerNorm(name="probe_norm1")(tokens)
+        query = self.param("query", NORMAL, (1, 1, d)).astype(tokens.dtype)
+        key, value = jnp.split(Dense(2 * d, tokens.dtype, name="kv")(seen), 2, axis=-1)
+        asked = jnp.broadcast_to(Dense(d, tokens.dtype, name="q")(query), (b, 1, d))
+        q, k, v = (x.reshape(b, -1, self.heads, d // self.heads) for x in (asked, key, value))
+        mixed = Dense(d, tokens.dtype, name="proj")(attention(q, k, v).reshape(b, 1, d))
+        answer = query + mixed
+        answer += Mlp(4 * d, d, tokens.dtype, name="mlp")(LayerNorm(name="probe_norm2")(answer))
+        return Dense(self.num_classes, tokens.dtype, name="projection")(answer[:, 0])
+
+
+class BatchNorm(nn.Module):
+    """Batch norm without scale and bias, epsilon 1e-6, momentum 0.1 as PyTorch counts it.
+
+    The running statistics are parameters that no gradient changes. The batch is the global one:
+    statistics are not taken by device.
+    """
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b d"], valid: Bool[Array, " b"] | None, *, train: bool
+    ) -> Float[Array, "b d"]:
+        """Applies the norm."""
+        mean = self.param("mean", nn.initializers.zeros, x.shape[-1:])
+        variance = self.param("var", nn.initializers.ones, x.shape[-1:])
+        if train:
+            weight = jnp.ones((len(x), 1)) if valid is None else valid[:, None].astype(x.dtype)
+            count = jnp.maximum(weight.sum(), 1)
+            of_batch = jnp.sum(x * weight, 0) / count
+            spread = jnp.sum(jnp.square(x - of_batch) * weight, 0) / count
+            unbiased = spread * count / jnp.maximum(count - 1, 1)
+            self.put_variable(RUNNING, "mean", 0.9 * mean + 0.1 * of_batch)
+            self.put_variable(RUNNING, "var", 0.9 * variance + 0.1 * unbiased)
+            mean, variance = of_batch, spread
+        return (x - mean) * lax.rsqrt(variance + 1e-6)
+
+
+def frozen_tokens(
+    encoder: nn.Module, clips: Float[Array, "b t h w 3"]
+) -> Float[Array, "b tokens d"]:
+    """Normalised tokens, at least in float32; no gradient flows to the encoder.
+
+    To be called by a module, in which it makes the submodule `norm`.
+    """
+    tokens = encoder(clips)
+    wide = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
+    return lax.stop_gradient(LayerNorm(name="norm")(wide))
+
+
+def pooled(tokens: Float[Array, "b tokens d"], pool: str) -> Float[Array, "b d"]:
+    """The class token, or the mean of the others."""
+    return tokens[:, 0] if pool == "class" else tokens[:, 1:].mean(1)
+
+
+def check_pool(pool: str) -> None:
+    """Raises ValueError for a pool that does not exist."""
+    if pool not in POOLS:
+        raise ValueError(f"pool={pool!r} is not one of {', '.join(POOLS)}")
