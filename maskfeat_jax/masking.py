@@ -1,7 +1,7 @@
 """What is hidden: masks on the token grid, True = masked.
 
-To add one: a frozen dataclass with `check(grid)` and `__call__(key, batch, grid)`, and its line in
-`MASKERS` at the end of the file.
+To add one: a frozen dataclass with the members of `Masker`, and its line in `MASKERS` at the end of
+the file.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,13 @@ Grid = tuple[int, int, int]  # tokens along time, height, width
 @runtime_checkable
 class Masker(Protocol):
     """Draws one mask per clip."""
+
+    @property
+    def exact(self) -> bool:
+        """Every mask hides exactly `masked(grid)` tokens; else some hide fewer, none hides more."""
+
+    def masked(self, grid: Grid) -> int:
+        """Masked tokens per clip, or, where not exact, those that are aimed at."""
 
     def check(self, grid: Grid) -> None:
         """Raises ValueError where no mask can be drawn on the grid."""
@@ -46,13 +53,15 @@ class Random:
     """
 
     ratio: float = 0.75
+    exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _check_ratio(self.ratio)
 
     def masked(self, grid: Grid) -> int:
         """Masked tokens per clip."""
-        return _all_but_visible(math.prod(grid), self.ratio)
+        tokens = math.prod(grid)
+        return tokens - int(tokens * (1 - self.ratio))  # in this order, as the originals round
 
     def check(self, grid: Grid) -> None:
         """Raises ValueError if all tokens would be masked, or none."""
@@ -61,8 +70,7 @@ class Random:
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
         """Independent masks for `batch` clips."""
         self.check(grid)
-        chosen = _choose(key, (batch, math.prod(grid)), self.masked(grid))
-        return chosen.reshape(batch, *grid)
+        return _choose(key, (batch, math.prod(grid)), self.masked(grid)).reshape(batch, *grid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +89,11 @@ class RandomPerFrame(Random):
 
     def masked(self, grid: Grid) -> int:
         """Masked tokens per clip."""
-        return grid[0] * _all_but_visible(math.prod(grid[1:]), self.ratio)
+        return grid[0] * super().masked((1, *grid[1:]))
 
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
         """Independent masks for `batch` clips."""
-        self.check(grid)
-        frames = batch * grid[0]
-        chosen = _choose(key, (frames, math.prod(grid[1:])), self.masked(grid) // grid[0])
-        return chosen.reshape(batch, *grid)
+        return super().__call__(key, batch * grid[0], (1, *grid[1:])).reshape(batch, *grid)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,13 +113,11 @@ class RandomTube(RandomPerFrame):
 
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
         """Independent masks for `batch` clips."""
-        self.check(grid)
-        chosen = _choose(key, (batch, math.prod(grid[1:])), self.masked(grid) // grid[0])
-        return jnp.broadcast_to(chosen.reshape(batch, 1, *grid[1:]), (batch, *grid))
+        return jnp.broadcast_to(super().__call__(key, batch, (1, *grid[1:])), (batch, *grid))
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame:
+class Frame(Random):
     """Whole frames of tokens: round(frames * ratio) of them.
 
     Attributes:
@@ -125,16 +128,9 @@ class Frame:
 
     ratio: float = 0.4
 
-    def __post_init__(self) -> None:
-        _check_ratio(self.ratio)
-
     def masked(self, grid: Grid) -> int:
         """Masked tokens per clip."""
         return round(grid[0] * self.ratio) * math.prod(grid[1:])
-
-    def check(self, grid: Grid) -> None:
-        """Raises ValueError if all frames would be masked, or none."""
-        _check_count(self.masked(grid), math.prod(grid), self.ratio)
 
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
         """Independent masks for `batch` clips."""
@@ -165,11 +161,10 @@ class Block:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        _check_ratio(self.ratio)
-        _check_rectangles(self.min_area, self.aspect)
+        _check_rectangles(self.ratio, self.min_area, self.aspect)
 
     def masked(self, grid: Grid) -> int:
-        """Masked tokens per clip that are aimed at."""
+        """See `Masker`."""
         return round(math.prod(grid) * self.ratio)
 
     def check(self, grid: Grid) -> None:
@@ -181,23 +176,31 @@ class Block:
             )
         _check_sides("block", grid[1:])
         _check_count(self.masked(grid), math.prod(grid), self.ratio)
+        area = self._min_area(grid)
+        if self.exact and not _fits(area, grid[1:], self.aspect):  # drawing would never end
+            raise ValueError(
+                f"no rectangle of {area} tokens, its sides in a ratio of {self.aspect} or more, is "
+                f"smaller than {_by(grid[1:])}; lower min_area={self.min_area} or aspect"
+            )
 
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
         """Independent masks for `batch` clips."""
         self.check(grid)
-        masked = self.masked(grid)
 
         def one(key: Key[Array, ""]) -> Bool[Array, "h w"]:
             return block_mask(
                 key,
                 (grid[1], grid[2]),
-                masked=masked,
-                min_area=float(max(1, int(masked * self.min_area))),
+                masked=self.masked(grid),
+                min_area=float(self._min_area(grid)),
                 aspect=self.aspect,
                 attempts=None if self.exact else 10,
             )
 
         return jax.vmap(one)(jax.random.split(key, batch))[:, None]
+
+    def _min_area(self, grid: Grid) -> int:
+        return max(1, int(self.masked(grid) * self.min_area))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +214,7 @@ class Tube:
         14x14 tokens.
       min_area: smallest rectangle as a fraction of the wanted number of cells.
       aspect: lowest ratio of height to width.
+      exact: as of `Block`.
 
     Source: MaskFeat (arXiv:2112.09133) section 5; PySlowFast's `MASK_TUBE`.
     """
@@ -219,13 +223,14 @@ class Tube:
     window: tuple[int, ...] | None = None
     min_area: float = 0.2
     aspect: float = 0.3
+    exact: bool = False
 
     def __post_init__(self) -> None:
         self._block()  # its checks are ours
         _check_window(self.window, 2)
 
     def masked(self, grid: Grid) -> int:
-        """Masked tokens per clip that are aimed at."""
+        """See `Masker`."""
         cells = self._cells(grid)
         return self._block().masked(cells) * math.prod(grid) // math.prod(cells)
 
@@ -242,7 +247,7 @@ class Tube:
         return _enlarge(self._block()(key, batch, self._cells(grid)), grid)
 
     def _block(self) -> Block:
-        return Block(self.ratio, self.min_area, self.aspect)
+        return Block(self.ratio, self.min_area, self.aspect, self.exact)
 
     def _cells(self, grid: Grid) -> Grid:
         rows, columns = self.window or grid[1:]
@@ -253,9 +258,6 @@ class Tube:
 class Cube:
     """Boxes in space and time until the wanted number of cells is covered.
 
-    Masks stay short where a hundred boxes in a row do not fit (PySlowFast): on 8x7x7 cells with
-    ratio 0.4, 155.7 of 157 cells are masked on average.
-
     Attributes:
       ratio: part of the tokens that is masked, in (0, 1).
       window: the grid (time, height, width) on which the boxes are drawn; each of its cells covers
@@ -264,22 +266,25 @@ class Cube:
       min_area: area of the smallest box as a fraction of a frame; the originals take
         `height * width // 5` cells.
       aspect: lowest ratio of height to width.
+      exact: False stops where a hundred boxes in a row do not fit, so some masks stay short
+        (PySlowFast): on 8x7x7 cells with ratio 0.4, 155.7 of 157 cells on average. True fills
+        those with single cells at random, as PySlowFast does in effect for masked autoencoders.
 
-    Source: MaskFeat (arXiv:2112.09133) section 5.
+    Source: MaskFeat (arXiv:2112.09133) section 5; block masks of MAE for video (arXiv:2205.09113).
     """
 
     ratio: float = 0.4
     window: tuple[int, ...] | None = None
     min_area: float = 0.2
     aspect: float = 0.3
+    exact: bool = False
 
     def __post_init__(self) -> None:
-        _check_ratio(self.ratio)
-        _check_rectangles(self.min_area, self.aspect)
+        _check_rectangles(self.ratio, self.min_area, self.aspect)
         _check_window(self.window, 3)
 
     def masked(self, grid: Grid) -> int:
-        """Masked tokens per clip that are aimed at."""
+        """See `Masker`."""
         cells = self._cells(grid)
         return self._masked_cells(cells) * math.prod(grid) // math.prod(cells)
 
@@ -308,6 +313,7 @@ class Cube:
                 masked=self._masked_cells(cells),
                 min_area=float(self._min_area(cells)),
                 aspect=self.aspect,
+                fill=self.exact,
             )
 
         return _enlarge(jax.vmap(one)(jax.random.split(key, batch)), grid)
@@ -336,9 +342,10 @@ def _enlarge(mask: Bool[Array, "b f r c"], grid: Grid) -> Bool[Array, "b t h w"]
     return mask
 
 
-def _all_but_visible(tokens: int, ratio: float) -> int:
-    # int(), as the originals: 1 - ratio is rounded to a float first.
-    return tokens - int(tokens * (1 - ratio))
+def _fits(area: int, sides: tuple[int, int], aspect: float) -> bool:
+    """Whether a rectangle can be drawn that is smaller on both sides, which are rounded."""
+    height, width = (side - 0.5 for side in sides)
+    return max(aspect, area / width**2) <= min(1 / aspect, height**2 / area)
 
 
 def _by(sizes: Sequence[int]) -> str:
@@ -350,7 +357,8 @@ def _check_ratio(ratio: float) -> None:
         raise ValueError(f"mask ratio {ratio} is not between 0 and 1")
 
 
-def _check_rectangles(min_area: float, aspect: float) -> None:
+def _check_rectangles(ratio: float, min_area: float, aspect: float) -> None:
+    _check_ratio(ratio)
     if not 0 < min_area <= 1 or not 0 < aspect <= 1:
         raise ValueError(f"min_area={min_area} and aspect={aspect} must be in (0, 1]")
 

@@ -20,6 +20,7 @@ def cube_mask(
     min_area: float,
     aspect: float = 0.3,
     attempts: int = 100,
+    fill: bool = False,
 ) -> Bool[Array, "time height width"]:
     """Union of random boxes, until `masked` cells are covered or nothing fits any more.
 
@@ -35,6 +36,7 @@ def cube_mask(
       min_area: smallest area of a rectangle, cells.
       aspect: lowest ratio of height to width.
       attempts: boxes refused in a row after which the mask stays short.
+      fill: masks single cells at random then, so that exactly `masked` are covered.
 
     Returns:
       True where masked.
@@ -64,7 +66,11 @@ def cube_mask(
         return (missing > 0) & found
 
     start = (key, jnp.zeros(grid, bool), jnp.int32(masked), jnp.bool_(True))
-    return lax.while_loop(unfinished, draw, start)[1]
+    key, mask, missing, _ = lax.while_loop(unfinished, draw, start)
+    if fill:
+        order = jnp.where(mask, 1.0, jax.random.uniform(key, grid)).ravel()  # masked cells last
+        mask |= (jnp.argsort(jnp.argsort(order)) < missing).reshape(grid)
+    return mask
 
 
 def _boxes(

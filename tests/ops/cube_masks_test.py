@@ -42,3 +42,13 @@ def test_nothing_fits_in_too_small_a_budget():
     assert not draws(50, (2, 6, 6), masked=3, min_area=9.0, aspect=1.0).any()
     counts = draws(50, (2, 6, 6), masked=11, min_area=9.0, aspect=1.0, attempts=400).sum((1, 2, 3))
     assert set(counts.tolist()) <= {9, 10, 11}
+
+
+def test_filled_masks_hold_the_boxes():
+    settings = {"masked": 25, "min_area": 4.0, "aspect": 0.5}
+    short, filled = (draws(200, (3, 5, 4), fill=fill, **settings) for fill in (False, True))
+    assert set(filled.sum((1, 2, 3)).tolist()) == {25}
+    assert (short <= filled).all()
+    full = short.sum((1, 2, 3)) == 25
+    assert 0 < full.sum() < 200
+    np.testing.assert_array_equal(short[full], filled[full])
