@@ -39,9 +39,12 @@ class View(Protocol):
 
 
 class Place(NamedTuple):
-    """What is read at a position of a run: which part of which example (-1: padding), and when."""
+    """What is read at a position of a run: in which pass, which part of which example.
 
-    epoch: int
+    Example -1 is padding.
+    """
+
+    turn: int
     example: int
     part: int
 
@@ -69,8 +72,11 @@ class Loader:
 
     What is read at once is a position; it gives `view.clips_per_part` rows of the batch, one after
     the other. Global batch k of training holds positions [k * reads, (k + 1) * reads) of the run,
-    reads = batch_size / clips_per_part; process p of n takes the p-th of n equal shares. Each epoch
-    has its own permutation and leaves out the last, incomplete batch.
+    reads = batch_size / clips_per_part; process p of n takes the p-th of n equal shares. Each pass
+    over the examples has its own permutation and leaves out the last, incomplete batch.
+
+    An epoch is as many clips as there are examples: where a view makes R clips of each, one pass is
+    R epochs, as repeats are counted in arXiv:2205.09113; PySlowFast's `MAX_EPOCH` counts passes.
     """
 
     def __init__(
@@ -123,7 +129,7 @@ class Loader:
         self.bad_inputs = bad_inputs or BadInputs()
         self._lock = threading.Lock()
         self._permutation = functools.lru_cache(maxsize=2)(
-            lambda epoch: order.permutation(seed, epoch, source.num_examples)
+            lambda turn: order.permutation(seed, turn, source.num_examples)
         )
 
     @property
@@ -132,8 +138,12 @@ class Loader:
         return self.view.parts * self._clips
 
     @property
-    def steps_per_epoch(self) -> int:
-        """Whole global batches in an epoch of training."""
+    def steps_per_epoch(self) -> float:
+        """Whole global batches of a pass of training, shared out over its epochs."""
+        return self._steps_per_pass / self.views
+
+    @property
+    def _steps_per_pass(self) -> int:
         return self.source.num_examples * self.view.parts // self._reads
 
     @property
@@ -151,7 +161,7 @@ class Loader:
           ValueError: the source has fewer examples than one batch.
           TooManyBadInputs: while iterating, when a limit of `bad_inputs` is passed.
         """
-        if self.steps_per_epoch == 0:
+        if self._steps_per_pass == 0:
             raise ValueError(
                 f"batch_size {self.batch_size} is more than the "
                 f"{self.source.num_examples * self._clips} clips of the source; use a smaller "
@@ -179,11 +189,11 @@ class Loader:
             raise ValueError(f'on_bad is {on_bad!r}; it must be "fail" or "skip"')
         return self._eval_batches(on_bad)
 
-    def load(self, epoch: int, index: int, part: int = 0) -> Part:
-        """Loads clips of one example: a pure function of (seed, epoch, index, part) and the file.
+    def load(self, turn: int, index: int, part: int = 0) -> Part:
+        """Loads clips of one example: a pure function of (seed, turn, index, part) and the file.
 
         Args:
-          epoch: decides frames, crop and augmentation, together with the seed.
+          turn: the number of the pass; decides frames, crop and augmentation, with the seed.
           index: of the example; -1 gives padding.
           part: which part of the example.
         """
@@ -195,7 +205,7 @@ class Loader:
                 data, label = self.source.read(index)
             if not isinstance(data, Video):
                 num_bytes = len(data) if isinstance(data, bytes) else data.nbytes
-            video = self.view(data, order.example_generator(self.seed, epoch, index), part)
+            video = self.view(data, order.example_generator(self.seed, turn, index), part)
         except BadMedia as bad:
             problem = Problem(bad.kind, bad.reason, num_bytes)
             return Part(self._empty(), 0, index, part, problem)
@@ -204,11 +214,11 @@ class Loader:
     def train_place(self, local_position: int) -> Place:
         """What is read at a position of this process's share of a run."""
         step, read = divmod(local_position, self._local_reads)
-        epoch, step = divmod(step, self.steps_per_epoch)
-        with self._lock:  # so that one thread computes a new epoch while the others wait for it
-            permutation = self._permutation(epoch)
+        turn, step = divmod(step, self._steps_per_pass)
+        with self._lock:  # so that one thread computes a new order while the others wait for it
+            permutation = self._permutation(turn)
         example, part = divmod(self._global_position(step, read), self.view.parts)
-        return Place(epoch, int(permutation[example]), part)
+        return Place(turn, int(permutation[example]), part)
 
     def eval_place(self, local_position: int) -> Place:
         """What is read at a position of this process's share of an evaluation pass."""

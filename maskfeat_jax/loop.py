@@ -65,7 +65,7 @@ def train(
     batches: Iterable[Batch],
     *,
     run: Run,
-    steps_per_epoch: int,
+    steps_per_epoch: float,
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
     place: Callable[[Batch], Batch],
     evaluate: Callable[[Any], dict[str, float]],
@@ -80,7 +80,7 @@ def train(
       state: where to begin.
       batches: from the batch of the state's step on.
       run: the section of the recipe.
-      steps_per_epoch: updates in an epoch.
+      steps_per_epoch: updates in an epoch; may be a fraction.
       step: the compiled step; takes the state over.
       place: moves a batch to the devices.
       evaluate: metrics of parameters.

@@ -339,7 +339,7 @@ def test_clips_of_one_reading_follow_each_other():
     videos = InMemory([FakeVideo(50 + k) for k in range(5)], ("ant", "bee"))
     view = TrainView(size=16, frames=4, stride=2, repeats=3, new_frames=True)
     loader = Loader(videos, view, batch_size=6)
-    assert (loader.steps_per_epoch, loader.views) == (2, 3)
+    assert (loader.steps_per_epoch, loader.views) == (2 / 3, 3)
     for batch in take(loader, 3):
         assert batch["video"].shape == (6, 4, 16, 16, 3)
         assert batch["view"].tolist() == [0, 1, 2, 0, 1, 2]
@@ -397,3 +397,15 @@ def test_refuses_batches_that_split_an_example():
     view = TrainView(size=16, frames=4, repeats=2)
     with pytest.raises(ValueError, match="3 is not a positive multiple of 1 processes x 2 clips"):
         Loader(videos, view, batch_size=3)
+
+
+@pytest.mark.parametrize(("repeats", "batch_size", "steps"), [(1, 4, 2), (2, 4, 5), (3, 6, 5)])
+def test_a_pass_is_as_many_epochs_as_clips_of_each_example(repeats, batch_size, steps):
+    videos = InMemory([FakeVideo(50 + k) for k in range(11)])
+    view = TrainView(size=16, frames=4, repeats=repeats)
+    loader = Loader(videos, view, batch_size=batch_size)
+    assert loader.steps_per_epoch == steps / repeats
+    places = [loader.train_place(read) for read in range(steps * batch_size // repeats)]
+    assert len({place.example for place in places}) == len(places)
+    assert {place.turn for place in places} == {0}
+    assert loader.train_place(len(places)).turn == 1
