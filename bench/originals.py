@@ -1,8 +1,13 @@
-"""Imports the PyTorch originals from a bare checkout, without what they depend on.
+"""Imports the PyTorch originals from bare checkouts, without what they depend on.
 
-`SLOWFAST_DIR` is the folder of PySlowFast that holds `slowfast/` and `configs/`. Its modules import
-many packages that the parts used here never call; empty stand-ins take their place while a module
-is imported, and are gone afterwards.
+| variable      | checkout of               | holds                      |
+|---------------|---------------------------|----------------------------|
+| `SLOWFAST_DIR`| facebookresearch/SlowFast | `slowfast/` and `configs/` |
+| `MAE_ST_DIR`  | facebookresearch/mae_st   | `models_mae.py`, `util/`   |
+| `MAE_DIR`     | facebookresearch/mae      | `models_mae.py`, `util/`   |
+
+Their modules import many packages that the parts used here never call; empty stand-ins take their
+place while a module is imported, and are gone afterwards. The parts of timm are in `timm_parts.py`.
 """
 
 from __future__ import annotations
@@ -17,9 +22,11 @@ import importlib.util
 import os
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 STOOD_IN = {
     "av",
@@ -42,10 +49,18 @@ STOOD_IN = {
 }
 
 
-def available() -> bool:
-    """Whether torch is installed and `SLOWFAST_DIR` names a checkout."""
-    folder = os.environ.get("SLOWFAST_DIR", "")
-    found = folder and (Path(folder) / "slowfast" / "models" / "masked.py").exists()
+# A file that tells a checkout from any other folder.
+KNOWN_BY = {
+    "SLOWFAST_DIR": "slowfast/models/masked.py",
+    "MAE_ST_DIR": "util/video_vit.py",
+    "MAE_DIR": "util/lars.py",
+}
+
+
+def available(variable: str = "SLOWFAST_DIR") -> bool:
+    """Whether torch is installed and the variable names a checkout."""
+    folder = os.environ.get(variable, "")
+    found = folder and (Path(folder) / KNOWN_BY[variable]).exists()
     return bool(found and importlib.util.find_spec("torch"))
 
 
@@ -55,13 +70,59 @@ def original(name: str) -> types.ModuleType:
     Raises:
       ValueError: torch is not installed, or `SLOWFAST_DIR` is not a checkout.
     """
-    if not available():
-        raise ValueError("needs torch, and SLOWFAST_DIR=<the folder that holds slowfast/>")
-    folder = os.environ["SLOWFAST_DIR"]
+    folder = _checkout("SLOWFAST_DIR")
     if folder not in sys.path:
         sys.path.append(folder)
     with stand_ins(STOOD_IN):
         return importlib.import_module(name)
+
+
+def mae_st(name: str) -> types.ModuleType:
+    """A module of mae_st, MAE for video, e.g. `mae_st("models_mae")`.
+
+    Raises:
+      ValueError: torch is not installed, or `MAE_ST_DIR` is not a checkout.
+    """
+    # Its modules call the checkout `mae_st`; its logging needs much and prints much.
+    return _module("mae_st", _checkout("MAE_ST_DIR"), name, {"mae_st.util.logging"})
+
+
+def mae(name: str) -> types.ModuleType:
+    """A module of image MAE, e.g. `mae("models_mae")`.
+
+    Raises:
+      ValueError: torch is not installed, or `MAE_DIR` is not a checkout.
+    """
+    folder = _checkout("MAE_DIR")
+    positions = _module("image_mae", folder, "util.pos_embed")
+    # `np.float`, which NumPy 1.24 removed, was the type of Python.
+    positions.np = types.SimpleNamespace(**vars(np), float=float)  # type: ignore[attr-defined]
+    return _module("image_mae", folder, name, {"util"}, util__pos_embed=_public(positions))
+
+
+def _checkout(variable: str) -> str:
+    if not available(variable):
+        raise ValueError(f"needs torch, and {variable}=<a folder that holds {KNOWN_BY[variable]}>")
+    return os.environ[variable]
+
+
+def _module(
+    package: str, folder: str, name: str, stood_in: Set[str] = frozenset(), **contents: Any
+) -> types.ModuleType:
+    """A module of a folder that is made a package; timm and `stood_in` are stood in."""
+    from bench import timm_parts
+
+    if package not in sys.modules:
+        sys.modules[package] = types.ModuleType(package)
+        sys.modules[package].__path__ = [folder]
+    timm = _public(timm_parts)
+    contents |= {"timm__models__layers": timm, "timm__models__vision_transformer": timm}
+    with stand_ins({"timm", *stood_in}, **contents):
+        return importlib.import_module(f"{package}.{name}")
+
+
+def _public(module: types.ModuleType) -> dict[str, Any]:
+    return {name: value for name, value in vars(module).items() if not name.startswith("_")}
 
 
 def recipe(path: str, **changes: Any) -> Any:
