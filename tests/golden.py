@@ -1,4 +1,4 @@
-"""PySlowFast's names and layouts of our parameters, and the weights behind its golden numbers."""
+"""Names and layouts that the originals have for our parameters; the weights of golden numbers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,33 @@ import numpy as np
 
 from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
 
+# How names begin that are not the same in both: ours, and theirs.
 PRETRAINING = {"norm.": "pred_head.transforms.0.0.", "projection.": "pred_head.projections.0."}
 CLASSIFIER = {"projection.": "head.projection."}
+MAE = {  # image MAE and mae_st
+    "decoder.": "decoder_",
+    "decoder_mask_token": "mask_token",
+    "decoder_projection.": "decoder_pred.",
+}
+MAE_CLASSIFIER = {"projection.": "head."}
+
+
+def mae_of_pyslowfast(decoder_depth: int) -> dict[str, str]:
+    """Names of PySlowFast's masked autoencoder."""
+    return {
+        "decoder.blocks.": "pred_head.transforms.0.",
+        "decoder.norm.": f"pred_head.transforms.0.{decoder_depth}.",
+        "decoder.projection.": "pred_head.projections.0.",
+        "decoder.mask_token": "mask_token",
+        "decoder.": "decoder_",
+    }
+
 
 Params = dict[str, Any]
 
 
 def torch_name(path: tuple[str, ...], renames: Mapping[str, str]) -> str:
-    """PySlowFast's name of a parameter of ours; `renames` of the parts of the head."""
+    """The original's name of a parameter of ours; `renames` of what the encoder does not hold."""
     name = ".".join(path)
     name = name.removeprefix("encoder.").removesuffix(".kernel").removesuffix(".scale")
     if path[-1] in ("kernel", "scale"):
@@ -39,6 +58,45 @@ def fill(params: Params, renames: Mapping[str, str] = MappingProxyType({})) -> P
         return 1 + 0.1 * random if scale else 0.05 * random
 
     return _build(params, renames, value_of)
+
+
+def fill_sines(params: Params, renames: Mapping[str, str], *, split_qkv: bool = False) -> Params:
+    """Sines of the place in a tensor and of the tensor's place among the original's sorted names.
+
+    Args:
+      params: shapes of ours.
+      renames: as for `torch_name`.
+      split_qkv: the original has three linear maps for queries, keys and values (mae_st).
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    scales = set()
+
+    def note(name: str, shape: tuple[int, ...], scale: bool) -> np.ndarray:
+        shapes[name] = shape
+        scales.update([name] if scale else [])
+        return np.empty(shape)
+
+    _build(params, renames, note)
+    for name in [name for name in shapes if split_qkv and ".qkv." in name]:
+        rows, *rest = shapes.pop(name)
+        shapes.update({name.replace("qkv", part): (rows // 3, *rest) for part in "qkv"})
+    arrays = {}
+    for k, name in enumerate(sorted(shapes)):
+        wave = 0.05 * np.sin(0.37 * np.arange(np.prod(shapes[name])) + k)
+        arrays[name] = wave.reshape(shapes[name]) + (name in scales)
+    return from_torch(params, renames, join_qkv(arrays))
+
+
+def join_qkv(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Parameters of mae_st with one linear map in the place of those of queries, keys, values."""
+    joined = {}
+    for name, array in arrays.items():
+        if ".attn.q." in name:
+            parts = [arrays[name.replace(".q.", f".{part}.")] for part in "qkv"]
+            joined[name.replace(".q.", ".qkv.")] = np.concatenate(parts)
+        elif ".attn.k." not in name and ".attn.v." not in name:
+            joined[name] = array
+    return joined
 
 
 def from_torch(

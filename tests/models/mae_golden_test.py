@@ -1,0 +1,128 @@
+"""Masked autoencoders against float64 numbers of mae_st and PySlowFast, weights by a rule."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from maskfeat_jax.losses import masked_mse
+from maskfeat_jax.models import create_model
+from maskfeat_jax.targets import Pixels
+from tests.golden import MAE, MAE_CLASSIFIER, fill_sines, mae_of_pyslowfast
+
+TINY = {"encoder": "vit_ti16", "width": 8, "depth": 2, "heads": 2, "tubelet": (2, 16, 16)}
+MAE_ST = {"width": 8, "depth": 1, "heads": 2, "positions": "separate", "class_token": "own"}
+PYSLOWFAST = {"width": 64, "depth": 1, "heads": 1}
+
+# Sines are a layout in disguise: what follows depends on the order of axes everywhere.
+CLIPS = np.sin(0.01 * np.arange(2 * 3 * 4 * 32 * 32)).reshape(2, 3, 4, 32, 32)
+CLIPS = CLIPS.transpose(0, 2, 3, 4, 1)
+NOISE = (7 * np.arange(8) + 3 * np.arange(2)[:, None]) % 8 / 8
+MASK = (NOISE >= 0.5).reshape(2, 2, 2, 2)  # half of the tokens, those of the least noise, are seen
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+def autoencoder(decoder, visible=4, **encoder):
+    return create_model(
+        "mae",
+        head={"dim": 768, "visible": visible, **decoder},
+        positions="separate",
+        **{"dtype": "float64", **encoder},
+    )
+
+
+def shapes_of(model, *inputs):
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
+def count(tree):
+    return sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def loss_of(params, model, target):
+    predicted = model.apply({"params": params}, CLIPS, MASK)
+    total, number = masked_mse(predicted, target(CLIPS), MASK)
+    return total / number
+
+
+def test_autoencoder_of_mae_st():
+    np.testing.assert_array_equal(
+        MASK.reshape(2, 8), [[0, 1, 1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1]]
+    )
+    model = autoencoder(MAE_ST, **TINY)
+    shapes = shapes_of(model, CLIPS, MASK)
+    assert count(shapes) == 22_064
+    params = fill_sines(shapes, MAE, split_qkv=True)
+    predicted = np.asarray(jax.jit(model.apply)({"params": params}, CLIPS, MASK)).reshape(2, 8, 768)
+    first = [-0.19719812, 0.23258432, -0.12006879, 0.18156424]
+    np.testing.assert_allclose(predicted[0, 0, :4], first, atol=1e-8)
+    last = [-0.11154452, 0.1489449, -0.00833661]
+    np.testing.assert_allclose(predicted[1, 7, -3:], last, atol=1e-8)
+    np.testing.assert_allclose(np.abs(predicted).sum(), 1483.08165115, rtol=1e-11)
+
+    pixels = functools.partial(Pixels, (2, 16, 16), channels="last", frames="spread")
+    loss, grads = jax.value_and_grad(loss_of)(params, model, pixels(normalise=True))
+    np.testing.assert_allclose(loss, 1.02467566055, rtol=1e-10)
+    np.testing.assert_allclose(optax.global_norm(grads), 0.47012804140, rtol=1e-10)
+    some = [grads["decoder"]["mask_token"][0, 0, 0]]
+    some.append(grads["encoder"]["patch_embed"]["kernel"][0, 0, 0, 0, 0])
+    np.testing.assert_allclose(some, [-0.09384762945, 2.348458264e-4], rtol=1e-9)
+    loss = loss_of(params, model, pixels(normalise=False))
+    np.testing.assert_allclose(loss, 0.48718775177, rtol=1e-10)
+
+
+def test_classifier_of_mae_st():
+    model = create_model(
+        "classifier", head={"num_classes": 5}, positions="separate", dtype="float64", **TINY
+    )
+    params = fill_sines(shapes_of(model, CLIPS), MAE_CLASSIFIER, split_qkv=True)
+    wanted = [
+        [-0.1279161, 0.23557681, -0.15780289, 0.21459399, -0.18142194],
+        [-0.13865561, 0.24872721, -0.17293173, 0.23120375, -0.1989664],
+    ]
+    logits = jax.jit(model.apply)({"params": params}, CLIPS)
+    np.testing.assert_allclose(logits, wanted, atol=1e-8)
+
+
+def test_autoencoder_of_pyslowfast():
+    model = autoencoder(PYSLOWFAST, **TINY)
+    shapes = shapes_of(model, CLIPS, MASK)
+    assert count(shapes) == 115_368
+    params = fill_sines(shapes, mae_of_pyslowfast(decoder_depth=1))
+    predicted = np.asarray(jax.jit(model.apply)({"params": params}, CLIPS, MASK))[MASK]
+    first = [1.02236167, -0.47234174, -1.21271474, 0.11998664]
+    np.testing.assert_allclose(predicted[0, :4], first, atol=1e-8)
+    np.testing.assert_allclose(np.abs(predicted).sum(), 3332.749710218, rtol=1e-12)
+    target = Pixels((2, 16, 16), channels="last")
+    np.testing.assert_allclose(loss_of(params, model, target), 1.44002538636, rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("size", "encoder", "of_mae_st", "of_pyslowfast", "classifier"),
+    [
+        ("vit_b16", 86_394_624, 99_898_880, 100_596_736, 86_702_224),
+        ("vit_l16", 304_096_256, 317_731_584, 318_429_440, 304_506_256),
+        ("vit_h16", 631_911_680, 645_678_080, 646_375_936, 632_424_080),
+    ],
+)
+def test_number_of_parameters(size, encoder, of_mae_st, of_pyslowfast, classifier):
+    clips = np.zeros((1, 16, 224, 224, 3), np.float32)
+    mask = (np.arange(1568) >= 156).reshape(1, 8, 14, 14)
+    fields = {"encoder": size, "tubelet": (2, 16, 16), "dtype": "float32", "scan": True}
+    heads = {"heads": 16, "positions": "separate", "class_token": "own"}
+    for decoder, number in ((heads, of_mae_st), ({}, of_pyslowfast)):
+        shapes = shapes_of(autoencoder(decoder, visible=156, **fields), clips, mask)
+        assert count(shapes) == number
+        assert count((shapes["encoder"], shapes["norm"])) == encoder
+    model = create_model("classifier", head={"num_classes": 400}, positions="separate", **fields)
+    assert count(shapes_of(model, clips)) == classifier
