@@ -34,6 +34,7 @@ from maskfeat_jax.build import (
 from maskfeat_jax.checkpoint import CheckpointError
 from maskfeat_jax.experiment import SHOWN_CLIPS, Experiment, run_evaluation, run_training
 from maskfeat_jax.loop import Diverged, Run
+from maskfeat_jax.models.probes import ENCODER
 from maskfeat_jax.optim import OPTIMIZERS
 from maskfeat_jax.tasks import task_of
 from maskfeat_jax.transfer import TransferError
@@ -45,8 +46,9 @@ from maskfeat_jax.workdir import (
     write_status,
 )
 
-SECTIONS = ("seed", "task", "data", "eval_data", "view", "eval_view", "input", "bad_inputs")
-SECTIONS += ("normalise", "augment", "model", "optim", "mesh", "run")
+# Of every recipe; a task adds its own.
+SECTIONS = ("seed", "task", "data", "eval_data", "eval_view", "input", "bad_inputs")
+SECTIONS += ("normalise", "model", "head", "mesh", "run")
 # May change when a run goes on: nothing of what is learnt depends on them.
 HARMLESS = ("data.path", "data.root", "eval_data.path", "eval_data.root", "input", "bad_inputs")
 HARMLESS += ("mesh", "run.log_every_steps", "run.keep_checkpoints", "run.checkpoint_every_epochs")
@@ -89,23 +91,27 @@ def build(recipe: Section, workdir: Path) -> Experiment:
     """
     problems = Problems()
     require_sections(recipe, SECTIONS)
-    evaluating = recipe["task"] == "evaluate"
     task_class = task_of(recipe)
+    learning = task_class.learns and recipe["task"] != "evaluate"
     require_sections(recipe, task_class.sections)
     parts: dict[str, Any] = {}
     with problems.gather():
         check_sections(recipe, (*SECTIONS, *task_class.sections))
     with problems.gather():
         check_workdir(workdir, recipe, HARMLESS)
-    for where, part in (("run", Run), ("input", Input), ("view", input_pipeline.TrainView)):
+    for where, part in (("run", Run), ("input", Input)):
         with problems.gather():
             parts[where] = call(where, part, recipe[where])
     for where in ("data", "eval_data"):
         with problems.gather():
-            wanted = recipe[where]["name"] and not (evaluating and where == "data")
+            unused = where == "data" and task_class.learns and not learning
+            wanted = recipe[where]["name"] and not unused
             parts[where] = choose(where, input_pipeline.DATASETS, recipe[where]) if wanted else None
     with problems.gather():
-        if not evaluating:
+        if learning:
+            parts["view"] = call("view", input_pipeline.TrainView, recipe["view"])
+    with problems.gather():
+        if learning:
             parts["optim"] = choose("optim", OPTIMIZERS, recipe["optim"])
     with problems.gather():
         view = parts["eval_view"] = call("eval_view", input_pipeline.EvalView, recipe["eval_view"])
@@ -114,21 +120,21 @@ def build(recipe: Section, workdir: Path) -> Experiment:
         limits = {**recipe["bad_inputs"], "path": str(workdir / "bad_inputs.jsonl")}
         parts["bad_inputs"] = call("bad_inputs", input_pipeline.BadInputs, limits)
     problems.stop()
-    return assemble(recipe, parts, evaluating, problems)
+    return assemble(recipe, parts, learning, problems)
 
 
 def assemble(
-    recipe: Section, parts: dict[str, Any], evaluating: bool, problems: Problems
+    recipe: Section, parts: dict[str, Any], learning: bool, problems: Problems
 ) -> Experiment:
     """The second half of `build`: what needs several parts at once."""
     run, task = parts["run"], parts["task"]
     training = testing = optimizer = None
     init_from = recipe["model"].get("init_from", "")
-    if evaluating and not init_from:
-        problems.append("model.init_from: name the run or checkpoint to evaluate")
+    if not init_from and (not learning or set(ENCODER) <= set(task.model.frozen)):
+        problems.append("model.init_from: name the run or checkpoint to evaluate or probe")
     if init_from and not Path(init_from).exists():
         problems.append(f"model.init_from={init_from!r}: no such file or directory")
-    if evaluating and parts["eval_data"] is None:
+    if not learning and parts["eval_data"] is None:
         problems.append("eval_data.name: nothing to evaluate on")
     divisor = jax.device_count() * run.accumulate
     if run.batch_size % divisor:
@@ -136,14 +142,18 @@ def assemble(
             f"run.batch_size={run.batch_size} is not divisible by {jax.device_count()} devices "
             f"x {run.accumulate} parts (run.accumulate)"
         )
-    if not evaluating and parts["view"].shape != parts["eval_view"].shape:
+    if learning and parts["view"].shape != parts["eval_view"].shape:
         problems.append(f"view gives {parts['view'].shape}, eval_view {parts['eval_view'].shape}")
     with problems.gather():
         if parts["eval_data"] is not None:
             testing = loader("eval_data", recipe, parts)
             task.check_labels(testing.source.class_names)
     with problems.gather():
-        if not evaluating:
+        if not task.learns:
+            training = loader("data", recipe, parts)
+            task.check_labels(training.source.class_names)
+    with problems.gather():
+        if learning:
             training = loader("data", recipe, parts)
             task.check_labels(training.source.class_names)
             task.check_batch(run.batch_size)
@@ -160,6 +170,7 @@ def assemble(
                 steps_per_epoch=training.steps_per_epoch,
                 epochs=run.epochs,
                 batch_size=run.batch_size,
+                frozen=task.model.frozen,
             )
     problems.stop()
     shown = testing or loader("data", recipe, {**parts, "view": parts["eval_view"]})
@@ -172,14 +183,15 @@ def assemble(
         shown=first_clips(shown),
         optimizer=optimizer,
         init_from=init_from,
+        init_parts=tuple(recipe["model"].get("init_parts") or task.init_parts),
         on_bad=parts["input"].on_bad_in_evaluation,
     )
 
 
 def loader(where: str, recipe: Section, parts: dict[str, Any]) -> Any:
     """Batches of the source of a section, the part of this process."""
-    view, rows = parts["view"], parts["run"].batch_size
-    if where == "eval_data":
+    view, rows = parts.get("view"), parts["run"].batch_size
+    if where == "eval_data" or view is None:
         # Whole examples, all views of each, on each device the same number of rows.
         view = parts["eval_view"]
         views, clips = view.parts * view.clips_per_part, view.clips_per_part

@@ -57,8 +57,8 @@ def pictures(
     params = load_params(workdir).evaluated
     video = np.concatenate([middle(path, view) for path in files])
     shown = jax.device_get(jax.jit(task.show_step)(params, video))
-    classes = recipe["model"].get("num_classes", 0)
-    return task.draw(video, shown, [f"class {k}" for k in range(classes)])
+    classes = range(getattr(task, "classes", 0))
+    return task.draw(video, shown, [f"class {k}" for k in classes])
 
 
 def middle(path: Path, view: EvalView) -> np.ndarray:

@@ -32,9 +32,9 @@ def get_config() -> ConfigDict:
         depth=4,
         heads=4,
         dtype="float32",
-        num_classes=10,
         init_from="runs/demo/pretrain",
     )
+    config.head = dict(name="classifier", num_classes=10)
     config.optim = dict(
         name="adamw",
         lr=1e-3,

@@ -53,9 +53,9 @@ def get_config() -> ConfigDict:
         tubelet=(2, 8, 8),
         kv_stride=1,
         dtype="float32",
-        num_classes=8,
         init_from="runs/demo_video/pretrain",
     )
+    config.head = dict(name="classifier", num_classes=8)
     config.optim = dict(
         name="adamw",
         lr=1e-3,

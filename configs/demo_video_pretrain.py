@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
         kv_stride=1,
         dtype="float32",
     )
+    config.head = dict(name="maskfeat")
     config.optim = dict(
         name="adamw",
         lr=1e-2,

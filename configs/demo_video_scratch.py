@@ -52,8 +52,8 @@ def get_config() -> ConfigDict:
         tubelet=(2, 8, 8),
         kv_stride=1,
         dtype="float32",
-        num_classes=8,
     )
+    config.head = dict(name="classifier", num_classes=8)
     config.optim = dict(
         name="adamw",
         lr=3e-3,

@@ -18,5 +18,5 @@ from configs.finetune_mvit_l_k400 import get_config as kinetics_400
 def get_config() -> ConfigDict:
     """The recipe."""
     config = kinetics_400()
-    config.model.num_classes = 700
+    config.head.num_classes = 700
     return config

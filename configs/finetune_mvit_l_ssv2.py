@@ -50,13 +50,13 @@ def get_config() -> ConfigDict:
     )
     config.model = dict(
         encoder="mvit_v2_l",
-        num_classes=174,
         init_from="",  # work directory or checkpoint of the pre-training
         drop_path=0.2,
         dtype="float32",
         scan=True,
         remat=True,  # less memory for a third more computation; no effect on the result
     )
+    config.head = dict(name="classifier", num_classes=174)
     config.optim = dict(
         name="adamw",
         lr=6e-4,

@@ -58,13 +58,13 @@ def get_config() -> ConfigDict:
     )
     config.model = dict(
         encoder="mvit_v2_s",
-        num_classes=400,
         init_from="",  # work directory or checkpoint of the pre-training
         drop_path=0.1,
         dtype="float32",
         scan=False,
         remat=False,
     )
+    config.head = dict(name="classifier", num_classes=400)
     config.optim = dict(
         name="adamw",
         lr=6e-4,

@@ -47,13 +47,13 @@ def get_config() -> ConfigDict:
     )
     config.model = dict(
         encoder="vit_b16",
-        num_classes=1000,
         init_from="",  # work directory or checkpoint of the pre-training
         drop_path=0.1,
         dtype="float32",
         scan=False,
         remat=False,
     )
+    config.head = dict(name="classifier", num_classes=1000)
     config.optim = dict(
         name="adamw",
         lr=8e-3,

@@ -35,9 +35,9 @@ def get_config() -> ConfigDict:
         heads=4,
         dtype="float32",
         drop_path=0.1,
-        num_classes=10,
         init_from="",
     )
+    config.head = dict(name="classifier", num_classes=10)
     config.optim = dict(name="adamw", lr=1e-3, lr_batch=100, warmup_epochs=3.0, layer_decay=0.75)
     config.mesh = dict(parameters=1)
     config.run = dict(

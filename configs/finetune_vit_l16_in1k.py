@@ -44,13 +44,13 @@ def get_config() -> ConfigDict:
     )
     config.model = dict(
         encoder="vit_l16",
-        num_classes=1000,
         init_from="",  # work directory or checkpoint of the pre-training
         drop_path=0.1,
         dtype="float32",
         scan=True,
         remat=False,
     )
+    config.head = dict(name="classifier", num_classes=1000)
     config.optim = dict(
         name="adamw",
         lr=1e-3,

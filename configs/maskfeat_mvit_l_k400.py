@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
         scan=True,
         remat=True,  # less memory for a third more computation; no effect on the result
     )
+    config.head = dict(name="maskfeat")
     config.optim = dict(
         name="adamw",
         lr=1e-4,

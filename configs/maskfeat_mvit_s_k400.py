@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
         scan=False,
         remat=False,
     )
+    config.head = dict(name="maskfeat")
     config.optim = dict(
         name="adamw",
         lr=1e-4,

@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
     config.mask = dict(name="block", ratio=0.4, exact=True)
     config.target = dict(name="hog", bins=9, cell=8, window=16)
     config.model = dict(encoder="vit_b16", drop_path=0.0, dtype="bfloat16", scan=False, remat=False)
+    config.head = dict(name="maskfeat")
     config.optim = dict(
         name="adamw",
         lr=1.6e-3,

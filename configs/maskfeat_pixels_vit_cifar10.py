@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.model = dict(
         encoder="vit_ti16", tubelet=(1, 4, 4), width=128, depth=4, heads=4, dtype="float32"
     )
+    config.head = dict(name="maskfeat")
     config.optim = dict(name="adamw", lr=3e-3, lr_batch=128, warmup_epochs=0.3, clip_norm=1.0)
     config.mesh = dict(parameters=1)
     config.run = dict(

@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
     config.mask = dict(name="block", ratio=0.4)
     config.target = dict(name="hog", bins=9, cell=8)
     config.model = dict(encoder="vit_l16", drop_path=0.0, dtype="float32", scan=True, remat=False)
+    config.head = dict(name="maskfeat")
     config.optim = dict(
         name="adamw",
         lr=2e-4,

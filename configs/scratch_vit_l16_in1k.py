@@ -43,13 +43,13 @@ def get_config() -> ConfigDict:
     )
     config.model = dict(
         encoder="vit_l16",
-        num_classes=1000,
         init_from="",
         drop_path=0.2,
         dtype="float32",
         scan=True,
         remat=False,
     )
+    config.head = dict(name="classifier", num_classes=1000)
     config.optim = dict(
         name="adamw",
         lr=1e-4,

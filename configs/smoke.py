@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
     config.model = dict(
         encoder="vit_ti16", tubelet=(1, 4, 4), width=96, depth=4, heads=4, dtype="float32"
     )
+    config.head = dict(name="maskfeat")
     config.optim = dict(
         name="adamw",
         lr=3e-3,

@@ -21,7 +21,8 @@ from maskfeat_jax.loop import Run, train
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.report import Report
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.tasks import Task
+from maskfeat_jax.tasks import Knn, Learner, Task
+from maskfeat_jax.tasks.knn import bank_of
 from maskfeat_jax.transfer import transfer
 from maskfeat_jax.workdir import write_table
 
@@ -44,7 +45,7 @@ class Data(Protocol):
     """Batches of a dataset, e.g. `input_pipeline.Loader`."""
 
     source: Source
-    steps_per_epoch: int
+    steps_per_epoch: float
     views: int
 
     def train_batches(self, start_step: int) -> Generator[Batch]:
@@ -62,11 +63,12 @@ class Experiment:
       task: what is learnt.
       run: how long and how often.
       seed: of the initial parameters.
-      training: the data to learn from; None in a task that only evaluates.
+      training: the data to learn from, or to compare with; None in a task that needs none.
       testing: the data to evaluate on; None for no evaluation.
       shown: clips for pictures, uint8 `(b, t, h, w, 3)`.
       optimizer: None where nothing is trained.
       init_from: work directory or checkpoint to start from; empty for fresh parameters.
+      init_parts: top-level names of the parameters to take of it.
       on_bad: what evaluation does with unreadable files, "fail" or "skip".
     """
 
@@ -78,6 +80,7 @@ class Experiment:
     shown: np.ndarray
     optimizer: Optimizer | None
     init_from: str
+    init_parts: tuple[str, ...]
     on_bad: str
 
     @property
@@ -93,6 +96,7 @@ def run_training(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str,
     task, run, data = experiment.task, experiment.run, experiment.data
     optimizer = experiment.optimizer
     assert optimizer is not None
+    assert isinstance(task, Learner)
     create = functools.partial(TrainState.create, optimizer=optimizer)
     shapes = jax.eval_shape(lambda key: create(task.init(key)), jax.random.key(0))
     places = sharding.state_sharding(mesh, shapes)
@@ -100,9 +104,8 @@ def run_training(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str,
     facts = {"data": data.source.fingerprint}
     newest = checkpoints.latest_good()
     if newest is None:
-        state = jax.jit(create, out_shardings=places)(
-            initial_params(experiment, parts=("encoder",))
-        )
+        params = initial_params(experiment, parts=experiment.init_parts)
+        state = jax.jit(create, out_shardings=places)(params)
     else:
         like = jax.tree.map(_shape_at, shapes, places)
         state, stored = checkpoints.restore(newest, like)
@@ -147,8 +150,10 @@ def run_training(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str,
 def run_evaluation(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str, float]:
     """Evaluates the parameters of `init_from`, all of them."""
     params = initial_params(experiment, parts=None)
-    places = sharding.state_sharding(mesh, params)
-    params = jax.device_put(params, places)
+    params = jax.device_put(params, sharding.state_sharding(mesh, params))
+    if isinstance(experiment.task, Knn):
+        params = with_neighbours(experiment, experiment.task, params, mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, params)
     with Report(
         workdir,
         total_steps=1,
@@ -161,6 +166,32 @@ def run_evaluation(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[st
         for name, picture in drawer(experiment, mesh)(params).items():
             report.pictures(0, name, picture)
     return results
+
+
+def with_neighbours(experiment: Experiment, task: Knn, params: Any, mesh: Mesh) -> dict[str, Any]:
+    """The parameters of a model, with features and classes of all training data, over all devices.
+
+    See `Knn`.
+    """
+    training = experiment.training
+    assert training is not None
+    step = jax.jit(
+        functools.partial(task.features_step, views=training.views),
+        out_shardings=sharding.replicated(mesh),
+    )
+    place = functools.partial(sharding.to_device, mesh)
+    found: list[dict[str, np.ndarray]] = []
+    for batch in sharding.prefetch(training.eval_batches(experiment.on_bad), place):
+        rows = jax.device_get(step(params, batch))
+        found.append({name: rows[name][rows["valid"]] for name in ("features", "label")})
+    features, labels = (np.concatenate([x[name] for x in found]) for name in ("features", "label"))
+    bank, labels = bank_of(features, labels, jax.device_count(), task.vote.k)
+    spread = sharding.batch_sharding(mesh)
+    return {
+        "model": params,
+        "bank": jax.make_array_from_callback(bank.shape, spread, bank.__getitem__),
+        "labels": jax.make_array_from_callback(labels.shape, spread, labels.__getitem__),
+    }
 
 
 def initial_params(experiment: Experiment, parts: tuple[str, ...] | None) -> Any:

@@ -28,8 +28,8 @@ class Run:
     """How long, how much at a time, and how often what.
 
     Attributes:
-      epochs: of the whole run.
       batch_size: clips per update, over all devices.
+      epochs: of the whole run.
       accumulate: parts that a batch is computed in, one after the other.
       log_every_steps: steps between two lines of progress.
       checkpoint_every_epochs: 0 saves at the end only.
@@ -39,8 +39,8 @@ class Run:
       max_nonfinite: steps in a row that may be skipped because loss or gradient is not finite.
     """
 
-    epochs: float
     batch_size: int
+    epochs: float = 1.0
     accumulate: int = 1
     log_every_steps: int = 50
     checkpoint_every_epochs: float = 1.0

@@ -14,12 +14,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from maskfeat_jax import losses
 from maskfeat_jax.arrays import Array
 from maskfeat_jax.augment import Augment, Mix, Normalise
 from maskfeat_jax.masking import Masker
+from maskfeat_jax.models.probes import RUNNING
 from maskfeat_jax.ops.patches import token_grid
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.state import TrainState
@@ -91,6 +92,37 @@ def finetune_step(
     return _update(state, loss, grads, optimizer)
 
 
+def probe_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    normalise: Normalise,
+    augment: Augment,
+    classes: int,
+    optimizer: Optimizer,
+    seed: int,
+) -> tuple[TrainState, Metrics]:
+    """One update of a small classifier on a frozen encoder, and of its running statistics."""
+    augment_key, _, _ = _keys(seed, state.step)
+    clips = augment(augment_key, normalise(batch["video"]))
+    wanted = jax.nn.one_hot(batch["label"], classes)
+    weight = batch["valid"].astype(jnp.float32)
+
+    def loss_of(params: Any):
+        logits, changed = model.apply(
+            {"params": params}, clips, batch["valid"], train=True, mutable=[RUNNING]
+        )
+        loss, total = losses.soft_cross_entropy(logits, wanted, weight)
+        return loss / jnp.maximum(total, 1), changed.get(RUNNING, {})
+
+    (loss, running), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    new, metrics = _update(state, loss, grads, optimizer)
+    keep = metrics["nonfinite"] | ~batch["valid"].any()
+    params = _with(new.params, running, keep)
+    return new.replace(params=params), metrics
+
+
 def eval_step(
     params: Any, batch: Batch, *, model: nn.Module, normalise: Normalise, views: int = 1
 ) -> Metrics:
@@ -99,20 +131,33 @@ def eval_step(
     The `views` rows of an example follow each other; its score is the mean of their probabilities.
 
     Returns:
-      `examples`, `loss`, hits among the best 1 and 5 (`top1`, `top5`), and by class `(classes,)`
-      `class_examples` and `class_top1`.
+      `loss`, and see `class_sums`.
     """
     logits = forward(model, params, normalise(batch["video"]))
     by_view = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
     scores = jax.nn.logsumexp(by_view, axis=1) - math.log(views)
     valid = jnp.asarray(batch["valid"]).reshape(-1, views).all(1)
     labels = jnp.where(valid, batch["label"][::views], 0)
+    wanted = jax.nn.one_hot(labels, scores.shape[-1])
+    loss, _ = losses.soft_cross_entropy(scores, wanted, valid.astype(jnp.float32))
+    return {"loss": loss, **class_sums(scores, labels, valid)}
+
+
+def class_sums(
+    scores: Float[Array, "b classes"], labels: Int[Array, " b"], valid: Bool[Array, " b"]
+) -> Metrics:
+    """Sums over the valid examples.
+
+    Returns:
+      `examples`, hits among the best 1 and 5 (`top1`, `top5`), and by class `(classes,)`
+      `class_examples` and `class_top1`. An example whose class scores -inf is no hit.
+    """
+    labels = jnp.where(valid, labels, 0)
     wanted = jax.nn.one_hot(labels, scores.shape[-1]) * valid[:, None]
-    loss, examples = losses.soft_cross_entropy(scores, wanted, valid.astype(jnp.float32))
-    top1, top5 = (jnp.asarray(losses.hits(scores, labels, k) & valid) for k in (1, 5))
+    possible = valid & jnp.isfinite(jnp.take_along_axis(scores, labels[:, None], 1)[:, 0])
+    top1, top5 = (jnp.asarray(losses.hits(scores, labels, k) & possible) for k in (1, 5))
     return {
-        "examples": examples,
-        "loss": loss,
+        "examples": jnp.sum(valid.astype(jnp.float32)),
         "top1": jnp.sum(top1),
         "top5": jnp.sum(top5),
         "class_examples": wanted.sum(0),
@@ -216,6 +261,13 @@ def _update(
     lr = optimizer.schedule(state.step - state.skipped)
     metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "nonfinite": ~finite}
     return new.replace(step=state.step + 1, skipped=state.skipped + ~finite), metrics
+
+
+def _with(params: Any, values: Any, keep: Array) -> Any:
+    """Parameters with some replaced by the values that lie under the same paths, unless `keep`."""
+    if not isinstance(values, dict):
+        return jnp.where(keep, params, values)
+    return {**params, **{name: _with(params[name], x, keep) for name, x in values.items()}}
 
 
 def _only_if(

@@ -287,8 +287,8 @@ def test_missing_sections_are_named(section, tmp_path):
 
 def test_labels_must_fit(tmp_path):
     small = shrunken(FINETUNE)
-    small["model"]["num_classes"] = 11
-    with pytest.raises(RecipeError, match="model.num_classes=11, but the data has 10"):
+    small["head"]["num_classes"] = 11
+    with pytest.raises(RecipeError, match="num_classes=11, but the data has 10"):
         main.run_recipe(small, tmp_path / "run")
     for i in range(20):
         (tmp_path / "images").mkdir(exist_ok=True)
@@ -352,7 +352,7 @@ def test_bad_images_are_skipped_in_training_and_an_error_in_evaluation(tmp_path)
     small = shrunken(FINETUNE)
     small["data"] = {"name": "image_folder", "path": str(tmp_path / "images"), "split": "train"}
     small["eval_data"] = {**small["data"], "split": "val"}
-    small["model"]["num_classes"] = 2
+    small["head"]["num_classes"] = 2
     small["bad_inputs"]["max_fraction"] = 0.2
     results = main.run_recipe(small, tmp_path / "run")
     assert results["used"] == 32

@@ -26,15 +26,15 @@ def shrunken(name: str) -> dict[str, Any]:
     """The recipe with a small network on a few small shapes, for a few steps."""
     small = recipe(name)
     _shrink_data(small)
-    model = small["model"]
+    model, head = small["model"], small["head"]
     if small["view"].get("frames", 1) == 1:
         sizes = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 16, 16)}
     else:  # as published, the classifier halves the grid once more
-        last = 8 if "num_classes" in model else 4
+        last = 8 if "num_classes" in head else 4
         sizes = {"width": 8, "depth": 2, "heads": 1, "stages": (1,), "tubelet": (2, last, last)}
     small["model"] = {**model, **sizes}
-    if "num_classes" in model:
-        small["model"] = {**small["model"], "num_classes": len(CLASSES[small["data"]["name"]])}
+    if "num_classes" in head:
+        small["head"] = {**head, "num_classes": len(CLASSES[small["data"]["name"]])}
         small["model"]["init_from"] = ""
         small["mix"]["group"] = 4
     if "target" in small:
