@@ -1,0 +1,124 @@
+"""Behaviour; numbers are in mae_golden_test.py."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskfeat_jax.masking import Random
+from maskfeat_jax.models import create_encoder, create_model
+from maskfeat_jax.models.layers import unstack_blocks
+from maskfeat_jax.models.positions import POSITIONS, sincos_table
+from maskfeat_jax.ops.visible import visible_tokens
+
+ENCODER = {"width": 32, "depth": 2, "heads": 2, "tubelet": (2, 8, 8)}
+HEAD = {"dim": 6, "visible": 10, "width": 16, "depth": 1, "heads": 2}
+RNG = np.random.default_rng(0)
+CLIPS = RNG.standard_normal((2, 4, 32, 32, 3)).astype(np.float32)
+MASK = np.asarray(Random(1 - 10 / 32)(jax.random.key(0), 2, (2, 4, 4)))
+
+
+def model_of(head=(), **fields):
+    return create_model("mae", encoder="vit_ti16", head={**HEAD, **dict(head)}, **ENCODER, **fields)
+
+
+def fresh(model):
+    params = model.init(jax.random.key(0), CLIPS, MASK)["params"]
+    leaves, tree = jax.tree.flatten(params)  # nothing stays zero
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    pairs = zip(leaves, keys, strict=True)
+    return tree.unflatten([x + 0.1 * jax.random.normal(k, x.shape) for x, k in pairs])
+
+
+def test_encoder_sees_the_visible_tokens_only():
+    model = model_of()
+    params = fresh(model)
+
+    def predict(clips):
+        return model.apply({"params": params}, clips, MASK)
+
+    hidden = np.kron(MASK, np.ones((1, 2, 8, 8)))[..., None]
+    changed = np.where(hidden > 0, 7.0, CLIPS).astype(np.float32)
+    np.testing.assert_array_equal(predict(CLIPS), predict(changed))
+    gradient = jax.grad(lambda clips: jnp.sum(predict(clips) ** 2))(CLIPS)
+    # `take_visible` passes gradients to what it takes, and to nothing else.
+    assert not np.any(np.where(hidden > 0, gradient, 0))
+    assert np.any(np.asarray(gradient))
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_visible_tokens_enter_as_if_all_had_been_embedded(positions):
+    encoder = create_encoder("vit_ti16", **{**ENCODER, "depth": 0, "positions": positions})
+    params = encoder.init(jax.random.key(0), CLIPS)["params"]
+    every = np.asarray(encoder.apply({"params": params}, CLIPS))
+    few = encoder.apply({"params": params}, CLIPS, visible=visible_tokens(MASK, 10))
+    np.testing.assert_array_equal(few[:, 0], every[:, 0])
+    wanted = every[:, 1:][~MASK.reshape(2, -1)].reshape(2, 10, -1)
+    np.testing.assert_allclose(few[:, 1:], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("class_token", ["encoder", "own"])
+def test_all_dialects_use_every_parameter(positions, class_token):
+    model = model_of({"positions": positions, "class_token": class_token}, positions=positions)
+    params = fresh(model)
+    out = model.apply({"params": params}, CLIPS, MASK)
+    assert out.shape == (2, 2, 4, 4, 6)
+    gradients = jax.grad(lambda p: jnp.sum(jnp.square(model.apply({"params": p}, CLIPS, MASK))))(
+        params
+    )
+    fixed = positions == "sincos"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
+        name = "/".join(key.key for key in path)
+        assert np.any(np.asarray(leaf)) != (fixed and name.endswith("pos_embed")), name
+    assert ("cls_token" in params["decoder"]) == (class_token == "own")
+    wanted = {"^encoder/pos_embed$", "^decoder/pos_embed$"} if fixed else set()
+    assert set(model.frozen) == wanted
+
+
+@pytest.mark.parametrize("fields", [{"scan": True}, {"remat": True}])
+def test_scan_and_remat_change_nothing(fields):
+    model, other = model_of(), model_of(**fields)
+    params = fresh(other)
+
+    def loss(model):
+        return lambda p: jnp.sum(jnp.square(model.apply({"params": p}, CLIPS, MASK)))
+
+    found = unstack_blocks(jax.grad(loss(other))(params))
+    wanted = jax.grad(loss(model))(unstack_blocks(params))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
+
+
+def test_sincos_tells_column_row_and_frame():
+    table = np.asarray(sincos_table((1, 3, 4), 32))[0]
+    assert not table[0].any()
+    grid = table[1:].reshape(3, 4, 32)
+    assert (grid[:, 2, :16] == grid[0, 2, :16]).all()  # the first half tells the column
+    assert (grid[1, :, 16:] == grid[1, 0, 16:]).all()  # the second the row
+    np.testing.assert_allclose(grid[0, 3, [0, 8]], [np.sin(3), np.cos(3)], atol=1e-6)
+    video = np.asarray(sincos_table((2, 3, 4), 32))[0, 1:].reshape(2, 3, 4, 32)
+    assert (video[1, :, :, :8] == video[1, 0, 0, :8]).all()
+    assert (video[0, ..., 8:] == video[1, ..., 8:]).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"encoder": "mvit_v2_s", "head": HEAD}, "MViT cannot leave tokens out"),
+        ({"encoder": "vit_b16", "head": {**HEAD, "heads": 3}}, "width 16 is not"),
+        ({"encoder": "vit_b16", "head": {**HEAD, "class_token": "none"}}, "class_token='none'"),
+        ({"encoder": "vit_b16", "head": {**HEAD, "positions": "rope"}}, "positions='rope'"),
+        ({"encoder": "vit_b16", "head": HEAD, "positions": "no"}, "positions='no'"),
+        ({"encoder": "vit_b16", "head": HEAD, "kernel_init": "zero"}, "kernel_init='zero'"),
+        (
+            {"encoder": "vit_b16", "head": HEAD, "positions": "sincos", "width": 72, "heads": 3},
+            "width 72 is not a multiple of 16",
+        ),
+    ],
+)
+def test_refuses(changes, words):
+    with pytest.raises(ValueError, match=words):
+        create_model("mae", **changes)
