@@ -22,6 +22,7 @@ from input_pipeline import EvalView, TrainView
 from maskfeat_jax.build import RecipeError
 from maskfeat_jax.checkpoint import CheckpointError, load_params
 from maskfeat_jax.experiment import initial_params
+from maskfeat_jax.models.positions import sincos_table
 from maskfeat_jax.tasks import TASKS
 from maskfeat_jax.workdir import WorkdirError
 from tests.recipes import CONFIGS, ROOT, recipe, shrunken
@@ -40,28 +41,64 @@ def pretrained(tmp_path_factory):
     return workdir, main.run_recipe(shrunken(PRETRAIN), workdir)
 
 
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("autoencoder") / "run"
+    return workdir, main.run_recipe(shrunken("mae_vit_b16_in1k"), workdir)
+
+
+def built(name):
+    """Task and optimiser of a recipe at its full size, None where nothing is learnt; no data."""
+    full = recipe(name)
+    known = (*main.SECTIONS, *TASKS[full["task"]].sections)
+    main.check_sections(full, known)
+    main.require_sections(full, known)
+    problems = main.Problems()
+    (shape,) = {main.call(key, VIEWS[key], full[key]).shape for key in VIEWS if key in full}
+    task = TASKS[full["task"]].from_recipe(full, shape[:3], problems)
+    assert problems == []
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    run = main.call("run", main.Run, full["run"])
+    if not task.learns:
+        return task, None
+    task.check_batch(run.batch_size)
+    rule = main.choose("optim", main.OPTIMIZERS, full["optim"])
+    return task, rule.optimizer(
+        params,
+        steps_per_epoch=100,
+        epochs=run.epochs,
+        batch_size=run.batch_size,
+        frozen=task.model.frozen,
+    )
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_recipe_says_what_it_is_and_its_parts_exist(name):
     text = (ROOT / "configs" / f"{name}.py").read_text()
     for word in ("Expect:", "Cost:", "Run: python main.py", f"configs/{name}.py"):
         assert word in text.split('"""')[1], word
-    full = recipe(name)
-    main.check_sections(full, (*main.SECTIONS, *TASKS[full["task"]].sections))
-    problems = main.Problems()
-    views = [
-        main.call(name, view, full[name])
-        for name, view in (
-            ("view", main.input_pipeline.TrainView),
-            ("eval_view", main.input_pipeline.EvalView),
-        )
-    ]
-    assert views[0].shape == views[1].shape
-    task = TASKS[full["task"]].from_recipe(full, views[0].shape[:3], problems)
-    assert problems == []
-    params = jax.eval_shape(task.init, jax.random.key(0))
-    run = main.call("run", main.Run, full["run"])
-    rule = main.choose("optim", main.OPTIMIZERS, full["optim"])
-    rule.optimizer(params, steps_per_epoch=100, epochs=run.epochs, batch_size=run.batch_size)
+    built(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "warmup_epochs", "peak", "end"),
+    [
+        ("mae_vit_b16_k400", 240, 1.6e-3, 1.6e-5),  # per node 1e-4 to 1e-6, 16 nodes
+        ("mae_vit_l16_k400", 120, 1.6e-3, 1.6e-5),
+        ("finetune_mae_vit_l16_k400", 10, 4.8e-3, 1.6e-4),  # mae_st: 2.4e-3 for 256, 512 clips
+        ("finetune_mae_vit_h16_k400", 5, 4.8e-3, 1.6e-5),
+        ("mae_vit_h14_in1k", 40, 2.4e-3, 0),
+        ("finetune_mae_vit_b16_in1k", 5, 2e-3, 1e-6),
+        ("finetune_mae_vit_h14_in1k", 5, 4e-3, 1e-6),
+        ("linear_mae_vit_l16_in1k", 10, 6.4, 0),
+    ],
+)
+def test_learning_rates_of_masked_autoencoders(name, warmup_epochs, peak, end):
+    _, optimizer = built(name)
+    at = [warmup_epochs - 5, warmup_epochs, recipe(name)["run"]["epochs"]]
+    rising, highest, last = (float(optimizer.schedule(100 * epoch)) for epoch in at)
+    assert rising < highest == pytest.approx(peak, rel=1e-6)
+    assert last == pytest.approx(end, rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["maskfeat_openmmlab_vit_b16_in1k", "scratch_vit_b16_in1k"])
@@ -86,6 +123,73 @@ def test_videos_are_learnt_from_and_tested_with_views(tmp_path):
     table = (tmp_path / "tuned" / "per_class.csv").read_text().splitlines()
     assert table[0] == "class,examples,top1"
     assert [line.split(",")[1] for line in table[1:]] == ["3"] * 5 + ["2"] * 3
+
+
+def same(fresh, source):
+    jax.tree.map(np.testing.assert_array_equal, fresh, {name: source[name] for name in fresh})
+
+
+def test_a_linear_probe_leaves_the_encoder_as_it_is(autoencoder, tmp_path):
+    source = load_params(autoencoder[0]).params
+    table = source["encoder"]["pos_embed"]
+    np.testing.assert_array_equal(table, sincos_table((1, 2, 2), 32))
+    small = shrunken("linear_mae_vit_b16_in1k")
+    with pytest.raises(RecipeError, match="name the run or checkpoint to evaluate or probe"):
+        main.build(small, tmp_path / "probe")
+    small["model"]["init_from"] = str(autoencoder[0])
+    results = main.run_recipe(small, tmp_path / "probe")
+    assert results["used"] == results["expected"] == 21
+    assert 0 <= results["top1"] <= results["top5"] <= 1
+    params = load_params(tmp_path / "probe").params
+    for part in ("encoder", "norm"):
+        same(params[part], source[part])
+    assert np.any(params["projection"]["bias"] != 0)
+    assert np.any(params["batch_norm"]["mean"] != 0)
+
+
+def test_neighbours_are_those_of_the_training_data(autoencoder, tmp_path):
+    small = shrunken("knn_mae_vit_b16_in1k")
+    small["model"]["init_from"] = str(autoencoder[0])
+    small["knn"]["k"] = 1
+    small["eval_data"] = small["data"]  # each is its own neighbour
+    results = main.run_recipe(small, tmp_path / "knn")
+    assert results["used"] == results["expected"] == 48
+    assert results["top1"] == 1
+    small["knn"]["k"] = 49
+    with pytest.raises(RecipeError, match=r"knn\.k=49, but only 48 examples"):
+        main.run_recipe(small, tmp_path / "too_many")
+
+
+def test_finetuning_learns_on_from_the_positions_of_an_image_autoencoder(autoencoder, tmp_path):
+    small = shrunken("finetune_mae_vit_b16_in1k")
+    small["model"]["init_from"] = str(autoencoder[0])
+    experiment = main.build(small, tmp_path / "tuned")
+    fresh = initial_params(experiment, parts=experiment.init_parts)
+    source = load_params(autoencoder[0]).params
+    same(fresh["encoder"], source["encoder"])
+    assert "pos_embed" in fresh["encoder"]
+    assert experiment.task.model.frozen == ()
+    assert np.any(source["norm"]["bias"] != 0)
+    assert np.all(fresh["norm"]["bias"] == 0)
+
+
+@pytest.mark.slow
+def test_a_video_autoencoder_learns_and_finetuning_takes_its_norm_too(tmp_path):
+    results = main.run_recipe(shrunken("mae_vit_b16_k400"), tmp_path / "run")
+    assert 0 < results["loss"] < 2
+    assert results["used"] == results["expected"] == 21
+    rows = metrics(tmp_path / "run")
+    # Two epochs of 48 clips, which are two times 12 videos.
+    assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert len(list((tmp_path / "run" / "pictures").glob("*.gif"))) == 2
+    small = shrunken("finetune_mae_vit_b16_k400")
+    small["model"]["init_from"] = str(tmp_path / "run")
+    experiment = main.build(small, tmp_path / "tuned")
+    fresh = initial_params(experiment, parts=experiment.init_parts)
+    source = load_params(tmp_path / "run").params
+    for part in ("encoder", "norm"):
+        same(fresh[part], source[part])
+    assert np.any(fresh["norm"]["bias"] != 0)
 
 
 def test_what_must_not_be_flipped_is_not(tmp_path, monkeypatch):
@@ -303,7 +407,7 @@ def test_init_from_must_fit(pretrained, tmp_path):
     small["model"]["init_from"] = str(tmp_path / "nowhere")
     with pytest.raises(RecipeError, match="nowhere'?: no such file or directory"):
         main.run_recipe(small, tmp_path / "run")
-    small["model"].update(init_from=str(pretrained[0]), width=32)
+    small["model"].update(init_from=str(pretrained[0]), width=48)
     with pytest.raises(ValueError, match="parameters do not fit the model: encoder/"):
         main.run_recipe(small, tmp_path / "run")
 

@@ -23,42 +23,55 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def shrunken(name: str) -> dict[str, Any]:
-    """The recipe with a small network on a few small shapes, for a few steps."""
+    """The recipe with a small network on a few small shapes, for a few steps.
+
+    What it starts from (`model.init_from`) is left to the test.
+    """
     small = recipe(name)
     _shrink_data(small)
     model, head = small["model"], small["head"]
-    if small["view"].get("frames", 1) == 1:
-        sizes = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 16, 16)}
-    else:  # as published, the classifier halves the grid once more
-        last = 8 if "num_classes" in head else 4
+    video = small["eval_view"].get("frames", 1) > 1
+    if model["encoder"].startswith("mvit"):
+        last = 8 if "num_classes" in head else 4  # as published, the classifier halves once more
         sizes = {"width": 8, "depth": 2, "heads": 1, "stages": (1,), "tubelet": (2, last, last)}
+    else:
+        tubelet = (2, 8, 8) if video else (1, 16, 16)
+        sizes = {"width": 32, "depth": 2, "heads": 2, "tubelet": tubelet}
     small["model"] = {**model, **sizes}
-    if "num_classes" in head:
-        small["head"] = {**head, "num_classes": len(CLASSES[small["data"]["name"]])}
+    if "init_from" in model:
         small["model"]["init_from"] = ""
+    if head["name"] == "mae":
+        small["head"] = {**head, "width": 32, "depth": 1, "heads": 2}
+    for section in ("head", "knn"):
+        if "num_classes" in small.get(section, {}):
+            small[section]["num_classes"] = len(CLASSES[small["data"]["name"]])
+    if "mix" in small:
         small["mix"]["group"] = 4
-    if "target" in small:
+    if "cell" in small.get("target", {}):
         small["target"]["cell"] = min(8, sizes["tubelet"][1] // 2)
-    small["optim"]["warmup_epochs"] = 0.5
+    if "optim" in small:
+        small["optim"]["warmup_epochs"] = 0.5
     small["run"] = {"epochs": 2, "batch_size": 16, "log_every_steps": 1}
     return small
 
 
 def _shrink_data(small: dict[str, Any]) -> None:
+    views = [small[view] for view in ("view", "eval_view") if view in small]
     for where, split, count in (("data", "train", 48), ("eval_data", "validation", 21)):
         small[where] = {"name": "shapes", "split": split, "num_examples": count, "size": 32}
     side = 32
-    if small["view"].get("frames", 1) > 1:
-        small["view"]["frames"] = small["eval_view"]["frames"] = 4
+    if small["eval_view"].get("frames", 1) > 1:
+        for view in views:
+            view["frames"] = 4
         for where in ("data", "eval_data"):
             small[where].update(name="moving_shapes", path=str(VIDEOS), size=side, frames=16)
         small["eval_view"]["clips"] = 2
-    small["view"]["size"] = small["eval_view"]["size"] = side
+    for view in views:
+        view["size"] = side
+        for key, smaller in (("short_side", side + 4), ("scale_jitter", (side, side + 8))):
+            if key in view:
+                view[key] = smaller
     small["eval_view"]["resize"] = side + 4
     small["input"]["workers"] = 2
-    if "short_side" in small["view"]:
-        small["view"]["short_side"] = side + 4
-    if "scale_jitter" in small["view"]:
-        small["view"]["scale_jitter"] = (side, side + 8)
     if small.get("mask", {}).get("window"):
         small["mask"]["window"] = (2, 4, 4)

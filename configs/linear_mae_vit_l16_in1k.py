@@ -1,0 +1,22 @@
+"""Linear probe of an MAE ViT-L/16 on ImageNet-1k, 50 epochs, as facebookresearch/mae.
+
+linear_mae_vit_b16_in1k.py with another encoder and fewer epochs. Not run here at this scale.
+
+Expect: 76.0 % top-1 from mae_vit_l16_in1k.py (published).
+Cost: about 61.6 GFLOP (multiply-adds) per image; the encoder has no backward pass.
+Run: python main.py --config=configs/linear_mae_vit_l16_in1k.py --workdir=runs/mae-l-linear \
+         --config.data.path=/data/imagenet \
+         --config.model.init_from=runs/mae-l
+"""
+
+from ml_collections import ConfigDict
+
+from configs.linear_mae_vit_b16_in1k import get_config as base
+
+
+def get_config() -> ConfigDict:
+    """The recipe."""
+    config = base()
+    config.model.update(encoder="vit_l16", scan=True)
+    config.run.epochs = 50
+    return config
