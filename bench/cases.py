@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,13 +13,13 @@ import numpy as np
 
 from bench.flops import peak_flops, training_flops
 from maskfeat_jax.augment import Augment, Normalise
-from maskfeat_jax.masking import Block, Cube, Masker
+from maskfeat_jax.masking import Block, Cube, Masker, Random
 from maskfeat_jax.models import create_model
 from maskfeat_jax.ops.hog import hog
-from maskfeat_jax.ops.patches import Size3
-from maskfeat_jax.optim import AdamW
+from maskfeat_jax.ops.patches import Size3, token_grid
+from maskfeat_jax.optim import AdamW, Rule
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.targets import Hog
+from maskfeat_jax.targets import Hog, Pixels
 from maskfeat_jax.tasks import Pretrain
 
 Once = Callable[[], Any]
@@ -28,6 +29,7 @@ SIZE = 224  # pixels
 IMAGE, IMAGE_PATCH = (1, SIZE, SIZE), (1, 16, 16)  # frames, rows, columns
 CLIP, CLIP_PATCH = (16, SIZE, SIZE), (2, 16, 16)
 CUBE = Cube(window=(8, 7, 7))
+MAE_RULE = AdamW(lr=2e-4, b2=0.95, clip_norm=0.02)
 
 
 def hog_case(batch: int, dtype: str) -> tuple[Once, Facts]:
@@ -42,40 +44,68 @@ def maskfeat_case(
 ) -> tuple[Once, Facts]:
     """A whole step of MaskFeat pre-training, from bytes to the new parameters."""
     target = Hog(tubelet)
+    head = {"dim": target.dim}
+    model = create_model("maskfeat", encoder=encoder, head=head, tubelet=tubelet, dtype=dtype)
+    task = Pretrain(model, Normalise(), Augment(), masker, target, clip, seed=0)
+    return pretraining([task], AdamW(lr=2e-4, clip_norm=0.02), batch)[0]
+
+
+def mae_case(encoder: str, batch: int, dtype: str) -> tuple[Once, Facts]:
+    """A whole step of a masked autoencoder that sees a tenth of a clip."""
+    return pretraining([mae_task(encoder, CLIP, 0.9, dtype)], MAE_RULE, batch)[0]
+
+
+def mae_task(encoder: str, clip: Size3, ratio: float, dtype: str) -> Pretrain:
+    """A masked autoencoder as in mae_st; 0 masks a single token, without which there is no loss."""
+    grid = token_grid(clip, CLIP_PATCH)
+    tokens = math.prod(grid)
+    masker = Random(ratio or 0.5 / tokens)
+    target = Pixels(CLIP_PATCH, channels="last", frames="spread")
     model = create_model(
-        "maskfeat",
+        "mae",
         encoder=encoder,
-        head={"dim": target.dim},
-        tubelet=tubelet,
+        head={
+            "dim": target.dim,
+            "visible": tokens - masker.masked(grid),
+            "heads": 16,
+            "positions": "separate",
+            "class_token": "own",
+        },
+        tubelet=CLIP_PATCH,
+        positions="separate",
         dtype=dtype,
     )
-    task = Pretrain(model, Normalise(), Augment(), masker, target, clip, seed=0)
-    params = jax.jit(task.init)(jax.random.key(0))
-    rule = AdamW(lr=2e-4, clip_norm=0.02)
+    return Pretrain(model, Normalise(), Augment(), masker, target, clip, seed=0)
+
+
+def pretraining(tasks: Sequence[Pretrain], rule: Rule, batch: int) -> list[tuple[Once, Facts]]:
+    """The compiled steps of tasks with the same parameters, which they change in turns."""
+    params = jax.jit(tasks[0].init)(jax.random.key(0))
     optimizer = rule.optimizer(params, steps_per_epoch=100, epochs=10, batch_size=batch)
     state = jax.jit(functools.partial(TrainState.create, optimizer=optimizer))(params)
-    video = np.random.default_rng(0).integers(0, 256, (batch, *clip, 3), np.uint8)
+    video = np.random.default_rng(0).integers(0, 256, (batch, *tasks[0].clip, 3), np.uint8)
     inputs = jax.device_put({"video": video, "valid": np.ones(batch, bool)})
-    train_step = functools.partial(task.train_step, optimizer=optimizer, accumulate=1)
-    start = time.perf_counter()
-    step = jax.jit(train_step, donate_argnums=0).lower(state, inputs).compile()
-    compile_s = round(time.perf_counter() - start, 1)
 
-    def once() -> Any:
+    def once(step: jax.stages.Compiled) -> Any:
         nonlocal state
         state, metrics = step(state, inputs)
         return metrics
 
-    flops = batch * training_flops(model.encoder, clip, target.dim)
-    scratch = step.memory_analysis()
-    facts = {
-        "compile_s": compile_s,
-        "flops": flops,
-        "peak_flops": peak_flops(jax.devices()[0].device_kind),
-    }
-    if scratch is not None:
-        facts["scratch_mib"] = round(scratch.temp_size_in_bytes / 2**20)
-    return once, _facts() | facts
+    cases = []
+    for task in tasks:
+        train_step = functools.partial(task.train_step, optimizer=optimizer, accumulate=1)
+        start = time.perf_counter()
+        step = jax.jit(train_step, donate_argnums=0).lower(state, inputs).compile()
+        facts = {
+            "compile_s": round(time.perf_counter() - start, 1),
+            "flops": batch * training_flops(task.model, task.clip),
+            "peak_flops": peak_flops(jax.devices()[0].device_kind),
+        }
+        scratch = step.memory_analysis()
+        if scratch is not None:
+            facts["scratch_mib"] = round(scratch.temp_size_in_bytes / 2**20)
+        cases.append((functools.partial(once, step), _facts() | facts))
+    return cases
 
 
 def _facts() -> Facts:
@@ -88,4 +118,6 @@ CASES: dict[str, Callable[[int, str], tuple[Once, Facts]]] = {
     "vit_l": functools.partial(maskfeat_case, "vit_l16", IMAGE, IMAGE_PATCH, Block()),
     "mvit_s": functools.partial(maskfeat_case, "mvit_v2_s", CLIP, CLIP_PATCH, CUBE),
     "mvit_l": functools.partial(maskfeat_case, "mvit_v2_l", CLIP, CLIP_PATCH, CUBE),
+    "mae_b": functools.partial(mae_case, "vit_b16"),
+    "mae_l": functools.partial(mae_case, "vit_l16"),
 }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from maskfeat_jax.models.mae import MAE
+from maskfeat_jax.models.maskfeat import MaskFeat
 from maskfeat_jax.models.mvit import KERNEL, MViT, patch_grid
 from maskfeat_jax.models.pooling_attention import pooled_grid
 from maskfeat_jax.models.vit import ViT
@@ -27,29 +29,45 @@ def peak_flops(device_kind: str) -> float | None:
     return next((peak for name, peak in PEAKS.items() if device_kind.startswith(name)), None)
 
 
-def training_flops(encoder: ViT | MViT, clip: Size3, head_dim: int) -> float:
+def training_flops(model: MaskFeat | MAE, clip: Size3) -> float:
     """Operations of one clip in one training step: products only, a multiply-add is two.
 
     The backward pass counts twice the forward pass; recomputation does not count. Pooling and the
     table look-ups of relative positions are not products.
 
     Args:
-      encoder: the encoder.
+      model: encoder and head; what is visible to a masked autoencoder is a field of it.
       clip: frames, height and width of a clip, pixels.
-      head_dim: numbers that the head predicts for each token.
     """
-    forward = _vit if isinstance(encoder, ViT) else _mvit
-    return 3 * 2.0 * forward(encoder, clip, head_dim)
+    encoder = model.encoder
+    if isinstance(model, MAE):
+        forward = _mae(model, clip)
+    elif isinstance(encoder, ViT):
+        tokens = math.prod(encoder.grid(clip))
+        forward = _vit(encoder, tokens) + tokens * encoder.width * model.dim
+    else:
+        forward = _mvit(encoder, clip, model.dim)
+    return 3 * 2.0 * forward
 
 
-def _vit(encoder: ViT, clip: Size3, head_dim: int) -> int:
-    d = encoder.width
-    grid = math.prod(encoder.grid(clip))
-    tokens = grid + 1  # class token
-    embed = grid * 3 * math.prod(encoder.tubelet) * d
-    linear = tokens * d * (4 * d + 2 * int(d * encoder.mlp_ratio))
-    attention = 2 * tokens**2 * d
-    return embed + encoder.depth * (linear + attention) + grid * d * head_dim
+def _vit(encoder: ViT, tokens: int) -> int:
+    """Embedding and blocks, where so many tokens of the grid are computed."""
+    embed = tokens * 3 * math.prod(encoder.tubelet) * encoder.width
+    return embed + _blocks(tokens + 1, encoder.width, encoder.depth, encoder.mlp_ratio)
+
+
+def _mae(model: MAE, clip: Size3) -> int:
+    encoder, grid = model.encoder, math.prod(model.encoder.grid(clip))
+    handed = model.visible + (model.class_token == "encoder")
+    embed = handed * encoder.width * model.width
+    decode = _blocks(grid + 1, model.width, model.depth, encoder.mlp_ratio)
+    return _vit(encoder, model.visible) + embed + decode + grid * model.width * model.dim
+
+
+def _blocks(tokens: int, width: int, depth: int, mlp_ratio: float) -> int:
+    """Of as many blocks of a ViT; the class token is among the tokens."""
+    linear = tokens * width * (4 * width + 2 * int(width * mlp_ratio))
+    return depth * (linear + 2 * tokens**2 * width)
 
 
 def _mvit(encoder: MViT, clip: Size3, head_dim: int) -> int:

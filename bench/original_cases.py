@@ -1,4 +1,4 @@
-"""The cases of `cases.py` in PySlowFast."""
+"""The cases of `cases.py` in PySlowFast and mae_st."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from bench.originals import original, recipe
+from bench.originals import mae_st, original, recipe
 
 Once = Callable[[], Any]
 Facts = dict[str, Any]
@@ -51,21 +51,50 @@ def maskfeat_case(
     clips = torch.randn(batch, 3, *(() if frames == 1 else (frames,)), SIZE, SIZE, device=device)
     rank = torch.rand(batch, math.prod(cells)).argsort(1)
     mask = (rank < round(0.4 * math.prod(cells))).float().view(batch, *cells).to(device)
-    autocast = functools.partial(
-        torch.autocast, device, torch.bfloat16, enabled=dtype == "bfloat16"
-    )
 
     def forward() -> torch.Tensor:
         predicted, wanted = model([clips, torch.Tensor(), mask])
         return loss_of(predicted, wanted)[0]
 
+    return _step(model, forward, optimizer, dtype, device, strong)
+
+
+def mae_case(size: str, batch: int, dtype: str, device: str, strong: bool) -> tuple[Once, Facts]:
+    """A whole step: masks, targets and loss, gradients, clipping, AdamW; clips are given."""
+    if strong:
+        mae_st("util.video_vit").Attention.forward = fused_attention_of_mae
+    flags = {"sep_pos_embed": True, "cls_embed": True, "norm_pix_loss": True}
+    build = getattr(mae_st("models_mae"), f"mae_vit_{size}_patch16")
+    model = build(num_frames=16, t_patch_size=2, decoder_depth=4, **flags).to(device).train()
+    groups = [
+        {"params": [p for p in model.parameters() if (p.ndim > 1) == decayed], "weight_decay": rate}
+        for decayed, rate in ((True, 0.05), (False, 0.0))
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=2e-4, betas=(0.9, 0.95), fused=strong or None)
+    clips = torch.randn(batch, 3, 16, SIZE, SIZE, device=device)
+
+    def forward() -> torch.Tensor:
+        return model(clips, mask_ratio=0.9)[0]
+
+    return _step(model, forward, optimizer, dtype, device, strong)
+
+
+def _step(
+    model: torch.nn.Module,
+    forward: Callable[[], torch.Tensor],
+    optimizer: torch.optim.Optimizer,
+    dtype: str,
+    device: str,
+    strong: bool,
+) -> tuple[Once, Facts]:
+    """From the loss that `forward` gives to the new parameters."""
+    parameters = list(model.parameters())
     if strong:
         forward = torch.compile(forward)
-    parameters = list(model.parameters())
 
     def once() -> Any:
         optimizer.zero_grad(set_to_none=True)
-        with autocast():
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             loss = forward()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 0.02)
@@ -81,6 +110,14 @@ def fused_attention(self: Any, tokens: torch.Tensor, grid: Any) -> tuple[torch.T
     q, k, v = self.qkv(tokens).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
     mixed = functional.scaled_dot_product_attention(q, k, v)
     return self.proj(mixed.transpose(1, 2).reshape(b, n, -1)), grid
+
+
+def fused_attention_of_mae(self: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Attention of mae_st, which has three linear maps, by the fused kernel."""
+    maps = (self.q, self.k, self.v)
+    parts = (f(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for f in maps)
+    mixed = functional.scaled_dot_product_attention(*parts)
+    return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 def wait(device: str) -> None:
@@ -112,4 +149,6 @@ CASES: dict[str, Callable[[int, str, str, bool], tuple[Once, Facts]]] = {
     "vit_l": functools.partial(maskfeat_case, "masked_ssl/in1k_VIT_L_MaskFeat_PT.yaml"),
     "mvit_s": functools.partial(maskfeat_case, f"{K400_MVIT}_S_16x4_MaskFeat_PT.yaml"),
     "mvit_l": functools.partial(maskfeat_case, f"{K400_MVIT}_L_16x4_MaskFeat_PT.yaml"),
+    "mae_b": functools.partial(mae_case, "base"),
+    "mae_l": functools.partial(mae_case, "large"),
 }

@@ -1,10 +1,11 @@
-"""Times our code against PySlowFast on this machine.
+"""Times our code against PySlowFast and mae_st on this machine.
 
     python -m bench.run hog vit_b
     SLOWFAST_DIR=<checkout> python -m bench.run hog vit_b --threads 2 --json times.json
+    MAE_ST_DIR=<checkout> python -m bench.run mae_b
 
 Each side runs in a process of its own, and they take turns: only one works at a time. Without
-torch or SLOWFAST_DIR our code is timed alone. See README.md.
+torch or the checkout that a case needs our code is timed alone. See README.md.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 
 from bench.originals import available
 
-BATCHES = {"hog": 8, "vit_b": 8, "vit_l": 4, "mvit_s": 1, "mvit_l": 1}
+BATCHES = {"hog": 8, "vit_b": 8, "vit_l": 4, "mvit_s": 1, "mvit_l": 1, "mae_b": 1, "mae_l": 1}
+ORIGINALS = {case: "MAE_ST_DIR" if case.startswith("mae") else "SLOWFAST_DIR" for case in BATCHES}
 # glibc hands large blocks back after each use and the page faults then dominate small operators
 # (PyTorch's HOG takes twice as long): both sides keep their memory instead.
 MALLOC = {
@@ -72,7 +74,7 @@ class Worker:
 
 def compare(case: str, args: argparse.Namespace) -> dict[str, Any]:
     """Times a case on both sides, or on ours alone."""
-    sides = ["ours", *(["theirs"] if available() else [])]
+    sides = ["ours", *(["theirs"] if available(ORIGINALS[case]) else [])]
     workers = {side: Worker(side, case, args) for side in sides}
     times: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(args.rounds):
@@ -135,7 +137,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="+", choices=sorted(BATCHES))
-    parser.add_argument("--batch", type=int, help="images or clips (default: 8; vit_l 4; mvit 1)")
+    parser.add_argument(
+        "--batch", type=int, help="images or clips (default: 8; vit_l 4; mvit, mae 1)"
+    )
     parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=0, help="processors; 0 for all (Linux)")

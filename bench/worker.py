@@ -48,7 +48,7 @@ def _ours(args: argparse.Namespace) -> tuple[Callable[[int], float], dict[str, A
     from bench.cases import CASES
 
     once, facts = CASES[args.case](args.batch, args.dtype)
-    return _timed(once, jax.block_until_ready), facts
+    return timed(once, jax.block_until_ready), facts
 
 
 def _theirs(args: argparse.Namespace) -> tuple[Callable[[int], float], dict[str, Any]]:
@@ -60,10 +60,12 @@ def _theirs(args: argparse.Namespace) -> tuple[Callable[[int], float], dict[str,
     torch.set_float32_matmul_precision("high")  # TF32 on a GPU, as XLA does
     device = "cuda" if args.device == "gpu" else args.device
     once, facts = CASES[args.case](args.batch, args.dtype, device, args.strong)
-    return _timed(once, lambda _: wait(device)), facts
+    return timed(once, lambda _: wait(device)), facts
 
 
-def _timed(once: Callable[[], Any], finish: Callable[[Any], Any]) -> Callable[[int], float]:
+def timed(once: Callable[[], Any], finish: Callable[[Any], Any]) -> Callable[[int], float]:
+    """Gives the seconds that so many runs in a row take; `finish` waits for the last result."""
+
     def run(times: int) -> float:
         start = time.perf_counter()
         for _ in range(times):

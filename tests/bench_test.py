@@ -5,49 +5,76 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bench import mvit_parts
+from bench import cases, mask_ratios, mvit_parts
+from bench.cases import CLIP, mae_task
 from bench.flops import peak_flops, training_flops
-from bench.run import interval, parse, report
-from maskfeat_jax.models import create_model
+from bench.originals import mae_st
+from bench.run import BATCHES, compare, interval, parse, report
+from maskfeat_jax.models import VARIANTS, create_model
+from maskfeat_jax.models.vit import ViT
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_counted_operations_are_about_those_of_the_compiler():
-    clip, batch, dim = (2, 48, 80), 3, 54
-    model = create_model(
-        "maskfeat", encoder="vit_s16", head={"dim": dim}, depth=3, tubelet=(1, 16, 16)
-    )
-    clips, mask = jnp.zeros((batch, *clip, 3)), jnp.zeros((batch, 2, 3, 5), bool)
+def counted_by_the_compiler(model, batch, clip, visible):
+    """Operations of forward and backward pass by XLA, per operation counted by us."""
+    clips, mask = jnp.zeros((batch, *clip, 3)), np.arange(30).reshape(2, 3, 5) >= visible
+    mask = jnp.broadcast_to(mask, (batch, 2, 3, 5))
     params = jax.eval_shape(model.init, jax.random.key(0), clips, mask)["params"]
 
     def loss(params, clips, mask):
         return model.apply({"params": params}, clips, mask).sum()
 
     step = jax.jit(jax.grad(loss)).lower(params, clips, mask)
-    counted = batch * training_flops(model.encoder, clip, dim)
-    assert 0.95 < step.cost_analysis()["flops"] / counted < 1.1
+    return step.cost_analysis()["flops"] / (batch * training_flops(model, clip))
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [("maskfeat", {}), ("mae", {"visible": 12, "width": 192, "heads": 3})]
+)
+def test_counted_operations_are_about_those_of_the_compiler(name, head):
+    model = create_model(
+        name, encoder="vit_s16", head={"dim": 54, **head}, depth=3, tubelet=(1, 16, 16)
+    )
+    assert 0.95 < counted_by_the_compiler(model, 3, (2, 48, 80), 12) < 1.1
+
+
+def gigamacs(model, clip):
+    return training_flops(model, clip) / 3 / 2e9
 
 
 def test_vit_b_costs_what_the_paper_says():
-    encoder = create_model("maskfeat", encoder="vit_b16", head={"dim": 108}).encoder
-    forward = training_flops(encoder, (1, 224, 224), 108) / 3
-    np.testing.assert_allclose(forward / 2 / 1e9, 17.5, rtol=0.01)  # multiply-adds, ViT-B/16
+    model = create_model("maskfeat", encoder="vit_b16", head={"dim": 108})
+    np.testing.assert_allclose(gigamacs(model, (1, 224, 224)), 17.5, rtol=0.01)
 
 
 def test_mvit_s_costs_what_the_paper_says():
-    encoder = create_model(
-        "maskfeat", encoder="mvit_v2_s", head={"dim": 400}, tubelet=(2, 32, 32)
-    ).encoder
-    forward = training_flops(encoder, (16, 224, 224), 0) / 3
+    model = create_model("maskfeat", encoder="mvit_v2_s", head={"dim": 0}, tubelet=(2, 32, 32))
     # The published 71e9 multiply-adds of the classifier hold pooling and relative positions too.
-    np.testing.assert_allclose(forward / 2 / 1e9, 71, rtol=0.05)
+    np.testing.assert_allclose(gigamacs(model, (16, 224, 224)), 71, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "ratio", "wanted"),
+    [
+        ("vit_b16", 0.9, 44.48),
+        ("vit_b16", 0, 211.6),
+        ("vit_l16", 0.9, 79.39),
+        ("vit_l16", 0, 628.6),
+        ("vit_h16", 0.9, 131.65),
+    ],
+)
+def test_autoencoders_cost_what_the_formulas_say(encoder, ratio, wanted):
+    model = mae_task(encoder, CLIP, ratio, "float32").model
+    # Of ViT-L the paper says 81.0 and 627.5: all tokens embedded (2.2 more), no prediction (0.6).
+    np.testing.assert_allclose(gigamacs(model, CLIP), wanted, rtol=1e-3)
 
 
 def test_peaks_by_kind_of_device():
@@ -89,6 +116,63 @@ def test_forms_of_the_parts_of_mvit_agree(part):
     for name, form in forms.items():
         if name != "cudnn":
             np.testing.assert_allclose(call(form)(*arrays), wanted, atol=1e-4, err_msg=name)
+
+
+def test_both_sides_have_the_cases_of_the_command():
+    assert set(cases.CASES) == set(BATCHES)
+    pytest.importorskip("torch")
+    from bench import original_cases
+
+    assert set(original_cases.CASES) == set(BATCHES)
+
+
+def test_a_case_runs_against_its_own_original(monkeypatch):
+    sides = []
+
+    class Fake:
+        facts: ClassVar = {}
+
+        def __init__(self, side, case, args):
+            sides.append((case, side))
+
+        def seconds(self, runs):
+            return 1.0
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("bench.run.Worker", Fake)
+    monkeypatch.setattr("bench.run.available", lambda variable: variable == "MAE_ST_DIR")
+    args = parse(["mae_b", "vit_b", "--rounds=1", "--runs=1"])
+    assert compare("mae_b", args)["ratio"] == 1
+    assert "theirs" not in compare("vit_b", args)
+    assert sides == [("mae_b", "ours"), ("mae_b", "theirs"), ("vit_b", "ours")]
+
+
+@pytest.mark.original("MAE_ST_DIR")
+def test_fused_attention_of_mae_is_its_attention():
+    torch = pytest.importorskip("torch")
+    from bench.original_cases import fused_attention_of_mae
+
+    torch.manual_seed(0)
+    layer, tokens = mae_st("util.video_vit").Attention(32, 4, qkv_bias=True), torch.randn(2, 5, 32)
+    torch.testing.assert_close(fused_attention_of_mae(layer, tokens), layer(tokens))
+
+
+@pytest.mark.slow
+def test_mask_ratios_take_turns_on_the_same_parameters(monkeypatch):
+    monkeypatch.setitem(
+        VARIANTS, "vit_1", (ViT, {"width": 64, "depth": 1, "heads": 2, "scan": True})
+    )
+    args = mask_ratios.parse(["vit_1", "--rounds=2", "--batch=2"])
+    rows = mask_ratios.measure("vit_1", (0, 0.75), (4, 32, 32), args)
+    assert [row["visible"] for row in rows] == [7, 2]  # of 8
+    assert all(len(row["seconds"]) == 2 for row in rows)
+    assert rows[0]["faster"] == 1
+    assert rows[0]["flops"] > rows[1]["flops"]
+    lines = mask_ratios.table(rows, args.batch).splitlines()
+    assert lines[-1].split()[:2] == ["0.75", "2"]
+    assert f"{rows[1]['faster']:.2f} (" in lines[-1]
 
 
 @pytest.mark.slow
