@@ -13,7 +13,7 @@ examples come when, runs both on threads and batches. Sources, views and `BadInp
 section of a recipe.
 
     source.num_examples, .class_names (None: no labels), .name_of(index), .read(index), .fingerprint
-    loader.steps_per_epoch  whole batches in an epoch of training
+    loader.steps_per_epoch  batches in an epoch of training, perhaps a fraction
     loader.eval_steps       batches in one evaluation pass, the same on each process
     loader.views            rows of each example in a pass
 
@@ -26,7 +26,7 @@ A batch holds the rows of this process, b = batch_size / process_count:
     view   (b,) int32                    which clip of the example
 
 The clips of an example follow each other. Which example a row holds, its frames, crop and
-augmentation are functions of (seed, epoch, position) alone: neither workers, nor processes, nor the
+augmentation are functions of (seed, pass, position) alone: neither workers, nor processes, nor the
 step at which iteration starts change them.
 """
 

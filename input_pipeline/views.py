@@ -120,7 +120,7 @@ class TrainView:
 
     @property
     def parts(self) -> int:
-        """How many times an example is read in an epoch."""
+        """How many times an example is read in a pass."""
         return 1
 
     @property

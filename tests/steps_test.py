@@ -9,11 +9,11 @@ import pytest
 
 from maskfeat_jax import steps
 from maskfeat_jax.augment import Augment, Mix, Normalise
-from maskfeat_jax.masking import Block
+from maskfeat_jax.masking import Block, Random
 from maskfeat_jax.models import create_model
-from maskfeat_jax.optim import AdamW
+from maskfeat_jax.optim import AdamW, Lars
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.targets import Hog
+from maskfeat_jax.targets import Hog, Pixels
 
 FIELDS = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 8, 8)}
 SETTINGS = {"lr": 3e-3, "warmup_lr": 1e-3}
@@ -69,6 +69,43 @@ def finetuning(group=4, ema_decay=0.0):
     return TrainState.create(params, optimizer), parts
 
 
+def autoencoding():
+    _, parts = pretraining()
+    target, masker = Pixels((1, 8, 8), channels="last"), Random(0.75)
+    head = {"dim": target.dim, "visible": 4, "width": 16, "depth": 1, "heads": 2}
+    model = create_model("mae", head=head, positions="sincos", **{**FIELDS, "width": 32})
+    inputs = (jnp.zeros((1, 1, 32, 32, 3)), jnp.zeros((1, 1, 4, 4), bool))
+    params = model.init(jax.random.key(0), *inputs)["params"]
+    optimizer = AdamW(**SETTINGS).optimizer(params, **LENGTH, frozen=model.frozen)
+    changes = {"model": model, "target": target, "masker": masker, "optimizer": optimizer}
+    return TrainState.create(params, optimizer), {**parts, **changes}
+
+
+def probing():
+    model = create_model("linear_probe", head={"num_classes": 5}, **FIELDS)
+    params = model.init(jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)))["params"]
+    # Tokens of fresh parameters are so alike that nothing could be told apart.
+    params["encoder"] = jax.tree.map(lambda x: 10 * x, params["encoder"])
+    optimizer = Lars(lr=3.0).optimizer(params, **LENGTH, frozen=model.frozen)
+    parts = {
+        "model": model,
+        "normalise": Normalise(),
+        "augment": Augment(),
+        "classes": 5,
+        "optimizer": optimizer,
+        "seed": 3,
+    }
+    return TrainState.create(params, optimizer), parts
+
+
+STEPS = [
+    (steps.pretrain_step, pretraining),
+    (steps.pretrain_step, autoencoding),
+    (steps.finetune_step, finetuning),
+    (steps.probe_step, probing),
+]
+
+
 def compiled(step, parts, **more):
     return jax.jit(functools.partial(step, **parts, **more))
 
@@ -81,9 +118,7 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize(
-    ("step", "make"), [(steps.pretrain_step, pretraining), (steps.finetune_step, finetuning)]
-)
+@pytest.mark.parametrize(("step", "make"), STEPS)
 def test_loss_falls_and_steps_are_pure(step, make):
     state, parts = make()
     run = compiled(step, parts)
@@ -118,9 +153,7 @@ def test_accumulation_is_exactly_the_big_batch(accumulate):
     assert_close(whole.params, split.params, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    ("step", "make"), [(steps.pretrain_step, pretraining), (steps.finetune_step, finetuning)]
-)
+@pytest.mark.parametrize(("step", "make"), STEPS)
 def test_invalid_rows_have_no_influence(step, make):
     state, parts = make()
     run = compiled(step, parts)
@@ -151,6 +184,30 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
     healed = after.replace(params=state.params)
     _, metrics = run(healed, batch())
     np.testing.assert_allclose(metrics["lr"], parts["optimizer"].schedule(1))  # not advanced by it
+
+
+@pytest.mark.parametrize("valid", [True, False])
+def test_a_probe_changes_itself_and_its_running_statistics_only(valid):
+    state, parts = probing()
+    examples = batch()
+    examples["valid"][:] = valid
+    after, _ = compiled(steps.probe_step, parts)(state, examples)
+    assert_equal(after.params["encoder"], state.params["encoder"])
+    assert_equal(after.params["norm"], state.params["norm"])
+    moved = {
+        name: bool(np.any(after.params[name][leaf] != state.params[name][leaf]))
+        for name, leaf in (("batch_norm", "mean"), ("batch_norm", "var"), ("projection", "kernel"))
+    }
+    assert set(moved.values()) == {valid}
+
+
+def test_a_probe_that_is_not_finite_keeps_its_statistics():
+    state, parts = probing()
+    params = {**state.params, "norm": {**state.params["norm"]}}
+    params["norm"]["bias"] = params["norm"]["bias"] * jnp.nan
+    after, metrics = compiled(steps.probe_step, parts)(state.replace(params=params), batch())
+    assert bool(metrics["nonfinite"])
+    assert_equal(after.params, params)
 
 
 def test_moving_average():
