@@ -96,7 +96,7 @@ class Rule(abc.ABC):
           epochs: of the whole run, warm-up included.
           batch_size: clips per update over all devices.
           frozen: regular expressions; parameters whose path matches stay as they are. They have no
-            optimiser state, and their gradients do not count for `clip_norm`.
+            optimiser state.
 
         Raises:
           ValueError: a pattern matches no parameter, nothing is left to learn, the warm-up is as
@@ -119,7 +119,7 @@ class Rule(abc.ABC):
         decay = optax.add_decayed_weights(self.weight_decay, decayed(params, self.no_decay))
         by_layer = self.layer_decay < 1
         tx = optax.chain(
-            optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity(),
+            clip_to(self.clip_norm) if self.clip_norm else optax.identity(),
             *self._direction(decay, learnt),
             scale_by_tree(layer_scales(params, self.layer_decay)) if by_layer else optax.identity(),
             optax.scale_by_learning_rate(schedule),
@@ -302,6 +302,23 @@ def layer_scales(params: Params, layer_decay: float) -> Params:
         return scales.reshape(-1, *[1] * (leaf.ndim - 1))
 
     return jax.tree_util.tree_map_with_path(rule, params)
+
+
+def clip_to(bound: float) -> optax.GradientTransformationExtraArgs:
+    """Scales gradients down to a global norm.
+
+    Whoever knows the norm gives it to `update` as `norm`, which saves a pass over the gradients.
+    The factor is one number, so that the scaling needs no pass of its own either.
+
+    Source: torch.nn.utils.clip_grad_norm_.
+    """
+
+    def update(updates: Any, state: Any, params: Any = None, *, norm: Any = None, **_: Any) -> Any:
+        norm = optax.global_norm(updates) if norm is None else norm
+        scale = jnp.minimum(1, bound / (norm + 1e-6))
+        return jax.tree.map(lambda x: x * scale, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def scale_by_tree(scales: Params) -> optax.GradientTransformation:

@@ -250,7 +250,7 @@ def _update(
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
 
     def follow(state: TrainState) -> TrainState:
-        updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params, norm=norm)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
