@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
         init_from="",
     )
     config.head = dict(name="linear_probe", num_classes=10, pool="mean")
-    config.optim = dict(name="lars", lr=3.2, lr_batch=200, warmup_epochs=10.0)
+    config.optim = dict(name="lars", lr=12.8, lr_batch=200, warmup_epochs=10.0)
     config.mesh = dict(parameters=1)
     config.run = dict(
         epochs=100,
