@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/ready
 
-.PHONY: help setup demo demo-video smoke test fast check format clean
+.PHONY: help setup demo demo-video demo-mae smoke test fast check format clean
 
 help:  ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -22,6 +22,9 @@ demo: $(READY)  ## Pre-train, fine-tune and evaluate on drawn pictures: minutes,
 
 demo-video: $(READY)  ## The same on videos, with MViTv2
 	$(RUN) demo.py --video
+
+demo-mae: $(READY)  ## A masked autoencoder on videos
+	$(RUN) main.py --config=configs/demo_mae.py --workdir=runs/demo_mae
 
 smoke: $(READY)  ## A minute of pre-training
 	$(RUN) main.py --config=configs/smoke.py --workdir=runs/smoke

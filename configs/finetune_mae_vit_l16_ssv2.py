@@ -1,7 +1,7 @@
 """Fine-tuning of a video MAE ViT-L/16 on Something-Something v2, 40 epochs (arXiv:2205.09113).
 
-No file of this is published. What says "table" is what we remember of the paper's appendix, not
-checked against it; the weight decay may as well be 0. Sampling, crops and erasing are those of
+No file of this is published. What says "table" is what others quote of the paper's appendix; it
+could not be checked against it, and the weight decay may as well be 0. Sampling, crops and erasing are those of
 PySlowFast's configs/SSv2/MVITv2_S_16x4.yaml; clipping and the reused norm are those of
 finetune_mae_vit_l16_k400.py; the ends of the schedule and the mixed groups are ours. Not run here.
 
