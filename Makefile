@@ -30,10 +30,10 @@ smoke: $(READY)  ## A minute of pre-training
 	$(RUN) main.py --config=configs/smoke.py --workdir=runs/smoke
 
 test: $(READY)  ## All tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n auto --maxprocesses=8 --dist=worksteal
 
 fast: $(READY)  ## The tests that take seconds
-	$(RUN) -m pytest -m "not slow and not original"
+	$(RUN) -m pytest -n auto --maxprocesses=8 -m "not slow and not original"
 
 check: $(READY)  ## Lint, format and types
 	$(RUN) -m ruff check .
