@@ -136,6 +136,9 @@ def assemble(
         problems.append(f"model.init_from={init_from!r}: no such file or directory")
     if not learning and parts["eval_data"] is None:
         problems.append("eval_data.name: nothing to evaluate on")
+    if parts["data"] is None and (learning or not task.learns):
+        problems.append("data.name: nothing to learn from, or to compare with")
+    problems.stop()
     divisor = jax.device_count() * run.accumulate
     if run.batch_size % divisor:
         problems.append(
@@ -149,24 +152,27 @@ def assemble(
             testing = loader("eval_data", recipe, parts)
             task.check_labels(testing.source.class_names)
     with problems.gather():
-        if not task.learns:
-            training = loader("data", recipe, parts)
-            task.check_labels(training.source.class_names)
+        params = jax.eval_shape(task.init, jax.random.key(0))
     with problems.gather():
-        if learning:
+        if learning or not task.learns:
             training = loader("data", recipe, parts)
             task.check_labels(training.source.class_names)
+            check_same_classes(training, testing)
+    with problems.gather():
+        if learning and training is not None:
             task.check_batch(run.batch_size)
             if task.augment.flip and not getattr(training.source, "flippable", True):
                 raise RecipeError("augment.flip must be 0: mirroring changes the classes of data")
             if not training.steps_per_epoch:
                 examples = training.source.num_examples
-                raise RecipeError(f"run.batch_size={run.batch_size}, but data has only {examples}")
+                raise RecipeError(
+                    f"run.batch_size={run.batch_size} clips, but data has only {examples} examples"
+                )
             optimizer = call(
                 "optim",
                 parts["optim"].optimizer,
                 {},
-                params=jax.eval_shape(task.init, jax.random.key(0)),
+                params=params,
                 steps_per_epoch=training.steps_per_epoch,
                 epochs=run.epochs,
                 batch_size=run.batch_size,
@@ -183,9 +189,27 @@ def assemble(
         shown=first_clips(shown),
         optimizer=optimizer,
         init_from=init_from,
-        init_parts=tuple(recipe["model"].get("init_parts") or task.init_parts),
+        init_parts=parts_of(recipe, task) if learning else None,
         on_bad=parts["input"].on_bad_in_evaluation,
     )
+
+
+def check_same_classes(training: Any, testing: Any) -> None:
+    """Raises RecipeError where the same number stands for different classes."""
+    names = [data.source.class_names for data in (training, testing) if data is not None]
+    if len(names) == 2 and None not in names and tuple(names[0]) != tuple(names[1]):
+        differ = next((a, b) for a, b in zip(*names, strict=False) if a != b)
+        raise RecipeError(
+            f"data and eval_data have different classes: {differ[0]!r} and {differ[1]!r}"
+        )
+
+
+def parts_of(recipe: Section, task: Any) -> tuple[str, ...]:
+    """Top-level names of the parameters that are taken from `model.init_from`."""
+    parts = recipe["model"].get("init_parts")
+    if isinstance(parts, str):
+        raise RecipeError(f"model.init_parts={parts!r} must be a tuple of names")
+    return task.init_parts if parts is None else tuple(parts)
 
 
 def loader(where: str, recipe: Section, parts: dict[str, Any]) -> Any:

@@ -1,8 +1,8 @@
 """Fine-tuning of a video MAE ViT-L/16 on Something-Something v2, 40 epochs (arXiv:2205.09113).
 
 No file of this is published. What says "table" is what others quote of the paper's appendix; it
-could not be checked against it, and the weight decay may as well be 0. Sampling, crops and erasing are those of
-PySlowFast's configs/SSv2/MVITv2_S_16x4.yaml; clipping and the reused norm are those of
+could not be checked against it, and the weight decay may as well be 0. Sampling, crops and erasing
+are those of PySlowFast's configs/SSv2/MVITv2_S_16x4.yaml; clipping and the reused norm are those of
 finetune_mae_vit_l16_k400.py; the ends of the schedule and the mixed groups are ours. Not run here.
 
 Expect: 72.1 % top-1, three crops, from mae_vit_l16_k400.py (published).
@@ -69,6 +69,7 @@ def get_config() -> ConfigDict:
         end_lr=0.0,  # ours
         warmup_epochs=3.0,  # table, unverified
         momentum=0.9,
+        nesterov=True,  # PySlowFast's default
         weight_decay=1e-4,  # table, unverified
         layer_decay=0.75,  # table, unverified
         clip_norm=5.0,  # as on Kinetics

@@ -5,7 +5,9 @@ again, up to ten times, there it is cut to the image at the first draw; batch no
 batch, there the 512 images of a GPU; float32, there mixed precision. Not run here at this scale.
 
 Expect: 67.8 % top-1 from mae_vit_b16_in1k.py (published).
-Cost: about 17.6 GFLOP (multiply-adds) per image; the encoder has no backward pass.
+Cost: about 17.6 GFLOP (multiply-adds) per image; the encoder has no backward pass. The batch is not
+    cut into parts: with 32 devices 512 images are on each, with fewer lower run.batch_size (the
+    learning rate follows).
 Run: python main.py --config=configs/linear_mae_vit_b16_in1k.py --workdir=runs/mae-b-linear \
          --config.data.path=/data/imagenet \
          --config.model.init_from=runs/mae-b

@@ -20,7 +20,8 @@ def get_config() -> ConfigDict:
     """The recipe."""
     config = base()
     config.model.update(encoder="vit_l16", scan=True)
-    config.optim.lr_batch = 128  # 32 videos of a node, four clips of each
+    # 32 videos of a node, four clips of each; the file calls its rate one "for bs64" all the same.
+    config.optim.lr_batch = 128
     config.optim.warmup_epochs = 120.0  # 30 passes
     config.run.batch_size = 2048
     return config

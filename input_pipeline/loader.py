@@ -247,7 +247,7 @@ class Loader:
                 if on_bad == "fail":
                     raise BadInput(
                         f"{name} cannot be used ({problem.kind}: {problem.reason}); repair it, "
-                        'or leave such files out with on_bad="skip"'
+                        'or leave such files out with input.on_bad_in_evaluation="skip"'
                     )
                 self.bad_inputs.note(name, int(index), problem)
             yield batch

@@ -20,7 +20,7 @@ def _philox(seed: int, turn: int, stretch: int, index: int) -> np.random.Generat
 
 
 def permutation(seed: int, turn: int, num_examples: int) -> np.ndarray:
-    """The order of one turn: int64 (num_examples,), each example once."""
+    """The order of one pass: int64 (num_examples,), each example once."""
     return _philox(seed, turn, _PERMUTATION, 0).permutation(num_examples)
 
 

@@ -20,11 +20,12 @@ class Problems(list[str]):
 
     @contextlib.contextmanager
     def gather(self) -> Iterator[None]:
-        """Notes a `ValueError` of the block instead of raising it."""
+        """Notes a `ValueError` of the block instead of raising it; the same one only once."""
         try:
             yield
         except ValueError as error:
-            self.append(str(error))
+            if str(error) not in self:
+                self.append(str(error))
 
     def stop(self) -> None:
         """Raises `RecipeError` with every problem, if there are any."""

@@ -68,7 +68,7 @@ class Experiment:
       shown: clips for pictures, uint8 `(b, t, h, w, 3)`.
       optimizer: None where nothing is trained.
       init_from: work directory or checkpoint to start from; empty for fresh parameters.
-      init_parts: top-level names of the parameters to take of it.
+      init_parts: top-level names of the parameters to take of it; None for all.
       on_bad: what evaluation does with unreadable files, "fail" or "skip".
     """
 
@@ -80,7 +80,7 @@ class Experiment:
     shown: np.ndarray
     optimizer: Optimizer | None
     init_from: str
-    init_parts: tuple[str, ...]
+    init_parts: tuple[str, ...] | None
     on_bad: str
 
     @property
@@ -104,7 +104,7 @@ def run_training(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str,
     facts = {"data": data.source.fingerprint}
     newest = checkpoints.latest_good()
     if newest is None:
-        params = initial_params(experiment, parts=experiment.init_parts)
+        params = initial_params(experiment)
         state = jax.jit(create, out_shardings=places)(params)
     else:
         like = jax.tree.map(_shape_at, shapes, places)
@@ -149,7 +149,7 @@ def run_training(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str,
 
 def run_evaluation(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str, float]:
     """Evaluates the parameters of `init_from`, all of them."""
-    params = initial_params(experiment, parts=None)
+    params = initial_params(experiment)
     params = jax.device_put(params, sharding.state_sharding(mesh, params))
     if isinstance(experiment.task, Knn):
         params = with_neighbours(experiment, experiment.task, params, mesh)
@@ -184,8 +184,7 @@ def with_neighbours(experiment: Experiment, task: Knn, params: Any, mesh: Mesh) 
     for batch in sharding.prefetch(training.eval_batches(experiment.on_bad), place):
         rows = jax.device_get(step(params, batch))
         found.append({name: rows[name][rows["valid"]] for name in ("features", "label")})
-    features, labels = (np.concatenate([x[name] for x in found]) for name in ("features", "label"))
-    bank, labels = bank_of(features, labels, jax.device_count(), task.vote.k)
+    bank, labels = bank_of(found, jax.device_count(), task.vote.k)
     spread = sharding.batch_sharding(mesh)
     return {
         "model": params,
@@ -194,12 +193,13 @@ def with_neighbours(experiment: Experiment, task: Knn, params: Any, mesh: Mesh) 
     }
 
 
-def initial_params(experiment: Experiment, parts: tuple[str, ...] | None) -> Any:
-    """Fresh parameters on the host; those of `init_from` in the named parts, or in all."""
+def initial_params(experiment: Experiment) -> Any:
+    """Fresh parameters on the host, with the parts of `init_from` in their place."""
     fresh = jax.device_get(jax.jit(experiment.task.init)(jax.random.key(experiment.seed)))
     if not experiment.init_from:
         return fresh
     source = load_params(experiment.init_from).evaluated
+    parts = experiment.init_parts
     return transfer(fresh, source, parts=tuple(fresh) if parts is None else parts)
 
 

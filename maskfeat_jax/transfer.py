@@ -32,7 +32,13 @@ def transfer(fresh: Params, source: Params, *, parts: tuple[str, ...] = ("encode
 
     Raises:
       TransferError: a parameter is missing in the source or has another shape; names all of them.
+        Or a part is not in the model.
     """
+    for part in parts:
+        if part not in fresh:
+            raise TransferError(
+                f"model.init_parts names {part!r}; the model has {', '.join(sorted(fresh))}"
+            )
     plain, loose = _flat(unstack_blocks(source)), _flat(unstack_blocks(fresh))
     wrong, taken = [], dict(loose)
     for name, value in loose.items():

@@ -145,6 +145,10 @@ def test_a_linear_probe_leaves_the_encoder_as_it_is(autoencoder, tmp_path):
         same(params[part], source[part])
     assert np.any(params["projection"]["bias"] != 0)
     assert np.any(params["batch_norm"]["mean"] != 0)
+    # Restored with its frozen parameters, and evaluated with its running statistics.
+    assert main.run_recipe(copy.deepcopy(small), tmp_path / "probe") == results
+    small["task"], small["model"]["init_from"] = "evaluate", str(tmp_path / "probe")
+    assert main.run_recipe(small, tmp_path / "evaluated") == pytest.approx(results, rel=1e-6)
 
 
 def test_neighbours_are_those_of_the_training_data(autoencoder, tmp_path):
@@ -164,7 +168,7 @@ def test_finetuning_learns_on_from_the_positions_of_an_image_autoencoder(autoenc
     small = shrunken("finetune_mae_vit_b16_in1k")
     small["model"]["init_from"] = str(autoencoder[0])
     experiment = main.build(small, tmp_path / "tuned")
-    fresh = initial_params(experiment, parts=experiment.init_parts)
+    fresh = initial_params(experiment)
     source = load_params(autoencoder[0]).params
     same(fresh["encoder"], source["encoder"])
     assert "pos_embed" in fresh["encoder"]
@@ -185,7 +189,7 @@ def test_a_video_autoencoder_learns_and_finetuning_takes_its_norm_too(tmp_path):
     small = shrunken("finetune_mae_vit_b16_k400")
     small["model"]["init_from"] = str(tmp_path / "run")
     experiment = main.build(small, tmp_path / "tuned")
-    fresh = initial_params(experiment, parts=experiment.init_parts)
+    fresh = initial_params(experiment)
     source = load_params(tmp_path / "run").params
     for part in ("encoder", "norm"):
         same(fresh[part], source[part])
@@ -220,7 +224,7 @@ def test_finetuning_starts_from_the_encoder_and_evaluation_agrees(pretrained, tm
     small = shrunken(FINETUNE)
     small["model"]["init_from"] = str(pretrained[0])
     task = main.build(small, tmp_path / "a")
-    fresh = initial_params(task, parts=("encoder",))["encoder"]
+    fresh = initial_params(task)["encoder"]
     source = load_params(pretrained[0]).params["encoder"]
     jax.tree.map(np.testing.assert_array_equal, fresh, {k: source[k] for k in fresh})
     assert set(source) - set(fresh) == {"mask_token"}
@@ -352,6 +356,10 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(tmp_path):
         ("run", "epochs", -1, "epochs=-1 must be positive"),
         ("optim", "warmup_epochs", 2, "warmup_epochs=2 is not below epochs=2"),
         ("augment", "flip", 2, "flip=2 is not a probability"),
+        ("head", "name", "linear_probe", "'linear_probe' is not for task='pretrain', which takes"),
+        ("head", "name", "maskfaet", "'maskfaet' does not exist; did you mean 'maskfeat'"),
+        ("data", "name", "", "data.name: nothing to learn from"),
+        ("model", "init_parts", "encoder", "init_parts='encoder' must be a tuple of names"),
     ],
 )
 def test_bad_recipe_gets_one_clear_sentence(section, key, value, words, tmp_path):
@@ -409,6 +417,24 @@ def test_init_from_must_fit(pretrained, tmp_path):
         main.run_recipe(small, tmp_path / "run")
     small["model"].update(init_from=str(pretrained[0]), width=48)
     with pytest.raises(ValueError, match="parameters do not fit the model: encoder/"):
+        main.run_recipe(small, tmp_path / "run")
+    small["model"]["init_parts"] = ("encoder", "nrom")
+    with pytest.raises(ValueError, match="init_parts names 'nrom'; the model has encoder, norm"):
+        main.run_recipe(small, tmp_path / "run2")
+
+
+def test_classes_must_be_the_same(tmp_path):
+    small = shrunken(FINETUNE)
+    for split, last in (("train", "cat"), ("test", "dog")):
+        for name in ("bird", last):
+            folder = tmp_path / split / name
+            folder.mkdir(parents=True)
+            for i in range(16):
+                Image.new("RGB", (40, 40), (i, 2 * i, 3 * i)).save(folder / f"{i}.png")
+        where = "data" if split == "train" else "eval_data"
+        small[where] = {"name": "image_folder", "path": str(tmp_path), "split": split}
+    small["head"]["num_classes"] = 2
+    with pytest.raises(RecipeError, match="different classes: 'cat' and 'dog'"):
         main.run_recipe(small, tmp_path / "run")
 
 

@@ -25,6 +25,9 @@ class MAE(nn.Module):
     positions, class token of the encoder. mae_st: 16 heads, separate positions, a class token of
     its own. MAE for images: depth 8, 16 heads, sincos positions, class token of the encoder.
 
+    Fresh parameters are drawn as for MaskFeat, with `kernel_init="xavier"` as in MAE for images;
+    PySlowFast starts the encoder's biases at 0.02 and the decoder's first map as PyTorch does.
+
     Attributes:
       encoder: a ViT; others need the whole grid.
       dim: numbers per token of the target.

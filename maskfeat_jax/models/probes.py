@@ -94,7 +94,7 @@ class AttentiveProbe(nn.Module):
       num_classes: numbers of the output.
       heads: attention heads.
 
-    Source: V-JEPA (arXiv:2404.08471).
+    After V-JEPA (arXiv:2404.08471), by its description; not compared with its code.
     """
 
     encoder: nn.Module

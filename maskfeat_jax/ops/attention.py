@@ -69,7 +69,8 @@ def in_chunks(
 ) -> Float[Array, "b heads queries e"]:
     """`at_once`, some queries after the others, the weights computed anew for the gradient.
 
-    What is written out then fits the cache of a processor.
+    What is written out then fits the cache of a processor. It goes clip by clip, so that of several
+    CPU devices each would go through the whole batch.
 
     Source: FlashAttention (arXiv:2205.14135), for the form of the gradient.
     """

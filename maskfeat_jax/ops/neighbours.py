@@ -24,8 +24,8 @@ def nearest(
 ) -> tuple[Float[Array, "b k"], Int[Array, "b k"]]:
     """The most similar examples of a bank.
 
-    The bank is in parts, so that each device can look through its own; only the best of each part
-    are compared with each other.
+    The bank is in parts, so that each device looks through its own; only the best of each part are
+    compared with each other.
 
     Args:
       queries: of length 1.
@@ -38,11 +38,27 @@ def nearest(
     """
     likeness = jnp.einsum("bd,pmd->pbm", queries, bank, preferred_element_type=jnp.float32)
     likeness = jnp.where(labels[:, None] >= 0, likeness, -jnp.inf)
-    best, places = lax.top_k(likeness, min(k, bank.shape[1]))
-    found = jax.vmap(lambda labels, places: labels[places])(labels, places)
-    best, found = (jnp.moveaxis(x, 0, 1).reshape(len(queries), -1) for x in (best, found))
+    best, found = _best(likeness, labels, min(k, bank.shape[1]))
+    best, found = (jnp.moveaxis(x, 2, 0).reshape(len(queries), -1) for x in (best, found))
     best, places = lax.top_k(best, k)
     return best, jnp.take_along_axis(found, places, axis=1)
+
+
+def _best(
+    likeness: Float[Array, "parts b m"], labels: Int[Array, "parts m"], k: int
+) -> tuple[Float[Array, "k parts b"], Int[Array, "k parts b"]]:
+    """The largest along the last axis, one after the other, and their labels.
+
+    `lax.top_k` would bring all parts to every device first; maxima stay where the parts are.
+    """
+    place = jnp.arange(likeness.shape[2])
+
+    def take(likeness: Array, _: None) -> tuple[Array, tuple[Array, Array]]:
+        chosen = place == likeness.argmax(-1)[..., None]
+        label = jnp.sum(jnp.where(chosen, labels[:, None], 0), -1)
+        return jnp.where(chosen, -jnp.inf, likeness), (likeness.max(-1), label)
+
+    return lax.scan(take, likeness, None, length=k)[1]
 
 
 def vote(

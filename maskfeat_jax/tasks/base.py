@@ -12,8 +12,8 @@ import numpy as np
 from maskfeat_jax import steps
 from maskfeat_jax.arrays import Array
 from maskfeat_jax.augment import Augment, Normalise
-from maskfeat_jax.build import Problems, Section, call, member
-from maskfeat_jax.models import VARIANTS
+from maskfeat_jax.build import Problems, RecipeError, Section, call, member
+from maskfeat_jax.models import MODELS, VARIANTS
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.state import TrainState
@@ -29,14 +29,12 @@ class Task(Protocol):
       heads: keys of `MODELS` that it works with.
       sections: of the recipe that it reads besides those that every task does.
       learns: whether it trains a model (see `Learner`), or only evaluates one.
-      init_parts: what it takes of the checkpoint it starts from, where the recipe does not say.
       model: the encoder with its head.
     """
 
     heads: ClassVar[tuple[str, ...]]
     sections: ClassVar[tuple[str, ...]]
     learns: ClassVar[bool]
-    init_parts: ClassVar[tuple[str, ...]]
 
     @property
     def model(self) -> nn.Module:
@@ -75,8 +73,14 @@ class Task(Protocol):
 
 @runtime_checkable
 class Learner(Task, Protocol):
-    """A task that trains its model."""
+    """A task that trains its model.
 
+    Attributes:
+      init_parts: what it takes of the checkpoint it starts from, where the recipe does not say.
+      augment: of the clips it learns from.
+    """
+
+    init_parts: ClassVar[tuple[str, ...]]
     augment: Augment
 
     def check_batch(self, batch_size: int) -> None:
@@ -100,7 +104,14 @@ def encoder_of(recipe: Section) -> nn.Module:
 
 def head_name(recipe: Section, heads: Sequence[str]) -> str:
     """The head of a recipe, which must be one of those that the task works with."""
-    return member("head.name", {name: name for name in heads}, recipe["head"].get("name", ""))
+    name = recipe["head"].get("name", "")
+    member("head.name", MODELS, name)
+    if name not in heads:
+        raise RecipeError(
+            f"head.name={name!r} is not for task={recipe['task']!r}, which takes "
+            + " or ".join(heads)
+        )
+    return name
 
 
 def on_device(recipe: Section) -> tuple[Normalise, Augment]:

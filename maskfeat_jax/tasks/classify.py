@@ -166,7 +166,10 @@ class Probe(Classify):
             on_clips = on_device(recipe)
         with problems.gather():
             if recipe["run"].get("accumulate", 1) != 1:
-                raise RecipeError("run.accumulate must be 1: batch norm takes the batch as a whole")
+                raise RecipeError("run.accumulate must be 1: a probe takes the batch as a whole")
+        with problems.gather():
+            if recipe["optim"].get("ema_decay"):
+                raise RecipeError("optim.ema_decay must be 0: a probe has running statistics")
         if problems or model is None or on_clips is None:
             return None
         normalise, augment = on_clips

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -50,7 +50,6 @@ class Knn(Classify):
     heads: ClassVar[tuple[str, ...]] = ("features",)
     sections: ClassVar[tuple[str, ...]] = ("knn",)
     learns: ClassVar[bool] = False
-    init_parts: ClassVar[tuple[str, ...]] = ("encoder", "norm")
 
     @classmethod
     def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Knn | None:
@@ -100,22 +99,27 @@ class Knn(Classify):
 
 
 def bank_of(
-    features: np.ndarray, labels: np.ndarray, parts: int, k: int
+    found: Sequence[Mapping[str, np.ndarray]], parts: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features and labels in equal parts, filled up with examples of class -1.
 
     Args:
-      features: `(n, d)`.
-      labels: `(n,)`.
+      found: batches of `features` `(n, d)` and `label` `(n,)`.
       parts: number of parts.
       k: neighbours that will be asked for.
 
     Raises:
       RecipeError: there are fewer examples than that.
     """
-    if len(features) < k:
-        raise RecipeError(f"knn.k={k}, but only {len(features)} examples of data can be read")
-    missing = -len(features) % parts
-    features = np.concatenate([features, np.zeros((missing, features.shape[1]), features.dtype)])
-    labels = np.concatenate([labels, np.full(missing, -1, labels.dtype)])
+    n = sum(len(batch["label"]) for batch in found)
+    if n < k:
+        raise RecipeError(f"knn.k={k}, but only {n} examples of data can be read")
+    total = n + -n % parts
+    features = np.zeros((total, found[0]["features"].shape[1]), found[0]["features"].dtype)
+    labels = np.full(total, -1, np.int32)
+    start = 0
+    for batch in found:
+        rows = slice(start, start + len(batch["label"]))
+        features[rows], labels[rows] = batch["features"], batch["label"]
+        start = rows.stop
     return features.reshape(parts, -1, features.shape[1]), labels.reshape(parts, -1)
