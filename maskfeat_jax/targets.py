@@ -177,7 +177,10 @@ class Pixels:
     def restore(
         self, features: Float[Array, "b gt gh gw d"], clips: Float[Array, "b t h w 3"]
     ) -> Float[Array, "b gt gh gw d"]:
-        """Pixels, with the mean and variance of the true ones where those were scaled away."""
+        """Pixels, with the mean and variance of the true ones where those were scaled away.
+
+        Of a prediction this shows more than was predicted: the colour of each patch is the true one.
+        """
         if not self.normalise:
             return features
         mean, std = _scale(self._tokens(clips))
