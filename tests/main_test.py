@@ -423,6 +423,15 @@ def test_init_from_must_fit(pretrained, tmp_path):
         main.run_recipe(small, tmp_path / "run2")
 
 
+def test_an_autoencoder_needs_the_same_number_of_tokens_in_each_clip(tmp_path):
+    small = shrunken("mae_vit_b16_in1k")
+    small["mask"] = {"name": "block", "ratio": 0.5}
+    with pytest.raises(RecipeError, match=r"'block' hides more .* set mask\.exact=True"):
+        main.build(small, tmp_path / "run")
+    small["mask"]["exact"] = True
+    assert main.build(small, tmp_path / "run").task.model.visible == 2
+
+
 def test_classes_must_be_the_same(tmp_path):
     small = shrunken(FINETUNE)
     for split, last in (("train", "cat"), ("test", "dog")):

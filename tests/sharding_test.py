@@ -46,8 +46,31 @@ print("RESULT " + json.dumps(out))
 """
 
 
-def run(devices: int, groups: int) -> dict:
-    script = SCRIPT.format(root=str(ROOT), devices=devices, groups=groups)
+NEIGHBOURS = """
+import json, re, sys
+sys.path.insert(0, {root!r})
+import jax, numpy as np
+from maskfeat_jax import sharding
+from maskfeat_jax.ops.neighbours import nearest, unit
+
+rng = np.random.default_rng(0)
+bank = np.asarray(unit(rng.standard_normal((4, 500, 16)).astype(np.float32)))
+labels = rng.integers(0, 5, (4, 500)).astype(np.int32)
+queries = np.asarray(unit(rng.standard_normal((64, 16)).astype(np.float32)))
+mesh = sharding.create_mesh()
+rows = sharding.batch_sharding(mesh)
+run = jax.jit(lambda *x: nearest(*x, 20), in_shardings=(rows,) * 3,
+              out_shardings=sharding.replicated(mesh)).lower(queries, bank, labels).compile()
+moved = [shape.split(",") for shape in re.findall(r"= \\w+\\[([\\d,]+)\\]\\S* all-", run.as_text())]
+found = np.asarray(run(queries, bank, labels)[1])
+order = np.argsort(-(queries @ bank.reshape(-1, 16).T), 1)[:, :20]
+print("RESULT " + json.dumps({{"right": bool((found == labels.ravel()[order]).all()),
+                               "moved": max(int(np.prod(list(map(int, m)))) for m in moved)}}))
+"""
+
+
+def run(devices: int, groups: int, script: str = SCRIPT) -> dict:
+    script = script.format(root=str(ROOT), devices=devices, groups=groups)
     flags = f"--xla_force_host_platform_device_count={devices}"
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -69,6 +92,12 @@ def test_eight_devices_equal_one():
         for name, (losses, norms) in one.items():
             np.testing.assert_allclose(eight[name][0], losses, rtol=1e-5, err_msg=name)
             np.testing.assert_allclose(eight[name][1], norms, rtol=1e-4, err_msg=name)
+
+
+def test_neighbours_are_sought_where_they_lie():
+    result = run(4, 1, NEIGHBOURS)
+    assert result["right"]
+    assert result["moved"] <= 64 * 20 * 4  # the best of each part, not 64 x 2000 cosines
 
 
 def test_ids_travel_whole():
