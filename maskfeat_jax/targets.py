@@ -179,7 +179,8 @@ class Pixels:
     ) -> Float[Array, "b gt gh gw d"]:
         """Pixels, with the mean and variance of the true ones where those were scaled away.
 
-        Of a prediction this shows more than was predicted: the colour of each patch is the true one.
+        Of a prediction this shows more than was predicted: brightness and contrast of each patch
+        are the true ones.
         """
         if not self.normalise:
             return features
