@@ -99,7 +99,10 @@ def build(recipe: Section, workdir: Path) -> Experiment:
         check_sections(recipe, (*SECTIONS, *task_class.sections))
     with problems.gather():
         check_workdir(workdir, recipe, HARMLESS)
-    for where, part in (("run", Run), ("input", Input)):
+    calls: dict[str, type] = {"run": Run, "input": Input}
+    if learning:
+        calls["view"] = input_pipeline.TrainView
+    for where, part in calls.items():
         with problems.gather():
             parts[where] = call(where, part, recipe[where])
     for where in ("data", "eval_data"):
@@ -107,9 +110,6 @@ def build(recipe: Section, workdir: Path) -> Experiment:
             unused = where == "data" and task_class.learns and not learning
             wanted = recipe[where]["name"] and not unused
             parts[where] = choose(where, input_pipeline.DATASETS, recipe[where]) if wanted else None
-    with problems.gather():
-        if learning:
-            parts["view"] = call("view", input_pipeline.TrainView, recipe["view"])
     with problems.gather():
         if learning:
             parts["optim"] = choose("optim", OPTIMIZERS, recipe["optim"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -189,10 +189,21 @@ class Blocks(nn.Module):
 
 def check_fields(drop_path: float, attention: str) -> None:
     """Raises ValueError for a rate of drop path or a kernel of attention that does not exist."""
-    if attention not in KERNELS:
-        raise ValueError(f"attention={attention!r} is not one of {', '.join(KERNELS)}")
+    check_choice("attention", attention, KERNELS)
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path={drop_path} is not in [0, 1)")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raises ValueError for a value of a field that does not exist."""
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is not one of {', '.join(choices)}")
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raises ValueError where a width cannot be split into attention heads."""
+    if width % heads:
+        raise ValueError(f"width {width} is not a whole number of {heads} heads")
 
 
 def stacked_range(name: str) -> tuple[int, int] | None:

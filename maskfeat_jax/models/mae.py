@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
 from maskfeat_jax.arrays import Array
-from maskfeat_jax.models.layers import INITS, NORMAL, Dense, LayerNorm
+from maskfeat_jax.models.layers import (
+    INITS,
+    NORMAL,
+    Dense,
+    LayerNorm,
+    check_choice,
+    check_heads,
+)
 from maskfeat_jax.models.positions import check_positions, fixed_positions, positions
 from maskfeat_jax.models.vit import ViT, blocks_like
 from maskfeat_jax.ops.patches import Size3
@@ -57,12 +64,8 @@ class MAE(nn.Module):
                 f"{type(self.encoder).__name__} cannot leave tokens out; a masked autoencoder "
                 "needs a ViT (model.encoder)"
             )
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a whole number of {self.heads} heads")
-        if self.class_token not in CLASS_TOKENS:
-            raise ValueError(
-                f"class_token={self.class_token!r} is not one of {', '.join(CLASS_TOKENS)}"
-            )
+        check_heads(self.width, self.heads)
+        check_choice("class_token", self.class_token, CLASS_TOKENS)
         check_positions(self.positions, self.width)
         super().__post_init__()
 

@@ -13,7 +13,14 @@ from jax import lax
 from jaxtyping import Bool, Float
 
 from maskfeat_jax.arrays import Array
-from maskfeat_jax.models.layers import NORMAL, Blocks, check_fields, uniform
+from maskfeat_jax.models.layers import (
+    NORMAL,
+    Blocks,
+    check_choice,
+    check_fields,
+    check_heads,
+    uniform,
+)
 from maskfeat_jax.models.pooling_attention import PoolingBlock, pooled_grid
 from maskfeat_jax.ops.patches import Size3
 
@@ -73,16 +80,14 @@ class MViT(nn.Module):
     frozen: ClassVar[tuple[str, ...]] = ()  # all parameters are learnt
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a whole number of {self.heads} heads")
+        check_heads(self.width, self.heads)
         blocks = [0, *self.stages, self.depth]
         if any(after <= before for before, after in itertools.pairwise(blocks)):
             raise ValueError(f"stages={self.stages} do not rise between 0 and depth={self.depth}")
         sizes = [(PATCH[0], PATCH[1] << i, PATCH[2] << i) for i in range(len(self.stages) + 1)]
         if self.tubelet not in sizes:
             raise ValueError(f"tubelet={self.tubelet} is not one of {', '.join(map(str, sizes))}")
-        if self.widen_in not in ("mlp", "attention"):
-            raise ValueError(f"widen_in={self.widen_in!r} is not one of mlp, attention")
+        check_choice("widen_in", self.widen_in, ("mlp", "attention"))
         check_fields(self.drop_path, self.attention)
         super().__post_init__()
 

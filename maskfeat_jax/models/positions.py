@@ -11,7 +11,7 @@ from jax import lax
 from jaxtyping import Float
 
 from maskfeat_jax.arrays import Array
-from maskfeat_jax.models.layers import NORMAL
+from maskfeat_jax.models.layers import NORMAL, check_choice
 from maskfeat_jax.ops.patches import Size3
 
 POSITIONS = ("joint", "separate", "sincos")
@@ -51,8 +51,7 @@ def fixed_positions(kind: str) -> tuple[str, ...]:
 
 def check_positions(kind: str, width: int) -> None:
     """Raises ValueError for a kind that does not exist or does not suit the width."""
-    if kind not in POSITIONS:
-        raise ValueError(f"positions={kind!r} is not one of {', '.join(POSITIONS)}")
+    check_choice("positions", kind, POSITIONS)
     if kind == "sincos" and width % 16:
         raise ValueError(f"width {width} is not a multiple of 16, as positions='sincos' need")
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.classifier import check_classes
-from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm, Mlp
+from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm, Mlp, check_choice
 from maskfeat_jax.ops.attention import attention
 
 POOLS = ("class", "mean")
@@ -33,7 +33,7 @@ class Features(nn.Module):
     frozen: ClassVar[tuple[str, ...]] = ENCODER
 
     def __post_init__(self) -> None:
-        check_pool(self.pool)
+        check_choice("pool", self.pool, POOLS)
         super().__post_init__()
 
     @nn.compact
@@ -61,7 +61,7 @@ class LinearProbe(nn.Module):
 
     def __post_init__(self) -> None:
         check_classes(self.num_classes)
-        check_pool(self.pool)
+        check_choice("pool", self.pool, POOLS)
         super().__post_init__()
 
     @nn.compact
@@ -172,9 +172,3 @@ def frozen_tokens(
 def pooled(tokens: Float[Array, "b tokens d"], pool: str) -> Float[Array, "b d"]:
     """The class token, or the mean of the others."""
     return tokens[:, 0] if pool == "class" else tokens[:, 1:].mean(1)
-
-
-def check_pool(pool: str) -> None:
-    """Raises ValueError for a pool that does not exist."""
-    if pool not in POOLS:
-        raise ValueError(f"pool={pool!r} is not one of {', '.join(POOLS)}")

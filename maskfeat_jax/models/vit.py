@@ -17,7 +17,9 @@ from maskfeat_jax.models.layers import (
     Block,
     Blocks,
     Initialiser,
+    check_choice,
     check_fields,
+    check_heads,
     uniform,
 )
 from maskfeat_jax.models.positions import check_positions, fixed_positions, positions
@@ -63,12 +65,10 @@ class ViT(nn.Module):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a whole number of {self.heads} heads")
+        check_heads(self.width, self.heads)
         check_fields(self.drop_path, self.attention)
         check_positions(self.positions, self.width)
-        if self.kernel_init not in INITS:
-            raise ValueError(f"kernel_init={self.kernel_init!r} is not one of {', '.join(INITS)}")
+        check_choice("kernel_init", self.kernel_init, INITS)
         super().__post_init__()
 
     def grid(self, clip: Sequence[int]) -> Size3:
