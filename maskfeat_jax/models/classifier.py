@@ -7,27 +7,33 @@ import jax.numpy as jnp
 from jaxtyping import Float
 
 from maskfeat_jax.arrays import Array
-from maskfeat_jax.models.layers import Dense, LayerNorm
+from maskfeat_jax.models.layers import Dense, LayerNorm, check_choice
+
+POOLS = ("class", "mean")
 
 
 class Classifier(nn.Module):
-    """Mean of the grid's tokens (not the class token), layer norm, dropout, linear map.
+    """Mean of the grid's tokens or the class token, layer norm, dropout, linear map.
 
     Attributes:
-      encoder: gives the class token and the tokens of the grid.
+      encoder: gives the class token, if it has one, and the tokens of the grid.
       num_classes: numbers of the output.
       dropout: rate at which numbers are dropped before the linear map in training.
+      pool: "mean" of the grid's tokens, without the class token, or the "class" token.
 
-    Source: MaskFeat (arXiv:2112.09133) section 4, MAE for video (arXiv:2205.09113); the linear map
+    Source: MaskFeat (arXiv:2112.09133) section 4, MAE for video (arXiv:2205.09113), both with the
+    mean; ViT (arXiv:2010.11929) and MViTv2 (arXiv:2112.01526) with the class token. The linear map
     starts a thousand times smaller than the others, as in PySlowFast's fine-tuning configs.
     """
 
     encoder: nn.Module
     num_classes: int
     dropout: float = 0.0
+    pool: str = "mean"
 
     def __post_init__(self) -> None:
         check_classes(self.num_classes)
+        check_pool(self.pool, self.encoder)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} is not in [0, 1)")
         super().__post_init__()
@@ -42,15 +48,34 @@ class Classifier(nn.Module):
         self, clips: Float[Array, "b t h w 3"], *, train: bool = False
     ) -> Float[Array, "b {self.num_classes}"]:
         """Logits in float32; training with drop path or dropout needs the rng `dropout`."""
-        tokens = self.encoder(clips, train=train)[:, 1:]
-        wide = jnp.promote_types(tokens.dtype, jnp.float32)
-        pooled = LayerNorm(name="norm")(tokens.astype(wide).mean(1))
-        pooled = nn.Dropout(self.dropout, deterministic=not train)(pooled)
+        features = pooled(self.encoder(clips, train=train), self.pool, self.encoder)
+        features = LayerNorm(name="norm")(features)
+        features = nn.Dropout(self.dropout, deterministic=not train)(features)
         init = nn.initializers.normal(2e-5)
-        return Dense(self.num_classes, wide, init, name="projection")(pooled)
+        return Dense(self.num_classes, features.dtype, init, name="projection")(features)
 
 
 def check_classes(num_classes: int) -> None:
     """Raises ValueError where there is nothing to tell apart."""
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes}: a classifier needs 2 or more")
+
+
+def pooled(
+    tokens: Float[Array, "b tokens d"], pool: str, encoder: nn.Module
+) -> Float[Array, "b d"]:
+    """The class token of the encoder that gave the tokens, or the mean of the others.
+
+    At least in float32.
+    """
+    wide = jnp.promote_types(tokens.dtype, jnp.float32)
+    if pool == "class":
+        return tokens[:, 0].astype(wide)
+    return tokens[:, encoder.class_tokens :].astype(wide).mean(1)
+
+
+def check_pool(pool: str, encoder: nn.Module) -> None:
+    """Raises ValueError for a pool that does not exist, or a class token that the encoder lacks."""
+    check_choice("pool", pool, POOLS)
+    if pool == "class" and not encoder.class_tokens:
+        raise ValueError("pool='class' needs an encoder with a class token; this one has none")

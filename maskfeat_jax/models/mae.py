@@ -20,7 +20,7 @@ from maskfeat_jax.models.vit import ViT, blocks_like
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.ops.visible import Visible, put_visible, visible_tokens
 
-CLASS_TOKENS = ("encoder", "own")
+CLASS_TOKENS = ("encoder", "own", "none")
 
 
 class MAE(nn.Module):
@@ -31,6 +31,8 @@ class MAE(nn.Module):
     The originals differ. PySlowFast, whose weights are the published ones: 8 heads, joint
     positions, class token of the encoder. mae_st: 16 heads, separate positions, a class token of
     its own. MAE for images: depth 8, 16 heads, sincos positions, class token of the encoder.
+    VideoMAE: 6 heads of 64 channels for ViT-B, sinusoid positions, no class token in either part;
+    it has no bias in the decoder's first map and of the keys, which here are to be zero.
 
     Fresh parameters are drawn as for MaskFeat, with `kernel_init="xavier"` as in MAE for images;
     PySlowFast starts the encoder's biases at 0.02 and the decoder's first map as PyTorch does.
@@ -42,11 +44,11 @@ class MAE(nn.Module):
       width: of the decoder.
       depth: number of its blocks.
       heads: its attention heads.
-      positions: its positions, "joint", "separate" or "sincos", see `models.positions`.
-      class_token: the decoder's: what the encoder made of its own ("encoder"), or one that the
-        decoder learns ("own").
+      positions: its positions, "joint", "separate", "sincos" or "sinusoid", see `models.positions`.
+      class_token: the decoder's: what the encoder made of its own ("encoder"), one that the
+        decoder learns ("own"), or "none".
 
-    Source: MAE (arXiv:2111.06377), MAE for video (arXiv:2205.09113).
+    Source: MAE (arXiv:2111.06377), MAE for video (arXiv:2205.09113), VideoMAE (arXiv:2203.12602).
     """
 
     encoder: ViT
@@ -66,6 +68,11 @@ class MAE(nn.Module):
             )
         check_heads(self.width, self.heads)
         check_choice("class_token", self.class_token, CLASS_TOKENS)
+        if self.class_token == "encoder" and not self.encoder.class_tokens:
+            raise ValueError(
+                "class_token='encoder' needs an encoder with a class token; this one has none "
+                "('own' and 'none' do not ask for it)"
+            )
         check_positions(self.positions, self.width)
         super().__post_init__()
 
@@ -125,18 +132,19 @@ class Decoder(nn.Module):
     def __call__(
         self, tokens: Float[Array, "b k d"], visible: Visible, grid: Size3
     ) -> Float[Array, "b n {self.dim}"]:
-        """Features of every token of the grid, from the class token and the visible tokens."""
+        """Features of every token of the grid, from the encoder's tokens after the norm."""
         dtype, init = jnp.dtype(self.like.dtype), INITS[self.like.kernel_init]
         mask_token = self.param("mask_token", NORMAL, (1, 1, self.width)).astype(dtype)
-        place = positions(self.param, self.positions, grid, self.width).astype(dtype)
+        handed, first = self.like.class_tokens, int(self.class_token != "none")
+        place = positions(self.param, self.positions, grid, self.width, first).astype(dtype)
         tokens = Dense(self.width, dtype, init, name="embed")(tokens)
-        cls_token, tokens = tokens[:, :1], tokens[:, 1:]
+        cls_token, tokens = tokens[:, :handed], tokens[:, handed:]
         if self.class_token == "own":
             cls_token = self.param("cls_token", NORMAL, (1, 1, self.width)).astype(dtype)
             cls_token = jnp.broadcast_to(cls_token, (len(tokens), 1, self.width))
         holes = jnp.where(visible.shown[..., None], 0, mask_token)
         tokens = put_visible(tokens, visible) + holes
-        tokens = jnp.concatenate([cls_token, tokens], 1) + place
-        tokens = blocks_like(self.like, self.depth, self.heads)(tokens, train=False)[:, 1:]
+        tokens = jnp.concatenate([cls_token[:, :first], tokens], 1) + place
+        tokens = blocks_like(self.like, self.depth, self.heads)(tokens, train=False)[:, first:]
         tokens = LayerNorm(name="norm")(tokens)
         return Dense(self.dim, dtype, init, name="projection")(tokens)

@@ -14,7 +14,7 @@ class MaskFeat(nn.Module):
     """Encoder, layer norm and one linear map from each token to its features.
 
     Attributes:
-      encoder: gives the class token and the tokens of the grid.
+      encoder: gives the class token, if it has one, and the tokens of the grid.
       dim: numbers per token of the target.
 
     Source: MaskFeat (arXiv:2112.09133) section 3; PySlowFast slowfast/models/head_helper.py.
@@ -37,7 +37,8 @@ class MaskFeat(nn.Module):
         train: bool = False,
     ) -> Float[Array, "b gt gh gw {self.dim}"]:
         """Predicts the features of every token, masked or not, in float32."""
-        tokens = self.encoder(clips, mask, train=train)[:, 1:]
+        tokens = self.encoder(clips, mask, train=train)
+        tokens = tokens[:, self.encoder.class_tokens :]
         tokens = LayerNorm(name="norm")(tokens)
         predicted = Dense(self.dim, tokens.dtype, name="projection")(tokens)
         wide = jnp.promote_types(predicted.dtype, jnp.float32)

@@ -78,6 +78,7 @@ class MViT(nn.Module):
     dtype: str = "float32"
 
     frozen: ClassVar[tuple[str, ...]] = ()  # all parameters are learnt
+    class_tokens: ClassVar[int] = 1  # how many tokens come before those of the grid
 
     def __post_init__(self) -> None:
         check_heads(self.width, self.heads)

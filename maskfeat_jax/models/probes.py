@@ -10,11 +10,10 @@ from jax import lax
 from jaxtyping import Bool, Float
 
 from maskfeat_jax.arrays import Array
-from maskfeat_jax.models.classifier import check_classes
-from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm, Mlp, check_choice
+from maskfeat_jax.models.classifier import check_classes, check_pool, pooled
+from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm, Mlp
 from maskfeat_jax.ops.attention import attention
 
-POOLS = ("class", "mean")
 ENCODER = ("^encoder/", "^norm/")
 RUNNING = "running"  # collection of the new values of running statistics
 
@@ -23,7 +22,7 @@ class Features(nn.Module):
     """The class token of a frozen encoder, or the mean of the grid's tokens, after the layer norm.
 
     Attributes:
-      encoder: gives the class token and the tokens of the grid.
+      encoder: gives the class token, if it has one, and the tokens of the grid.
       pool: "class" or "mean".
     """
 
@@ -33,20 +32,20 @@ class Features(nn.Module):
     frozen: ClassVar[tuple[str, ...]] = ENCODER
 
     def __post_init__(self) -> None:
-        check_choice("pool", self.pool, POOLS)
+        check_pool(self.pool, self.encoder)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b d"]:
         """Features, at least in float32."""
-        return pooled(frozen_tokens(self.encoder, clips), self.pool)
+        return pooled(frozen_tokens(self.encoder, clips), self.pool, self.encoder)
 
 
 class LinearProbe(nn.Module):
     """Batch norm and linear map of the features of a frozen encoder.
 
     Attributes:
-      encoder: gives the class token and the tokens of the grid.
+      encoder: gives the class token, if it has one, and the tokens of the grid.
       num_classes: numbers of the output.
       pool: "class" or "mean", see `Features`.
 
@@ -61,7 +60,7 @@ class LinearProbe(nn.Module):
 
     def __post_init__(self) -> None:
         check_classes(self.num_classes)
-        check_choice("pool", self.pool, POOLS)
+        check_pool(self.pool, self.encoder)
         super().__post_init__()
 
     @nn.compact
@@ -80,7 +79,7 @@ class LinearProbe(nn.Module):
           train: take the statistics of the batch, and put the new running ones into the
             collection `running`, under the paths of their parameters.
         """
-        features = pooled(frozen_tokens(self.encoder, clips), self.pool)
+        features = pooled(frozen_tokens(self.encoder, clips), self.pool, self.encoder)
         features = BatchNorm(name="batch_norm")(features, valid, train=train)
         init = nn.initializers.normal(0.01)
         return Dense(self.num_classes, features.dtype, init, name="projection")(features)
@@ -90,7 +89,7 @@ class AttentiveProbe(nn.Module):
     """One learned query that attends over the tokens of a frozen encoder, MLP, linear map.
 
     Attributes:
-      encoder: gives the class token and the tokens of the grid.
+      encoder: gives the class token, if it has one, and the tokens of the grid.
       num_classes: numbers of the output.
       heads: attention heads.
 
@@ -116,7 +115,7 @@ class AttentiveProbe(nn.Module):
         train: bool = False,
     ) -> Float[Array, "b {self.num_classes}"]:
         """Logits in float32; nothing depends on `valid` and `train`."""
-        tokens = frozen_tokens(self.encoder, clips)[:, 1:]
+        tokens = frozen_tokens(self.encoder, clips)[:, self.encoder.class_tokens :]
         b, _, d = tokens.shape
         if d % self.heads:
             raise ValueError(f"head.heads={self.heads} does not divide tokens of width {d}")
@@ -167,8 +166,3 @@ def frozen_tokens(
     tokens = encoder(clips)
     wide = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
     return lax.stop_gradient(LayerNorm(name="norm")(wide))
-
-
-def pooled(tokens: Float[Array, "b tokens d"], pool: str) -> Float[Array, "b d"]:
-    """The class token, or the mean of the others."""
-    return tokens[:, 0] if pool == "class" else tokens[:, 1:].mean(1)

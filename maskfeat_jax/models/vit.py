@@ -31,8 +31,8 @@ from maskfeat_jax.ops.visible import Visible, take_visible
 class ViT(nn.Module):
     """ViT without the final norm, which belongs to the heads.
 
-    Pre-norm blocks, a class token, positions for the class token and every token of the grid, exact
-    GELU, layer norm epsilon 1e-6.
+    Pre-norm blocks, a class token unless told otherwise, positions for it and every token of the
+    grid, exact GELU, layer norm epsilon 1e-6.
 
     Attributes:
       width: of the tokens.
@@ -41,12 +41,13 @@ class ViT(nn.Module):
       tubelet: frames, rows and columns of one token, pixels.
       mlp_ratio: width of the MLP relative to the tokens.
       drop_path: rate of the last block; the first has 0.
-      positions: "joint", "separate" or "sincos", see `models.positions`.
+      positions: "joint", "separate", "sincos" or "sinusoid", see `models.positions`.
       kernel_init: of the linear maps, "normal" or "xavier", see `models.layers`.
       scan: trace one block instead of all, parameters stacked.
       remat: recompute activations in the backward pass.
       attention: kernel, "xla" or "cudnn".
       dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
+      class_token: whether there is one (VideoMAE has none).
 
     Source: ViT (arXiv:2010.11929) as in PySlowFast's MaskFeat configs.
     """
@@ -63,6 +64,7 @@ class ViT(nn.Module):
     remat: bool = False
     attention: str = "xla"
     dtype: str = "float32"
+    class_token: bool = True
 
     def __post_init__(self) -> None:
         check_heads(self.width, self.heads)
@@ -84,6 +86,11 @@ class ViT(nn.Module):
         """Regular expressions for the paths of parameters that are not learnt."""
         return tuple(f"^encoder/{name}" for name in fixed_positions(self.positions))
 
+    @property
+    def class_tokens(self) -> int:
+        """How many tokens come before those of the grid."""
+        return int(self.class_token)
+
     @nn.compact
     def __call__(
         self,
@@ -102,7 +109,8 @@ class ViT(nn.Module):
           train: whether drop path is active; needs the rng `dropout`.
 
         Returns:
-          Tokens after the last block: the class token, then those of the grid, time slowest.
+          Tokens after the last block: the class token, if there is one, then those of the grid,
+          time slowest.
 
         Raises:
           ValueError: the clip is not a whole number of tubelets.
@@ -115,17 +123,23 @@ class ViT(nn.Module):
         if mask is not None:
             mask_token = self.param("mask_token", NORMAL, (1, 1, self.width)).astype(dtype)
             tokens = jnp.where(mask.reshape(b, -1, 1), mask_token, tokens)
-        cls_token = self.param("cls_token", NORMAL, (1, 1, self.width)).astype(dtype)
-        place = positions(self.param, self.positions, grid, self.width).astype(dtype)
-        of_class, of_tokens = place[:, :1], place[:, 1:]
+        first = self.class_tokens
+        cls_token = self._class_token().astype(dtype)
+        place = positions(self.param, self.positions, grid, self.width, first).astype(dtype)
+        of_class, of_tokens = place[:, :first], place[:, first:]
         if visible is not None:
             of_tokens = take_visible(
                 jnp.broadcast_to(of_tokens, (b, *of_tokens.shape[1:])), visible
             )
-        cls_token = jnp.broadcast_to(cls_token + of_class, (b, 1, self.width))
+        cls_token = jnp.broadcast_to(cls_token + of_class, (b, first, self.width))
         tokens = jnp.concatenate([cls_token, tokens + of_tokens], 1)
         blocks = blocks_like(self, self.depth, self.heads, self.drop_path)
         return blocks(tokens, train=train)
+
+    def _class_token(self) -> Float[Array, "1 c {self.width}"]:
+        if not self.class_token:
+            return jnp.zeros((1, 0, self.width))
+        return self.param("cls_token", NORMAL, (1, 1, self.width))
 
 
 def blocks_like(encoder: ViT, depth: int, heads: int, drop_path: float = 0.0) -> Blocks:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from maskfeat_jax.masking import Random
 from maskfeat_jax.models import create_encoder, create_model
 from maskfeat_jax.models.layers import unstack_blocks
-from maskfeat_jax.models.positions import POSITIONS, sincos_table
+from maskfeat_jax.models.positions import FIXED, POSITIONS, sincos_table, sinusoid_table
 from maskfeat_jax.ops.visible import visible_tokens
 
 ENCODER = {"width": 32, "depth": 2, "heads": 2, "tubelet": (2, 8, 8)}
@@ -49,31 +51,43 @@ def test_encoder_sees_the_visible_tokens_only():
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_visible_tokens_enter_as_if_all_had_been_embedded(positions):
-    encoder = create_encoder("vit_ti16", **{**ENCODER, "depth": 0, "positions": positions})
+@pytest.mark.parametrize("first", [1, 0])
+def test_visible_tokens_enter_as_if_all_had_been_embedded(positions, first):
+    fields = {**ENCODER, "depth": 0, "positions": positions, "class_token": bool(first)}
+    encoder = create_encoder("vit_ti16", **fields)
     params = encoder.init(jax.random.key(0), CLIPS)["params"]
     every = np.asarray(encoder.apply({"params": params}, CLIPS))
     few = encoder.apply({"params": params}, CLIPS, visible=visible_tokens(MASK, 10))
-    np.testing.assert_array_equal(few[:, 0], every[:, 0])
-    wanted = every[:, 1:][~MASK.reshape(2, -1)].reshape(2, 10, -1)
-    np.testing.assert_allclose(few[:, 1:], wanted, atol=1e-6)
+    np.testing.assert_array_equal(few[:, :first], every[:, :first])
+    wanted = every[:, first:][~MASK.reshape(2, -1)].reshape(2, 10, -1)
+    np.testing.assert_allclose(few[:, first:], wanted, atol=1e-6)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-@pytest.mark.parametrize("class_token", ["encoder", "own"])
-def test_all_dialects_use_every_parameter(positions, class_token):
-    model = model_of({"positions": positions, "class_token": class_token}, positions=positions)
+@pytest.mark.parametrize(
+    ("class_token", "encoders"),
+    [("encoder", True), ("own", True), ("none", True), ("own", False), ("none", False)],
+)
+def test_all_dialects_use_every_parameter(positions, class_token, encoders):
+    head = {"positions": positions, "class_token": class_token}
+    model = model_of(head, positions=positions, class_token=encoders)
     params = fresh(model)
     out = model.apply({"params": params}, CLIPS, MASK)
     assert out.shape == (2, 2, 4, 4, 6)
     gradients = jax.grad(lambda p: jnp.sum(jnp.square(model.apply({"params": p}, CLIPS, MASK))))(
         params
     )
-    fixed = positions == "sincos"
+    fixed = positions in FIXED
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         name = "/".join(key.key for key in path)
         assert np.any(np.asarray(leaf)) != (fixed and name.endswith("pos_embed")), name
     assert ("cls_token" in params["decoder"]) == (class_token == "own")
+    assert ("cls_token" in params["encoder"]) == encoders
+    for part, rows in (("decoder", class_token != "none"), ("encoder", encoders)):
+        if positions == "separate":
+            assert ("pos_embed_class" in params[part]) == rows
+        else:
+            assert params[part]["pos_embed"].shape[1] == 32 + rows
     wanted = {"^encoder/pos_embed$", "^decoder/pos_embed$"} if fixed else set()
     assert set(model.frozen) == wanted
 
@@ -104,12 +118,23 @@ def test_sincos_tells_column_row_and_frame():
     assert (video[0, ..., 8:] == video[1, ..., 8:]).all()
 
 
+def test_sinusoid_counts_tokens_and_alternates():
+    table = np.asarray(sinusoid_table((2, 3, 4), 10))[0]
+    assert not table[0].any()
+    np.testing.assert_array_equal(sinusoid_table((24, 1, 1), 10, 0)[0], table[1:])
+    for n, j in ((0, 1), (5, 0), (5, 1), (17, 6), (23, 9)):
+        angle = n / 10000 ** ((j - j % 2) / 10)
+        wanted = math.cos(angle) if j % 2 else math.sin(angle)
+        np.testing.assert_allclose(table[1 + n, j], wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"encoder": "mvit_v2_s", "head": HEAD}, "MViT cannot leave tokens out"),
         ({"encoder": "vit_b16", "head": {**HEAD, "heads": 3}}, "width 16 is not"),
-        ({"encoder": "vit_b16", "head": {**HEAD, "class_token": "none"}}, "class_token='none'"),
+        ({"encoder": "vit_b16", "head": {**HEAD, "class_token": "both"}}, "class_token='both'"),
+        ({"encoder": "vit_b16", "head": HEAD, "class_token": False}, "'encoder' needs an encoder"),
         ({"encoder": "vit_b16", "head": {**HEAD, "positions": "rope"}}, "positions='rope'"),
         ({"encoder": "vit_b16", "head": HEAD, "positions": "no"}, "positions='no'"),
         ({"encoder": "vit_b16", "head": HEAD, "kernel_init": "zero"}, "kernel_init='zero'"),

@@ -66,14 +66,14 @@ def test_only_the_probe_learns(name):
         assert np.any(np.abs(np.asarray(leaf)) > 0) != frozen, name
 
 
-@pytest.mark.parametrize("pool", ["class", "mean"])
-def test_features_are_normalised_tokens(pool):
-    model = create_model("features", head={"pool": pool}, **ENCODER)
+@pytest.mark.parametrize(("pool", "first"), [("class", 1), ("mean", 1), ("mean", 0)])
+def test_features_are_normalised_tokens(pool, first):
+    model = create_model("features", head={"pool": pool}, class_token=bool(first), **ENCODER)
     params = model.init(jax.random.key(0), CLIPS)["params"]
     tokens = np.asarray(model.encoder.apply({"params": params["encoder"]}, CLIPS))
     centred = tokens - tokens.mean(-1, keepdims=True)
     tokens = centred / np.sqrt(tokens.var(-1, keepdims=True) + 1e-6)
-    wanted = tokens[:, 0] if pool == "class" else tokens[:, 1:].mean(1)
+    wanted = tokens[:, 0] if pool == "class" else tokens[:, first:].mean(1)
     np.testing.assert_allclose(model.apply({"params": params}, CLIPS), wanted, atol=1e-5)
 
 
@@ -84,7 +84,6 @@ def test_features_are_normalised_tokens(pool):
         ("linear_probe", {"num_classes": 5, "pool": "max"}, "pool='max'"),
         ("features", {"pool": "max"}, "pool='max'"),
         ("attentive_probe", {"num_classes": 5, "heads": 5}, "head.heads=5 does not divide"),
-        ("classifier", {"num_classes": 5, "dropout": 1.0}, "dropout=1.0"),
     ],
 )
 def test_refuses(name, head, words):
@@ -92,13 +91,21 @@ def test_refuses(name, head, words):
         create_model(name, head=head, **ENCODER).init(jax.random.key(0), CLIPS)
 
 
-def test_dropout_scales_what_it_leaves():
-    model = create_model("classifier", head={"num_classes": 5, "dropout": 0.5}, **ENCODER)
-    params = model.init(jax.random.key(0), CLIPS)["params"]
-    clips = np.broadcast_to(CLIPS[:1], (400, *CLIPS.shape[1:]))
-    still = model.apply({"params": params}, clips)
-    rngs = {"dropout": jax.random.key(1)}
-    moved = np.asarray(model.apply({"params": params}, clips, train=True, rngs=rngs))
-    assert np.ptp(moved, 0).min() > 0
-    spread = moved.std(0) / np.sqrt(len(moved))
-    assert (np.abs(moved.mean(0) - still[0]) < 5 * spread).all()
+@pytest.mark.parametrize(("name", "head"), [("features", {}), ("linear_probe", {"num_classes": 5})])
+def test_needs_the_class_token_it_reads(name, head):
+    with pytest.raises(ValueError, match="pool='class' needs an encoder with a class token"):
+        create_model(name, head=head, class_token=False, **ENCODER)
+
+
+def test_attentive_probe_attends_over_the_grid_only():
+    """The first token of an encoder without class token counts; a class token does not."""
+    head = {"num_classes": 5, "heads": 3}
+    usual, other = (
+        create_model("attentive_probe", head=head, class_token=has, **{**ENCODER, "depth": 0})
+        for has in (True, False)
+    )
+    params = usual.init(jax.random.key(0), CLIPS)["params"]
+    encoder = {**params["encoder"], "pos_embed": params["encoder"]["pos_embed"][:, 1:]}
+    del encoder["cls_token"]
+    logits = other.apply({"params": {**params, "encoder": encoder}}, CLIPS)
+    np.testing.assert_array_equal(logits, usual.apply({"params": params}, CLIPS))

@@ -7,6 +7,7 @@ import pytest
 
 from maskfeat_jax.models import MODELS, VARIANTS, create_encoder, create_model
 from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
+from maskfeat_jax.models.positions import POSITIONS
 
 TINY = {"width": 24, "depth": 3, "heads": 3, "tubelet": (2, 8, 4)}
 
@@ -33,6 +34,23 @@ def test_variants_build_for_images_and_clips(name):
         out = jax.eval_shape(encoder.init_with_output, jax.random.key(0), clips)[0]
         assert out.shape == (2, 1 + frames // tubelet[0] * 2 * 3, encoder.width)
         assert encoder.grid((frames, 32, 48)) == (frames // tubelet[0], 2, 3)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_without_class_token_the_grid_is_as_it_was(positions):
+    clips, mask = clips_and_mask()
+    fields = {**TINY, "width": 48, "depth": 0, "positions": positions}
+    usual = create_encoder("vit_ti16", **fields)
+    params = initial(usual, clips, mask)
+    wanted = np.asarray(usual.apply({"params": params}, clips, mask))[:, 1:]
+    encoder = create_encoder("vit_ti16", class_token=False, **fields)
+    assert (usual.class_tokens, encoder.class_tokens) == (1, 0)
+    left = {k: v for k, v in params.items() if k not in ("cls_token", "pos_embed_class")}
+    if "pos_embed" in left:
+        left["pos_embed"] = left["pos_embed"][:, 1:]
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), clips, mask)["params"]
+    assert jax.tree.map(jnp.shape, left) == jax.tree.map(jnp.shape, shapes)
+    np.testing.assert_array_equal(encoder.apply({"params": left}, clips, mask), wanted)
 
 
 def test_models_have_names():
@@ -81,9 +99,10 @@ def test_stacking_is_undone():
     jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
-def test_masked_pixels_have_no_influence_and_visible_ones_have():
+@pytest.mark.parametrize("class_token", [True, False])
+def test_masked_pixels_have_no_influence_and_visible_ones_have(class_token):
     clips, mask = clips_and_mask()
-    model = tiny()
+    model = tiny(class_token=class_token)
     params = initial(model, clips, mask)
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape), params)
     gradient = jax.grad(lambda x: jnp.sum(model.apply({"params": params}, x, mask) ** 2))(clips)
