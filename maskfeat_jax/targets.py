@@ -144,21 +144,30 @@ class Pixels:
       frames: which of its frames a token predicts: "first" (PySlowFast); "spread", evenly from the
         first to the last frame of the clip, so that it is the first one except in the last token
         (mae_st); "all" of them, one after the other (PySlowFast without `TIME_STRIDE_LOSS`).
+      statistics: mean and variance that `normalise` takes away: of all numbers of a "token", or of
+        each "channel" of it on its own (VideoMAE, with `channels="last"` and `frames="all"`).
 
-    Source: MaskFeat (arXiv:2112.09133) section 3.2, MAE for video (arXiv:2205.09113) section 3;
-    PySlowFast slowfast/models/masked.py, mae_st models_mae.py.
+    VideoMAE first goes back to colours in [0, 1]. Mean and variance of a channel undo that, but
+    for its 1e-6 beside a standard deviation, which here is one of normalised colours.
+
+    Source: MaskFeat (arXiv:2112.09133) section 3.2, MAE for video (arXiv:2205.09113) section 3,
+    VideoMAE (arXiv:2203.12602); PySlowFast slowfast/models/masked.py, mae_st models_mae.py,
+    engine_for_pretraining.py of MCG-NJU/VideoMAE.
     """
 
     tubelet: Size3
     normalise: bool = True
     channels: str = "first"
     frames: str = "first"
+    statistics: str = "token"
 
     def __post_init__(self) -> None:
         if self.channels not in ("first", "last"):
             raise ValueError(f"channels={self.channels!r} is not 'first' or 'last'")
         if self.frames not in ("first", "spread", "all"):
             raise ValueError(f"frames={self.frames!r} is not 'first', 'spread' or 'all'")
+        if self.statistics not in ("token", "channel"):
+            raise ValueError(f"statistics={self.statistics!r} is not 'token' or 'channel'")
 
     @property
     def dim(self) -> int:
@@ -171,7 +180,7 @@ class Pixels:
         tokens = self._tokens(clips)
         if not self.normalise:
             return tokens
-        mean, std = _scale(tokens)
+        mean, std = self._scale(tokens)
         return (tokens - mean) / std
 
     def restore(
@@ -184,7 +193,7 @@ class Pixels:
         """
         if not self.normalise:
             return features
-        mean, std = _scale(self._tokens(clips))
+        mean, std = self._scale(self._tokens(clips))
         return features * std + mean
 
     def draw(
@@ -212,13 +221,23 @@ class Pixels:
         wide = clips.astype(jnp.promote_types(clips.dtype, jnp.float32))
         return einops.rearrange(wide, pattern, t=grid[0], p=p, q=q)
 
-
-def _scale(
-    tokens: Float[Array, "*lead d"],
-) -> tuple[Float[Array, "*lead 1"], Float[Array, "*lead 1"]]:
-    """Mean and (unbiased) standard deviation of the numbers of each token."""
-    variance = tokens.var(-1, keepdims=True, ddof=1)
-    return tokens.mean(-1, keepdims=True), jnp.sqrt(variance + 1e-6)
+    def _scale(
+        self, tokens: Float[Array, "b gt gh gw d"]
+    ) -> tuple[Float[Array, "b gt gh gw #d"], Float[Array, "b gt gh gw #d"]]:
+        """Mean and (unbiased) standard deviation that go with the numbers of each token."""
+        if self.statistics == "token":
+            variance = tokens.var(-1, keepdims=True, ddof=1)
+            return tokens.mean(-1, keepdims=True), jnp.sqrt(variance + 1e-6)
+        mixed, apart = f"b t h w ({self._order})", "b t h w c (u p q)"
+        _, p, q = self.tubelet
+        channels = einops.rearrange(tokens, f"{mixed} -> {apart}", c=3, p=p, q=q)
+        # From the first pixel on: else a flat patch is rounding errors divided by 1e-6.
+        first = channels[..., :1]
+        mean = first + (channels - first).mean(-1, keepdims=True)
+        std = (channels - first).std(-1, keepdims=True, ddof=1) + 1e-6
+        mean, std = (jnp.broadcast_to(x, channels.shape) for x in (mean, std))
+        back = f"{apart} -> {mixed}"
+        return einops.rearrange(mean, back, p=p, q=q), einops.rearrange(std, back, p=p, q=q)
 
 
 TARGETS: dict[str, type] = {"hog": Hog, "pixels": Pixels}

@@ -98,13 +98,35 @@ def test_pixels_of_one_frame_or_all():
 
 
 @pytest.mark.parametrize("channels", ["first", "last"])
+@pytest.mark.parametrize("frames", ["first", "all"])
+def test_pixels_scaled_by_channel(channels, frames):
+    x = clips()
+    target = Pixels((2, 8, 16), channels=channels, frames=frames, statistics="channel")
+    order = (0, 3, 1, 2) if channels == "first" else (0, 1, 2, 3)
+    for b, t, i, j in ((0, 0, 0, 0), (1, 1, 3, 2)):
+        patch = x[b, 2 * t :, 8 * i :, 16 * j :][: 2 if frames == "all" else 1, :8, :16]
+        patch = patch.astype(np.float64)
+        over = (0, 1, 2)
+        wanted = (patch - patch.mean(over)) / (patch.std(over, ddof=1) + 1e-6)
+        found = np.asarray(target(x))[b, t, i, j]
+        np.testing.assert_allclose(found, wanted.transpose(order).reshape(-1), atol=1e-5)
+    # The normalisation of colours does not show.
+    colours = x * np.float32([0.229, 0.224, 0.225]) + np.float32([0.485, 0.456, 0.406])
+    np.testing.assert_allclose(target(colours), target(x), atol=1e-4)
+    flat = np.broadcast_to(x[:, :1, :1, :1], x.shape)
+    assert not np.any(target(flat))
+    assert not np.any(jax.jit(target)(flat))
+
+
+@pytest.mark.parametrize("channels", ["first", "last"])
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("frames", ["first", "all"])
-def test_pixels_are_drawn_as_they_were(channels, normalise, frames):
+@pytest.mark.parametrize("statistics", ["token", "channel"])
+def test_pixels_are_drawn_as_they_were(channels, normalise, frames, statistics):
     video = np.random.default_rng(0).integers(0, 256, (1, 4, 32, 48, 3)).astype(np.uint8)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     x = ((video / 255 - mean) / std).astype(np.float32)
-    target = Pixels((2, 8, 16), normalise, channels, frames)
+    target = Pixels((2, 8, 16), normalise, channels, frames, statistics)
     restored = np.asarray(target.restore(target(x), x))
     for token in range(2):
         np.testing.assert_array_equal(
@@ -119,3 +141,5 @@ def test_refuses():
         Hog((1, 12, 12))
     with pytest.raises(ValueError, match="channels='middle'"):
         Pixels((1, 16, 16), channels="middle")
+    with pytest.raises(ValueError, match="statistics='batch'"):
+        Pixels((1, 16, 16), statistics="batch")
