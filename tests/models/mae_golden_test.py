@@ -1,4 +1,4 @@
-"""Masked autoencoders against float64 numbers of mae_st and PySlowFast, weights by a rule."""
+"""Masked autoencoders against float64 numbers of the originals, weights by a rule."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import pytest
 
 from maskfeat_jax.losses import masked_mse
 from maskfeat_jax.models import create_model
+from maskfeat_jax.models.positions import sinusoid_table
 from maskfeat_jax.targets import Pixels
 from tests.golden import MAE, MAE_CLASSIFIER, fill_sines, mae_of_pyslowfast
 
 TINY = {"encoder": "vit_ti16", "width": 8, "depth": 2, "heads": 2, "tubelet": (2, 16, 16)}
 MAE_ST = {"width": 8, "depth": 1, "heads": 2, "positions": "separate", "class_token": "own"}
 PYSLOWFAST = {"width": 64, "depth": 1, "heads": 1}
+VIDEOMAE = {"width": 12, "depth": 1, "heads": 2, "positions": "sinusoid", "class_token": "none"}
 
 # Sines are a layout in disguise: what follows depends on the order of axes everywhere.
 CLIPS = np.sin(0.01 * np.arange(2 * 3 * 4 * 32 * 32)).reshape(2, 3, 4, 32, 32)
@@ -105,6 +107,56 @@ def test_autoencoder_of_pyslowfast():
     np.testing.assert_allclose(np.abs(predicted).sum(), 3332.749710218, rtol=1e-12)
     target = Pixels((2, 16, 16), channels="last")
     np.testing.assert_allclose(loss_of(params, model, target), 1.44002538636, rtol=1e-11)
+
+
+# Of VideoMAE as in transformers 5.23, its positions in float64 and all its layer norms with epsilon
+# 1e-6 as in MCG-NJU/VideoMAE; it got the weights below.
+
+
+def fill_videomae(shapes):
+    """Sines, zeros for the biases that VideoMAE does not have, its positions."""
+    params = fill_sines(shapes, {})
+    for part in (params[name] for name in ("encoder", "decoder") if name in params):
+        width = part["pos_embed"].shape[-1]
+        part["pos_embed"] = np.asarray(sinusoid_table((2, 2, 2), width, 0))
+        for block in part["blocks"].values():
+            block["attn"]["qkv"]["bias"][width : 2 * width] = 0
+    if "decoder" in params:
+        params["decoder"]["embed"]["bias"][:] = 0
+    return params
+
+
+def of_videomae(name, **head):
+    fields = {**TINY, "class_token": False, "positions": "sinusoid", "dtype": "float64"}
+    return create_model(name, head=head, **fields)
+
+
+def test_autoencoder_of_videomae():
+    model = of_videomae("mae", dim=1536, visible=4, **VIDEOMAE)
+    params = fill_videomae(shapes_of(model, CLIPS, MASK))
+    predicted = np.asarray(jax.jit(model.apply)({"params": params}, CLIPS, MASK))[MASK]
+    first = [-0.0581149939, -0.0365682405, -0.0422414751, -0.0544151326]
+    np.testing.assert_allclose(predicted[0, :4], first, atol=1e-9)
+    last = [-0.0014377622, -0.0280253339, 0.0298279907]
+    np.testing.assert_allclose(predicted[-1, -3:], last, atol=1e-9)
+    np.testing.assert_allclose(np.abs(predicted).sum(), 1025.84048230141, rtol=1e-11)
+
+    target = Pixels((2, 16, 16), channels="last", frames="all", statistics="channel")
+    colours = CLIPS * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406]  # as VideoMAE goes back to
+    loss = np.square(predicted - np.asarray(target(colours))[MASK]).mean()
+    np.testing.assert_allclose(loss, 1.00930415410434, rtol=1e-11)
+    np.testing.assert_allclose(loss_of(params, model, target), loss, rtol=2e-5)
+
+
+def test_classifier_of_videomae():
+    model = of_videomae("classifier", num_classes=5)
+    params = fill_videomae(shapes_of(model, CLIPS))
+    wanted = [
+        [0.1172429065, -0.1839762767, 0.0742927005, -0.1526966693, 0.0411720272],
+        [0.1197181667, -0.186172132, 0.0761369394, -0.1541286434, 0.0421446454],
+    ]
+    logits = jax.jit(model.apply)({"params": params}, CLIPS)
+    np.testing.assert_allclose(logits, wanted, atol=1e-9)
 
 
 @pytest.mark.parametrize(

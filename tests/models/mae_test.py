@@ -128,6 +128,14 @@ def test_sinusoid_counts_tokens_and_alternates():
         np.testing.assert_allclose(table[1 + n, j], wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", FIXED)
+@pytest.mark.parametrize("rows", [0, 1])
+def test_fixed_positions_start_as_their_table(kind, rows):
+    fields = {**ENCODER, "depth": 0, "positions": kind, "class_token": bool(rows)}
+    params = jax.jit(create_encoder("vit_ti16", **fields).init)(jax.random.key(0), CLIPS)["params"]
+    np.testing.assert_array_equal(params["pos_embed"], FIXED[kind]((2, 4, 4), 32, rows))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
