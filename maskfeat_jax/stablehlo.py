@@ -24,7 +24,7 @@ import numpy as np
 from maskfeat_jax import steps
 from maskfeat_jax.arrays import Array
 from maskfeat_jax.convert.trained import Trained
-from maskfeat_jax.tasks import Pretrain
+from maskfeat_jax.models import MAE, MaskFeat
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 LARGEST = 2**31 - 2**25  # bytes of parameters; the format ends at 2 GiB, and the program needs some
@@ -48,7 +48,7 @@ def export(trained: Trained) -> bytes:
     model = model.clone(encoder=model.encoder.clone(attention="xla"))
     (batch,) = jax.export.symbolic_shape("b")
     inputs = [jax.ShapeDtypeStruct((batch, *clip, 3), np.uint8)]
-    if trained.recipe["head"]["name"] in Pretrain.heads:
+    if isinstance(model, MAE | MaskFeat):
         inputs.append(jax.ShapeDtypeStruct((batch, *model.encoder.grid(clip)), bool))
 
     def one(video: Array, *mask: Array) -> Array:
