@@ -32,6 +32,7 @@ from maskfeat_jax.build import (
     require_sections,
 )
 from maskfeat_jax.checkpoint import CheckpointError
+from maskfeat_jax.convert import ConvertError
 from maskfeat_jax.experiment import SHOWN_CLIPS, Experiment, run_evaluation, run_training
 from maskfeat_jax.loop import Diverged, Run
 from maskfeat_jax.models.probes import ENCODER
@@ -62,6 +63,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     input_pipeline.TooManyBadInputs: 65,
     Diverged: 70,
     CheckpointError: 74,
+    ConvertError: 65,
 }
 
 
@@ -190,6 +192,7 @@ def assemble(
         optimizer=optimizer,
         init_from=init_from,
         init_parts=parts_of(recipe, task) if learning else None,
+        init_resize=recipe["model"].get("init_resize", False),
         on_bad=parts["input"].on_bad_in_evaluation,
     )
 

@@ -46,6 +46,7 @@ def get_config() -> ConfigDict:
         encoder="vit_b16",
         positions="joint",
         init_from="",  # work directory or checkpoint of the pre-training
+        init_resize=False,  # True interpolates positions of another size
         drop_path=0.1,
         dtype="float32",
         scan=False,

@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
         tubelet=(2, 16, 16),
         positions="separate",
         init_from="",  # work directory or checkpoint of the pre-training
+        init_resize=False,  # True interpolates positions of another size
         init_parts=("encoder", "norm"),
         drop_path=0.1,
         dtype="float32",

@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
         dtype="float32",
         drop_path=0.1,
         init_from="",
+        init_resize=False,  # True interpolates positions of another size
     )
     config.head = dict(name="classifier", num_classes=10)
     config.optim = dict(name="adamw", lr=1e-3, lr_batch=100, warmup_epochs=3.0, layer_decay=0.75)

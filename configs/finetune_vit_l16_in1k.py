@@ -45,6 +45,7 @@ def get_config() -> ConfigDict:
     config.model = dict(
         encoder="vit_l16",
         init_from="",  # work directory or checkpoint of the pre-training
+        init_resize=False,  # True interpolates positions of another size
         drop_path=0.1,
         dtype="float32",
         scan=True,

@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
         encoder="vit_b16",
         positions="sincos",
         init_from="",  # work directory or checkpoint of the pre-training
+        init_resize=False,  # True interpolates positions of another size
         dtype="float32",
         scan=False,
         remat=False,

@@ -31,6 +31,7 @@ def get_config() -> ConfigDict:
         heads=4,
         dtype="float32",
         init_from="",
+        init_resize=False,  # True interpolates positions of another size
     )
     config.head = dict(name="features", pool="mean")
     config.knn = dict(num_classes=10, k=20, temperature=0.07)

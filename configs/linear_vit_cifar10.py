@@ -36,6 +36,7 @@ def get_config() -> ConfigDict:
         heads=4,
         dtype="float32",
         init_from="",
+        init_resize=False,  # True interpolates positions of another size
     )
     config.head = dict(name="linear_probe", num_classes=10, pool="mean")
     config.optim = dict(name="lars", lr=12.8, lr_batch=200, warmup_epochs=10.0)

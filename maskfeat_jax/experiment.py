@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from maskfeat_jax import sharding
 from maskfeat_jax.build import RecipeError
-from maskfeat_jax.checkpoint import Checkpoints, load_params
+from maskfeat_jax.checkpoint import Checkpoints
+from maskfeat_jax.convert import load, load_parameters
 from maskfeat_jax.evaluate import evaluate
 from maskfeat_jax.loop import Run, train
 from maskfeat_jax.optim import Optimizer
@@ -67,8 +68,10 @@ class Experiment:
       testing: the data to evaluate on; None for no evaluation.
       shown: clips for pictures, uint8 `(b, t, h, w, 3)`.
       optimizer: None where nothing is trained.
-      init_from: work directory or checkpoint to start from; empty for fresh parameters.
+      init_from: work directory, checkpoint or PyTorch file to start from; empty for fresh
+        parameters.
       init_parts: top-level names of the parameters to take of it; None for all.
+      init_resize: interpolate tables of positions that were made for another size of clips.
       on_bad: what evaluation does with unreadable files, "fail" or "skip".
     """
 
@@ -81,6 +84,7 @@ class Experiment:
     optimizer: Optimizer | None
     init_from: str
     init_parts: tuple[str, ...] | None
+    init_resize: bool
     on_bad: str
 
     @property
@@ -198,9 +202,12 @@ def initial_params(experiment: Experiment) -> Any:
     fresh = jax.device_get(jax.jit(experiment.task.init)(jax.random.key(experiment.seed)))
     if not experiment.init_from:
         return fresh
-    source = load_params(experiment.init_from).evaluated
-    parts = experiment.init_parts
-    return transfer(fresh, source, parts=tuple(fresh) if parts is None else parts)
+    parts = tuple(fresh) if experiment.init_parts is None else experiment.init_parts
+    if not experiment.init_resize:
+        return transfer(fresh, load_parameters(experiment.init_from), parts=parts)
+    source, task = load(experiment.init_from), experiment.task
+    grids = source.model.encoder.grid(source.clip), task.model.encoder.grid(task.clip)
+    return transfer(fresh, source.params, parts=parts, grids=grids)
 
 
 def evaluator(experiment: Experiment, workdir: Path, mesh: Mesh, places: Any):

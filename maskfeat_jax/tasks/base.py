@@ -40,6 +40,10 @@ class Task(Protocol):
     def model(self) -> nn.Module:
         """See the class."""
 
+    @property
+    def clip(self) -> Size3:
+        """Frames, height and width of the clips that the model sees."""
+
     @classmethod
     def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Task | None:
         """The task, or None after noting what is wrong with the recipe."""
@@ -95,7 +99,7 @@ class Learner(Task, Protocol):
 def encoder_of(recipe: Section) -> nn.Module:
     """The encoder of the section `model`: a variant with some fields changed."""
     fields = dict(recipe["model"])
-    for key in ("init_from", "init_parts"):
+    for key in ("init_from", "init_parts", "init_resize"):
         fields.pop(key, None)
     name = fields.pop("encoder", "")
     family, sizes = member("model.encoder", VARIANTS, name)

@@ -1,0 +1,29 @@
+"""Checkpoints of PyTorch, both ways.
+
+`load_torch` reads a file of any known layout, `to_torch` names parameters as a layout does, `load`
+reads whatever there is, `write` writes files that the original programs load. On the command line:
+`python -m maskfeat_jax.convert --help`.
+"""
+
+from maskfeat_jax.convert.exporting import Export, export, to_torch, write
+from maskfeat_jax.convert.files import ConvertError
+from maskfeat_jax.convert.importing import Report, load_torch, resized
+from maskfeat_jax.convert.layouts import LAYOUTS
+from maskfeat_jax.convert.loading import load, load_parameters, save
+from maskfeat_jax.convert.trained import Trained
+
+__all__ = [
+    "LAYOUTS",
+    "ConvertError",
+    "Export",
+    "Report",
+    "Trained",
+    "export",
+    "load",
+    "load_parameters",
+    "load_torch",
+    "resized",
+    "save",
+    "to_torch",
+    "write",
+]

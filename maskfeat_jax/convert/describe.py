@@ -1,0 +1,207 @@
+"""Which model the tensors of a file are: its sizes, read from their shapes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from maskfeat_jax.convert.files import ConvertError
+from maskfeat_jax.convert.layouts import Form
+from maskfeat_jax.convert.metadata import section_of
+from maskfeat_jax.leaves import Name
+from maskfeat_jax.models import VARIANTS
+from maskfeat_jax.models.mvit import PATCH, MViT
+from maskfeat_jax.models.vit import ViT
+from maskfeat_jax.ops.patches import Size3
+
+Shapes = Mapping[Name, tuple[int, ...]]  # of parameters of ours
+Hints = Mapping[str, Any]
+Fields = dict[str, Any]
+
+KV_STRIDES = (8, 4, 2, 1, 16)  # the published first: where several fit, nothing tells them apart
+MOST_TOKENS = 1_000_000  # of a clip; more is a mistake, or a trick to fill the memory
+MASK_RATIOS = {1: 0.75, 2: 0.9}  # of masked autoencoders, by the frames of a tubelet
+
+
+def describe(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Fields, Size3]:
+    """The sections `model` and `head` of a recipe for it, and the clip it is meant for.
+
+    Args:
+      shapes: of the parameters that the file has.
+      form: of the layout.
+      hints: what is known otherwise, see `HINTS`.
+
+    Raises:
+      ConvertError: something is missing, or the shapes are of no model.
+    """
+    if form.encoder == "mvit":
+        fields, clip = _mvit(shapes, hints)
+        encoder: Fields = section_of(MViT, fields)
+        grid = MViT(**fields).grid(clip)
+    else:
+        fields, clip = _vit(shapes, form, hints)
+        encoder = section_of(ViT, fields)
+        grid = ViT(**fields).grid(clip)
+    if math.prod(grid) > MOST_TOKENS:
+        raise ConvertError(f"a clip of {'x'.join(map(str, clip))} has {math.prod(grid)} tokens")
+    return encoder, _head(shapes, form, hints, grid), clip
+
+
+def _vit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
+    tubelet, width = _patch(shapes)
+    depth = _blocks(shapes, "encoder")
+    fields: Fields = {
+        "width": width,
+        "depth": depth,
+        "heads": hints.get("heads") or _usual_heads(width, depth),
+        "tubelet": tubelet,
+        "mlp_ratio": _mlp_ratio(shapes, ("encoder", "blocks", "0"), width),
+        "positions": _positions(shapes, "encoder"),
+        "class_token": ("encoder", "cls_token") in shapes,
+        **form.encoder_fields,
+    }
+    if hints.get("clip"):
+        frames, height, side = hints["clip"]
+        return fields, (frames, height, side)
+    return fields, _clip_of_positions(shapes, tubelet)
+
+
+def _patch(shapes: Shapes) -> tuple[Size3, int]:
+    shape = _shape(shapes, ("encoder", "patch_embed", "kernel"))
+    if len(shape) != 5 or not all(shape):
+        raise ConvertError(f"the kernel of the patches has the shape {shape}")
+    return (shape[0], shape[1], shape[2]), shape[4]
+
+
+def _blocks(shapes: Shapes, where: str) -> int:
+    numbers = {name[2] for name in shapes if name[:2] == (where, "blocks")}
+    return next(i for i in itertools.count() if str(i) not in numbers)
+
+
+def _mlp_ratio(shapes: Shapes, block: Name, width: int) -> float:
+    return _shape(shapes, (*block, "mlp", "fc1", "kernel"))[1] / width
+
+
+def _positions(shapes: Shapes, where: str) -> str:
+    return "separate" if (where, "pos_embed_spatial") in shapes else "joint"
+
+
+def _usual_heads(width: int, depth: int) -> int:
+    for family, sizes in VARIANTS.values():
+        if family is ViT and (sizes["width"], sizes["depth"]) == (width, depth):
+            return sizes["heads"]
+    raise ConvertError(
+        f"a ViT of width {width} and depth {depth} is not a usual one, and its file does not tell "
+        "how many attention heads it has: give heads (--heads)"
+    )
+
+
+def _clip_of_positions(shapes: Shapes, tubelet: Size3) -> Size3:
+    """Frames, height and width that the table of positions is for; frames are taken as square."""
+    t, patch_height, patch_width = tubelet
+    if ("encoder", "pos_embed_spatial") in shapes:
+        places = _shape(shapes, ("encoder", "pos_embed_spatial"))[1]
+        frames = _shape(shapes, ("encoder", "pos_embed_temporal"))[1]
+    else:
+        first = int(("encoder", "cls_token") in shapes)
+        tokens = _shape(shapes, ("encoder", "pos_embed"))[1] - first
+        usual = (1,) if t == 1 else (16 // t, *range(2, 65))
+        whole = [n for n in usual if tokens % n == 0 and _root(tokens // n)]
+        frames = whole[0] if whole else 1
+        places = tokens // frames
+    side = _root(places)
+    if not side:
+        raise ConvertError(
+            f"{places} positions of a frame are no square: give the clip "
+            "(--clip FRAMES HEIGHT WIDTH)"
+        )
+    return frames * t, side * patch_height, side * patch_width
+
+
+def _root(n: int) -> int:
+    """Its square root, 0 if that is not whole."""
+    return math.isqrt(n) if math.isqrt(n) ** 2 == n else 0
+
+
+def _mvit(shapes: Shapes, hints: Hints) -> tuple[Fields, Size3]:
+    _, width = _patch(shapes)
+    depth = _blocks(shapes, "encoder")
+    qkv = [_block(shapes, i, "attn", "qkv", "kernel") for i in range(depth)]
+    head = max(1, _block(shapes, 0, "attn", "pool_q", "kernel")[-1])
+    heads = [shape[1] // 3 // head for shape in qkv]
+    stages = tuple(i for i in range(1, depth) if heads[i] > heads[i - 1])
+    in_mlp = all(shape[1] == 3 * shape[0] for shape in qkv)
+    fields: Fields = {
+        "width": width,
+        "depth": depth,
+        "heads": heads[0],
+        "stages": stages,
+        "widen_in": "mlp" if in_mlp else "attention",
+        "mlp_ratio": _mlp_ratio(shapes, ("encoder", "blocks", "0"), width),
+    }
+    frames = (_block(shapes, 0, "attn", "rel_pos_t")[0] + 1) // 2 * PATCH[0]
+    side = (_block(shapes, 0, "attn", "rel_pos_h")[0] + 1) // 2 * PATCH[1]
+    clip = hints.get("clip") or (frames, side, side)
+    tables = [_block(shapes, i, "attn", "rel_pos_h")[0] for i in range(depth)]
+    known = _strides(fields, clip, tables, hints.get("kv_stride"))
+    return {**fields, **known}, (clip[0], clip[1], clip[2])
+
+
+def _strides(fields: Fields, clip: Size3, tables: list[int], known: int | None) -> Fields:
+    """Where the grid is halved, which the lengths of the tables of relative positions tell."""
+    stages = fields["stages"]
+    halvings = range(len(stages), -1, -1)
+    for kv_stride, halved in itertools.product((known,) if known else KV_STRIDES, halvings):
+        tubelet = (PATCH[0], PATCH[1] << halved, PATCH[2] << halved)
+        chosen: Fields = {"tubelet": tubelet, "kv_stride": kv_stride}
+        blocks = MViT(**fields, **chosen).block_fields(clip)
+        if [block["rows"][1] for block in blocks] == tables:
+            return chosen
+    raise ConvertError(
+        f"tables of {tables} relative positions in height are of no MViT with stages at {stages} "
+        f"for clips of {'x'.join(map(str, clip))}"
+    )
+
+
+def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
+    head: Fields = {"name": form.head}
+    class_token = ("encoder", "cls_token") in shapes
+    if form.head == "features":
+        return {**head, "pool": hints.get("pool") or ("class" if class_token else "mean")}
+    out = _shape(shapes, ("projection", "kernel") if form.head != "mae" else _PREDICTION)[1]
+    if form.head == "maskfeat":
+        return {**head, "dim": out}
+    if form.head in ("classifier", "linear_probe"):
+        return {**head, "num_classes": out, "pool": form.pool or hints.get("pool") or "mean"}
+    _, width = _shape(shapes, ("decoder", "embed", "kernel"))
+    own = ("decoder", "cls_token") in shapes
+    tokens = math.prod(grid)
+    t = _shape(shapes, ("encoder", "patch_embed", "kernel"))[0]
+    ratio = hints.get("mask_ratio") or MASK_RATIOS[min(t, 2)]
+    fields: Fields = {
+        "dim": out,
+        "visible": max(1, int(tokens * (1 - ratio) + 1e-9)),
+        "width": width,
+        "depth": _blocks(shapes, "decoder"),
+        "positions": _positions(shapes, "decoder"),
+        **{name: v(width) if callable(v) else v for name, v in form.fields.items()},
+        "class_token": "own" if own else "encoder" if class_token else "none",
+    }
+    if hints.get("decoder_heads"):
+        fields["heads"] = hints["decoder_heads"]
+    return {**head, **fields}
+
+
+_PREDICTION = ("decoder", "projection", "kernel")
+
+
+def _block(shapes: Shapes, number: int, *name: str) -> tuple[int, ...]:
+    return _shape(shapes, ("encoder", "blocks", str(number), *name))
+
+
+def _shape(shapes: Shapes, name: Name) -> tuple[int, ...]:
+    if name not in shapes:
+        raise ConvertError(f"{'/'.join(name)} is missing, so the model cannot be told")
+    return shapes[name]

@@ -1,0 +1,247 @@
+"""From a model of ours with its parameters to files of PyTorch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from maskfeat_jax.build import RecipeError, member
+from maskfeat_jax.convert import files, metadata
+from maskfeat_jax.convert.files import ConvertError
+from maskfeat_jax.convert.importing import computed
+from maskfeat_jax.convert.layouts import LAYOUTS, Form, Layout
+from maskfeat_jax.convert.rules import rule_of, table
+from maskfeat_jax.convert.trained import Params, Trained
+from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
+from maskfeat_jax.models.layers import unstack_blocks
+
+State = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Tensors under their names in a layout.
+
+    Attributes:
+      trained: the model they hold; of a pre-trained one perhaps the encoder alone.
+      form: of the layout.
+      state: tensors by name.
+      left_out: what they do not hold, a sentence each.
+    """
+
+    trained: Trained
+    form: Form
+    state: State
+    left_out: tuple[str, ...]
+
+
+def to_torch(params: Params, layout: str, *, pool: str = "mean") -> State:
+    """Parameters under the names, and in the shapes, that a layout has for them.
+
+    Args:
+      params: of a model of this package, stacked or not.
+      layout: key of `LAYOUTS`.
+      pool: what the classifier reads, "mean" or "class"; parameters do not tell.
+
+    Returns:
+      numpy arrays by name; `torch.from_numpy` makes tensors of them.
+
+    Raises:
+      ConvertError: the layout has no names for them.
+    """
+    flat = _flat(params)
+    head = _head_of(params)
+    kind = "mvit" if any(name[-1] == "rel_pos_t" for name in flat) else "vit"
+    forms = [
+        form
+        for form in _layout(layout).forms
+        if form.head == head and form.encoder == kind and form.pool in (None, pool)
+    ]
+    problems: list[str] = []
+    for form in forms:
+        try:
+            return _state(flat, form)
+        except ConvertError as error:
+            problems.append(str(error))
+    raise ConvertError(
+        f"layout {layout!r} has no form for a {kind} with head {head!r}"
+        + "".join(f"; {problem}" for problem in problems[:1])
+    )
+
+
+def export(trained: Trained, layout: str) -> Export:
+    """Tensors of a model in a layout.
+
+    Where the layout has no form for a model that was pre-trained, its encoder alone is exported.
+
+    Raises:
+      ConvertError: the layout has no form for it; says what hinders each.
+    """
+    problems: list[str] = []
+    candidates: list[tuple[Trained, tuple[str, ...]]] = [(trained, ())]
+    if isinstance(trained.model, MaskFeat | MAE):
+        candidates.append(_encoder_alone(trained))
+    for candidate, left_out in candidates:
+        for form in _layout(layout).forms:
+            try:
+                state = _export_as(candidate, form)
+            except ConvertError as error:
+                problems.append(str(error))
+            else:
+                notes = _dropped(candidate, form)
+                return Export(candidate, form, state, (*left_out, *notes))
+    lines = "\n  ".join(dict.fromkeys(problems))
+    raise ConvertError(f"layout {layout!r} cannot hold this model:\n  {lines}")
+
+
+def write(trained: Trained, folder: str | os.PathLike[str], layout: str) -> Export:
+    """Writes a folder with the tensors, what the original needs beside them, and a description.
+
+    Args:
+      trained: the model.
+      folder: to be made; it may exist, but must be empty.
+      layout: key of `LAYOUTS`.
+
+    Raises:
+      ConvertError: see `export`; or the folder is not empty, or PyTorch is missing.
+    """
+    exported, kind = export(trained, layout), _layout(layout)
+    folder = fresh_folder(folder)
+    written = [folder / kind.file]
+    wrap = kind.wrap
+
+    def wrapped(tensors: dict[str, Any]) -> Any:
+        return wrap(tensors, exported.trained) if wrap else tensors
+
+    try:
+        files.write(written[0], exported.state, wrapped)
+        for name, document in kind.documents(exported.trained).items():
+            path = folder / name
+            path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
+            written.append(path)
+        metadata.write(folder, exported.trained, layout, written, exported.left_out)
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    return exported
+
+
+def fresh_folder(folder: str | os.PathLike[str]) -> Path:
+    """Makes a folder.
+
+    Raises:
+      ConvertError: it exists and is not empty.
+    """
+    path = Path(folder)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ConvertError(f"{path} exists already; name a new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _layout(name: str) -> Layout:
+    try:
+        return member("layout", LAYOUTS, name)
+    except RecipeError as error:
+        raise ConvertError(str(error)) from error
+
+
+def _encoder_alone(trained: Trained) -> tuple[Trained, tuple[str, ...]]:
+    kept = {name: trained.params[name] for name in ("encoder", "norm")}
+    encoder = {k: v for k, v in kept["encoder"].items() if k != "mask_token"}
+    left = [name for name in trained.params if name not in kept]
+    left += ["encoder/mask_token"] if "mask_token" in kept["encoder"] else []
+    pool = (
+        "class" if isinstance(trained.model, MAE) and trained.model.encoder.class_tokens else "mean"
+    )
+    alone = dataclasses.replace(
+        trained,
+        model=Features(trained.model.encoder, pool),
+        params={**kept, "encoder": encoder},
+    )
+    return alone, tuple(f"{name} is left out: the layout has no place for it" for name in left)
+
+
+def _export_as(trained: Trained, form: Form) -> State:
+    """Tensors of a model in one form.
+
+    Raises:
+      ConvertError: the form is for others.
+    """
+    model, encoder = trained.model, trained.model.encoder
+    head = metadata.sections_of(model)["head"]
+    kind = "mvit" if isinstance(encoder, MViT) else "vit"
+    if (head["name"], kind) != (form.head, form.encoder):
+        raise ConvertError(f"there is a form for {form.head} on {form.encoder}")
+    if head["name"] != "features" and form.pool not in (None, head.get("pool")):
+        raise ConvertError(f"there is a form for {form.head} with pool={form.pool!r}")
+    for name, value in form.encoder_fields.items():
+        if getattr(encoder, name) != value:
+            raise ConvertError(f"there is a form for encoders with {name}={value!r}")
+    for name, value in form.fields.items():
+        value = value(model.width) if callable(value) else value
+        free = name == "heads" and not callable(form.fields[name])  # an argument of the original
+        if getattr(model, name) != value and not free:
+            raise ConvertError(f"there is a form for {form.head} with {name}={value!r}")
+    if form.images and (trained.clip[0] != 1 or encoder.tubelet[0] != 1):
+        raise ConvertError(f"there is a form for {form.head} of images")
+    flat = _flat(trained.params)
+    for path, array in flat.items():
+        rule = rule_of(form.table, path)
+        if rule is None or rule.theirs:
+            continue
+        if not np.array_equal(array, computed(model, trained.clip, path[0])):
+            raise ConvertError(f"{'/'.join(path)} is not what the original computes")
+    return _state(flat, form)
+
+
+def _state(flat: dict[tuple[str, ...], np.ndarray], form: Form) -> State:
+    blocks = {name[2] for name in flat if name[:2] == ("decoder", "blocks")}
+    rows = table(form.table, depth=len(blocks))
+    state: State = {}
+    for name, array in flat.items():
+        rule = rule_of(rows, name)
+        if rule is None:
+            raise ConvertError(f"there is no place for {'/'.join(name)}")
+        if not rule.theirs:
+            continue
+        parts = rule.to_torch(name[-1], array)
+        for theirs, part in zip(rule.names(name[-1]), parts, strict=True):
+            if theirs is not None:
+                state[theirs] = np.ascontiguousarray(part)
+            elif len(parts) == 1 and part.any():
+                raise ConvertError(f"{'/'.join(name)} is not zero, and the original has no bias")
+    return state | {name: np.array(value) for name, value in form.extras.items()}
+
+
+def _dropped(trained: Trained, form: Form) -> list[str]:
+    """Biases of keys that the form has no place for."""
+    for name, array in _flat(trained.params).items():
+        rule = rule_of(form.table, name)
+        if rule and name[-1] == "bias" and rule.biases and len(rule.theirs) == 3:
+            keys = rule.to_torch("bias", array)[1]
+            if rule.biases[1] is None and keys.any():
+                return ["the biases of the keys are left out: outputs do not depend on them"]
+    return []
+
+
+def _head_of(params: Params) -> str:
+    if "decoder" in params:
+        return "mae"
+    if "mask_token" in params["encoder"]:
+        return "maskfeat"
+    if "batch_norm" in params:
+        return "linear_probe"
+    return "classifier" if "projection" in params else "features"
+
+
+def _flat(params: Params) -> dict[tuple[str, ...], np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(unstack_blocks(params))
+    return {tuple(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}

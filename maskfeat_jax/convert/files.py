@@ -1,0 +1,325 @@
+"""Reading and writing files of tensors without running anything that is in them.
+
+safetensors holds no code. What `torch.save` wrote is a pickle: it is read by
+`torch.load(weights_only=True)` alone, with `argparse.Namespace` allowed, in which the training
+programs of timm, MAE and mae_st keep their arguments. There is no other way to load one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes  # noqa: F401  (safetensors needs it for bfloat16)
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+SAFETENSORS = ".safetensors"
+TORCH_VERSION = (2, 10)  # before it, weights_only=True had holes
+# What training programs wrap tensors in; of several the first is taken, averages before the rest.
+AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict")
+WRAPPERS = ("state_dict", "model", "model_state", "module")
+PREFIXES = ("module.", "_orig_mod.")
+BESIDE = ("config.json", "preprocessor_config.json", "maskfeat_jax.json")
+_MOST_JSON = 10_000_000  # bytes
+
+
+class ConvertError(ValueError):
+    """A file cannot be read, or does not hold what is wanted; says why and what to do."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A tensor of a file that may not have been read yet.
+
+    Attributes:
+      shape: of it.
+      dtype: its name in the file.
+      read: gives its numbers.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """What is in a file.
+
+    Attributes:
+      path: of it.
+      tensors: by name.
+      found: sentences about what else there is: wrapper, prefix, optimiser, averages.
+      wrapper: entries around the tensors that are no tensors: settings, numbers of epochs.
+      documents: JSON files beside it, by name.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    found: tuple[str, ...]
+    wrapper: Mapping[str, Any]
+    documents: Mapping[str, Any]
+
+
+def read(path: str | os.PathLike[str], *, ema: bool = True) -> Contents:
+    """What is in a file of tensors, or in the one of a folder.
+
+    Args:
+      path: a `.safetensors` file, one that `torch.save` wrote, or a folder with `model.safetensors`
+        or `pytorch_model.bin`.
+      ema: take the moving average of the parameters where the file has one.
+
+    Raises:
+      ConvertError: it cannot be read without running code, is damaged, or holds no tensors.
+    """
+    path = _file_of(Path(path))
+    documents = {name: _document(path.parent / name) for name in BESIDE}
+    documents = {name: document for name, document in documents.items() if document}
+    with path.open("rb") as file:
+        start = file.read(9)
+    if path.suffix == SAFETENSORS or start[8:] == b"{":
+        return Contents(path, _safetensors(path), (), {}, documents)
+    saved = _load(path)
+    if not isinstance(saved, dict):
+        raise ConvertError(f"{path} holds a {type(saved).__name__}, expected tensors by name")
+    found: list[str] = []
+    tensors, wrapper = _unwrap(saved, found, ema)
+    tensors = {name: _tensor(path, name, value) for name, value in tensors.items()}
+    if not tensors:
+        entries = ", ".join(map(repr, list(saved)[:10]))
+        raise ConvertError(
+            f"{path} holds no tensors by name; it has {entries or 'nothing'}, and they are looked "
+            f"for in {', '.join((*AVERAGES, *WRAPPERS))}"
+        )
+    size = sum(math.prod(t.shape) * 2 for t in tensors.values())  # of the smallest floats
+    if size > 2 * path.stat().st_size:
+        raise ConvertError(f"{path}: its tensors share their numbers to seem larger; refused")
+    return Contents(path, tensors, tuple(found), wrapper, documents)
+
+
+def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Names without what training wraps around a model, and the prefix that was there."""
+    names, prefix = dict(tensors), ""
+    while found := [p for p in PREFIXES if names and all(name.startswith(p) for name in names)]:
+        prefix += found[0]
+        names = {name.removeprefix(found[0]): tensor for name, tensor in names.items()}
+    return names, prefix
+
+
+def write(path: Path, state: Mapping[str, np.ndarray], wrap: Callable | None) -> None:
+    """Writes tensors.
+
+    Args:
+      path: of the file; `.safetensors`, or what `torch.load` reads.
+      state: tensors by name.
+      wrap: what to save instead of the bare tensors, for `torch.save`.
+    """
+    state = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    temporary = path.with_name(path.name + ".writing")
+    if path.suffix == SAFETENSORS:
+        save_file(state, temporary, metadata={"format": "pt"})
+    else:
+        torch = require_torch(f"to write {path.name}")
+        tensors = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+        torch.save(wrap(tensors) if wrap else tensors, temporary)
+    temporary.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Of the file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_torch(purpose: str) -> ModuleType:
+    """PyTorch.
+
+    Raises:
+      ConvertError: it is not installed, or too old to be safe.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise ConvertError(
+            f"PyTorch is needed {purpose}: pip install 'torch>=2.10' "
+            "(safetensors files are read and written without it)"
+        ) from error
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    if version < TORCH_VERSION:
+        raise ConvertError(
+            f"torch {torch.__version__} is not safe {purpose}; install 2.10 or newer"
+        )
+    return torch
+
+
+def _file_of(path: Path) -> Path:
+    if not path.is_dir():
+        if not path.exists():
+            raise ConvertError(f"{path}: no such file or directory")
+        return path
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).exists():
+            return path / name
+    files = [p for p in path.iterdir() if p.suffix in (".pth", ".pyth", ".pt", ".bin", SAFETENSORS)]
+    if len(files) == 1:
+        return files[0]
+    raise ConvertError(
+        f"{path} has {len(files)} files of weights and no model.safetensors; name one of them"
+    )
+
+
+def _document(path: Path) -> Any:
+    """A small JSON file, None where there is none or it is something else."""
+    if not path.is_file() or path.stat().st_size > _MOST_JSON:
+        return None
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    """The header is checked by the library: lengths, overlaps, holes, at most 100 MB."""
+    try:
+        with safetensors.safe_open(path, "np") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            dtypes = {name: str(part.get_dtype()) for name, part in slices.items()}
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise ConvertError(f"{path} is not a sound safetensors file: {error}") from error
+
+    def reader(name: str) -> Callable[[], np.ndarray]:
+        def read_one() -> np.ndarray:
+            with safetensors.safe_open(path, "np") as file:
+                return file.get_tensor(name)
+
+        return read_one
+
+    return {name: Tensor(shape, dtypes[name], reader(name)) for name, shape in shapes.items()}
+
+
+def _load(path: Path) -> Any:
+    torch = require_torch(f"to read {path.name}")
+    _check_archive(path)
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ConvertError(_refusal(torch, path, error)) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        raise ConvertError(f"{path} is damaged: {_first_line(error)}") from error
+    except (AttributeError, IndexError, AssertionError, MemoryError, RecursionError) as error:
+        raise ConvertError(f"{path} is damaged: {type(error).__name__} {error}") from error
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses what could take more memory than the file is long, and what is no archive.
+
+    Raises:
+      ConvertError: see there.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ConvertError(
+            f"{path} is neither safetensors nor an archive of torch.save (1.6 or newer). If it was "
+            "saved by an older one, and you trust it, save it again: "
+            "torch.save(torch.load(file, weights_only=True), other)"
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ConvertError(f"{path} is damaged: {error}") from error
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ConvertError(f"{path} holds compressed data, which torch.save never writes; refused")
+    total = sum(member.file_size for member in members)
+    if total > path.stat().st_size:
+        raise ConvertError(
+            f"{path} says that {total} bytes are in its {path.stat().st_size}; refused"
+        )
+
+
+def _refusal(torch: ModuleType, path: Path, error: Exception) -> str:
+    """Why a pickle is not loaded."""
+    names: list[str] = []
+    with contextlib.suppress(Exception):  # the pickle may be anything
+        names = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    names = [name for name in names if name != "argparse.Namespace"]
+    listed = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    hint = "Ask for the weights as safetensors."
+    if any(name.startswith("mmengine.") for name in names):
+        hint = (
+            "OpenMMLab keeps its log in the file; on a machine where you trust it, save "
+            "{'state_dict': torch.load(file, weights_only=False)['state_dict']} to another one."
+        )
+    what = f"names {listed}" if listed else _first_line(error)
+    return f"{path} holds more than tensors and plain values: {what}. Nothing in it was run. {hint}"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:300]
+
+
+def _unwrap(
+    saved: dict[Any, Any], found: list[str], ema: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tensors of a checkpoint by name, and its other entries."""
+    torch = require_torch("to read a checkpoint")
+    holders = (*AVERAGES, *WRAPPERS) if ema else WRAPPERS
+    present = [key for key in (*AVERAGES, *WRAPPERS) if isinstance(saved.get(key), dict)]
+    inner: dict[Any, Any] = saved
+    for key in (key for key in holders if key in present):
+        found.append(f"tensors are under {key!r}")
+        inner = saved[key]
+        rest = [k for k in present if k != key]
+        if rest:
+            found.append(f"not read: {', '.join(map(repr, rest))}")
+        break
+    others = {k: v for k, v in saved.items() if k not in present} if inner is not saved else {}
+    for key in others:
+        if str(key).startswith("optimizer"):
+            found.append(f"not read: the state of the optimiser ({key!r})")
+        elif key in ("epoch", "step", "iter"):
+            found.append(f"saved at {key} {others[key]}")
+    tensors = {k: v for k, v in inner.items() if isinstance(v, torch.Tensor)}
+    if found and "'ema_state_dict'" in found[0]:
+        tensors.pop("steps", None)  # a count of OpenMMLab's averages
+    left = [repr(k) for k in inner if k not in tensors]
+    if left:
+        found.append(f"no tensors, not read: {', '.join(left[:5])}")
+    return {str(k): v for k, v in tensors.items()}, {str(k): v for k, v in others.items()}
+
+
+def _tensor(path: Path, name: str, value: Any) -> Tensor:
+    torch = require_torch("to read a checkpoint")
+    plain = value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ConvertError(
+            f"{path}: {name} is not a plain tensor (layout {value.layout}, {value.device}, shape "
+            f"{tuple(value.shape)}); refused"
+        )
+
+    def read_one() -> np.ndarray:
+        plain = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
+        return plain.contiguous().numpy()
+
+    return Tensor(tuple(value.shape), str(value.dtype).removeprefix("torch."), read_one)
+
+
+def documents_as_text(documents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """JSON files by name."""
+    for name, document in documents.items():
+        yield name, json.dumps(document, indent=2, allow_nan=False) + "\n"

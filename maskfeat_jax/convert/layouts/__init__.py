@@ -1,0 +1,22 @@
+"""The layouts of PyTorch checkpoints.
+
+To add one: a file like the others and its line in `LAYOUTS`.
+"""
+
+from __future__ import annotations
+
+from maskfeat_jax.convert.layouts.base import Form, Layout
+from maskfeat_jax.convert.layouts.hf import HF
+from maskfeat_jax.convert.layouts.mae import MAE
+from maskfeat_jax.convert.layouts.mae_st import MAE_ST
+from maskfeat_jax.convert.layouts.mmpretrain import MMPRETRAIN
+from maskfeat_jax.convert.layouts.pyslowfast import PYSLOWFAST
+from maskfeat_jax.convert.layouts.timm import TIMM
+from maskfeat_jax.convert.layouts.torchvision import TORCHVISION
+
+__all__ = ["LAYOUTS", "Form", "Layout"]
+
+# Where several fit a file, the first counts.
+LAYOUTS: dict[str, Layout] = {
+    layout.name: layout for layout in (TIMM, MAE, MAE_ST, PYSLOWFAST, MMPRETRAIN, HF, TORCHVISION)
+}

@@ -1,0 +1,118 @@
+"""What a layout is: forms, each a table for one kind of model; and the files it is saved as."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from maskfeat_jax.augment import Normalise
+from maskfeat_jax.convert.rules import Rows, Rule, Table, below
+from maskfeat_jax.convert.trained import Trained
+
+State = dict[str, np.ndarray]  # tensors by their name in a file
+Document = dict[str, Any]  # what JSON can hold
+IMAGENET = Normalise()
+KINETICS = Normalise((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+
+# Names of the originals: of PySlowFast, MAE and timm alike.
+BLOCK: Rows = {
+    "norm1": "norm1",
+    "attn/qkv": "attn.qkv",
+    "attn/proj": "attn.proj",
+    "norm2": "norm2",
+    "mlp/fc1": "mlp.fc1",
+    "mlp/fc2": "mlp.fc2",
+}
+SPLIT_BLOCK: Rows = {**BLOCK, "attn/qkv": Rule(("attn.q", "attn.k", "attn.v"))}
+POOLING_BLOCK: Rows = {
+    **BLOCK,
+    "attn/pool_q": "attn.pool_q",
+    "attn/pool_k": "attn.pool_k",
+    "attn/pool_v": "attn.pool_v",
+    "attn/norm_q": "attn.norm_q",
+    "attn/norm_k": "attn.norm_k",
+    "attn/norm_v": "attn.norm_v",
+    "attn/rel_pos_t": "attn.rel_pos_t",
+    "attn/rel_pos_h": "attn.rel_pos_h",
+    "attn/rel_pos_w": "attn.rel_pos_w",
+    "proj": "proj",
+}
+POSITIONS: Rows = {
+    name: name
+    for name in ("pos_embed", "pos_embed_class", "pos_embed_spatial", "pos_embed_temporal")
+}
+STEM: Rows = {"cls_token": "cls_token", "patch_embed": "patch_embed.proj"}
+IMAGE_STEM: Rows = {**STEM, "pos_embed": "pos_embed"}
+IMAGE_VIT = below("encoder/", "", {**IMAGE_STEM, **below("blocks/*/", "blocks.*.", BLOCK)})
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """How one kind of model is named in a layout.
+
+    Attributes:
+      head: key of `MODELS`.
+      table: our modules and parameters, and theirs.
+      encoder: "vit" or "mvit".
+      pool: what the head reads, "class" or "mean", where the form tells it.
+      fields: of the head that no tensor tells, by name; a function computes it from the width.
+      encoder_fields: of the encoder that no tensor tells.
+      images: whether it is for images only.
+      extras: tensors that are no parameters, which the original wants to find; what a file has in
+        them is not read.
+      ignored: names of further tensors that are not read, nor written.
+    """
+
+    head: str
+    table: Table
+    encoder: str = "vit"
+    pool: str | None = None
+    fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    encoder_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    images: bool = False
+    extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A way to name and save the weights of models.
+
+    Attributes:
+      name: key of `LAYOUTS`.
+      forms: for each kind of model; where several fit, the first counts.
+      file: that holds the tensors: safetensors, or what `torch.save` writes.
+      wrap: what is saved around the tensors; None for nothing.
+      documents: JSON files beside them, by name.
+      hints: what documents and wrapper of a file tell of its model: some of `HINTS`.
+      old_names: regular expressions for names of other generations, and what they became.
+      images: normalisation of images where nothing tells it.
+      videos: likewise of videos.
+    """
+
+    name: str
+    forms: tuple[Form, ...]
+    file: str
+    wrap: Callable[[State, Trained], dict[str, Any]] | None = None
+    documents: Callable[[Trained], dict[str, Document]] = lambda trained: {}
+    hints: Callable[[Mapping[str, Any], Mapping[str, Document]], dict[str, Any]] = (
+        lambda wrapper, documents: {}
+    )
+    old_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    images: Normalise = IMAGENET
+    videos: Normalise = KINETICS
+
+
+# What a file may tell of its model besides the shapes of the tensors; all of it can also be given.
+HINTS = {
+    "heads": "attention heads of the encoder (of the first stage of an MViT)",
+    "decoder_heads": "attention heads of the decoder",
+    "pool": "what the classifier reads: class or mean",
+    "clip": "frames, height and width that the positions are for",
+    "kv_stride": "of an MViT, in its first stage",
+    "mask_ratio": "part of the tokens that a masked autoencoder hides",
+    "normalise": "mean and std of the pixels",
+}

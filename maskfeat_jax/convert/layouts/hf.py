@@ -1,0 +1,248 @@
+"""Hugging Face transformers: ViT, ViTMAE, BEiT (mean pooling) and VideoMAE.
+
+Written are the names of version 4, which version 5 reads and writes as well; read are both.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from maskfeat_jax.augment import Normalise
+from maskfeat_jax.convert.layouts.base import Document, Form, Layout
+from maskfeat_jax.convert.layouts.mae import FIELDS
+from maskfeat_jax.convert.rules import COMPUTED, Rows, Rule, below, table
+from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.models import MAE, Classifier
+
+QKV = tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))
+BLOCK: Rows = {
+    "norm1": "layernorm_before",
+    "attn/qkv": Rule(QKV),
+    "attn/proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp/fc1": "intermediate.dense",
+    "mlp/fc2": "output.dense",
+}
+# Without the bias of the keys, which adds the same to all logits of a query: softmax drops it.
+BEIT_BLOCK = {**BLOCK, "attn/qkv": Rule(QKV, (f"{QKV[0]}.bias", None, f"{QKV[2]}.bias"))}
+VIDEO_BLOCK = {
+    **BLOCK,
+    "attn/qkv": Rule(QKV, ("attention.attention.q_bias", None, "attention.attention.v_bias")),
+}
+
+
+def encoder(prefix: str, block: Rows = BLOCK, *, positions: str | Rule | None = None) -> Rows:
+    """Names of an encoder; those of positions are usually `embeddings.position_embeddings`."""
+    names: Rows = {
+        "cls_token": "embeddings.cls_token",
+        "pos_embed": positions or "embeddings.position_embeddings",
+        "patch_embed": "embeddings.patch_embeddings.projection",
+        **below("blocks/*/", "encoder.layer.*.", block),
+    }
+    return below("encoder/", prefix, names)
+
+
+def decoder(block: Rows, names: Rows) -> Rows:
+    """Names of a decoder."""
+    blocks = below("blocks/*/", "decoder.decoder_layers.*.", block)
+    return below("decoder/", "", {**names, **blocks})
+
+
+MAE_DECODER = decoder(
+    BLOCK,
+    {
+        "embed": "decoder.decoder_embed",
+        "mask_token": "decoder.mask_token",
+        "pos_embed": "decoder.decoder_pos_embed",
+        "norm": "decoder.decoder_norm",
+        "projection": "decoder.decoder_pred",
+    },
+)
+VIDEO_DECODER = decoder(
+    VIDEO_BLOCK,
+    {
+        "embed": Rule(("encoder_to_decoder",), (None,)),
+        "mask_token": "mask_token",
+        "pos_embed": COMPUTED,
+        "norm": "decoder.norm",
+        "projection": "decoder.head",
+    },
+)
+HEAD, NORM_OF_MEAN = {"projection": "classifier"}, {"norm": "fc_norm"}
+# Of the configurations of transformers, which need not say them.
+DEFAULTS = {"num_attention_heads": 12, "image_size": 224, "layer_norm_eps": 1e-12}
+VIDEO = {"class_token": False, "positions": "sinusoid"}
+
+
+def _of_images(head: str, *rows: Rows, **settings: Any) -> Form:
+    return Form(head, table(*rows), images=True, **settings)
+
+
+def _forms() -> tuple[Form, ...]:
+    video = encoder("videomae.", VIDEO_BLOCK, positions=COMPUTED)
+    beyond = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token")
+    return (
+        _of_images("classifier", encoder("vit."), HEAD, {"norm": "vit.layernorm"}, pool="class"),
+        _of_images(
+            "classifier",
+            encoder("beit.", BEIT_BLOCK),
+            HEAD,
+            {"norm": "beit.pooler.layernorm"},
+            pool="mean",
+        ),
+        Form("classifier", table(video, HEAD, NORM_OF_MEAN), pool="mean", encoder_fields=VIDEO),
+        _of_images(
+            "mae",
+            encoder("vit."),
+            MAE_DECODER,
+            {"norm": "vit.layernorm"},
+            fields=FIELDS,
+        ),
+        Form(
+            "mae",
+            table(video, VIDEO_DECODER, {"norm": "videomae.layernorm"}),
+            fields={"class_token": "none", "positions": "sinusoid"},
+            encoder_fields=VIDEO,
+        ),
+        _of_images("features", encoder(""), {"norm": "layernorm"}, ignored=beyond),
+        _of_images(
+            "features",
+            encoder("vit."),
+            {"norm": "vit.layernorm"},
+            ignored=tuple(f"vit.{name}" for name in beyond),
+        ),
+    )
+
+
+def documents(trained: Trained) -> dict[str, Document]:
+    """The files from which transformers builds the model and what prepares its input."""
+    model, encoder = trained.model, trained.model.encoder
+    video = not encoder.class_token
+    frames, height, _ = trained.clip
+    config: Document = {
+        **_kind(trained),
+        "hidden_size": encoder.width,
+        "num_hidden_layers": encoder.depth,
+        "num_attention_heads": encoder.heads,
+        "intermediate_size": int(encoder.width * encoder.mlp_ratio),
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "image_size": height,
+        "patch_size": encoder.tubelet[1],
+        "num_channels": 3,
+        "layer_norm_eps": 1e-6,
+        "qkv_bias": True,
+    }
+    if video:
+        config |= {"num_frames": frames, "tubelet_size": encoder.tubelet[0]}
+    if isinstance(model, MAE):
+        grid = encoder.grid(trained.clip)
+        config |= {
+            "decoder_hidden_size": model.width,
+            "decoder_num_hidden_layers": model.depth,
+            "decoder_num_attention_heads": model.heads,
+            "decoder_intermediate_size": int(model.width * encoder.mlp_ratio),
+            "norm_pix_loss": bool(trained.recipe.get("target", {}).get("normalise", True)),
+            "mask_ratio": _mask_ratio(model.visible, math.prod(grid)),
+        }
+    if isinstance(model, Classifier):
+        names = trained.class_names or [f"LABEL_{k}" for k in range(model.num_classes)]
+        config["id2label"] = {str(k): name for k, name in enumerate(names)}
+        config["label2id"] = {name: k for k, name in enumerate(names)}
+    return {"config.json": config, "preprocessor_config.json": _preprocessor(trained, video)}
+
+
+def _mask_ratio(visible: int, tokens: int) -> float:
+    """One that leaves so many tokens, although transformers rounds down."""
+    ratio = round(1 - visible / tokens, 6)
+    return ratio if int(tokens * (1 - ratio)) == visible else 1 - (visible + 0.5) / tokens
+
+
+def _kind(trained: Trained) -> Document:
+    model = trained.model
+    video = not model.encoder.class_token
+    if isinstance(model, MAE):
+        if video:
+            name, kind = "VideoMAEForPreTraining", "videomae"
+            return {"model_type": kind, "architectures": [name], "use_mean_pooling": False}
+        return {"model_type": "vit_mae", "architectures": ["ViTMAEForPreTraining"]}
+    if not isinstance(model, Classifier):
+        return {"model_type": "vit", "architectures": ["ViTModel"]}
+    if video:
+        name, kind = "VideoMAEForVideoClassification", "videomae"
+        return {"model_type": kind, "architectures": [name], "use_mean_pooling": True}
+    if model.pool == "class":
+        return {"model_type": "vit", "architectures": ["ViTForImageClassification"]}
+    return {
+        "model_type": "beit",
+        "architectures": ["BeitForImageClassification"],
+        "use_mask_token": False,
+        "use_absolute_position_embeddings": True,
+        "use_relative_position_bias": False,
+        "use_shared_relative_position_bias": False,
+        "use_mean_pooling": True,
+        "layer_scale_init_value": 0.0,
+        "drop_path_rate": 0.0,
+    }
+
+
+def _preprocessor(trained: Trained, video: bool) -> Document:
+    side = trained.clip[1]
+    document: Document = {
+        "image_processor_type": "VideoMAEImageProcessor" if video else "ViTImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": side} if video else {"height": side, "width": side},
+        "resample": 2 if video else 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(trained.normalise.mean),
+        "image_std": list(trained.normalise.std),
+    }
+    if video:
+        document |= {"do_center_crop": True, "crop_size": {"height": side, "width": side}}
+    return document
+
+
+def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
+    """What config.json and preprocessor_config.json tell."""
+    config = found.get("config.json", {})
+    if "model_type" in config:
+        config = {**DEFAULTS, **config}
+    names = {
+        "num_attention_heads": "heads",
+        "decoder_num_attention_heads": "decoder_heads",
+        "mask_ratio": "mask_ratio",
+        "layer_norm_eps": "epsilon",
+    }
+    told = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    if isinstance(side := config.get("image_size"), int):
+        video = config.get("model_type") == "videomae"
+        told["clip"] = (config.get("num_frames", 16) if video else 1, side, side)
+    prepared = found.get("preprocessor_config.json", {})
+    if "image_mean" in prepared and "image_std" in prepared:
+        told["normalise"] = Normalise(tuple(prepared["image_mean"]), tuple(prepared["image_std"]))
+    return told
+
+
+HF = Layout(
+    name="hf",
+    forms=_forms(),
+    file="model.safetensors",
+    documents=documents,
+    hints=hints,
+    old_names={
+        # Version 5 in memory, and what its ViTMAE writes for the blocks of the decoder.
+        r"\bdecoder\.decoder_encoder\.layer\.": "decoder.decoder_layers.",
+        r"\blayers\.(\d+)\.": r"encoder.layer.\1.",
+        r"\.attention\.q_proj\.": ".attention.attention.query.",
+        r"\.attention\.k_proj\.": ".attention.attention.key.",
+        r"\.attention\.v_proj\.": ".attention.attention.value.",
+        r"\.attention\.o_proj\.": ".attention.output.dense.",
+        r"\.mlp\.fc1\.": ".intermediate.dense.",
+        r"\.mlp\.fc2\.": ".output.dense.",
+    },
+)

@@ -1,0 +1,101 @@
+"""OpenMMLab: mmpretrain (formerly mmselfsup), and MViT of mmaction2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from maskfeat_jax.convert.layouts.base import IMAGE_STEM, POOLING_BLOCK, STEM, Form, Layout, State
+from maskfeat_jax.convert.layouts.mae import FIELDS
+from maskfeat_jax.convert.layouts.pyslowfast import SOBEL
+from maskfeat_jax.convert.rules import Rows, below, table
+from maskfeat_jax.convert.trained import Trained
+
+BLOCK = {
+    "norm1": "ln1",
+    "attn/qkv": "attn.qkv",
+    "attn/proj": "attn.proj",
+    "norm2": "ln2",
+    "mlp/fc1": "ffn.layers.0.0",
+    "mlp/fc2": "ffn.layers.1",
+}
+PATCH = {"patch_embed": "patch_embed.projection"}
+VIT = below(
+    "encoder/", "backbone.", {**IMAGE_STEM, **PATCH, **below("blocks/*/", "layers.*.", BLOCK)}
+)
+MVIT = below(
+    "encoder/", "backbone.", {**STEM, **PATCH, **below("blocks/*/", "blocks.*.", POOLING_BLOCK)}
+)
+MASKFEAT = {"encoder/mask_token": "backbone.mask_token", "projection": "neck.fc"}
+DECODER = below(
+    "decoder/",
+    "neck.",
+    {
+        "embed": "decoder_embed",
+        "mask_token": "mask_token",
+        "pos_embed": "decoder_pos_embed",
+        "norm": "ln1",
+        "projection": "decoder_pred",
+        **below("blocks/*/", "decoder_blocks.*.", BLOCK),
+    },
+)
+CLASS_NORM, MEAN_NORM = {"norm": "backbone.ln1"}, {"norm": "backbone.ln2"}
+STATISTICS = {"batch_norm/mean": "neck.bn.running_mean", "batch_norm/var": "neck.bn.running_var"}
+
+
+def gaussian(size: int = 16) -> np.ndarray:
+    """The window of its HOG: standard deviation of half the size, sum 1."""
+    place = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / (size // 2)
+    line = np.exp(-0.5 * place**2)
+    window = np.outer(line, line)
+    return window / window.sum()
+
+
+HOG = {
+    "target_generator.weight_x": SOBEL,
+    "target_generator.weight_y": SOBEL.swapaxes(2, 3),
+    "target_generator.gaussian_kernel": gaussian(),
+}
+
+
+def wrap(state: State, trained: Trained) -> dict[str, Any]:
+    """As its training saves them."""
+    return {"meta": {}, "state_dict": state}
+
+
+def _of_images(head: str, *rows: Rows, **settings: Any) -> Form:
+    return Form(head, table(VIT, *rows), images=True, **settings)
+
+
+def _of_videos(head: str, *rows: Rows, **settings: Any) -> Form:
+    return Form(head, table(MVIT, *rows), encoder="mvit", **settings)
+
+
+def _forms() -> tuple[Form, ...]:
+    head, probe, old = ({"projection": f"head.{n}"} for n in ("fc", "layers.head", "head"))
+    video_head = {"norm": "backbone.norm3", "projection": "cls_head.fc_cls"}
+    count = {"neck.bn.num_batches_tracked": np.array(0)}
+    return (
+        _of_images("maskfeat", CLASS_NORM, MASKFEAT, extras=HOG),
+        _of_videos("maskfeat", {"norm": "backbone.norm2"}, MASKFEAT, extras=HOG),
+        _of_images("mae", CLASS_NORM, DECODER, fields=FIELDS),
+        _of_images("classifier", MEAN_NORM, head, pool="mean"),
+        _of_images("classifier", CLASS_NORM, head, pool="class"),
+        _of_images("classifier", CLASS_NORM, probe, pool="class"),
+        _of_videos("classifier", video_head, pool="class"),
+        _of_images("linear_probe", CLASS_NORM, probe, STATISTICS, pool="class", extras=count),
+        _of_images("features", CLASS_NORM),
+        # Of mmselfsup, before it became mmpretrain.
+        _of_images("maskfeat", CLASS_NORM, MASKFEAT, old, extras=HOG),
+        _of_images("classifier", {"norm": "backbone.fc_norm"}, old, pool="mean"),
+    )
+
+
+MMPRETRAIN = Layout(
+    name="mmpretrain",
+    forms=_forms(),
+    file="checkpoint.pth",
+    wrap=wrap,
+    old_names={r"^hog_layer\.": "target_generator."},
+)

@@ -1,0 +1,174 @@
+"""PySlowFast: MaskFeat of images and videos, masked autoencoders of videos, classifiers.
+
+The published weights of mae_st have its names too, with separate queries, keys and values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import yaml
+
+from maskfeat_jax.convert.layouts.base import (
+    BLOCK,
+    KINETICS,
+    POOLING_BLOCK,
+    POSITIONS,
+    SPLIT_BLOCK,
+    STEM,
+    Document,
+    Form,
+    Layout,
+    State,
+)
+from maskfeat_jax.convert.rules import Rows, below, table
+from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.models import MAE, Classifier, MViT
+from maskfeat_jax.ops.patches import Size3
+
+SOBEL = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]], np.float32)
+SOBEL = np.broadcast_to(SOBEL, (3, 1, 3, 3))
+HOG = {"hogs.0.weight_x": SOBEL, "hogs.0.weight_y": SOBEL.swapaxes(2, 3)}
+MASKFEAT = {
+    "encoder/mask_token": "mask_token",
+    "norm": "pred_head.transforms.0.0",
+    "projection": "pred_head.projections.0",
+}
+CLASSIFIER = {"norm": "norm", "projection": "head.projection"}
+VIT = below("encoder/", "", {**STEM, **POSITIONS, **below("blocks/*/", "blocks.*.", BLOCK)})
+MVIT = below("encoder/", "", {**STEM, **below("blocks/*/", "blocks.*.", POOLING_BLOCK)})
+SPLIT = below("encoder/blocks/*/", "blocks.*.", SPLIT_BLOCK)
+DECODER_FIELDS = {"heads": lambda width: width // 64, "class_token": "encoder"}
+
+
+def decoder(block: Rows) -> Rows:
+    """Names of the decoder, whose last norm is numbered after its blocks."""
+    head = below("blocks/*/", "pred_head.transforms.0.*.", block)
+    names = {
+        "embed": "decoder_embed",
+        "mask_token": "mask_token",
+        "norm": "pred_head.transforms.0.#",
+        "projection": "pred_head.projections.0",
+    }
+    separate = {name: name.replace("pos_embed_", "dec_pos_embed_") for name in POSITIONS}
+    positions = separate | {"pos_embed": "decoder_pos_embed"}
+    return below("decoder/", "", {**names, **positions, **head})
+
+
+def wrap(state: State, trained: Trained) -> dict[str, Any]:
+    """As its training saves them: with the settings as YAML."""
+    return {"epoch": 0, "model_state": state, "cfg": yaml.safe_dump(settings(trained))}
+
+
+def settings(trained: Trained) -> Document:
+    """The settings of PySlowFast that say what the model is."""
+    model, encoder, (frames, height, width) = trained.model, trained.model.encoder, trained.clip
+    mvit: Document = {
+        "EMBED_DIM": encoder.width,
+        "DEPTH": encoder.depth,
+        "NUM_HEADS": encoder.heads,
+        "MLP_RATIO": encoder.mlp_ratio,
+        "USE_MEAN_POOLING": getattr(model, "pool", "mean") == "mean",
+        "NORM": "layernorm",
+        "QKV_BIAS": True,
+        "CLS_EMBED_ON": True,
+    }
+    if isinstance(encoder, MViT):
+        mvit |= _settings_of_stages(encoder, trained.clip)
+    else:
+        t, h, w = encoder.tubelet
+        mvit["PATCH_2D"] = t == 1
+        mvit["PATCH_KERNEL"] = mvit["PATCH_STRIDE"] = [h, w] if t == 1 else [t, h, w]
+        mvit["PATCH_PADDING"] = [0, 0] if t == 1 else [0, 0, 0]
+        mvit["SEP_POS_EMBED"] = encoder.positions == "separate"
+        mvit["USE_ABS_POS"] = True
+    data: Document = {"NUM_FRAMES": frames, "TRAIN_CROP_SIZE": height, "TEST_CROP_SIZE": width}
+    data |= {"MEAN": list(trained.normalise.mean), "STD": list(trained.normalise.std)}
+    document: Document = {"MVIT": mvit, "DATA": data}
+    if isinstance(model, Classifier):
+        document["MODEL"] = {"NUM_CLASSES": model.num_classes, "MODEL_NAME": "MViT"}
+    else:
+        document["MODEL"] = {"MODEL_NAME": "MaskMViT"}
+    if isinstance(model, MAE):
+        document["MASK"] = {
+            "DECODER_EMBED_DIM": model.width,
+            "DECODER_DEPTH": model.depth,
+            "DECODER_SEP_POS_EMBED": model.positions == "separate",
+        }
+    return document
+
+
+def _settings_of_stages(encoder: MViT, clip: Size3) -> Document:
+    fields = encoder.block_fields(clip)
+    halved = [i for i, block in enumerate(fields) if block["q_stride"] > 1]
+    widened = [[i, 2.0] for i in encoder.stages]
+    return {
+        "PATCH_2D": False,
+        "PATCH_KERNEL": [3, 7, 7],
+        "PATCH_STRIDE": [2, 4, 4],
+        "PATCH_PADDING": [1, 3, 3],
+        "DIM_MUL": widened,
+        "HEAD_MUL": widened,
+        "POOL_KVQ_KERNEL": [3, 3, 3],
+        "POOL_KV_STRIDE_ADAPTIVE": [1, encoder.kv_stride, encoder.kv_stride],
+        "POOL_Q_STRIDE": [[i, 1, 2, 2] for i in halved],
+        "USE_ABS_POS": False,
+        "REL_POS_SPATIAL": True,
+        "REL_POS_TEMPORAL": True,
+        "DIM_MUL_IN_ATT": encoder.widen_in == "attention",
+        "RESIDUAL_POOLING": True,
+        "MODE": "conv",
+    }
+
+
+def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
+    """What the settings in a file tell; settings that are no YAML are left alone."""
+    try:
+        cfg = yaml.safe_load(wrapper.get("cfg", ""))
+    except yaml.YAMLError:
+        return {}
+    if not isinstance(cfg, dict) or not isinstance(cfg.get("MVIT"), dict):
+        return {}
+    mvit, told = cfg["MVIT"], {}
+    if isinstance(mvit.get("NUM_HEADS"), int):
+        told["heads"] = mvit["NUM_HEADS"]
+    stride = mvit.get("POOL_KV_STRIDE_ADAPTIVE")
+    if isinstance(stride, list) and len(stride) == 3 and isinstance(stride[1], int):
+        told["kv_stride"] = stride[1]
+    if isinstance(mvit.get("USE_MEAN_POOLING"), bool):
+        told["pool"] = "mean" if mvit["USE_MEAN_POOLING"] else "class"
+    return told
+
+
+def _of_vit(head: str, *rows: Rows, **settings: Any) -> Form:
+    return Form(head, table(VIT, *rows), encoder_fields={"class_token": True}, **settings)
+
+
+def _of_mvit(head: str, *rows: Rows, **settings: Any) -> Form:
+    return Form(head, table(MVIT, *rows), encoder="mvit", **settings)
+
+
+def _forms() -> tuple[Form, ...]:
+    fused, split, norm = decoder(BLOCK), decoder(SPLIT_BLOCK), {"norm": "norm"}
+    return (
+        _of_vit("maskfeat", MASKFEAT, extras=HOG),
+        _of_mvit("maskfeat", MASKFEAT, extras=HOG),
+        _of_vit("classifier", CLASSIFIER),
+        _of_mvit("classifier", CLASSIFIER),
+        _of_vit("classifier", SPLIT, CLASSIFIER),
+        _of_vit("mae", fused, norm, fields=DECODER_FIELDS),
+        _of_vit("mae", SPLIT, split, norm, fields=DECODER_FIELDS),
+        _of_vit("mae", SPLIT, fused, norm, fields=DECODER_FIELDS),
+    )
+
+
+PYSLOWFAST = Layout(
+    name="pyslowfast",
+    forms=_forms(),
+    file="checkpoint.pyth",
+    wrap=wrap,
+    hints=hints,
+    videos=KINETICS,
+)

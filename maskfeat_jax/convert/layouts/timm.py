@@ -1,0 +1,89 @@
+"""timm's `VisionTransformer`, for images: a folder that timm and transformers load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from maskfeat_jax.augment import Normalise
+from maskfeat_jax.convert.layouts.base import IMAGE_VIT, Document, Form, Layout
+from maskfeat_jax.convert.rules import table
+from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.models import Features
+
+HEAD = {"projection": "head"}
+NORM, MEAN_NORM = {"norm": "norm"}, {"norm": "fc_norm"}
+CLASS_TOKEN = Form("classifier", table(IMAGE_VIT, HEAD, NORM), pool="class", images=True)
+MEAN = Form("classifier", table(IMAGE_VIT, HEAD, MEAN_NORM), pool="mean", images=True)
+ENCODER = Form("features", table(IMAGE_VIT, NORM), images=True)
+POOLS = {"token": "class", "avg": "mean"}
+# Names of architectures by width, depth and patch.
+NAMES = {
+    (192, 12, 16): "vit_tiny_patch16_224",
+    (384, 12, 16): "vit_small_patch16_224",
+    (768, 12, 16): "vit_base_patch16_224",
+    (1024, 24, 16): "vit_large_patch16_224",
+    (1280, 32, 14): "vit_huge_patch14_224",
+}
+
+
+def documents(trained: Trained) -> dict[str, Document]:
+    """The file from which timm and transformers build the model."""
+    encoder = trained.model.encoder
+    _, height, width = trained.clip
+    patch, view = encoder.tubelet[1:], trained.recipe.get("eval_view", {})
+    pool = next(theirs for theirs, ours in POOLS.items() if ours == trained.model.pool)
+    arguments: Document = {
+        "img_size": [height, width],
+        "patch_size": list(patch) if patch[0] != patch[1] else patch[0],
+        "embed_dim": encoder.width,
+        "depth": encoder.depth,
+        "num_heads": encoder.heads,
+        "mlp_ratio": encoder.mlp_ratio,
+        "global_pool": pool,
+        "class_token": encoder.class_token,
+    }
+    if isinstance(trained.model, Features) and pool == "avg":
+        arguments["fc_norm"] = False  # the mean of the normed tokens, not the norm of their mean
+    name = NAMES.get((encoder.width, encoder.depth, patch[0]), "vit_base_patch16_224")
+    return {
+        "config.json": {
+            "architecture": name,
+            # transformers refuses num_classes among model_args; timm wants it here.
+            "num_classes": getattr(trained.model, "num_classes", 0),
+            "num_features": encoder.width,
+            "model_args": arguments,
+            "pretrained_cfg": {
+                "input_size": [3, height, width],
+                "mean": list(trained.normalise.mean),
+                "std": list(trained.normalise.std),
+                "interpolation": view.get("interpolation", "bicubic"),
+                "crop_pct": height / (view.get("resize") or int(height / 0.875)),
+                "num_classes": getattr(trained.model, "num_classes", 0),
+            },
+        }
+    }
+
+
+def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
+    """What timm's config.json tells."""
+    config = found.get("config.json", {})
+    arguments = {**config, **config.get("model_args", {})}
+    told: dict[str, Any] = {}
+    if "num_heads" in arguments:
+        told["heads"] = arguments["num_heads"]
+    if arguments.get("global_pool") in POOLS:
+        told["pool"] = POOLS[arguments["global_pool"]]
+    pretrained = config.get("pretrained_cfg", {})
+    if "mean" in pretrained and "std" in pretrained:
+        told["normalise"] = Normalise(tuple(pretrained["mean"]), tuple(pretrained["std"]))
+    return told
+
+
+TIMM = Layout(
+    name="timm",
+    forms=(MEAN, CLASS_TOKEN, ENCODER),
+    file="model.safetensors",
+    documents=documents,
+    hints=hints,
+)

@@ -1,0 +1,83 @@
+"""Any checkpoint, ours or PyTorch's."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from maskfeat_jax import manifest
+from maskfeat_jax.checkpoint import Checkpoints, load_params
+from maskfeat_jax.convert import metadata
+from maskfeat_jax.convert.exporting import fresh_folder
+from maskfeat_jax.convert.files import ConvertError
+from maskfeat_jax.convert.importing import load_torch, resized
+from maskfeat_jax.convert.trained import Params, Trained, load_run
+from maskfeat_jax.ops.patches import Size3
+
+
+def load(
+    path: str | os.PathLike[str],
+    layout: str | None = None,
+    *,
+    clip: Size3 | None = None,
+    **arguments: Any,
+) -> Trained:
+    """A model with its parameters.
+
+    Args:
+      path: of a work directory, one of its steps, an imported checkpoint, or a PyTorch file.
+      layout: of a PyTorch file; None to find it out.
+      clip: frames, height and width that the model is wanted for, if not those of the file.
+      **arguments: of `load_torch`, for a PyTorch file.
+
+    Raises:
+      CheckpointError, WorkdirError, RecipeError: a checkpoint of ours cannot be read.
+      ConvertError: a PyTorch file cannot be read, or nothing is there.
+    """
+    if not is_ours(path):
+        return load_torch(path, layout, clip=clip, **arguments)
+    if layout is not None:
+        raise ConvertError(f"{path} is a checkpoint of this package, its layout is not {layout!r}")
+    workdir = _workdir(Path(path))
+    trained = _load_imported(workdir) if (workdir / metadata.FILE).exists() else load_run(path)
+    return trained if clip in (None, trained.clip) else resized(trained, clip)
+
+
+def load_parameters(path: str | os.PathLike[str]) -> Params:
+    """The parameters alone of what `load` reads; for ours, the recipe is not needed."""
+    return load_params(path).evaluated if is_ours(path) else load_torch(path).params
+
+
+def is_ours(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a work directory, a directory of steps, or a step."""
+    path = Path(path)
+    inside = (manifest.FILE, "checkpoints")
+    steps = path.name == "checkpoints" and path.is_dir()
+    return steps or any((path / name).exists() for name in inside)
+
+
+def save(trained: Trained, folder: str | os.PathLike[str], layout: str) -> None:
+    """Writes a checkpoint of this package: `checkpoints/0` and a description.
+
+    Args:
+      trained: the model.
+      folder: to be made; it may exist, but must be empty.
+      layout: of the file that it was read from.
+    """
+    path = fresh_folder(folder)
+    Checkpoints(path / "checkpoints").save(0, {"params": trained.params}, {"from": trained.origin})
+    metadata.write(path, trained, layout, [], [])
+
+
+def _workdir(path: Path) -> Path:
+    return path if (path / "checkpoints").is_dir() else path.parent.parent
+
+
+def _load_imported(folder: Path) -> Trained:
+    try:
+        document = json.loads((folder / metadata.FILE).read_text(encoding="utf-8"))
+        return metadata.trained_of(document, load_params(folder).evaluated, str(folder))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConvertError(f"{folder / metadata.FILE} cannot be used: {error!r}") from error
