@@ -97,20 +97,21 @@ class Failures(BadInputs):
 
     Attributes:
       names: of the files, in order.
+      first: what is wrong with the first.
     """
 
     def __init__(self, skip: bool):
         """Whether to go on without such files."""
         super().__init__()
-        self._skip, self._last, self.names = skip, -1, list[str]()
+        self._skip, self._last = skip, -1
+        self.names, self.first = list[str](), ""
 
     def note(self, name: str, index: int, problem: Problem) -> None:
         """Raises BadInput, or lists the file; once for all of its views."""
+        what = f"{name} cannot be read ({problem.kind}: {problem.reason})"
+        self.first = self.first or what
         if not self._skip:
-            raise BadInput(
-                f"{name} cannot be read ({problem.kind}: {problem.reason}); repair it, or leave "
-                "such files out with --skip-bad"
-            )
+            raise BadInput(f"{what}; repair it, or leave such files out with --skip-bad")
         if index != self._last:
             self._last = index
             self.names.append(name)
@@ -158,7 +159,7 @@ def extract(features: Features, loader: Loader, dtype: str = "float32") -> Itera
         index = batch["index"][::views][valid]
         with np.errstate(over="ignore"):
             computed = computed.astype(dtype)
-        finite = np.isfinite(computed).reshape(len(index), -1).all(1)
+        finite = np.isfinite(computed).all(tuple(range(1, computed.ndim)))
         if not finite.all():
             name = loader.source.name_of(int(index[np.argmin(finite)]))
             raise FloatingPointError(f"{name}: features are not finite in {dtype}")
@@ -210,7 +211,7 @@ def write(
                 shape = rows.features.shape[1:]
         names = [source.name_of(int(i)) for i in np.concatenate(index)]
         if not names:
-            raise BadInput(f"none of {source.num_examples} files can be read")
+            raise BadInput(f"none of {source.num_examples} files can be read: {failures.first}")
         arrays = {"paths": np.array(names), "failed": np.array(failures.names, np.str_)}
         if source.class_names is not None:
             arrays["labels"] = np.concatenate(labels)
@@ -261,6 +262,8 @@ def run(words: argparse.Namespace) -> str:
         problems.append(f"--batch-size={words.batch_size} is not positive")
     if not words.out.absolute().parent.is_dir():
         problems.append(f"--out={words.out}: its folder does not exist")
+    if words.out.is_dir():
+        problems.append(f"--out={words.out} is a folder")
     problems.stop()
     failures = Failures(words.skip_bad)
     info = {

@@ -151,7 +151,7 @@ def test_folder_of_classes_with_a_broken_image(tmp_path, image_run, capsys):
     assert said.startswith(f"error: {tmp_path}/pets/cat/b.jpg cannot be read (not_media: ")
     assert "--skip-bad" in said
     assert [path.name for path in tmp_path.iterdir()] == ["pets"]
-    found = extracted(image_run, tmp_path / "pets", out, "--skip-bad", "--batch-size=3")
+    found = extracted(image_run, tmp_path / "pets", out, "--skip-bad", "--batch-size=1")
     assert capsys.readouterr().out.endswith("of 4 files; 1 could not be read, see `failed`\n")
     in_order = [0, 3, 2, 4]
     assert found["paths"].tolist() == [str(tmp_path / "pets" / names[i]) for i in in_order]
@@ -160,6 +160,17 @@ def test_folder_of_classes_with_a_broken_image(tmp_path, image_run, capsys):
     assert found["failed"].tolist() == [str(tmp_path / "pets/cat/b.jpg")]
     np.testing.assert_allclose(found["features"], direct(image_run, found["paths"]), atol=1e-5)
     assert len(np.unique(found["features"], axis=0)) == 4
+
+
+def test_nothing_but_broken_files(tmp_path, image_run, capsys):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    words = [str(image_run), str(tmp_path / "a.jpg"), f"--out={tmp_path}/f.npz", "--skip-bad"]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 65
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: none of 1 files can be read: {tmp_path}/a.jpg cannot be read (")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
 
 def direct(workdir, paths, **views):
@@ -252,6 +263,7 @@ def test_numbers_that_are_not_finite_leave_the_old_file(tmp_path, image_run, cap
         (["data/train", "--crops=2"], "crops is 2; it must be 1 or 3"),
         (["data/train", "--batch-size=0"], "--batch-size=0 is not positive"),
         (["data/train", "--root=."], "a root is for lists"),
+        (["data/train", "--out=/"], "--out=/ is a folder"),
         (["list.txt"], "none of the first 1 files exists"),
     ],
 )
