@@ -278,8 +278,8 @@ def run(words: argparse.Namespace) -> str:
     rows = batch_rows(view, source.num_examples, words.batch_size)
     loader = Loader(source, view, batch_size=rows, bad_inputs=failures)
     shape = write(words.out, features, loader, failures, words.dtype, info)
-    said = f"{words.out}: features {'x'.join(map(str, shape))} {words.dtype} of {shape[0]} files"
-    lost = len(failures.names)
+    size, lost = "x".join(map(str, shape)), len(failures.names)
+    said = f"{words.out}: features {size} {words.dtype} of {shape[0]} files, by {trained.origin}"
     return f"{said}; {lost} could not be read, see `failed`" if lost else said
 
 

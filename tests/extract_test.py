@@ -152,7 +152,9 @@ def test_folder_of_classes_with_a_broken_image(tmp_path, image_run, capsys):
     assert "--skip-bad" in said
     assert [path.name for path in tmp_path.iterdir()] == ["pets"]
     found = extracted(image_run, tmp_path / "pets", out, "--skip-bad", "--batch-size=1")
-    assert capsys.readouterr().out.endswith("of 4 files; 1 could not be read, see `failed`\n")
+    assert capsys.readouterr().out.endswith(
+        f" of 4 files, by {image_run}, step 0; 1 could not be read, see `failed`\n"
+    )
     in_order = [0, 3, 2, 4]
     assert found["paths"].tolist() == [str(tmp_path / "pets" / names[i]) for i in in_order]
     assert found["labels"].tolist() == [0, 1, 1, 1]
