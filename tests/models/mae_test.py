@@ -63,20 +63,31 @@ def test_visible_tokens_enter_as_if_all_had_been_embedded(positions, first):
     np.testing.assert_allclose(few[:, first:], wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize(
-    ("class_token", "encoders"),
-    [("encoder", True), ("own", True), ("none", True), ("own", False), ("none", False)],
+    ("positions", "class_token", "encoders"),
+    [
+        ("joint", "encoder", True),
+        ("separate", "encoder", True),
+        ("sincos", "encoder", True),
+        ("joint", "own", True),
+        ("separate", "own", True),
+        ("sincos", "none", True),
+        ("joint", "own", False),
+        ("separate", "none", False),
+        ("sinusoid", "none", False),
+    ],
 )
 def test_all_dialects_use_every_parameter(positions, class_token, encoders):
     head = {"positions": positions, "class_token": class_token}
     model = model_of(head, positions=positions, class_token=encoders)
     params = fresh(model)
-    out = model.apply({"params": params}, CLIPS, MASK)
-    assert out.shape == (2, 2, 4, 4, 6)
-    gradients = jax.grad(lambda p: jnp.sum(jnp.square(model.apply({"params": p}, CLIPS, MASK))))(
-        params
-    )
+
+    def squares(params):
+        out = model.apply({"params": params}, CLIPS, MASK)
+        assert out.shape == (2, 2, 4, 4, 6)
+        return jnp.sum(jnp.square(out))
+
+    gradients = jax.grad(squares)(params)
     fixed = positions in FIXED
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         name = "/".join(key.key for key in path)
