@@ -25,6 +25,10 @@ MOST_TOKENS = 1_000_000  # of a clip; more is a mistake, or a trick to fill the 
 MASK_RATIOS = {1: 0.75, 2: 0.9}  # of masked autoencoders, by the frames of a tubelet
 
 
+class Untold(Exception):
+    """The parameter, given as the only argument, without which the model cannot be told."""
+
+
 def describe(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Fields, Size3]:
     """The sections `model` and `head` of a recipe for it, and the clip it is meant for.
 
@@ -34,7 +38,8 @@ def describe(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Fields, 
       hints: what is known otherwise, see `HINTS`.
 
     Raises:
-      ConvertError: something is missing, or the shapes are of no model.
+      ConvertError: the shapes are of no model.
+      Untold: a parameter is missing.
     """
     if form.encoder == "mvit":
         fields, clip = _mvit(shapes, hints)
@@ -186,6 +191,7 @@ def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
         "width": width,
         "depth": _blocks(shapes, "decoder"),
         "positions": _positions(shapes, "decoder"),
+        "heads": max(1, width // 64),
         **{name: v(width) if callable(v) else v for name, v in form.fields.items()},
         "class_token": "own" if own else "encoder" if class_token else "none",
     }
@@ -203,5 +209,5 @@ def _block(shapes: Shapes, number: int, *name: str) -> tuple[int, ...]:
 
 def _shape(shapes: Shapes, name: Name) -> tuple[int, ...]:
     if name not in shapes:
-        raise ConvertError(f"{'/'.join(name)} is missing, so the model cannot be told")
+        raise Untold(name)
     return shapes[name]

@@ -13,7 +13,7 @@ import numpy as np
 
 from maskfeat_jax.build import RecipeError, member, nearest
 from maskfeat_jax.convert import files, metadata
-from maskfeat_jax.convert.describe import Shapes, describe
+from maskfeat_jax.convert.describe import Shapes, Untold, describe
 from maskfeat_jax.convert.files import Contents, ConvertError, Tensor
 from maskfeat_jax.convert.layouts import LAYOUTS, Form, Layout
 from maskfeat_jax.convert.layouts.base import HINTS
@@ -72,7 +72,7 @@ def load_torch(
     path: str | os.PathLike[str],
     layout: str | None = None,
     *,
-    clip: Size3 | None = None,
+    resize: Size3 | None = None,
     ema: bool = True,
     allow_unexpected: bool = False,
     **hints: Any,
@@ -82,8 +82,8 @@ def load_torch(
     Args:
       path: of a `.safetensors` file, of what `torch.save` wrote, or of a folder with either.
       layout: key of `LAYOUTS`; None to find it out.
-      clip: frames, height and width that the model is wanted for, if not those of the file: tables
-        of positions are interpolated, see `transfer`.
+      resize: frames, height and width that the model is wanted for, if not those of the file:
+        tables of positions are interpolated, see `transfer`.
       ema: take the moving average of the parameters where the file has one.
       allow_unexpected: leave tensors out that the model does not have, instead of refusing.
       **hints: what the file does not tell, see `HINTS`.
@@ -106,7 +106,7 @@ def load_torch(
     if not (report.fits or (allow_unexpected and not report.missing and not report.wrong)):
         raise ConvertError(f"{path} does not fit: {report}")
     trained = dataclasses.replace(trained, report=report)
-    return trained if clip in (None, trained.clip) else resized(trained, clip)
+    return trained if resize in (None, trained.clip) else resized(trained, resize)
 
 
 def resized(trained: Trained, clip: Size3) -> Trained:
@@ -225,7 +225,7 @@ def _without_params(source: Source, hints: Mapping[str, Any], contents: Contents
     known = metadata.about(contents)
     if known is not None and known["head"]["name"] == source.form.head:
         return metadata.trained_of(known, {}, origin)
-    section, head, clip = describe(_our_shapes(source), source.form, hints)
+    section, head, clip = told_sections(source, hints)
     usual = source.layout.images if clip[0] == 1 else source.layout.videos
     return Trained(
         model=metadata.model_of(section, head),
@@ -235,6 +235,23 @@ def _without_params(source: Source, hints: Mapping[str, Any], contents: Contents
         recipe={"model": section, "head": head},
         origin=origin,
     )
+
+
+def told_sections(
+    source: Source, hints: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], Size3]:
+    """The sections `model` and `head`, and the clip, of the model that the tensors are.
+
+    Raises:
+      ConvertError: they are of no model.
+    """
+    try:
+        return describe(_our_shapes(source), source.form, hints)
+    except Untold as error:
+        (name,) = error.args
+        rule = rule_of(source.form.table, name)
+        theirs = ", ".join(filter(None, rule.names(name[-1]))) if rule else "/".join(name)
+        raise ConvertError(f"{theirs}: missing, and without it the model cannot be told") from error
 
 
 def shapes_of(model: Any, clip: Size3) -> Params:

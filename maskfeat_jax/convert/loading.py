@@ -21,7 +21,7 @@ def load(
     path: str | os.PathLike[str],
     layout: str | None = None,
     *,
-    clip: Size3 | None = None,
+    resize: Size3 | None = None,
     **arguments: Any,
 ) -> Trained:
     """A model with its parameters.
@@ -29,7 +29,7 @@ def load(
     Args:
       path: of a work directory, one of its steps, an imported checkpoint, or a PyTorch file.
       layout: of a PyTorch file; None to find it out.
-      clip: frames, height and width that the model is wanted for, if not those of the file.
+      resize: frames, height and width that the model is wanted for, if not its own.
       **arguments: of `load_torch`, for a PyTorch file.
 
     Raises:
@@ -37,12 +37,12 @@ def load(
       ConvertError: a PyTorch file cannot be read, or nothing is there.
     """
     if not is_ours(path):
-        return load_torch(path, layout, clip=clip, **arguments)
+        return load_torch(path, layout, resize=resize, **arguments)
     if layout is not None:
         raise ConvertError(f"{path} is a checkpoint of this package, its layout is not {layout!r}")
     workdir = _workdir(Path(path))
     trained = _load_imported(workdir) if (workdir / metadata.FILE).exists() else load_run(path)
-    return trained if clip in (None, trained.clip) else resized(trained, clip)
+    return trained if resize in (None, trained.clip) else resized(trained, resize)
 
 
 def load_parameters(path: str | os.PathLike[str]) -> Params:
@@ -72,7 +72,9 @@ def save(trained: Trained, folder: str | os.PathLike[str], layout: str) -> None:
 
 
 def _workdir(path: Path) -> Path:
-    return path if (path / "checkpoints").is_dir() else path.parent.parent
+    if (path / "checkpoints").is_dir():
+        return path
+    return path.parent if path.name == "checkpoints" else path.parent.parent
 
 
 def _load_imported(folder: Path) -> Trained:

@@ -54,7 +54,8 @@ def load_run(path: str | os.PathLike[str]) -> Trained:
       RecipeError: its recipe does not describe a model.
     """
     path = Path(path)
-    workdir = path if (path / "config.json").exists() else path.parent.parent
+    inside = path.parent if path.name == "checkpoints" else path.parent.parent
+    workdir = path if (path / "config.json").exists() else inside
     recipe = read_recipe(workdir)
     view: Section = recipe["eval_view"]
     clip = (view.get("frames", 1), view["size"], view["size"])

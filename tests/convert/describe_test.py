@@ -1,0 +1,116 @@
+"""Published sizes are read from the shapes of their tensors, under their names."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from maskfeat_jax import convert
+from maskfeat_jax.augment import Normalise
+from maskfeat_jax.convert import metadata
+from maskfeat_jax.convert.files import Tensor
+from maskfeat_jax.convert.importing import computed, find_form, shapes_of, told_sections
+from maskfeat_jax.models import create_model
+
+VIDEO = {"tubelet": (2, 16, 16)}
+SEPARATE = {**VIDEO, "positions": "separate"}
+IMAGE, CLIP = (1, 224, 224), (16, 224, 224)
+MASKFEAT = {"dim": 108}
+MAE = {"dim": 768, "visible": 49, "width": 512, "depth": 8, "heads": 16}
+MAE_ST = {
+    "dim": 768,
+    "visible": 156,
+    "width": 512,
+    "depth": 4,
+    "heads": 16,
+    "positions": "separate",
+    "class_token": "own",
+}
+MAE_SF = {"dim": 768, "visible": 156, "width": 512, "depth": 4, "heads": 8}
+K400, IN1K = {"num_classes": 400}, {"num_classes": 1000}
+
+# layout, head, its fields, encoder, its fields, clip: tensors of the original, their numbers.
+# Counted on the originals' own models: spec of the layouts; buffers are not counted as numbers.
+PUBLISHED = {
+    "timm_b": ("timm", "classifier", IN1K, "vit_b16", {}, IMAGE, 152, 86_567_656),
+    "timm_l": ("timm", "classifier", IN1K, "vit_l16", {}, IMAGE, 296, None),
+    "timm_h": ("timm", "classifier", IN1K, "vit_h14", {}, IMAGE, 392, None),
+    "mae_b": ("mae", "mae", MAE, "vit_b16", {}, IMAGE, 254, 111_907_840),
+    "mm_b": ("mmpretrain", "maskfeat", MASKFEAT, "vit_b16", {}, IMAGE, 156, 85_882_476),
+    "mm_mae": ("mmpretrain", "mae", MAE, "vit_b16", {}, IMAGE, 254, 111_907_840),
+    "mae_st_b": ("mae_st", "mae", MAE_ST, "vit_b16", SEPARATE, CLIP, 275, 99_898_880),
+    "mae_st_ft": ("mae_st", "classifier", K400, "vit_b16", SEPARATE, CLIP, 202, 86_702_224),
+    "sf_b": ("pyslowfast", "maskfeat", MASKFEAT, "vit_b16", {}, IMAGE, 155, 85_882_476),
+    "sf_l": ("pyslowfast", "maskfeat", MASKFEAT, "vit_l16", {}, IMAGE, 299, None),
+    "sf_mae": ("pyslowfast", "mae", MAE_SF, "vit_b16", SEPARATE, CLIP, 208, 100_596_736),
+    "sf_ft": ("pyslowfast", "classifier", K400, "vit_b16", SEPARATE, CLIP, 154, 86_702_224),
+    "mvit_s": (
+        "pyslowfast",
+        "maskfeat",
+        MASKFEAT,
+        "mvit_v2_s",
+        {"tubelet": (2, 16, 16)},
+        CLIP,
+        400,
+        36_253_356,
+    ),
+    "mvit_s_ft": ("pyslowfast", "classifier", K400, "mvit_v2_s", {}, CLIP, 397, 36_475_120),
+    "mvit_l": (
+        "pyslowfast",
+        "maskfeat",
+        MASKFEAT,
+        "mvit_v2_l",
+        {"tubelet": (2, 16, 16)},
+        CLIP,
+        1168,
+        217_247_580,
+    ),
+    "torchvision_s": (
+        "torchvision",
+        "classifier",
+        {**K400, "pool": "class"},
+        "mvit_v2_s_supervised",
+        {},
+        CLIP,
+        397,
+        34_537_744,
+    ),
+    "hf_b": ("hf", "classifier", {**IN1K, "pool": "class"}, "vit_b16", {}, IMAGE, 200, None),
+    "hf_mae": ("hf", "mae", MAE, "vit_b16", {}, IMAGE, 334, 111_907_840),
+    "videomae_b": (
+        "hf",
+        "classifier",
+        K400,
+        "vit_b16",
+        {**VIDEO, "positions": "sinusoid", "class_token": False},
+        CLIP,
+        186,
+        86_534_800,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PUBLISHED.values(), ids=PUBLISHED.keys())
+def test_published_models_are_told_from_their_tensors(case):
+    layout, head, head_fields, encoder, fields, clip, tensors, numbers = case
+    model = create_model(head, encoder=encoder, head=head_fields, **fields)
+    # Zeros that take no memory: these models are large.
+    params = jax.tree.map(
+        lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes_of(model, clip)
+    )
+    if getattr(model.encoder, "positions", "") == "sinusoid":
+        params["encoder"]["pos_embed"] = computed(model, clip, "encoder")
+    trained = convert.Trained(model, params, clip, Normalise(), {}, "")
+    exported = convert.export(trained, layout).state
+    state = {name: Tensor(t.shape, "F32", t.copy) for name, t in exported.items()}
+    assert len(state) == tensors
+    source = find_form(state, layout)
+    if numbers is not None:
+        sizes = [np.prod(t.shape) for name, t in state.items() if name not in source.form.extras]
+        assert sum(sizes) == numbers
+    known = {"pool": getattr(model, "pool", None)}
+    known |= {"clip": clip} if layout == "hf" else {}
+    section, told_head, told_clip = told_sections(source, known)
+    assert metadata.model_of(section, told_head) == model
+    assert told_clip == clip

@@ -1,0 +1,177 @@
+"""What does not fit is told in one report."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from maskfeat_jax import convert
+from maskfeat_jax.convert import ConvertError, files
+from tests.convert.models import assert_same, small
+
+KNOWN = {"heads": 2, "clip": (1, 32, 48)}
+
+
+def state_of(name="mean", layout="timm"):
+    return convert.export(small(name), layout).state
+
+
+def load(tmp_path, state, layout=None, **arguments):
+    path = tmp_path / "model.safetensors"
+    files.write(path, state, None)
+    return convert.load_torch(path, layout, **{**KNOWN, **arguments})
+
+
+def test_everything_wrong_is_in_one_report(tmp_path):
+    state = state_of()
+    state["blocks.0.ls1.gamma"] = np.ones(32, np.float32)
+    del state["blocks.1.norm2.weight"]
+    state["blocks.0.mlp.fc2.weight"] = state["blocks.0.mlp.fc2.weight"].T
+    state["head.bias"] = state["head.bias"][:-1]
+    state["cls_token"][0, 0, 3] = np.nan
+    state["fc_norm.bias"] = state["fc_norm.bias"].astype(np.int32)
+    with pytest.raises(ConvertError) as caught:
+        load(tmp_path, state)
+    text = str(caught.value)
+    assert "layout timm, head classifier: 31 tensors used" in text
+    assert "1 missing: blocks.1.norm2.weight" in text
+    assert "1 unexpected: blocks.0.ls1.gamma" in text
+    assert "4 wrong: " in text
+    assert "blocks.0.mlp.fc2.weight (128, 32), its transpose, expected (32, 128)" in text
+    assert "head.bias (4,), expected (5,)" in text
+    assert "cls_token holds 1 numbers that are not finite" in text
+    assert "fc_norm.bias holds I32, expected floats" in text
+
+
+@pytest.mark.parametrize("layout", ["timm", "hf", "mmpretrain", "pyslowfast"])
+@pytest.mark.parametrize("seed", range(3))
+def test_no_tensor_is_missed(layout, seed, tmp_path):
+    """Whichever tensor goes, the file does not load."""
+    state = state_of("class", layout)
+    gone = sorted(state)[np.random.default_rng(seed).integers(len(state))]
+    del state[gone]
+    with pytest.raises(ConvertError, match=r"missing|no layout") as caught:
+        load(tmp_path, state, layout, pool="class")
+    assert gone in str(caught.value)
+
+
+def test_unexpected_tensors_can_be_left_out_and_stay_in_the_report(tmp_path):
+    state = state_of() | {"aux.weight": np.ones((3, 3), np.float32)}
+    read = load(tmp_path, state, allow_unexpected=True)
+    assert read.report.unexpected == ("aux.weight",)
+    assert_same(read.params, small("mean").params)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_training_are_taken_off_and_told(prefix, tmp_path):
+    state = {prefix + name: tensor for name, tensor in state_of().items()}
+    read = load(tmp_path, state)
+    assert read.report.found[0] == f"prefix {prefix!r} of all names"
+    assert_same(read.params, small("mean").params)
+
+
+def test_names_of_newer_transformers_are_read(tmp_path):
+    new = {
+        "encoder.layer.": "layers.",
+        "attention.attention.query": "attention.q_proj",
+        "attention.attention.key": "attention.k_proj",
+        "attention.attention.value": "attention.v_proj",
+        "attention.output.dense": "attention.o_proj",
+        "intermediate.dense": "mlp.fc1",
+        "output.dense": "mlp.fc2",
+        "decoder.decoder_layers.": "decoder.decoder_encoder.layer.",
+    }
+    for name in ("class", "mae"):
+        state = {}
+        for key, tensor in state_of(name, "hf").items():
+            for old, text in new.items():
+                key = key.replace(old, text)
+            state[key] = tensor
+        assert any("q_proj" in key for key in state)
+        read = load(tmp_path, state, "hf", decoder_heads=16)
+        assert_same(read.params, small(name).params)
+
+
+@pytest.mark.parametrize("encoder_only", [False, True])
+def test_an_encoder_is_no_autoencoder(encoder_only, tmp_path):
+    """The published weights of MAE have no decoder: that is told, not filled with something."""
+    state = state_of("mae", "mae")
+    if encoder_only:
+        state = {k: v for k, v in state.items() if "decoder" not in k and k != "mask_token"}
+    read = load(tmp_path, state, "mae")
+    assert read.report.head == ("features" if encoder_only else "mae")
+
+
+def test_a_part_of_a_decoder_is_missed(tmp_path):
+    state = {k: v for k, v in state_of("mae", "mae").items() if k != "mask_token"}
+    with pytest.raises(ConvertError, match="1 missing: mask_token"):
+        load(tmp_path, state, "mae")
+
+
+def test_block_numbers_from_a_stranger_cost_nothing(tmp_path):
+    state = state_of() | {"blocks.999999999.norm1.weight": np.ones(32, np.float32)}
+    with pytest.raises(ConvertError, match=r"1 unexpected: blocks\.999999999\.norm1\.weight"):
+        load(tmp_path, state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"heads": 5}, "not a whole number of 5 heads"),
+        ({"heads": None}, r"--heads"),
+        ({"clip": None}, r"--clip"),
+        ({"clip": (1, 10**6, 10**6)}, "tokens"),
+    ],
+)
+def test_what_the_file_does_not_tell_must_be_given(changes, words, tmp_path):
+    with pytest.raises(ConvertError, match=words):
+        load(tmp_path, state_of(), **changes)
+
+
+def test_names_of_layouts_and_arguments_are_checked(tmp_path):
+    with pytest.raises(ConvertError, match="did you mean 'timm'"):
+        load(tmp_path, state_of(), "tim")
+    with pytest.raises(TypeError, match="did you mean 'heads'"):
+        load(tmp_path, state_of(), head=3)
+    with pytest.raises(ConvertError, match=r"no layout of timm, .* has names like fc\.weight"):
+        load(tmp_path, {"fc.weight": np.ones((3, 3), np.float32)})
+
+
+@pytest.mark.parametrize("layout", ["timm", "hf"])
+def test_documents_beside_the_file_say_what_tensors_do_not(layout, tmp_path):
+    trained = small("class")
+    convert.write(trained, tmp_path / "out", layout)
+    (tmp_path / "out" / "maskfeat_jax.json").unlink()
+    arguments = {} if layout == "hf" else {"clip": trained.clip}
+    read = convert.load_torch(tmp_path / "out", **arguments)
+    assert (read.model, read.normalise) == (trained.model, trained.normalise)
+
+
+def test_another_epsilon_is_told(tmp_path):
+    convert.write(small("class"), tmp_path / "out", "hf")
+    (tmp_path / "out" / "maskfeat_jax.json").unlink()
+    config = tmp_path / "out" / "config.json"
+    config.write_text(config.read_text().replace("1e-06", "1e-12"))
+    read = convert.load_torch(tmp_path / "out")
+    assert "layer norms here have an epsilon of 1e-6, this file's have 1e-12" in read.report.found
+
+
+@pytest.mark.parametrize("name", ["mean", "mean_video", "mean_mvit", "mae", "mean_sinusoid"])
+def test_models_are_resized_when_asked(name):
+    trained = small(name)
+    frames, height, width = trained.clip
+    larger = (frames * 2 if frames > 1 else 1, height + 32, width)
+    read = convert.resized(trained, larger)
+    assert read.clip == larger
+    wanted = convert.importing.shapes_of(read.model, larger)
+    shapes = jax.tree.map(lambda leaf: leaf.shape, read.params)
+    assert shapes == jax.tree.map(lambda leaf: leaf.shape, wanted)
+    before = trained.params["encoder"]
+    np.testing.assert_array_equal(
+        read.params["encoder"]["patch_embed"]["kernel"], before["patch_embed"]["kernel"]
+    )
+    if name == "mean":  # the row of the class token is no place
+        old, new = before["pos_embed"], read.params["encoder"]["pos_embed"]
+        np.testing.assert_array_equal(new[:, 0], old[:, 0])
+        assert new.shape == (1, 1 + 4 * 3, 32)

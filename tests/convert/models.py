@@ -1,0 +1,117 @@
+"""Small models with random parameters, and what each layout can hold of them."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from maskfeat_jax.augment import Normalise
+from maskfeat_jax.convert import Trained
+from maskfeat_jax.convert.importing import computed, shapes_of
+from maskfeat_jax.models import create_model
+
+IMAGE, CLIP = (1, 32, 48), (4, 32, 32)
+VIT = {"encoder": "vit_b16", "width": 32, "depth": 2, "heads": 2}
+VIDEO = {**VIT, "tubelet": (2, 16, 16)}
+SEPARATE = {**VIDEO, "positions": "separate"}
+SINUSOID = {**VIDEO, "positions": "sinusoid", "class_token": False}
+MVIT = {"encoder": "mvit_v2_s", "width": 8, "depth": 4, "stages": (1, 3)}
+DECODER = {"dim": 96, "visible": 2, "width": 64, "depth": 2}
+
+# name: head, its fields, the encoder's fields, the clip
+MODELS = {
+    "maskfeat": ("maskfeat", {"dim": 108}, VIT, IMAGE),
+    "maskfeat_mvit": ("maskfeat", {"dim": 54}, {**MVIT, "tubelet": (2, 8, 8)}, (4, 64, 64)),
+    "mae": ("mae", {**DECODER, "heads": 16}, VIT, IMAGE),
+    "mae_sincos": (
+        "mae",
+        {**DECODER, "heads": 16, "positions": "sincos"},
+        {**VIT, "positions": "sincos"},
+        IMAGE,
+    ),
+    "mae_st": (
+        "mae",
+        {**DECODER, "heads": 16, "positions": "separate", "class_token": "own"},
+        SEPARATE,
+        CLIP,
+    ),
+    "mae_pyslowfast": ("mae", {**DECODER, "heads": 1}, SEPARATE, CLIP),
+    "videomae": (
+        "mae",
+        {**DECODER, "heads": 1, "positions": "sinusoid", "class_token": "none"},
+        SINUSOID,
+        CLIP,
+    ),
+    "mean": ("classifier", {"num_classes": 5}, VIT, IMAGE),
+    "class": ("classifier", {"num_classes": 5, "pool": "class"}, VIT, IMAGE),
+    "mean_video": ("classifier", {"num_classes": 5}, SEPARATE, CLIP),
+    "mean_sinusoid": ("classifier", {"num_classes": 5}, SINUSOID, CLIP),
+    "mean_mvit": ("classifier", {"num_classes": 5}, {**MVIT, "tubelet": (2, 16, 16)}, (4, 64, 64)),
+    "class_mvit": (
+        "classifier",
+        {"num_classes": 5, "pool": "class"},
+        {**MVIT, "tubelet": (2, 16, 16), "widen_in": "attention"},
+        (4, 64, 64),
+    ),
+    "linear_probe": ("linear_probe", {"num_classes": 5}, VIT, IMAGE),
+    "features": ("features", {}, VIT, IMAGE),
+}
+# Layouts that hold all of a model, and those that hold its encoder alone.
+WHOLE = {
+    "maskfeat": {"pyslowfast", "mmpretrain"},
+    "maskfeat_mvit": {"pyslowfast", "mmpretrain"},
+    "mae": {"mae", "mmpretrain", "hf"},
+    "mae_sincos": {"mae", "mmpretrain", "hf"},
+    "mae_st": {"mae_st"},
+    "mae_pyslowfast": {"pyslowfast"},
+    "videomae": {"hf"},
+    "mean": {"timm", "mae", "mae_st", "pyslowfast", "mmpretrain", "hf"},
+    "class": {"timm", "mae", "pyslowfast", "mmpretrain", "hf"},
+    "mean_video": {"mae_st", "pyslowfast"},
+    "mean_sinusoid": {"hf"},
+    "mean_mvit": {"pyslowfast", "torchvision"},
+    "class_mvit": {"pyslowfast", "mmpretrain", "torchvision"},
+    "linear_probe": {"mae", "mmpretrain"},
+    "features": {"timm", "mae", "mae_st", "mmpretrain", "hf"},
+}
+ENCODER = {
+    "maskfeat": {"timm", "mae", "mae_st", "hf"},
+    "mae": {"timm", "mae_st"},
+    "mae_sincos": {"timm", "mae_st"},
+    "mae_pyslowfast": {"mae_st"},
+}
+
+
+def small(name: str, *, without_key_bias: bool = False) -> Trained:
+    """A model of `MODELS` with random parameters."""
+    head, head_fields, fields, clip = MODELS[name]
+    model = create_model(head, head=head_fields, **fields)
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes_of(model, clip)
+    )
+    for part, tree in params.items():
+        width = {"encoder": model.encoder.width, "decoder": DECODER["width"]}.get(part)
+        if without_key_bias and width:
+            for block in tree["blocks"].values():
+                block["attn"]["qkv"]["bias"][width : 2 * width] = 0
+        module = model.encoder if part == "encoder" else model
+        if width and getattr(module, "positions", "") in ("sinusoid", "sincos"):
+            tree["pos_embed"] = computed(model, clip, part).copy()
+    if name == "videomae":
+        params["decoder"]["embed"]["bias"][:] = 0
+    return Trained(model, params, clip, Normalise(), {}, "made")
+
+
+def leaves(tree) -> dict[str, np.ndarray]:
+    """Leaves by name."""
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    return {"/".join(key.key for key in path): leaf for path, leaf in flat}
+
+
+def assert_same(found, wanted) -> None:
+    """Bit-equal trees of parameters."""
+    found, wanted = leaves(found), leaves(wanted)
+    assert found.keys() == wanted.keys()
+    for name, leaf in wanted.items():
+        np.testing.assert_array_equal(found[name], leaf, err_msg=name, strict=True)

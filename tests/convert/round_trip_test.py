@@ -1,0 +1,186 @@
+"""What is written is what is read, for every model in every layout that can hold it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from maskfeat_jax import convert
+from maskfeat_jax.convert import LAYOUTS, ConvertError, files, metadata
+from tests.convert.models import ENCODER, MODELS, WHOLE, assert_same, small
+
+CELLS = [(name, layout) for name in MODELS for layout in LAYOUTS]
+
+
+def written(exported: convert.Export, folder, **documents):
+    """The tensors as safetensors, whatever the layout saves: that needs no PyTorch."""
+    path = folder / "model.safetensors"
+    files.write(path, exported.state, None)
+    return path
+
+
+def known(trained: convert.Trained) -> dict:
+    """What no file of another program tells."""
+    model = trained.model
+    hints = {"heads": model.encoder.heads, "clip": trained.clip}
+    hints["pool"] = getattr(model, "pool", None)
+    if hasattr(model, "visible"):
+        grid = model.encoder.grid(trained.clip)
+        hints["mask_ratio"] = 1 - model.visible / np.prod(grid)
+        hints["decoder_heads"] = model.heads
+    return hints
+
+
+@pytest.mark.parametrize(("name", "layout"), CELLS)
+def test_layouts_hold_models_to_the_bit(name, layout, tmp_path):
+    trained = small(name, without_key_bias=layout == "hf")
+    if layout not in WHOLE[name] | ENCODER.get(name, set()):
+        with pytest.raises(ConvertError, match="cannot hold this model"):
+            convert.export(trained, layout)
+        return
+    exported = convert.export(trained, layout)
+    assert bool(exported.left_out) == (layout not in WHOLE[name])
+    hints = known(exported.trained)
+    read = convert.load_torch(written(exported, tmp_path), layout, **hints)
+    assert_same(read.params, exported.trained.params)
+    wanted = exported.trained.model
+    if name == "mae_sincos":  # the file holds but a table
+        fixed = {"positions": "joint"}
+        encoder = wanted.encoder.clone(**fixed)
+        wanted = wanted.clone(encoder=encoder, **(fixed if layout in WHOLE[name] else {}))
+    assert read.model == wanted
+    assert read.clip == trained.clip
+    assert not read.report.unexpected
+    again = convert.export(read, layout).state
+    assert again.keys() == exported.state.keys()
+    for key, tensor in exported.state.items():
+        np.testing.assert_array_equal(again[key], tensor, err_msg=key, strict=True)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_layout_is_found_out(name, tmp_path):
+    trained = small(name)
+    for layout in WHOLE[name]:
+        exported = convert.export(trained, layout)
+        path = written(exported, tmp_path)
+        read = convert.load_torch(path, **known(trained))
+        # timm's and MAE's classifiers and encoders are the same file.
+        same = {"timm", "mae", "pyslowfast"} if "head.weight" in exported.state else {layout}
+        if name == "features" and layout in ("timm", "mae"):
+            same = {"timm", "mae"}
+        assert read.report.layout in same | {layout}
+
+
+@pytest.mark.parametrize("layout", sorted(WHOLE["mean"]))
+def test_to_torch_is_the_export(layout):
+    trained = small("mean")
+    state = convert.to_torch(trained.params, layout)
+    exported = convert.export(trained, layout).state
+    assert state.keys() == exported.keys()
+    for name, tensor in state.items():
+        np.testing.assert_array_equal(tensor, exported[name])
+
+
+def test_to_torch_takes_stacked_parameters():
+    trained = small("maskfeat")
+    blocks = trained.params["encoder"]["blocks"]
+    stacked = {"0-1": jax.tree.map(lambda *x: np.stack(x), blocks["0"], blocks["1"])}
+    params = {**trained.params, "encoder": {**trained.params["encoder"], "blocks": stacked}}
+    plain = convert.to_torch(trained.params, "pyslowfast")
+    for name, tensor in convert.to_torch(params, "pyslowfast").items():
+        np.testing.assert_array_equal(tensor, plain[name])
+
+
+def test_to_torch_names_what_a_layout_has_no_place_for():
+    with pytest.raises(ConvertError, match=r"'timm' has no form for a vit with head 'mae'"):
+        convert.to_torch(small("mae").params, "timm")
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "words"),
+    [
+        ("mae_st", "pyslowfast", "mae with heads=1"),
+        ("mean_video", "timm", "of images"),
+        ("class", "mae_st", "pool='mean'"),
+    ],
+)
+def test_what_hinders_is_named(name, layout, words):
+    with pytest.raises(ConvertError, match=words):
+        convert.export(small(name), layout)
+
+
+def test_positions_that_the_original_would_compute_otherwise_are_not_lost():
+    trained = small("mean_sinusoid")
+    trained.params["encoder"]["pos_embed"][0, 3, 3] += 1
+    with pytest.raises(ConvertError, match="encoder/pos_embed is not what the original computes"):
+        convert.export(trained, "hf")
+
+
+def test_a_bias_that_the_original_lacks_must_be_zero():
+    trained = small("videomae")
+    trained.params["decoder"]["embed"]["bias"][1] = 1
+    with pytest.raises(ConvertError, match="decoder/embed/bias is not zero"):
+        convert.export(trained, "hf")
+
+
+def test_biases_of_keys_are_dropped_where_they_change_nothing(tmp_path):
+    trained = small("mean")
+    exported = convert.export(trained, "hf")
+    assert exported.left_out == (
+        "the biases of the keys are left out: outputs do not depend on them",
+    )
+    read = convert.load_torch(written(exported, tmp_path), "hf", **known(trained))
+    clips = np.random.default_rng(1).normal(size=(2, *trained.clip, 3)).astype(np.float32)
+    ours, theirs = (
+        jax.jit(model.model.apply)({"params": model.params}, clips) for model in (trained, read)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_folders_hold_what_the_model_was(tmp_path):
+    trained = dataclasses.replace(small("mean"), class_names=tuple("abcde"))
+    convert.write(trained, tmp_path / "out", "timm")
+    read = convert.load(tmp_path / "out")
+    assert (read.model, read.clip, read.class_names) == (
+        trained.model,
+        trained.clip,
+        tuple("abcde"),
+    )
+    assert_same(read.params, trained.params)
+
+
+def test_a_description_is_believed_only_of_its_own_file(tmp_path):
+    convert.write(small("mean"), tmp_path / "out", "timm")
+    other = convert.export(small("class"), "timm")
+    files.write(tmp_path / "out" / "model.safetensors", other.state, None)
+    assert metadata.about(files.read(tmp_path / "out")) is None
+    assert convert.load(tmp_path / "out", clip=(1, 32, 48), heads=2).model.pool == "class"
+
+
+def test_imported_checkpoints_are_read_like_runs(tmp_path):
+    trained = small("mean_mvit")
+    convert.save(trained, tmp_path / "a", "pyslowfast")
+    for path in ("a", "a/checkpoints/0"):
+        read = convert.load(tmp_path / path)
+        assert (read.model, read.clip) == (trained.model, trained.clip)
+        assert_same(read.params, trained.params)
+    assert_same(convert.load_parameters(tmp_path / "a"), trained.params)
+
+
+def test_nothing_is_written_over(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConvertError, match="exists already"):
+        convert.write(small("mean"), tmp_path, "timm")
+
+
+def test_nothing_half_done_is_left(tmp_path, monkeypatch):
+    def fail(*arguments, **settings):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(files, "save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        convert.write(small("mean"), tmp_path / "out", "timm")
+    assert not list(tmp_path.iterdir())
