@@ -1,10 +1,14 @@
 """Imports the PyTorch originals from bare checkouts, without what they depend on.
 
-| variable      | checkout of               | holds                      |
-|---------------|---------------------------|----------------------------|
-| `SLOWFAST_DIR`| facebookresearch/SlowFast | `slowfast/` and `configs/` |
-| `MAE_ST_DIR`  | facebookresearch/mae_st   | `models_mae.py`, `util/`   |
-| `MAE_DIR`     | facebookresearch/mae      | `models_mae.py`, `util/`   |
+| variable         | checkout of               | holds                      |
+|------------------|---------------------------|----------------------------|
+| `SLOWFAST_DIR`   | facebookresearch/SlowFast | `slowfast/` and `configs/` |
+| `MAE_ST_DIR`     | facebookresearch/mae_st   | `models_mae.py`, `util/`   |
+| `MAE_DIR`        | facebookresearch/mae      | `models_mae.py`, `util/`   |
+| `MMPRETRAIN_DIR` | open-mmlab/mmpretrain     | `mmpretrain/`              |
+
+`TRANSFORMERS_4_DIR` is not a checkout: a folder into which pip has installed transformers 4
+(`pip install --target`), as another version is among the packages.
 
 Their modules import many packages that the parts used here never call; empty stand-ins take their
 place while a module is imported, and are gone afterwards. The parts of timm are in `timm_parts.py`.
@@ -15,6 +19,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -54,14 +59,78 @@ KNOWN_BY = {
     "SLOWFAST_DIR": "slowfast/models/masked.py",
     "MAE_ST_DIR": "util/video_vit.py",
     "MAE_DIR": "util/lars.py",
+    "MMPRETRAIN_DIR": "mmpretrain/models/selfsup/maskfeat.py",
+    "TRANSFORMERS_4_DIR": "transformers/models/videomae/feature_extraction_videomae.py",
 }
 
 
-def available(variable: str = "SLOWFAST_DIR") -> bool:
-    """Whether torch is installed and the variable names a checkout."""
-    folder = os.environ.get(variable, "")
-    found = folder and (Path(folder) / KNOWN_BY[variable]).exists()
-    return bool(found and importlib.util.find_spec("torch"))
+def available(name: str = "SLOWFAST_DIR") -> bool:
+    """Whether torch is installed and the variable names a checkout, or the package is installed."""
+    if not importlib.util.find_spec("torch"):
+        return False
+    if name not in KNOWN_BY:
+        return importlib.util.find_spec(name) is not None
+    folder = os.environ.get(name, "")
+    return bool(folder) and (Path(folder) / KNOWN_BY[name]).exists()
+
+
+def make_importable(name: str) -> None:
+    """Lets `import` find an original by the name that it has for its users.
+
+    Args:
+      name: of a variable, as for `available`, or of a package.
+
+    Raises:
+      ValueError: torch is not installed, or the variable does not name a checkout.
+    """
+    let_torchvision_import()
+    if name == "SLOWFAST_DIR":
+        for module in ("slowfast.config.defaults", "slowfast.models.masked"):
+            original(module)
+    elif name == "MAE_ST_DIR":
+        for module in ("models_mae", "models_vit"):
+            mae_st(module)
+    elif name in KNOWN_BY:
+        folder = _checkout(name)
+        if folder not in sys.path:
+            sys.path.append(folder)
+    if name in _UNUSED:
+        module, stood_in = _UNUSED[name]
+        with stand_ins(stood_in):
+            importlib.import_module(module)
+
+
+# What is missing from packages of OpenMMLab, or from what they import, and is never called here.
+_UNUSED = {
+    "MMPRETRAIN_DIR": ("mmpretrain.models", {"modelindex", "mat4py"}),
+    "mmaction": (
+        "mmaction.models",
+        {"decord", "mmaction.models.localizers.drn", "mmaction.models.multimodal"},
+    ),
+}
+
+
+@functools.cache
+def let_torchvision_import() -> Any:
+    """Names for the compiled operators of torchvision, where its wheel has none that load.
+
+    Without them it, and with it timm and transformers, cannot be imported; MViT calls none.
+    """
+    spec = importlib.util.find_spec("torchvision")
+    if spec is None or spec.origin is None:
+        return None
+    import torch
+
+    with contextlib.suppress(OSError, StopIteration):
+        torch.ops.load_library(str(next(Path(spec.origin).parent.glob("_C*"))))
+        return None
+    library = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms", "roi_align", "roi_pool", "ps_roi_align", "ps_roi_pool"):
+        library.define(f"{name}(Tensor a) -> Tensor")
+        library.define(f"_{name}_backward(Tensor a) -> Tensor")
+    library.define("deform_conv2d(Tensor a) -> Tensor")
+    library.define("_deform_conv2d_backward(Tensor a) -> Tensor")
+    return library  # with it go the names
 
 
 def original(name: str) -> types.ModuleType:
@@ -146,10 +215,11 @@ def stand_ins(names: set[str], **contents: dict[str, Any]) -> Iterator[None]:
     """Empty modules in the place of the named ones and all below them, while the block runs.
 
     Args:
-      names: dotted names of modules; those already imported stay as they are.
+      names: dotted names of modules; those already imported are back afterwards.
       **contents: what is to be found in a module, by its name with `__` for dots.
     """
     finder = _Finder(names, {k.replace("__", "."): v for k, v in contents.items()})
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if finder.stands_in(name)}
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -157,6 +227,7 @@ def stand_ins(names: set[str], **contents: dict[str, Any]) -> Iterator[None]:
         sys.meta_path.remove(finder)
         for name in finder.made:
             sys.modules.pop(name, None)
+        sys.modules.update(real)
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -165,9 +236,13 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self, names: set[str], contents: dict[str, dict[str, Any]]):
         self.names, self.contents, self.made = names, {**_KNOWN, **contents}, set[str]()
 
-    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+    def stands_in(self, fullname: str) -> bool:
+        """Whether the module is a named one, or below one."""
         parts = fullname.split(".")
-        if not any(".".join(parts[: i + 1]) in self.names for i in range(len(parts))):
+        return any(".".join(parts[: i + 1]) in self.names for i in range(len(parts)))
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if not self.stands_in(fullname):
             return None
         self.made.add(fullname)
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)

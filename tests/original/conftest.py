@@ -6,7 +6,10 @@ from bench.originals import available
 
 
 def pytest_collection_modifyitems(items):
-    """Skips what needs an original that is not here; the marker names it, if not PySlowFast."""
+    """Skips what needs an original that is not here; the marker names it, if not PySlowFast.
+
+    It names variables of `bench.originals`, or packages.
+    """
     for item in items:
         marks = list(item.iter_markers("original"))
         variables = {name for mark in marks for name in mark.args or ["SLOWFAST_DIR"]}

@@ -12,7 +12,7 @@ from maskfeat_jax.augment import Normalise
 from maskfeat_jax.convert.rules import Rows, Rule, Table, below
 from maskfeat_jax.convert.trained import Trained
 
-State = dict[str, np.ndarray]  # tensors by their name in a file
+Tensors = dict[str, Any]  # of torch, by their name in a file
 Document = dict[str, Any]  # what JSON can hold
 IMAGENET = Normalise()
 KINETICS = Normalise((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
@@ -47,6 +47,9 @@ POSITIONS: Rows = {
 STEM: Rows = {"cls_token": "cls_token", "patch_embed": "patch_embed.proj"}
 IMAGE_STEM: Rows = {**STEM, "pos_embed": "pos_embed"}
 IMAGE_VIT = below("encoder/", "", {**IMAGE_STEM, **below("blocks/*/", "blocks.*.", BLOCK)})
+
+
+HAS_CLASS = {"class_token": True}  # fields of encoders where the original always has one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Layout:
     name: str
     forms: tuple[Form, ...]
     file: str
-    wrap: Callable[[State, Trained], dict[str, Any]] | None = None
+    wrap: Callable[[Tensors, Trained], dict[str, Any]] | None = None
     documents: Callable[[Trained], dict[str, Document]] = lambda trained: {}
     hints: Callable[[Mapping[str, Any], Mapping[str, Document]], dict[str, Any]] = (
         lambda wrapper, documents: {}
@@ -111,7 +114,7 @@ HINTS = {
     "heads": "attention heads of the encoder (of the first stage of an MViT)",
     "decoder_heads": "attention heads of the decoder",
     "pool": "what the classifier reads: class or mean",
-    "clip": "frames, height and width that the positions are for",
+    "clip": "frames, height and width that the positions of the file are for",
     "kv_stride": "of an MViT, in its first stage",
     "mask_ratio": "part of the tokens that a masked autoencoder hides",
     "normalise": "mean and std of the pixels",

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskfeat_jax.augment import Normalise
-from maskfeat_jax.convert.layouts.base import Document, Form, Layout
+from maskfeat_jax.convert.layouts.base import HAS_CLASS, Document, Form, Layout
 from maskfeat_jax.convert.layouts.mae import FIELDS
 from maskfeat_jax.convert.rules import COMPUTED, Rows, Rule, below, table
 from maskfeat_jax.convert.trained import Trained
@@ -77,7 +77,7 @@ VIDEO = {"class_token": False, "positions": "sinusoid"}
 
 
 def _of_images(head: str, *rows: Rows, **settings: Any) -> Form:
-    return Form(head, table(*rows), images=True, **settings)
+    return Form(head, table(*rows), images=True, encoder_fields=HAS_CLASS, **settings)
 
 
 def _forms() -> tuple[Form, ...]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from maskfeat_jax.convert.layouts import timm
-from maskfeat_jax.convert.layouts.base import BLOCK, IMAGE_VIT, Form, Layout, State
-from maskfeat_jax.convert.rules import below, table
+from maskfeat_jax.convert.layouts.base import BLOCK, HAS_CLASS, IMAGE_VIT, Form, Layout, Tensors
+from maskfeat_jax.convert.rules import Rows, below, table
 from maskfeat_jax.convert.trained import Trained
 
 DECODER = below(
@@ -28,25 +28,29 @@ PROBE = {"norm": "norm", "projection": "head.1"}
 STATISTICS = {"batch_norm/mean": "head.0.running_mean", "batch_norm/var": "head.0.running_var"}
 
 
-def wrap(state: State, trained: Trained) -> dict[str, Any]:
+def wrap(state: Tensors, trained: Trained) -> dict[str, Any]:
     """As its training saves them and its fine-tuning reads them."""
     return {"model": state}
+
+
+def _form(head: str, *rows: Rows, **settings: Any) -> Form:
+    return Form(head, table(IMAGE_VIT, *rows), images=True, encoder_fields=HAS_CLASS, **settings)
 
 
 MAE = Layout(
     name="mae",
     forms=(
-        Form("mae", table(IMAGE_VIT, DECODER, timm.NORM), fields=FIELDS, images=True),
-        timm.MEAN,
-        timm.CLASS_TOKEN,
-        Form(
+        _form("mae", DECODER, timm.NORM, fields=FIELDS),
+        _form("classifier", timm.HEAD, timm.MEAN_NORM, pool="mean"),
+        _form("classifier", timm.HEAD, timm.NORM, pool="class"),
+        _form(
             "linear_probe",
-            table(IMAGE_VIT, PROBE, STATISTICS),
+            PROBE,
+            STATISTICS,
             pool="class",
-            images=True,
             extras={"head.0.num_batches_tracked": np.array(0)},
         ),
-        timm.ENCODER,
+        _form("features", timm.NORM),
     ),
     file="checkpoint.pth",
     wrap=wrap,

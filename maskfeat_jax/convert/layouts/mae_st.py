@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskfeat_jax.convert.layouts.base import POSITIONS, SPLIT_BLOCK, STEM, Form, Layout
+from maskfeat_jax.convert.layouts.base import HAS_CLASS, POSITIONS, SPLIT_BLOCK, STEM, Form, Layout
 from maskfeat_jax.convert.layouts.mae import wrap
 from maskfeat_jax.convert.rules import Rule, below, table
 
@@ -31,8 +31,7 @@ DECODER = below(
 )
 NORM = {"norm": "norm"}
 
-HAS_CLASS = {"class_token": True}  # its classifier drops the first token in any case
-
+# Its classifier drops the first token in any case.
 MAE_ST = Layout(
     name="mae_st",
     forms=(

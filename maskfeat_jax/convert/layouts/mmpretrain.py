@@ -6,7 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from maskfeat_jax.convert.layouts.base import IMAGE_STEM, POOLING_BLOCK, STEM, Form, Layout, State
+from maskfeat_jax.convert.layouts.base import (
+    HAS_CLASS,
+    IMAGE_STEM,
+    POOLING_BLOCK,
+    STEM,
+    Form,
+    Layout,
+    Tensors,
+)
 from maskfeat_jax.convert.layouts.mae import FIELDS
 from maskfeat_jax.convert.layouts.pyslowfast import SOBEL
 from maskfeat_jax.convert.rules import Rows, below, table
@@ -59,7 +67,7 @@ HOG = {
 }
 
 
-def wrap(state: State, trained: Trained) -> dict[str, Any]:
+def wrap(state: Tensors, trained: Trained) -> dict[str, Any]:
     """As its training saves them."""
     return {"meta": {}, "state_dict": state}
 
@@ -77,9 +85,9 @@ def _forms() -> tuple[Form, ...]:
     video_head = {"norm": "backbone.norm3", "projection": "cls_head.fc_cls"}
     count = {"neck.bn.num_batches_tracked": np.array(0)}
     return (
-        _of_images("maskfeat", CLASS_NORM, MASKFEAT, extras=HOG),
+        _of_images("maskfeat", CLASS_NORM, MASKFEAT, extras=HOG, encoder_fields=HAS_CLASS),
         _of_videos("maskfeat", {"norm": "backbone.norm2"}, MASKFEAT, extras=HOG),
-        _of_images("mae", CLASS_NORM, DECODER, fields=FIELDS),
+        _of_images("mae", CLASS_NORM, DECODER, fields=FIELDS, encoder_fields=HAS_CLASS),
         _of_images("classifier", MEAN_NORM, head, pool="mean"),
         _of_images("classifier", CLASS_NORM, head, pool="class"),
         _of_images("classifier", CLASS_NORM, probe, pool="class"),
@@ -87,7 +95,7 @@ def _forms() -> tuple[Form, ...]:
         _of_images("linear_probe", CLASS_NORM, probe, STATISTICS, pool="class", extras=count),
         _of_images("features", CLASS_NORM),
         # Of mmselfsup, before it became mmpretrain.
-        _of_images("maskfeat", CLASS_NORM, MASKFEAT, old, extras=HOG),
+        _of_images("maskfeat", CLASS_NORM, MASKFEAT, old, extras=HOG, encoder_fields=HAS_CLASS),
         _of_images("classifier", {"norm": "backbone.fc_norm"}, old, pool="mean"),
     )
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import flax.linen as nn
 import numpy as np
 import yaml
 
 from maskfeat_jax.convert.layouts.base import (
     BLOCK,
+    HAS_CLASS,
     KINETICS,
     POOLING_BLOCK,
     POSITIONS,
@@ -21,7 +23,7 @@ from maskfeat_jax.convert.layouts.base import (
     Document,
     Form,
     Layout,
-    State,
+    Tensors,
 )
 from maskfeat_jax.convert.rules import Rows, below, table
 from maskfeat_jax.convert.trained import Trained
@@ -57,13 +59,19 @@ def decoder(block: Rows) -> Rows:
     return below("decoder/", "", {**names, **positions, **head})
 
 
-def wrap(state: State, trained: Trained) -> dict[str, Any]:
+def wrap(state: Tensors, trained: Trained) -> dict[str, Any]:
     """As its training saves them: with the settings as YAML."""
-    return {"epoch": 0, "model_state": state, "cfg": yaml.safe_dump(settings(trained))}
+    cfg = settings(trained, separate="blocks.0.attn.q.weight" in state)
+    return {"epoch": 0, "model_state": state, "cfg": yaml.safe_dump(cfg)}
 
 
-def settings(trained: Trained) -> Document:
-    """The settings of PySlowFast that say what the model is."""
+def settings(trained: Trained, *, separate: bool = False) -> Document:
+    """The settings of PySlowFast that say what the model is.
+
+    Args:
+      trained: the model.
+      separate: whether queries, keys and values have a linear map each.
+    """
     model, encoder, (frames, height, width) = trained.model, trained.model.encoder, trained.clip
     mvit: Document = {
         "EMBED_DIM": encoder.width,
@@ -73,7 +81,9 @@ def settings(trained: Trained) -> Document:
         "USE_MEAN_POOLING": getattr(model, "pool", "mean") == "mean",
         "NORM": "layernorm",
         "QKV_BIAS": True,
+        "SEPARATE_QKV": separate,
         "CLS_EMBED_ON": True,
+        "MODE": "conv",
     }
     if isinstance(encoder, MViT):
         mvit |= _settings_of_stages(encoder, trained.clip)
@@ -86,23 +96,41 @@ def settings(trained: Trained) -> Document:
         mvit["USE_ABS_POS"] = True
     data: Document = {"NUM_FRAMES": frames, "TRAIN_CROP_SIZE": height, "TEST_CROP_SIZE": width}
     data |= {"MEAN": list(trained.normalise.mean), "STD": list(trained.normalise.std)}
+    data["INPUT_CHANNEL_NUM"] = [3]
     document: Document = {"MVIT": mvit, "DATA": data}
     if isinstance(model, Classifier):
-        document["MODEL"] = {"NUM_CLASSES": model.num_classes, "MODEL_NAME": "MViT"}
+        classes = {"NUM_CLASSES": model.num_classes, "DROPOUT_RATE": model.dropout}
+        document["MODEL"] = {"ARCH": "mvit", "MODEL_NAME": "MViT", **classes}
     else:
-        document["MODEL"] = {"MODEL_NAME": "MaskMViT"}
+        document["MODEL"] = {"ARCH": "maskmvit", "MODEL_NAME": "MaskMViT"}
+        document["MASK"] = _settings_of_masks(model)
+    return document
+
+
+def _settings_of_masks(model: nn.Module) -> Document:
+    """Of pre-training; what is predicted follows from how many numbers a token has."""
+    _, patch, _ = model.encoder.tubelet
+    mask: Document = {
+        "ENABLE": True,
+        "PRETRAIN_DEPTH": [model.encoder.depth - 1],
+        "PRED_HOG": model.dim == 27 * (patch // 8) ** 2,
+        "TIME_STRIDE_LOSS": model.dim == 3 * patch**2,
+        "HEAD_TYPE": "separate",
+    }
     if isinstance(model, MAE):
-        document["MASK"] = {
+        mask |= {
+            "MAE_ON": True,
+            "MAE_RND_MASK": True,
+            "HEAD_TYPE": "separate_xformer",
             "DECODER_EMBED_DIM": model.width,
             "DECODER_DEPTH": model.depth,
             "DECODER_SEP_POS_EMBED": model.positions == "separate",
         }
-    return document
+    return mask
 
 
 def _settings_of_stages(encoder: MViT, clip: Size3) -> Document:
-    fields = encoder.block_fields(clip)
-    halved = [i for i, block in enumerate(fields) if block["q_stride"] > 1]
+    strides = [block["q_stride"] for block in encoder.block_fields(clip)]
     widened = [[i, 2.0] for i in encoder.stages]
     return {
         "PATCH_2D": False,
@@ -113,13 +141,13 @@ def _settings_of_stages(encoder: MViT, clip: Size3) -> Document:
         "HEAD_MUL": widened,
         "POOL_KVQ_KERNEL": [3, 3, 3],
         "POOL_KV_STRIDE_ADAPTIVE": [1, encoder.kv_stride, encoder.kv_stride],
-        "POOL_Q_STRIDE": [[i, 1, 2, 2] for i in halved],
+        # Blocks that are not named here would not pool queries at all.
+        "POOL_Q_STRIDE": [[i, 1, stride, stride] for i, stride in enumerate(strides)],
         "USE_ABS_POS": False,
         "REL_POS_SPATIAL": True,
         "REL_POS_TEMPORAL": True,
         "DIM_MUL_IN_ATT": encoder.widen_in == "attention",
         "RESIDUAL_POOLING": True,
-        "MODE": "conv",
     }
 
 
@@ -143,7 +171,7 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
 
 
 def _of_vit(head: str, *rows: Rows, **settings: Any) -> Form:
-    return Form(head, table(VIT, *rows), encoder_fields={"class_token": True}, **settings)
+    return Form(head, table(VIT, *rows), encoder_fields=HAS_CLASS, **settings)
 
 
 def _of_mvit(head: str, *rows: Rows, **settings: Any) -> Form:

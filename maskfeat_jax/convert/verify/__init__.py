@@ -1,0 +1,157 @@
+"""Proof of a conversion: the original code, run beside ours on the same input.
+
+To cover one more layout: a file like the others and its line in `ORIGINALS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maskfeat_jax.convert import files, metadata
+from maskfeat_jax.convert.files import ConvertError
+from maskfeat_jax.convert.importing import find_form
+from maskfeat_jax.convert.trained import Params, Trained
+from maskfeat_jax.convert.verify.base import Case, Original, mask_of, noise_of
+from maskfeat_jax.convert.verify.hf import HF
+from maskfeat_jax.convert.verify.mae import MAE
+from maskfeat_jax.convert.verify.mae_st import MAE_ST
+from maskfeat_jax.convert.verify.mmpretrain import MMPRETRAIN
+from maskfeat_jax.convert.verify.pyslowfast import PYSLOWFAST
+from maskfeat_jax.convert.verify.timm import TIMM
+from maskfeat_jax.convert.verify.torchvision import TORCHVISION
+from maskfeat_jax.models import MAE as MaskedAutoencoder
+from maskfeat_jax.models import Features, MaskFeat
+from maskfeat_jax.models.layers import LayerNorm, unstack_blocks
+
+__all__ = ["ORIGINALS", "Verification", "verify"]
+
+ORIGINALS: dict[str, Original] = {
+    "timm": TIMM,
+    "mae": MAE,
+    "mae_st": MAE_ST,
+    "pyslowfast": PYSLOWFAST,
+    "mmpretrain": MMPRETRAIN,
+    "hf": HF,
+    "torchvision": TORCHVISION,
+}
+TOLERANCE = 1e-4  # of the largest number: float32, dozens of blocks
+CLIPS = 2
+SEED = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """How far ours and the original are apart.
+
+    Attributes:
+      layout: of the file.
+      compared: what, of which input.
+      difference: largest absolute difference of two numbers of the outputs.
+      largest: absolute value among the numbers of the original.
+    """
+
+    layout: str
+    compared: str
+    difference: float
+    largest: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether they differ by no more than rounding can explain; not if a number is NaN."""
+        return self.difference <= TOLERANCE * self.largest
+
+    def __str__(self) -> str:
+        """One line."""
+        return (
+            f"{self.compared}: largest difference {self.difference:.1e}, "
+            f"largest number {self.largest:.1e}"
+        )
+
+
+def verify(
+    trained: Trained, path: str | os.PathLike[str], layout: str | None = None
+) -> Verification:
+    """Runs ours and the original, loaded strictly from a file as it loads one, in float32.
+
+    Compared are predictions of the masked tokens, logits, or an encoder's tokens after the norm,
+    for clips and masks that are drawn at random.
+
+    Args:
+      trained: what the file holds, as `load_torch` gives it or `write` returns it.
+      path: of the file, or of its folder.
+      layout: of the file; None to find it out.
+
+    Raises:
+      ConvertError: the original is not installed or cannot be such a model, or does not load the
+        file without missing and unexpected tensors.
+    """
+    contents = files.read(path)
+    known = metadata.about(contents)
+    tensors, _ = files.without_prefixes(contents.tensors)
+    if layout is None:
+        layout = known["layout"] if known else find_form(tensors, None).layout.name
+    original = ORIGINALS[layout]
+    torch = files.require_torch("to run an original")
+    case = _case(trained)
+    with torch.random.fork_rng(devices=()), torch.no_grad():
+        model = original.read(trained, contents.path, frozenset(tensors))
+        theirs = original.run(model.float().eval(), case).numpy()
+    ours = run(trained, case)
+    if ours.shape != theirs.shape:
+        raise ConvertError(f"the original gives {theirs.shape} numbers, ours {ours.shape}")
+    size = "x".join(map(str, trained.clip))
+    return Verification(
+        layout=layout,
+        compared=f"{_what(trained.model)} of {CLIPS} clips of {size}, {original.name}",
+        difference=float(np.abs(ours - theirs).max()),
+        largest=float(np.abs(theirs).max()),
+    )
+
+
+def run(trained: Trained, case: Case) -> np.ndarray:
+    """What the original is compared with, on the CPU."""
+    encoder = trained.model.encoder.clone(dtype="float32", attention="xla", scan=False)
+    model, inputs = trained.model.clone(encoder=encoder), [case.clips]
+    masked = isinstance(model, MaskFeat | MaskedAutoencoder)
+    if masked:
+        inputs.append(case.mask)
+    on_cpu = jax.default_device(jax.local_devices(backend="cpu")[0])
+    with on_cpu, jax.default_matmul_precision("highest"):
+        params = jax.tree.map(jnp.asarray, unstack_blocks(trained.params))
+        function = _tokens if isinstance(model, Features) else _outputs
+        numbers = np.asarray(function(model, params, *map(jnp.asarray, inputs)))
+    return numbers[case.mask] if masked else numbers
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(model: nn.Module, params: Params, *inputs: jax.Array) -> Any:
+    return model.apply({"params": params}, *inputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _tokens(model: nn.Module, params: Params, clips: jax.Array) -> Any:
+    tokens = model.encoder.apply({"params": params["encoder"]}, clips)
+    return LayerNorm().apply({"params": params["norm"]}, tokens)
+
+
+def _case(trained: Trained) -> Case:
+    clips = np.random.default_rng(SEED).standard_normal((CLIPS, *trained.clip, 3), np.float32)
+    grid = trained.model.encoder.grid(trained.clip)
+    noise = noise_of(CLIPS, grid, SEED)
+    tokens = int(np.prod(grid))
+    visible = getattr(trained.model, "visible", tokens - max(1, round(0.4 * tokens)))
+    return Case(trained, clips, noise, mask_of(noise, visible, grid), SEED)
+
+
+def _what(model: nn.Module) -> str:
+    if isinstance(model, MaskFeat | MaskedAutoencoder):
+        return "predictions of the masked tokens"
+    return "tokens after the norm" if isinstance(model, Features) else "logits"

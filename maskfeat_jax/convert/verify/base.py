@@ -1,0 +1,189 @@
+"""What the originals of all layouts have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from maskfeat_jax.convert.files import ConvertError, require_torch
+from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.ops.patches import Size3
+
+Module = Any  # torch.nn.Module
+Tensor = Any  # torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What both models are run on.
+
+    Attributes:
+      trained: ours.
+      clips: normalised pixels.
+      noise: of the tokens; masked autoencoders leave those with the smallest visible. It is the
+        first that `torch.rand` gives after `torch.manual_seed(seed)`.
+      mask: of the tokens, True where masked.
+      seed: see `noise`.
+    """
+
+    trained: Trained
+    clips: Float[np.ndarray, "b t h w 3"]
+    noise: Float[np.ndarray, "b n"]
+    mask: Bool[np.ndarray, "b gt gh gw"]
+    seed: int
+
+    def torch_clips(self, *, channels: int = 1) -> Tensor:
+        """The clips, channels at that place; those of an encoder of images without time."""
+        torch = require_torch("to run an original")
+        clips = torch.from_numpy(np.moveaxis(self.clips, -1, channels).copy())
+        images = self.trained.clip[0] == 1 and self.trained.model.encoder.tubelet[0] == 1
+        return clips.squeeze(2 if channels == 1 else 1) if images else clips
+
+    def torch_mask(self) -> Tensor:
+        """The mask, `(b, n)`."""
+        torch = require_torch("to run an original")
+        return torch.from_numpy(self.mask.reshape(len(self.mask), -1).copy())
+
+    def draw_same_noise(self) -> None:
+        """Makes the next `torch.rand` give `noise`."""
+        require_torch("to run an original").manual_seed(self.seed)
+
+
+def mask_ratio(trained: Trained) -> float:
+    """One for which the originals, which round down, leave as many tokens as ours."""
+    return 1 - (trained.model.visible + 0.5) / math.prod(trained.model.encoder.grid(trained.clip))
+
+
+@dataclasses.dataclass(frozen=True)
+class Original:
+    """The original of a layout.
+
+    Attributes:
+      name: for people.
+      build: the model of the original that is like ours, for a file with tensors of these names.
+      read: the same with the tensors of a file of these names, loaded strictly.
+      run: its output, see `verify`.
+    """
+
+    name: str
+    build: Callable[[Trained, frozenset[str]], Module]
+    read: Callable[[Trained, Path, frozenset[str]], Module]
+    run: Callable[[Module, Case], Tensor]
+
+
+def noise_of(clips: int, grid: Size3, seed: int) -> np.ndarray:
+    """`Case.noise`."""
+    torch = require_torch("to run an original")
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        return torch.rand(clips, int(np.prod(grid))).numpy()
+
+
+def mask_of(noise: np.ndarray, visible: int, grid: Size3) -> np.ndarray:
+    """`Case.mask`: as the originals sort, so that equal numbers are no question."""
+    torch = require_torch("to run an original")
+    rank = torch.argsort(torch.argsort(torch.from_numpy(noise), dim=1), dim=1)
+    return (rank >= visible).numpy().reshape(-1, *grid)
+
+
+def imported(name: str, hint: str) -> ModuleType:
+    """A module of an original.
+
+    Raises:
+      ConvertError: it cannot be imported; says why and gives the hint.
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError, AttributeError, AssertionError) as error:
+        raise ConvertError(f"{name} cannot be imported ({error}); {hint}") from error
+
+
+def norm_layer() -> Callable[[int], Module]:
+    """Layer norm with our epsilon, which the originals take as an argument."""
+    return functools.partial(require_torch("to run an original").nn.LayerNorm, eps=1e-6)
+
+
+def square(trained: Trained) -> int:
+    """The side of the clips.
+
+    Raises:
+      ConvertError: they are not square, which many originals demand.
+    """
+    _, height, width = trained.clip
+    if height != width:
+        raise ConvertError(f"the original takes squares only, not {height}x{width} pixels")
+    return height
+
+
+def read_strictly(
+    build: Callable[[Trained, frozenset[str]], Module], *wrappers: str
+) -> Callable[[Trained, Path, frozenset[str]], Module]:
+    """`Original.read` of a file of `torch.save`, whose tensors are under one of the keys."""
+
+    def read(trained: Trained, path: Path, names: frozenset[str]) -> Module:
+        return load_strictly(build(trained, names), tensors_of(path, *wrappers), path)
+
+    return read
+
+
+def tensors_of(path: Path, *wrappers: str) -> Mapping[str, Tensor]:
+    """Tensors of a file of `torch.save`, bare or under one of the keys.
+
+    Raises:
+      ConvertError: it is none, or has none of the keys.
+    """
+    from argparse import Namespace
+
+    torch = require_torch(f"to read {path.name}")
+    if path.suffix == ".safetensors":
+        raise ConvertError(f"{path}: the original reads what torch.save wrote, not safetensors")
+    with torch.serialization.safe_globals([Namespace]):
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    if not wrappers:
+        return saved
+    found = [key for key in wrappers if key in saved]
+    if not found:
+        raise ConvertError(f"{path}: the original looks for {' or '.join(wrappers)} in it")
+    return saved[found[0]]
+
+
+def load_strictly(model: Module, state: Mapping[str, Tensor], path: Path) -> Module:
+    """The model with the tensors.
+
+    Raises:
+      ConvertError: some are missing, too many, or of other shapes.
+    """
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise ConvertError(f"{path} does not load in the original: {error}") from error
+    return model
+
+
+def without_argument(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """A function that can also be given an argument that newer versions of it have dropped."""
+    if name in inspect.signature(function).parameters:
+        return function
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        kwargs.pop(name, None)
+        return function(*args, **kwargs)
+
+    return call
+
+
+def tokens_after(block: Module) -> list[Tensor]:
+    """A list that the output of a module is put into whenever it is run."""
+    outputs: list[Tensor] = []
+    block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    return outputs

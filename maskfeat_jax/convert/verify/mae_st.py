@@ -1,0 +1,77 @@
+"""facebookresearch/mae_st: the folder above its checkout on PYTHONPATH."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from maskfeat_jax.convert.files import require_torch
+from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.convert.verify.base import (
+    Case,
+    Module,
+    Original,
+    Tensor,
+    imported,
+    mask_ratio,
+    norm_layer,
+    read_strictly,
+    square,
+    tokens_after,
+)
+from maskfeat_jax.models import MAE, Features
+
+HINT = (
+    "put the folder above a checkout of github.com/facebookresearch/mae_st, which must be called "
+    "mae_st, on PYTHONPATH, and pip install timm iopath simplejson"
+)
+
+
+def build(trained: Trained, names: frozenset[str]) -> Module:
+    """Of `models_mae`, or of `models_vit`."""
+    model, encoder, frames = trained.model, trained.model.encoder, trained.clip[0]
+    fields: dict[str, Any] = {
+        "img_size": square(trained),
+        "patch_size": encoder.tubelet[1],
+        "num_frames": frames,
+        "t_patch_size": encoder.tubelet[0],
+        "embed_dim": encoder.width,
+        "depth": encoder.depth,
+        "num_heads": encoder.heads,
+        "mlp_ratio": encoder.mlp_ratio,
+        "norm_layer": norm_layer(),
+        "sep_pos_embed": encoder.positions == "separate",
+        "cls_embed": True,
+    }
+    if not isinstance(model, MAE):
+        classes = getattr(model, "num_classes", 1)
+        vit = imported("mae_st.models_vit", HINT).VisionTransformer(num_classes=classes, **fields)
+        if isinstance(model, Features):
+            vit.head = require_torch("to run an original").nn.Identity()
+        return vit
+    per_frame = 3 * encoder.tubelet[1] ** 2
+    return imported("mae_st.models_mae", HINT).MaskedAutoencoderViT(
+        decoder_embed_dim=model.width,
+        decoder_depth=model.depth,
+        decoder_num_heads=model.heads,
+        # So many frames that a token predicts `dim` numbers.
+        pred_t_dim=model.dim // per_frame * (frames // encoder.tubelet[0]),
+        **fields,
+    )
+
+
+def run(model: Module, case: Case) -> Tensor:
+    """Predictions, logits, or tokens after the norm."""
+    clips = case.torch_clips()
+    clips = clips if clips.ndim == 5 else clips[:, :, None]
+    if isinstance(case.trained.model, MAE):
+        case.draw_same_noise()
+        _, predicted, _ = model(clips, mask_ratio(case.trained))
+        return predicted[case.torch_mask()]
+    tokens = tokens_after(model.blocks[-1])
+    logits = model(clips)
+    return model.norm(tokens[0]) if isinstance(case.trained.model, Features) else logits
+
+
+MAE_ST = Original(
+    "facebookresearch/mae_st", build, read_strictly(build, "model", "model_state"), run
+)

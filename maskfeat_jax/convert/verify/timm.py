@@ -1,0 +1,52 @@
+"""timm: `create_model` from a folder, or from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskfeat_jax.convert.files import SAFETENSORS, ConvertError
+from maskfeat_jax.convert.layouts.timm import documents
+from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.convert.verify.base import Case, Module, Original, Tensor, imported
+from maskfeat_jax.models import Features
+
+HINT = "pip install timm"
+
+
+def build(trained: Trained, names: frozenset[str], checkpoint: str = "") -> Module:
+    """The model that config.json describes, or would describe."""
+    config = documents(trained)["config.json"]
+    return imported("timm", HINT).create_model(
+        config["architecture"],
+        num_classes=config["num_classes"],
+        checkpoint_path=checkpoint,
+        **config["model_args"],
+    )
+
+
+def read(trained: Trained, path: Path, names: frozenset[str]) -> Module:
+    """Through config.json where there is one."""
+    try:
+        if path.suffix == SAFETENSORS and (path.parent / "config.json").exists():
+            folder = f"local-dir:{path.parent}"
+            model = imported("timm", HINT).create_model(folder, pretrained=True)
+        else:
+            model = build(trained, names, str(path))
+    except RuntimeError as error:
+        raise ConvertError(f"{path} does not load in timm: {error}") from error
+    if different := names ^ set(model.state_dict()):  # its loader leaves some out
+        raise ConvertError(f"{path}: only one of the file and timm has {sorted(different)}")
+    return model
+
+
+def run(model: Module, case: Case) -> Tensor:
+    """Logits, or tokens after the norm."""
+    clips = case.torch_clips()
+    return model.forward_features(clips) if _is_encoder(case) else model(clips)
+
+
+def _is_encoder(case: Case) -> bool:
+    return isinstance(case.trained.model, Features)
+
+
+TIMM = Original("timm", build, read, run)
