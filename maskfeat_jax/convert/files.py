@@ -241,15 +241,17 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            total = sum(member.file_size for member in members)
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise ConvertError(f"{path} holds compressed data, which torch.save never writes")
+            if total > path.stat().st_size:
+                raise ConvertError(f"{path} is shorter than the {total} bytes that it lists")
+            if damaged := archive.testzip():  # torch.load does not look at the checksums
+                raise ConvertError(f"{path} is damaged: {damaged} does not fit its checksum")
+    except ConvertError:
+        raise
+    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError) as error:
         raise ConvertError(f"{path} is damaged: {error}") from error
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise ConvertError(f"{path} holds compressed data, which torch.save never writes; refused")
-    total = sum(member.file_size for member in members)
-    if total > path.stat().st_size:
-        raise ConvertError(
-            f"{path} says that {total} bytes are in its {path.stat().st_size}; refused"
-        )
 
 
 def _refusal(torch: ModuleType, path: Path, error: Exception) -> str:

@@ -113,10 +113,13 @@ def resized(trained: Trained, clip: Size3) -> Trained:
     """The same for clips of another size.
 
     Raises:
-      TransferError: a table cannot be interpolated.
-      ValueError: the clip is not a whole number of tubelets.
+      ConvertError: the clip is not a whole number of tubelets.
     """
-    model, grids = trained.model, [trained.model.encoder.grid(c) for c in (trained.clip, clip)]
+    model = trained.model
+    try:
+        grids = [model.encoder.grid(size) for size in (trained.clip, clip)]
+    except ValueError as error:
+        raise ConvertError(f"{trained.origin} cannot be resized: {error}") from error
     if isinstance(model, MAE):
         before, after = (int(np.prod(grid)) for grid in grids)
         model = model.clone(visible=max(1, round(model.visible * after / before)))
@@ -353,12 +356,8 @@ def _remarks(source: Source, hints: Mapping[str, Any], model: Any) -> Iterable[s
     epsilon = hints.get("epsilon")
     if epsilon is not None and epsilon != 1e-6:
         yield f"layer norms here have an epsilon of 1e-6, this file's have {epsilon:g}"
-    if (
-        source.layout.name == "hf"
-        and hasattr(model, "num_classes")
-        and not model.encoder.class_tokens
-    ):
-        yield "transformers gives the norm after pooling an epsilon of 1e-5, here it is 1e-6"
+    if source.layout.name == "hf" and not model.encoder.class_tokens:
+        yield "transformers gives the last norm of VideoMAE an epsilon of 1e-5, here it is 1e-6"
 
 
 def _report(source: Source, **lists: tuple[str, ...]) -> Report:

@@ -1,0 +1,271 @@
+"""Files of `torch.save`: nothing in them runs, what is around the tensors is told."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import io
+import os
+import pickle
+import resource
+import sys
+import types
+import zipfile
+
+import numpy as np
+import pytest
+
+from maskfeat_jax import convert
+from maskfeat_jax.convert import ConvertError
+from tests.convert.models import assert_same, small
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.original("torch")
+KNOWN = {"heads": 2, "clip": (1, 32, 48)}
+
+
+def tensors(name="mean", layout="timm"):
+    state = convert.export(small(name), layout).state
+    return {key: torch.from_numpy(np.array(value)) for key, value in state.items()}
+
+
+class Canary:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+class Indirect(Canary):
+    """Asks for getattr, with which a pickle reaches what it does not name."""
+
+    def __reduce__(self):
+        return getattr, (str, "format")
+
+
+def zipped(path, saved):
+    torch.save(saved, path)
+
+
+def legacy(path, saved):
+    torch.save(saved, path, _use_new_zipfile_serialization=False)
+
+
+def bare(path, saved):
+    path.write_bytes(pickle.dumps(saved, 2))
+
+
+def inside_legitimate(path, saved):
+    """The pickle of a sound archive replaced."""
+    torch.save({"model": tensors()}, path)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            data = pickle.dumps(saved, 2) if name.endswith("data.pkl") else old.read(name)
+            new.writestr(name, data)
+    path.write_bytes(buffer.getvalue())
+
+
+@pytest.mark.parametrize("write", [zipped, legacy, bare, inside_legitimate])
+@pytest.mark.parametrize("kind", [Canary, Indirect])
+@pytest.mark.parametrize("deep", [False, True])
+def test_code_does_not_run(write, kind, deep, tmp_path):
+    path, canary = tmp_path / "x.pth", tmp_path / "canary"
+    saved = {"model": tensors("mean"), "args": kind(canary)}
+    write(path, {"model": {"a": [{"b": (saved,)}]}} if deep else saved)
+    with pytest.raises(ConvertError, match=r"x\.pth") as caught:
+        convert.load_torch(path, **KNOWN)
+    assert not canary.exists()
+    if write in (zipped, inside_legitimate):
+        name = "posix.system" if kind is Canary else "getattr"
+        assert name in str(caught.value)
+        assert "Nothing in it was run" in str(caught.value)
+
+
+def test_a_name_that_only_looks_like_safetensors_is_no_way_in(tmp_path):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(pickle.dumps({"model": Canary(tmp_path / "canary")}))
+    with pytest.raises(ConvertError, match="not a sound safetensors file"):
+        convert.load_torch(path)
+    assert not (tmp_path / "canary").exists()
+
+
+def rewritten(path, change, compression=zipfile.ZIP_STORED):
+    """An archive with one member changed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    path.write_bytes(buffer.getvalue())
+
+
+def test_bombs_do_not_go_off(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"model": {"cls_token": torch.zeros(1000)}}, path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rewritten(
+        path,
+        lambda name, data: bytes(300_000_000) if "/data/0" in name else data,
+        zipfile.ZIP_DEFLATED,
+    )
+    assert path.stat().st_size < 1_000_000
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConvertError, match="compressed data"):
+        convert.load_torch(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - max(before, after) < 50_000
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(1).expand(10_000_000_000),
+        torch.zeros(1).as_strided((100_000, 100_000), (0, 0)),
+        torch.zeros(3, device="meta"),
+        torch.eye(3).to_sparse(),
+        torch.quantize_per_tensor(torch.zeros(3), 1.0, 0, torch.qint8),
+    ],
+    ids=["expanded", "strided", "meta", "sparse", "quantised"],
+)
+def test_tensors_that_are_not_what_they_seem_are_refused(tensor, tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"model": {**tensors(), "cls_token": tensor}}, path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ConvertError, match=r"x\.pth"):
+        convert.load_torch(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_many_views_of_few_numbers_are_refused(tmp_path):
+    path, numbers = tmp_path / "x.pth", torch.zeros(1000, 1000)
+    torch.save({"model": {f"blocks.{i}.norm1.weight": numbers for i in range(100)}}, path)
+    with pytest.raises(ConvertError, match="share their numbers"):
+        convert.load_torch(path)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9, 0.999])
+def test_a_cut_file_is_told(kept, tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"model": tensors()}, path)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    with pytest.raises(ConvertError, match=r"x\.pth"):
+        convert.load_torch(path)
+
+
+def test_damaged_archives_are_refused_or_read_right(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"model": tensors()}, path)
+    content = path.read_bytes()
+    draws = np.random.default_rng(0)
+    for count in [1, 2, 20] * 30:
+        damaged = bytearray(content)
+        for place in draws.integers(0, len(content), count):
+            damaged[place] = draws.integers(256)
+        path.write_bytes(damaged)
+        with contextlib.suppress(ConvertError):  # nothing else is raised
+            read = convert.load_torch(path, **KNOWN)
+            assert_same(read.params, small("mean").params)
+
+
+def test_a_training_file_is_read_and_what_is_around_is_told(tmp_path):
+    """As mae writes it: arguments in a namespace, the optimiser's state, the epoch."""
+    path = tmp_path / "checkpoint-99.pth"
+    state = {f"module.{name}": tensor for name, tensor in tensors("mae", "mae").items()}
+    optimizer = {"state": {0: {"exp_avg": torch.ones(3)}}, "param_groups": [{"lr": 1e-3}]}
+    torch.save(
+        {
+            "model": state,
+            "optimizer": optimizer,
+            "epoch": 99,
+            "scaler": {},
+            "args": argparse.Namespace(lr=1.0, model="mae_vit_base_patch16"),
+        },
+        path,
+    )
+    read = convert.load_torch(path, **KNOWN)
+    assert_same(read.params, small("mae").params)
+    assert read.report.layout == "mae"
+    told = "\n".join(read.report.found)
+    for words in ("under 'model'", "optimiser", "epoch 99", "prefix 'module.'"):
+        assert words in told
+
+
+def test_the_average_is_taken_unless_it_is_not_wanted(tmp_path):
+    """As timm writes it."""
+    path = tmp_path / "model_best.pth.tar"
+    average = {name: tensor * 2 for name, tensor in tensors().items()}
+    torch.save({"arch": "vit", "state_dict": tensors(), "state_dict_ema": average}, path)
+    bias = small("mean").params["encoder"]["patch_embed"]["bias"]
+    for ema, wanted in ((True, 2 * bias), (False, bias)):
+        read = convert.load_torch(path, ema=ema, **KNOWN)
+        np.testing.assert_array_equal(read.params["encoder"]["patch_embed"]["bias"], wanted)
+        other = "'state_dict'" if ema else "'state_dict_ema'"
+        assert f"not read: {other}" in read.report.found
+
+
+class HistoryBuffer:
+    """As that of mmengine: its training files hold objects of the program."""
+
+
+def test_logs_of_openmmlab_are_refused_with_a_way_out(tmp_path):
+    path = tmp_path / "epoch_300.pth"
+    HistoryBuffer.__module__ = "mmengine.logging.history_buffer"
+    HistoryBuffer.__qualname__ = "HistoryBuffer"
+    module = types.ModuleType(HistoryBuffer.__module__)
+    module.HistoryBuffer = HistoryBuffer
+    present = sys.modules.get(HistoryBuffer.__module__)
+    sys.modules[HistoryBuffer.__module__] = module
+    try:
+        torch.save({"state_dict": tensors("mean", "mmpretrain"), "hub": HistoryBuffer()}, path)
+    finally:
+        del sys.modules[HistoryBuffer.__module__]
+        if present:
+            sys.modules[HistoryBuffer.__module__] = present
+    with pytest.raises(ConvertError, match=r"mmengine\.logging.*save .*'state_dict'"):
+        convert.load_torch(path)
+
+
+@pytest.mark.parametrize(
+    ("saved", "words"),
+    [
+        ([1, 2], "holds a list"),
+        ({}, "holds no tensors by name"),
+        ({"model": {}}, "holds no tensors by name"),
+        ({"epoch": 3, "loss": 0.1}, "it has 'epoch', 'loss'"),
+        ({"model": {"net": {"cls_token": torch.zeros(1, 1, 3)}}}, "holds no tensors by name"),
+    ],
+)
+def test_files_without_tensors_say_what_they_have(saved, words, tmp_path):
+    torch.save(saved, tmp_path / "x.pth")
+    with pytest.raises(ConvertError, match=words):
+        convert.load_torch(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_converted_and_told(dtype, tmp_path):
+    halves = {name: tensor.to(dtype) for name, tensor in tensors().items()}
+    torch.save(collections.OrderedDict(halves), tmp_path / "x.pth")
+    read = convert.load_torch(tmp_path / "x.pth", **KNOWN)
+    assert f"converted to float32: {str(dtype).removeprefix('torch.')}" in read.report.found
+    bias = halves["fc_norm.bias"].float().numpy()
+    np.testing.assert_array_equal(read.params["norm"]["bias"], bias)
+
+
+def test_parameters_that_require_gradients_and_transposed_views_are_read(tmp_path):
+    state = tensors()
+    state["head.weight"] = torch.nn.Parameter(state["head.weight"])
+    state["blocks.0.mlp.fc1.weight"] = state["blocks.0.mlp.fc1.weight"].T.contiguous().T
+    torch.save(state, tmp_path / "x.pth")
+    assert_same(convert.load_torch(tmp_path / "x.pth", **KNOWN).params, small("mean").params)
+
+
+def test_old_versions_of_torch_are_refused(tmp_path, monkeypatch):
+    """Before 2.6, weights_only ran code (CVE-2025-32434); before 2.10 (CVE-2026-24747)."""
+    torch.save(tensors(), tmp_path / "x.pth")
+    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
+    with pytest.raises(ConvertError, match=r"torch 2\.5\.1\+cpu is not safe"):
+        convert.load_torch(tmp_path / "x.pth")
