@@ -1,0 +1,124 @@
+"""The command, and runs that start from files of PyTorch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import main
+from maskfeat_jax import convert, stablehlo
+from maskfeat_jax.checkpoint import load_params
+from maskfeat_jax.convert.__main__ import main as command
+from maskfeat_jax.experiment import initial_params
+from maskfeat_jax.transfer import TransferError
+from tests.convert.models import assert_same, small
+from tests.recipes import ROOT, shrunken
+
+FINETUNE = "finetune_vit_b16_in1k"
+WITHOUT = """
+import sys
+
+class Missing:
+    def find_spec(self, name, *rest):
+        if name.split(".")[0] in ("torch", "tensorflow"):
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Missing())
+from maskfeat_jax.convert.__main__ import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def finetuned(tmp_path_factory):
+    """A fine-tuning, and the folder that it is exported to."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    results = main.run_recipe(shrunken(FINETUNE), folder / "run")
+    command([str(folder / "run"), str(folder / "timm"), "--to=timm"])
+    return folder, results
+
+
+def test_a_run_goes_to_timm_and_back_and_is_the_same(finetuned, tmp_path, capsys):
+    folder, results = finetuned
+    command([str(folder / "timm"), str(tmp_path / "back")])
+    text = capsys.readouterr().out
+    assert "layout timm, head classifier" in text
+    assert "checkpoints" in text
+    assert_same(load_params(tmp_path / "back").params, load_params(folder / "run").params)
+    recipe = shrunken(FINETUNE)
+    recipe["task"] = "evaluate"
+    for source in (folder / "timm", tmp_path / "back", folder / "timm" / "model.safetensors"):
+        recipe["model"]["init_from"] = str(source)
+        assert main.run_recipe(recipe, tmp_path / source.name / "evaluation") == results
+
+
+def test_the_description_beside_an_export_says_where_it_is_from(finetuned):
+    folder, _ = finetuned
+    document = json.loads((folder / "timm" / "maskfeat_jax.json").read_text())
+    assert document["layout"] == "timm"
+    assert document["origin"].endswith("run, step 6")
+    assert (
+        document["recipe"]["optim"]
+        == json.loads((folder / "run" / "config.json").read_text())["optim"]
+    )
+    assert set(document["sha256"]) == {"model.safetensors", "config.json"}
+    assert len(document["class_names"]) == 10
+
+
+def test_finetuning_starts_from_a_file_of_pytorch(tmp_path):
+    """Only the encoder, as from a run; another size of images when asked."""
+    trained = small("mae")
+    convert.write(trained, tmp_path / "hf", "hf")
+    recipe = shrunken(FINETUNE)
+    recipe["model"] |= {"width": 32, "depth": 2, "heads": 2, "init_from": str(tmp_path / "hf")}
+    recipe["run"]["epochs"] = 1
+    with pytest.raises(TransferError, match=r"pos_embed.*model\.init_resize=True"):
+        main.run_recipe(recipe, tmp_path / "without")
+    recipe["model"]["init_resize"] = True
+    experiment = main.build(recipe, tmp_path / "with")
+    params = initial_params(experiment)
+    block = trained.params["encoder"]["blocks"]["1"]["mlp"]["fc1"]["kernel"]
+    np.testing.assert_array_equal(params["encoder"]["blocks"]["1"]["mlp"]["fc1"]["kernel"], block)
+    wanted = convert.resized(trained, (1, 32, 32)).params["encoder"]["pos_embed"]
+    np.testing.assert_array_equal(params["encoder"]["pos_embed"], wanted)
+    main.run_recipe(recipe, tmp_path / "with")
+
+
+def test_stablehlo_gives_the_same_logits(finetuned, tmp_path):
+    folder, _ = finetuned
+    command([str(folder / "timm"), str(tmp_path / "out"), "--to=stablehlo"])
+    trained = convert.load(folder / "run")
+    video = np.random.default_rng(0).integers(0, 256, (3, *trained.clip, 3), np.uint8)
+    found = stablehlo.load(tmp_path / "out" / "model.stablehlo")(video)
+    wanted = trained.model.apply({"params": trained.params}, trained.normalise(video))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["nothing"], "nothing: no such file or directory"),
+        (["{run}", "{run}", "--to=timm"], "exists already"),
+        (["{run}", "{new}", "--to=torchvision"], "cannot hold this model"),
+        (["{run}", "--from=timm"], "its layout is not 'timm'"),
+        (["{run}", "--resize", "1", "33", "32"], "33"),
+    ],
+)
+def test_errors_are_one_clear_sentence(words, text, finetuned, tmp_path, capsys):
+    places = {"run": finetuned[0] / "run", "new": tmp_path / "new"}
+    with pytest.raises(SystemExit) as caught:
+        command([word.format(**places) for word in words])
+    assert caught.value.code == 65
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_runs_without_pytorch_and_tensorflow(finetuned):
+    """PyTorch is an extra; TensorFlow has nothing to do here."""
+    words = [sys.executable, "-c", WITHOUT, str(finetuned[0] / "timm")]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "num_classes=10" in done.stdout
