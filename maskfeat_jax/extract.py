@@ -58,7 +58,7 @@ The result is read with numpy.load, and holds
 # Failures whose message says it all: no traceback, and a code for whoever started the program.
 EXIT_CODES: dict[type[Exception], int] = {
     BadInput: 65,
-    ConvertError: 78,
+    ConvertError: 65,
     RecipeError: 78,
     WorkdirError: 78,
     FloatingPointError: 70,

@@ -99,7 +99,7 @@ def _usual_heads(width: int, depth: int) -> int:
             return sizes["heads"]
     raise ConvertError(
         f"a ViT of width {width} and depth {depth} is not a usual one, and its file does not tell "
-        "how many attention heads it has: give heads (--heads)"
+        "how many attention heads it has: give heads (--heads of maskfeat_jax.convert)"
     )
 
 
@@ -120,7 +120,7 @@ def _clip_of_positions(shapes: Shapes, tubelet: Size3) -> Size3:
     if not side:
         raise ConvertError(
             f"{places} positions of a frame are no square: give the clip "
-            "(--clip FRAMES HEIGHT WIDTH)"
+            "(--clip of maskfeat_jax.convert)"
         )
     return frames * t, side * patch_height, side * patch_width
 
