@@ -23,7 +23,7 @@ from maskfeat_jax import convert
 from maskfeat_jax.convert import files
 from maskfeat_jax.convert.layouts import LAYOUTS
 from maskfeat_jax.convert.verify import ORIGINALS, verify
-from maskfeat_jax.models import MViT
+from maskfeat_jax.models import MViT, create_model
 from tests.original.checkpoints import (
     MODELS,
     randomise,
@@ -138,6 +138,53 @@ def test_other_layouts_refuse(name, layout, matrix):
         convert.export(with_random_numbers(made), layout)
 
 
+def oblong(layout, name):
+    for original in NEEDS[layout]:
+        make_importable(original)
+    return with_random_numbers(MODELS[name]._replace(clip=(1, 32, 48)))
+
+
+def of(layout, *values):
+    """The values as parameters of a test that needs the originals of a layout."""
+    return pytest.param(layout, *values, marks=pytest.mark.original(*NEEDS[layout]))
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        of("timm", "images, mean"),
+        of("mmpretrain", "images, mean"),
+        of("hf", "images, class token"),
+    ],
+)
+def test_images_that_are_not_square(layout, name, tmp_path):
+    trained = oblong(layout, name)
+    convert.write(trained, tmp_path / "ours", layout)
+    verified = verify(trained, tmp_path / "ours")
+    assert verified.difference <= TOLERANCE * verified.largest
+    (tmp_path / "ours" / "maskfeat_jax.json").unlink()
+    clip = None if layout in ("timm", "hf") else trained.clip  # theirs is in config.json
+    pool = trained.model.pool
+    back = convert.load_torch(tmp_path / "ours", heads=2, pool=pool, clip=clip)
+    assert back.clip == trained.clip
+
+
+@pytest.mark.parametrize(
+    ("layout", "problem"),
+    [
+        of("mae", "squares only"),
+        of("mae_st", "squares only"),
+        of("pyslowfast", "squares only"),
+        of("hf", "does not run"),
+    ],
+)
+def test_originals_that_take_squares_only_say_so(layout, problem, tmp_path):
+    trained = oblong(layout, "images, mean")
+    convert.write(trained, tmp_path / "ours", layout)
+    with pytest.raises(convert.ConvertError, match=problem):
+        verify(trained, tmp_path / "ours")
+
+
 @pytest.mark.original("timm")
 def test_other_numbers_do_not_agree(tmp_path):
     make_importable("timm")
@@ -192,6 +239,67 @@ def test_checkpoint_of_the_training_of_timm(name, tmp_path):
     torch.save({"epoch": 1, "arch": "vit", "state_dict": theirs.state_dict(), "args": args}, path)
     verified = verify(read(path, "timm", trained), path)
     assert verified.difference <= TOLERANCE * verified.largest
+
+
+@pytest.mark.slow
+@pytest.mark.original("torchvision")
+def test_stock_model_of_torchvision_is_told_from_its_file(tmp_path):
+    import torch
+
+    make_importable("torchvision")
+    from torchvision.models.video import mvit_v2_s
+
+    theirs = mvit_v2_s(weights=None).eval()
+    randomise(theirs)
+    torch.save(theirs.state_dict(), tmp_path / "mvit.pth")
+    trained = convert.load_torch(tmp_path / "mvit.pth")
+    head = {"num_classes": 400, "pool": "class"}
+    assert trained.model == create_model("classifier", encoder="mvit_v2_s_supervised", head=head)
+    clips = np.random.default_rng(0).standard_normal((1, *trained.clip, 3), np.float32)
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(clips.transpose(0, 4, 1, 2, 3).copy())).numpy()
+    ours = jax.jit(trained.model.apply)({"params": trained.params}, clips)
+    np.testing.assert_allclose(ours, wanted, atol=TOLERANCE * np.abs(wanted).max())
+
+
+@pytest.mark.original("timm", "transformers")
+@pytest.mark.parametrize("name", ["images, mean", "images, class token"])
+def test_transformers_load_the_folder_of_timm(name, tmp_path):
+    import torch
+
+    make_importable("transformers")
+    from transformers import AutoModelForImageClassification
+
+    trained = with_random_numbers(MODELS[name])
+    convert.write(trained, tmp_path / "timm", "timm")
+    theirs, info = AutoModelForImageClassification.from_pretrained(
+        tmp_path / "timm", output_loading_info=True
+    )
+    assert not any(info.values())
+    images = np.random.default_rng(0).standard_normal((2, *trained.clip, 3), np.float32)
+    with torch.no_grad():
+        inputs = torch.from_numpy(images[:, 0].transpose(0, 3, 1, 2).copy())
+        wanted = theirs.eval()(inputs).logits.numpy()
+    ours = trained.model.apply({"params": trained.params}, images)
+    np.testing.assert_allclose(ours, wanted, atol=TOLERANCE * np.abs(wanted).max())
+
+
+@pytest.mark.original("transformers")
+def test_encoder_of_transformers_with_what_is_not_needed(tmp_path):
+    """A linear map after the norm, and a mask token."""
+    make_importable("transformers")
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = ViTConfig(**sizes, intermediate_size=256, image_size=64, layer_norm_eps=1e-6)
+    theirs = ViTModel(config, use_mask_token=True)
+    randomise(theirs)
+    theirs.save_pretrained(tmp_path)
+    trained = convert.load_torch(tmp_path)
+    left = {"pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token"}
+    assert set(trained.report.ignored) == left
+    named = {tensor: files.read(tmp_path).tensors[tensor].shape for tensor in left}
+    assert named["embeddings.mask_token"] == (1, 1, 64)
 
 
 # Of transformers; version 4 in its own process, as only one version can be imported.

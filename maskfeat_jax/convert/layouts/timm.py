@@ -75,6 +75,10 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
     if arguments.get("global_pool") in POOLS:
         told["pool"] = POOLS[arguments["global_pool"]]
     pretrained = config.get("pretrained_cfg", {})
+    sides = arguments.get("img_size", pretrained.get("input_size", [])[1:])
+    # A square is told by the positions, which are right even where this is not.
+    if isinstance(sides, list) and len(sides) == 2 and sides[0] != sides[1]:
+        told["clip"] = (1, *sides)
     if "mean" in pretrained and "std" in pretrained:
         told["normalise"] = Normalise(tuple(pretrained["mean"]), tuple(pretrained["std"]))
     return told

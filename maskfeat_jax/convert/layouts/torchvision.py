@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from maskfeat_jax.convert.layouts.base import POOLING_BLOCK, Form, Layout
+from collections.abc import Mapping
+from typing import Any
+
+from maskfeat_jax.convert.layouts.base import POOLING_BLOCK, Document, Form, Layout
 from maskfeat_jax.convert.rules import Rows, Rule, below, table
 
 BLOCK: Rows = {
@@ -24,6 +27,12 @@ ENCODER = below(
     },
 )
 
+
+def hints(wrapper: Mapping[str, Any], documents: Mapping[str, Document]) -> dict[str, Any]:
+    """Its forward pass has no other."""
+    return {"pool": "class"}
+
+
 TORCHVISION = Layout(
     name="torchvision",
     forms=(
@@ -34,4 +43,5 @@ TORCHVISION = Layout(
         ),
     ),
     file="model.pth",
+    hints=hints,
 )

@@ -103,7 +103,10 @@ def verify(
     case = _case(trained)
     with torch.random.fork_rng(devices=()), torch.no_grad():
         model = original.read(trained, contents.path, frozenset(tensors))
-        theirs = original.run(model.float().eval(), case).numpy()
+        try:
+            theirs = original.run(model.float().eval(), case).numpy()
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ConvertError(f"{original.name} does not run such a model: {error}") from error
     ours = run(trained, case)
     if ours.shape != theirs.shape:
         raise ConvertError(f"the original gives {theirs.shape} numbers, ours {ours.shape}")

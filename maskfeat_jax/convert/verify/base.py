@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from maskfeat_jax.convert.files import ConvertError, require_torch
+from maskfeat_jax.convert.files import PREFIXES, ConvertError, require_torch
 from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.ops.patches import Size3
 
@@ -137,7 +137,7 @@ def read_strictly(
 
 
 def tensors_of(path: Path, *wrappers: str) -> Mapping[str, Tensor]:
-    """Tensors of a file of `torch.save`, bare or under one of the keys.
+    """Tensors of a file of `torch.save`, bare or under one of the keys, without prefixes of names.
 
     Raises:
       ConvertError: it is none, or has none of the keys.
@@ -149,12 +149,13 @@ def tensors_of(path: Path, *wrappers: str) -> Mapping[str, Tensor]:
         raise ConvertError(f"{path}: the original reads what torch.save wrote, not safetensors")
     with torch.serialization.safe_globals([Namespace]):
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    if not wrappers:
-        return saved
     found = [key for key in wrappers if key in saved]
-    if not found:
+    if wrappers and not found:
         raise ConvertError(f"{path}: the original looks for {' or '.join(wrappers)} in it")
-    return saved[found[0]]
+    tensors = dict(saved[found[0]] if wrappers else saved)
+    for prefix in PREFIXES:
+        torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(tensors, prefix)
+    return tensors
 
 
 def load_strictly(model: Module, state: Mapping[str, Tensor], path: Path) -> Module:

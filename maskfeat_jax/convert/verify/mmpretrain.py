@@ -42,7 +42,7 @@ def _config(trained: Trained, names: frozenset[str]) -> dict[str, Any]:
             "num_heads": encoder.heads,
             "feedforward_channels": int(encoder.width * encoder.mlp_ratio),
         },
-        "img_size": square(trained),
+        "img_size": trained.clip[1:],
         "patch_size": encoder.tubelet[1],
         "norm_cfg": norm,
     }
