@@ -203,6 +203,28 @@ def test_encoder_of_pyslowfast_with_separate_maps(tmp_path, matrix):
     check_other_names("pyslowfast", trained, "blocks.0.attn.q.weight", tmp_path, matrix)
 
 
+@pytest.mark.original
+def test_published_names_of_mae_st(tmp_path, matrix):
+    """Three linear maps also in the decoder, which no PySlowFast writes."""
+    import torch
+
+    make_importable("SLOWFAST_DIR")
+    trained = with_random_numbers(MODELS["MAE of PySlowFast"])
+    theirs = ORIGINALS["pyslowfast"].build(trained, frozenset({"blocks.0.attn.q.weight"}))
+    randomise(theirs)
+    state = theirs.state_dict()
+    for name in [name for name in state if ".attn.qkv." in name]:
+        parts = state.pop(name).chunk(3)
+        state |= {name.replace("qkv", p): part for p, part in zip("qkv", parts, strict=True)}
+    torch.save({"model_state": state}, tmp_path / "published.pyth")
+    imported = read(tmp_path / "published.pyth", "pyslowfast", trained)
+    verified = verify(imported, tmp_path / "published.pyth")
+    matrix["with pred_head.transforms.0.0.attn.q.weight"]["pyslowfast"] = (
+        f"{verified.difference:.0e}, -; {verified.largest:.1g}"
+    )
+    assert verified.difference <= TOLERANCE * verified.largest
+
+
 @pytest.mark.original("MMPRETRAIN_DIR", "mmengine", "mmcv")
 def test_classifier_of_mmpretrain_with_the_head_of_vit(tmp_path, matrix):
     make_importable("MMPRETRAIN_DIR")
