@@ -52,11 +52,13 @@ def run(arguments: argparse.Namespace) -> None:
         "pool": arguments.pool,
         "clip": arguments.clip and tuple(arguments.clip),
     }
-    resize = tuple(arguments.resize) if arguments.resize else None
-    trained = convert.load(arguments.source, arguments.layout, resize=resize, **of_files)
+    trained = convert.load(arguments.source, arguments.layout, **of_files)
     print(description(trained))
     if arguments.verify and trained.report is not None:
-        prove(trained, arguments.source)
+        prove(trained, arguments.source, trained.report.layout)
+    if arguments.resize:
+        trained = convert.resized(trained, tuple(arguments.resize))
+        print(f"resized for clips of {_by(trained.clip)} pixels")
     if arguments.out is None:
         return
     exported = None
@@ -71,7 +73,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"  {sentence}")
     print(f"written: {', '.join(str(path) for path in sorted(arguments.out.iterdir()))}")
     if arguments.verify and exported is not None:
-        prove(exported.trained, arguments.out)
+        prove(exported.trained, arguments.out, arguments.to)
 
 
 def write_stablehlo(trained: convert.Trained, out: Path) -> None:
@@ -89,13 +91,13 @@ def write_stablehlo(trained: convert.Trained, out: Path) -> None:
     metadata.write(out, trained, STABLEHLO, [path], [])
 
 
-def prove(trained: convert.Trained, path: Path) -> None:
+def prove(trained: convert.Trained, path: Path, layout: str) -> None:
     """Prints how far ours and the original are apart.
 
     Raises:
       ConvertError: further than rounding explains, or the original cannot be run.
     """
-    verification = verify(trained, path)
+    verification = verify(trained, path, layout)
     print(f"verified: {verification}")
     if not verification.agrees:
         raise convert.ConvertError(f"{path}: the original and ours do not agree")

@@ -192,6 +192,8 @@ def _export_as(trained: Trained, form: Form) -> State:
             raise ConvertError(f"there is a form for {form.head} with {name}={value!r}")
     if form.images and (trained.clip[0] != 1 or encoder.tubelet[0] != 1):
         raise ConvertError(f"there is a form for {form.head} of images")
+    if form.square and trained.clip[1] != trained.clip[2]:
+        raise ConvertError(f"there is a form for {form.head} of squares")
     flat = _flat(trained.params)
     for path, array in flat.items():
         rule = rule_of(form.table, path)
@@ -199,7 +201,10 @@ def _export_as(trained: Trained, form: Form) -> State:
             continue
         if not np.array_equal(array, computed(model, trained.clip, path[0])):
             raise ConvertError(f"{'/'.join(path)} is not what the original computes")
-    return _state(flat, form)
+    state = _state(flat, form)
+    if trained.recipe.get("target", {}).get("name", "hog") != "hog":  # the extras are of HOG
+        state = {name: tensor for name, tensor in state.items() if name not in form.extras}
+    return state
 
 
 def _state(flat: dict[tuple[str, ...], np.ndarray], form: Form) -> State:

@@ -28,9 +28,10 @@ from safetensors.numpy import save_file
 
 SAFETENSORS = ".safetensors"
 TORCH_VERSION = (2, 10)  # before it, weights_only=True had holes
-# What training programs wrap tensors in; of several the first is taken, averages before the rest.
-AVERAGES = ("state_dict_ema", "model_ema", "ema_state_dict")
+# What training programs wrap tensors in: moving averages, where they are apart, and the rest.
+AVERAGES = ("state_dict_ema", "model_ema")
 WRAPPERS = ("state_dict", "model", "model_state", "module")
+SWAPPED = "ema_state_dict"  # OpenMMLab's: where it is, `state_dict` holds the averages
 PREFIXES = ("module.", "_orig_mod.")
 BESIDE = ("config.json", "preprocessor_config.json", "maskfeat_jax.json")
 _MOST_JSON = 10_000_000  # bytes
@@ -280,8 +281,9 @@ def _unwrap(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The tensors of a checkpoint by name, and its other entries."""
     torch = require_torch("to read a checkpoint")
-    holders = (*AVERAGES, *WRAPPERS) if ema else WRAPPERS
-    present = [key for key in (*AVERAGES, *WRAPPERS) if isinstance(saved.get(key), dict)]
+    holders = (*AVERAGES, *WRAPPERS) if ema else (SWAPPED, *WRAPPERS)
+    known = (*AVERAGES, SWAPPED, *WRAPPERS)
+    present = [key for key in known if isinstance(saved.get(key), dict)]
     inner: dict[Any, Any] = saved
     for key in (key for key in holders if key in present):
         found.append(f"tensors are under {key!r}")
@@ -297,8 +299,8 @@ def _unwrap(
         elif key in ("epoch", "step", "iter"):
             found.append(f"saved at {key} {others[key]}")
     tensors = {k: v for k, v in inner.items() if isinstance(v, torch.Tensor)}
-    if found and "'ema_state_dict'" in found[0]:
-        tensors.pop("steps", None)  # a count of OpenMMLab's averages
+    if inner is saved.get(SWAPPED):
+        tensors.pop("steps", None)  # how many were averaged
     left = [repr(k) for k in inner if k not in tensors]
     if left:
         found.append(f"no tensors, not read: {', '.join(left[:5])}")

@@ -10,7 +10,7 @@ from maskfeat_jax import convert
 from maskfeat_jax.convert import ConvertError, files
 from tests.convert.models import assert_same, small
 
-KNOWN = {"heads": 2, "clip": (1, 32, 48)}
+KNOWN = {"heads": 2}
 
 
 def state_of(name="mean", layout="timm"):
@@ -120,13 +120,19 @@ def test_block_numbers_from_a_stranger_cost_nothing(tmp_path):
     [
         ({"heads": 5}, "not a whole number of 5 heads"),
         ({"heads": None}, r"--heads"),
-        ({"clip": None}, r"--clip"),
         ({"clip": (1, 10**6, 10**6)}, "tokens"),
     ],
 )
 def test_what_the_file_does_not_tell_must_be_given(changes, words, tmp_path):
     with pytest.raises(ConvertError, match=words):
         load(tmp_path, state_of(), **changes)
+
+
+def test_oblong_positions_need_to_be_told(tmp_path):
+    state = convert.export(convert.resized(small("mean"), (1, 32, 48)), "timm").state
+    with pytest.raises(ConvertError, match=r"6 positions of a frame are no square.*--clip"):
+        load(tmp_path, state)
+    assert load(tmp_path, state, clip=(1, 32, 48)).clip == (1, 32, 48)
 
 
 def test_names_of_layouts_and_arguments_are_checked(tmp_path):
@@ -143,8 +149,7 @@ def test_documents_beside_the_file_say_what_tensors_do_not(layout, tmp_path):
     trained = small("class")
     convert.write(trained, tmp_path / "out", layout)
     (tmp_path / "out" / "maskfeat_jax.json").unlink()
-    arguments = {} if layout == "hf" else {"clip": trained.clip}
-    read = convert.load_torch(tmp_path / "out", **arguments)
+    read = convert.load_torch(tmp_path / "out")
     assert (read.model, read.normalise) == (trained.model, trained.normalise)
 
 
@@ -174,4 +179,4 @@ def test_models_are_resized_when_asked(name):
     if name == "mean":  # the row of the class token is no place
         old, new = before["pos_embed"], read.params["encoder"]["pos_embed"]
         np.testing.assert_array_equal(new[:, 0], old[:, 0])
-        assert new.shape == (1, 1 + 4 * 3, 32)
+        assert new.shape == (1, 1 + 5 * 3, 32)

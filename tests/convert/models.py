@@ -10,7 +10,7 @@ from maskfeat_jax.convert import Trained
 from maskfeat_jax.convert.importing import computed, shapes_of
 from maskfeat_jax.models import create_model
 
-IMAGE, CLIP = (1, 32, 48), (4, 32, 32)
+IMAGE, CLIP = (1, 48, 48), (4, 32, 32)
 VIT = {"encoder": "vit_b16", "width": 32, "depth": 2, "heads": 2}
 VIDEO = {**VIT, "tubelet": (2, 16, 16)}
 SEPARATE = {**VIDEO, "positions": "separate"}
@@ -59,7 +59,7 @@ MODELS = {
 # Layouts that hold all of a model, and those that hold its encoder alone.
 WHOLE = {
     "maskfeat": {"pyslowfast", "mmpretrain"},
-    "maskfeat_mvit": {"pyslowfast", "mmpretrain"},
+    "maskfeat_mvit": {"pyslowfast"},
     "mae": {"mae", "mmpretrain", "hf"},
     "mae_sincos": {"mae", "mmpretrain", "hf"},
     "mae_st": {"mae_st"},
@@ -70,7 +70,7 @@ WHOLE = {
     "mean_video": {"mae_st", "pyslowfast"},
     "mean_sinusoid": {"hf"},
     "mean_mvit": {"pyslowfast", "torchvision"},
-    "class_mvit": {"pyslowfast", "mmpretrain", "torchvision"},
+    "class_mvit": {"pyslowfast", "torchvision"},
     "linear_probe": {"mae", "mmpretrain"},
     "features": {"timm", "mae", "mae_st", "mmpretrain", "hf"},
 }

@@ -105,11 +105,33 @@ def test_to_torch_names_what_a_layout_has_no_place_for():
         ("mae_st", "pyslowfast", "mae with heads=1"),
         ("mean_video", "timm", "of images"),
         ("class", "mae_st", "pool='mean'"),
+        ("maskfeat_mvit", "mmpretrain", "tubelet"),
     ],
 )
 def test_what_hinders_is_named(name, layout, words):
     with pytest.raises(ConvertError, match=words):
         convert.export(small(name), layout)
+
+
+def test_oblong_clips_go_where_they_can(tmp_path):
+    square = small("mean")
+    oblong = convert.resized(square, (1, 32, 64))
+    for layout in ("timm", "mmpretrain"):
+        read = convert.load_torch(
+            written(convert.export(oblong, layout), tmp_path), layout, **known(oblong)
+        )
+        assert_same(read.params, oblong.params)
+    for layout in ("mae", "mae_st", "pyslowfast", "hf"):
+        with pytest.raises(ConvertError, match="of squares"):
+            convert.export(oblong, layout)
+
+
+def test_what_computes_hog_is_written_only_with_hog():
+    for target, more in (("hog", 2), ("pixels", 0)):
+        recipe = {"target": {"name": target}}
+        trained = dataclasses.replace(small("maskfeat"), recipe=recipe)
+        state = convert.export(trained, "pyslowfast").state
+        assert sum(name.startswith("hogs.") for name in state) == more
 
 
 def test_positions_that_the_original_would_compute_otherwise_are_not_lost():
@@ -157,7 +179,7 @@ def test_a_description_is_believed_only_of_its_own_file(tmp_path):
     other = convert.export(small("class"), "timm")
     files.write(tmp_path / "out" / "model.safetensors", other.state, None)
     assert metadata.about(files.read(tmp_path / "out")) is None
-    assert convert.load(tmp_path / "out", clip=(1, 32, 48), heads=2).model.pool == "class"
+    assert convert.load(tmp_path / "out", heads=2).model.pool == "class"
 
 
 def test_imported_checkpoints_are_read_like_runs(tmp_path):

@@ -22,7 +22,7 @@ from tests.convert.models import assert_same, small
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.original("torch")
-KNOWN = {"heads": 2, "clip": (1, 32, 48)}
+KNOWN = {"heads": 2}
 
 
 def tensors(name="mean", layout="timm"):

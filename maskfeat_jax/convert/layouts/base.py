@@ -64,6 +64,7 @@ class Form:
       fields: of the head that no tensor tells, by name; a function computes it from the width.
       encoder_fields: of the encoder that no tensor tells.
       images: whether it is for images only.
+      square: whether it is for square clips only.
       extras: tensors that are no parameters, which the original wants to find; what a file has in
         them is not read.
       ignored: names of further tensors that are not read, nor written.
@@ -76,6 +77,7 @@ class Form:
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     encoder_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     images: bool = False
+    square: bool = False
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()
 

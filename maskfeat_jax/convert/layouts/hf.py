@@ -91,6 +91,7 @@ def _forms() -> tuple[Form, ...]:
             HEAD,
             {"norm": "beit.pooler.layernorm"},
             pool="mean",
+            square=True,
         ),
         Form("classifier", table(video, HEAD, NORM_OF_MEAN), pool="mean", encoder_fields=VIDEO),
         _of_images(
@@ -99,6 +100,7 @@ def _forms() -> tuple[Form, ...]:
             MAE_DECODER,
             {"norm": "vit.layernorm"},
             fields=FIELDS,
+            square=True,
         ),
         Form(
             "mae",
@@ -120,7 +122,7 @@ def documents(trained: Trained) -> dict[str, Document]:
     """The files from which transformers builds the model and what prepares its input."""
     model, encoder = trained.model, trained.model.encoder
     video = not encoder.class_token
-    frames, height, _ = trained.clip
+    frames, height, width = trained.clip
     config: Document = {
         **_kind(trained),
         "hidden_size": encoder.width,
@@ -130,7 +132,7 @@ def documents(trained: Trained) -> dict[str, Document]:
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "image_size": height,
+        "image_size": height if height == width else [height, width],
         "patch_size": encoder.tubelet[1],
         "num_channels": 3,
         "layer_norm_eps": 1e-6,
@@ -190,11 +192,11 @@ def _kind(trained: Trained) -> Document:
 
 
 def _preprocessor(trained: Trained, video: bool) -> Document:
-    side = trained.clip[1]
+    size = {"height": trained.clip[1], "width": trained.clip[2]}
     document: Document = {
         "image_processor_type": "VideoMAEImageProcessor" if video else "ViTImageProcessor",
         "do_resize": True,
-        "size": {"shortest_edge": side} if video else {"height": side, "width": side},
+        "size": {"shortest_edge": min(size.values())} if video else size,
         "resample": 2 if video else 3,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -203,7 +205,7 @@ def _preprocessor(trained: Trained, video: bool) -> Document:
         "image_std": list(trained.normalise.std),
     }
     if video:
-        document |= {"do_center_crop": True, "crop_size": {"height": side, "width": side}}
+        document |= {"do_center_crop": True, "crop_size": size}
     return document
 
 
@@ -219,9 +221,11 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
         "layer_norm_eps": "epsilon",
     }
     told = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
-    if isinstance(side := config.get("image_size"), int):
+    side = config.get("image_size")
+    sides = side if isinstance(side, list) else [side, side]
+    if len(sides) == 2 and all(isinstance(side, int) for side in sides):
         video = config.get("model_type") == "videomae"
-        told["clip"] = (config.get("num_frames", 16) if video else 1, side, side)
+        told["clip"] = (config.get("num_frames", 16) if video else 1, *sides)
     prepared = found.get("preprocessor_config.json", {})
     if "image_mean" in prepared and "image_std" in prepared:
         told["normalise"] = Normalise(tuple(prepared["image_mean"]), tuple(prepared["image_std"]))

@@ -34,7 +34,8 @@ def wrap(state: Tensors, trained: Trained) -> dict[str, Any]:
 
 
 def _form(head: str, *rows: Rows, **settings: Any) -> Form:
-    return Form(head, table(IMAGE_VIT, *rows), images=True, encoder_fields=HAS_CLASS, **settings)
+    settings |= {"images": True, "square": True, "encoder_fields": HAS_CLASS}
+    return Form(head, table(IMAGE_VIT, *rows), **settings)
 
 
 MAE = Layout(

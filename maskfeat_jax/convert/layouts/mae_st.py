@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from maskfeat_jax.convert.layouts.base import HAS_CLASS, POSITIONS, SPLIT_BLOCK, STEM, Form, Layout
 from maskfeat_jax.convert.layouts.mae import wrap
-from maskfeat_jax.convert.rules import Rule, below, table
+from maskfeat_jax.convert.rules import Rows, Rule, below, table
 
 ENCODER = below(
     "encoder/",
@@ -31,23 +33,18 @@ DECODER = below(
 )
 NORM = {"norm": "norm"}
 
-# Its classifier drops the first token in any case.
+
+def _form(head: str, *rows: Rows, **settings: Any) -> Form:
+    """Its classifier drops the first token in any case."""
+    return Form(head, table(ENCODER, *rows), square=True, encoder_fields=HAS_CLASS, **settings)
+
+
 MAE_ST = Layout(
     name="mae_st",
     forms=(
-        Form(
-            "mae",
-            table(ENCODER, DECODER, NORM),
-            fields={"heads": 16, "class_token": "own"},
-            encoder_fields=HAS_CLASS,
-        ),
-        Form(
-            "classifier",
-            table(ENCODER, NORM, {"projection": "head"}),
-            pool="mean",
-            encoder_fields=HAS_CLASS,
-        ),
-        Form("features", table(ENCODER, NORM), encoder_fields=HAS_CLASS),
+        _form("mae", DECODER, NORM, fields={"heads": 16, "class_token": "own"}),
+        _form("classifier", NORM, {"projection": "head"}, pool="mean"),
+        _form("features", NORM),
     ),
     file="checkpoint.pth",
     wrap=wrap,

@@ -82,16 +82,24 @@ def _of_videos(head: str, *rows: Rows, **settings: Any) -> Form:
 
 def _forms() -> tuple[Form, ...]:
     head, probe, old = ({"projection": f"head.{n}"} for n in ("fc", "layers.head", "head"))
+    # Its MViT numbers the norm by the halvings of the grid: two in pre-training, then three.
+    twice, thrice = {"tubelet": (2, 16, 16)}, {"tubelet": (2, 32, 32)}
     video_head = {"norm": "backbone.norm3", "projection": "cls_head.fc_cls"}
     count = {"neck.bn.num_batches_tracked": np.array(0)}
     return (
         _of_images("maskfeat", CLASS_NORM, MASKFEAT, extras=HOG, encoder_fields=HAS_CLASS),
-        _of_videos("maskfeat", {"norm": "backbone.norm2"}, MASKFEAT, extras=HOG),
+        _of_videos(
+            "maskfeat",
+            {"norm": "backbone.norm2"},
+            MASKFEAT,
+            extras=HOG,
+            encoder_fields=twice,
+        ),
         _of_images("mae", CLASS_NORM, DECODER, fields=FIELDS, encoder_fields=HAS_CLASS),
         _of_images("classifier", MEAN_NORM, head, pool="mean"),
         _of_images("classifier", CLASS_NORM, head, pool="class"),
         _of_images("classifier", CLASS_NORM, probe, pool="class"),
-        _of_videos("classifier", video_head, pool="class"),
+        _of_videos("classifier", video_head, pool="class", encoder_fields=thrice),
         _of_images("linear_probe", CLASS_NORM, probe, STATISTICS, pool="class", extras=count),
         _of_images("features", CLASS_NORM),
         # Of mmselfsup, before it became mmpretrain.

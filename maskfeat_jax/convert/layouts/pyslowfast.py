@@ -171,11 +171,11 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
 
 
 def _of_vit(head: str, *rows: Rows, **settings: Any) -> Form:
-    return Form(head, table(VIT, *rows), encoder_fields=HAS_CLASS, **settings)
+    return Form(head, table(VIT, *rows), square=True, encoder_fields=HAS_CLASS, **settings)
 
 
 def _of_mvit(head: str, *rows: Rows, **settings: Any) -> Form:
-    return Form(head, table(MVIT, *rows), encoder="mvit", **settings)
+    return Form(head, table(MVIT, *rows), square=True, encoder="mvit", **settings)
 
 
 def _forms() -> tuple[Form, ...]:
