@@ -7,9 +7,10 @@ reads whatever there is, `write` writes files that the original programs load. O
 
 from maskfeat_jax.convert.exporting import Export, export, to_torch, write
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.importing import Report, load_torch, resized
+from maskfeat_jax.convert.importing import load_torch, resized
 from maskfeat_jax.convert.layouts import LAYOUTS
 from maskfeat_jax.convert.loading import load, load_parameters, save
+from maskfeat_jax.convert.source import Report
 from maskfeat_jax.convert.trained import Trained
 
 __all__ = [

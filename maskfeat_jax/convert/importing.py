@@ -4,68 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from maskfeat_jax.build import RecipeError, member, nearest
+from maskfeat_jax.build import nearest
 from maskfeat_jax.convert import files, metadata
-from maskfeat_jax.convert.describe import Shapes, Untold, describe
+from maskfeat_jax.convert.describe import Hints
 from maskfeat_jax.convert.files import Contents, ConvertError, Tensor
-from maskfeat_jax.convert.layouts import LAYOUTS, Form, Layout
 from maskfeat_jax.convert.layouts.base import HINTS
-from maskfeat_jax.convert.rules import Reader, rule_of, table
+from maskfeat_jax.convert.rules import rule_of, table
+from maskfeat_jax.convert.source import Report, Source, find_form, told_sections
 from maskfeat_jax.convert.trained import Params, Trained
 from maskfeat_jax.leaves import Name, nest
-from maskfeat_jax.models import MAE, MaskFeat
+from maskfeat_jax.models import MAE, Classifier, MaskFeat
 from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.transfer import transfer
-
-_SHOWN = 8  # names of one kind in a report
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """What became of every tensor of a file.
-
-    Attributes:
-      layout: of the file.
-      head: of the model that it is.
-      found: sentences about what is around the tensors, and what was assumed.
-      used: names of the tensors that were read.
-      ignored: of tensors that hold no parameters, or none that are needed.
-      missing: of tensors that the model needs.
-      unexpected: of tensors that the model does not have.
-      wrong: sentences about shapes, types and numbers that cannot be.
-    """
-
-    layout: str
-    head: str
-    found: tuple[str, ...] = ()
-    used: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    wrong: tuple[str, ...] = ()
-
-    @property
-    def fits(self) -> bool:
-        """Whether every tensor has its place and every place its tensor."""
-        return not (self.missing or self.unexpected or self.wrong)
-
-    def __str__(self) -> str:
-        """A few lines."""
-        lines = [f"layout {self.layout}, head {self.head}: {len(self.used)} tensors used"]
-        lines += self.found
-        names = {"ignored": self.ignored, "missing": self.missing, "unexpected": self.unexpected}
-        for what, those in {**names, "wrong": self.wrong}.items():
-            if those:
-                lines.append(f"{len(those)} {what}: {_few(those)}")
-        return "\n  ".join(lines)
 
 
 def load_torch(
@@ -86,7 +43,8 @@ def load_torch(
         tables of positions are interpolated, see `transfer`.
       ema: take the moving average of the parameters where the file has one.
       allow_unexpected: leave tensors out that the model does not have, instead of refusing.
-      **hints: what the file does not tell, see `HINTS`.
+      **hints: what the file does not tell, see `HINTS`. Given ones count more than what lies beside
+        the file.
 
     Raises:
       ConvertError: the file cannot be read without running code; or it does not hold one of the
@@ -99,9 +57,10 @@ def load_torch(
     tensors, prefix = files.without_prefixes(contents.tensors)
     sentences = [*contents.found, *([f"prefix {prefix!r} of all names"] if prefix else [])]
     source = find_form(tensors, layout)
-    told = source.layout.hints(contents.wrapper, contents.documents)
-    told |= {name: hint for name, hint in hints.items() if hint is not None}
-    trained, report = _build(source, told, contents)
+    given = {name: hint for name, hint in hints.items() if hint is not None}
+    known = None if given else metadata.about(contents)
+    told = source.layout.hints(contents.wrapper, contents.documents) | given
+    trained, report = _build(source, told, contents, known)
     report = dataclasses.replace(report, found=(*sentences, *report.found))
     if not (report.fits or (allow_unexpected and not report.missing and not report.wrong)):
         raise ConvertError(f"{path} does not fit: {report}")
@@ -110,12 +69,12 @@ def load_torch(
 
 
 def resized(trained: Trained, clip: Size3) -> Trained:
-    """The same for clips of another size.
+    """The same for clips of another size; blocks are no longer stacked, if they were.
 
     Raises:
       ConvertError: the clip is not a whole number of tubelets.
     """
-    model = trained.model
+    model = trained.model.clone(encoder=trained.model.encoder.clone(scan=False))
     try:
         grids = [model.encoder.grid(size) for size in (trained.clip, clip)]
     except ValueError as error:
@@ -132,76 +91,23 @@ def resized(trained: Trained, clip: Size3) -> Trained:
     return dataclasses.replace(trained, model=model, params=params, clip=clip)
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Tensors of a file in the form that fits them best.
+def _build(
+    source: Source, hints: Hints, contents: Contents, known: Mapping[str, Any] | None
+) -> tuple[Trained, Report]:
+    """The model that the tensors are, filled with them as far as they fit.
 
-    Attributes:
-      layout, form: the form.
-      tensors: of the file, named as the layout has them now.
-      parts: names of the tensors of each parameter of ours, by the number of the part.
-      unknown: names that the form does not know.
+    Args:
+      source: the tensors.
+      hints: see `HINTS`.
+      contents: of the file.
+      known: what this package wrote beside it.
     """
-
-    layout: Layout
-    form: Form
-    tensors: Mapping[str, Tensor]
-    parts: Mapping[Name, Mapping[int, str]]
-    unknown: tuple[str, ...]
-
-
-def find_form(tensors: Mapping[str, Tensor], layout: str | None) -> Source:
-    """The form that knows most names and misses fewest.
-
-    Raises:
-      ConvertError: no such layout, or no form knows anything of the file.
-    """
-    try:
-        layouts = LAYOUTS.values() if layout is None else [member("layout", LAYOUTS, layout)]
-    except RecipeError as error:
-        raise ConvertError(str(error)) from error
-    sources = [_read_as(kind, form, tensors) for kind in layouts for form in kind.forms]
-    best = min(sources, key=_misfit)
-    if not best.parts:
-        some = _few(tuple(tensors))
-        raise ConvertError(f"no layout of {', '.join(LAYOUTS)} has names like {some}")
-    return best
-
-
-def _read_as(layout: Layout, form: Form, tensors: Mapping[str, Tensor]) -> Source:
-    named = {_renamed(name, layout.old_names): tensor for name, tensor in tensors.items()}
-    read = Reader(form.table)
-    parts: dict[Name, dict[int, str]] = {}
-    unknown: list[str] = []
-    for name, tensor in named.items():
-        found = read(name, tensor.shape)
-        if found is not None:
-            parts.setdefault(found[0], {})[found[1]] = name
-        elif name not in form.extras and name not in form.ignored:
-            unknown.append(name)
-    return Source(layout, form, named, parts, tuple(unknown))
-
-
-def _renamed(name: str, changes: Mapping[str, str]) -> str:
-    for pattern, text in changes.items():
-        name = re.sub(pattern, text, name)
-    return name
-
-
-def _misfit(source: Source) -> tuple[int, int]:
-    """Names that a form does not know, then rows of it that no name fits."""
-    known = {"/".join("*" if p.isdigit() else p for p in name) for name in source.parts}
-    rows = [r for r, rule in source.form.table.items() if rule.theirs and "pos_embed" not in r]
-    idle = sum(not any(k == row or k.startswith(f"{row}/") for k in known) for row in rows)
-    beyond = sum(name not in source.tensors for name in source.form.extras)
-    return len(source.unknown), idle + beyond
-
-
-def _build(source: Source, hints: Mapping[str, Any], contents: Contents) -> tuple[Trained, Report]:
-    """The model that the tensors are, filled with them as far as they fit."""
     form = source.form
+    if known is not None and known["head"]["name"] != form.head:
+        known = None
+    origin = f"{contents.path} ({source.layout.name})"
     try:
-        trained = _without_params(source, hints, contents)
+        trained = metadata.trained_of(known, {}, origin) if known else _told(source, hints, origin)
         model, clip = trained.model, trained.clip
         wanted = shapes_of(model, clip)
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -212,7 +118,7 @@ def _build(source: Source, hints: Mapping[str, Any], contents: Contents) -> tupl
     ignored = [name for name in spare if name in form.extras or name in form.ignored]
     report = _report(
         source,
-        found=tuple(_remarks(source, hints, model)),
+        found=tuple(_remarks(source, hints, model, assuming=known is None)),
         used=tuple(used),
         ignored=tuple(ignored),
         missing=tuple(missing),
@@ -222,12 +128,8 @@ def _build(source: Source, hints: Mapping[str, Any], contents: Contents) -> tupl
     return dataclasses.replace(trained, params=params), report
 
 
-def _without_params(source: Source, hints: Mapping[str, Any], contents: Contents) -> Trained:
-    """The model, from what this package wrote beside the file, or else from the tensors."""
-    origin = f"{contents.path} ({source.layout.name})"
-    known = metadata.about(contents)
-    if known is not None and known["head"]["name"] == source.form.head:
-        return metadata.trained_of(known, {}, origin)
+def _told(source: Source, hints: Hints, origin: str) -> Trained:
+    """The model that the tensors tell, without parameters."""
     section, head, clip = told_sections(source, hints)
     usual = source.layout.images if clip[0] == 1 else source.layout.videos
     return Trained(
@@ -240,23 +142,6 @@ def _without_params(source: Source, hints: Mapping[str, Any], contents: Contents
     )
 
 
-def told_sections(
-    source: Source, hints: Mapping[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any], Size3]:
-    """The sections `model` and `head`, and the clip, of the model that the tensors are.
-
-    Raises:
-      ConvertError: they are of no model.
-    """
-    try:
-        return describe(_our_shapes(source), source.form, hints)
-    except Untold as error:
-        (name,) = error.args
-        rule = rule_of(source.form.table, name)
-        theirs = ", ".join(filter(None, rule.names(name[-1]))) if rule else "/".join(name)
-        raise ConvertError(f"{theirs}: missing, and without it the model cannot be told") from error
-
-
 def shapes_of(model: Any, clip: Size3) -> Params:
     """Shapes of the parameters of a model for a clip, with one subtree per block."""
     model = model.clone(encoder=model.encoder.clone(scan=False))
@@ -265,21 +150,6 @@ def shapes_of(model: Any, clip: Size3) -> Params:
         arguments.append(jax.ShapeDtypeStruct((1, *model.encoder.grid(clip)), bool))
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
     return jax.eval_shape(model.init, key, *arguments)["params"]
-
-
-def _our_shapes(source: Source) -> Shapes:
-    """Shapes of the parameters that the file has, as ours."""
-    shapes: dict[Name, tuple[int, ...]] = {}
-    for name, parts in source.parts.items():
-        rule = rule_of(source.form.table, name)
-        # Views without numbers: a file may say of itself that it is large.
-        arrays = [np.broadcast_to(np.int8(0), source.tensors[n].shape) for n in parts.values()]
-        assert rule is not None
-        try:
-            shapes[name] = rule.from_torch(name[-1], arrays).shape
-        except ValueError:  # parts that do not go together; told when they are filled in
-            continue
-    return shapes
 
 
 def _fill(
@@ -349,10 +219,12 @@ def _kind_of(model: Any, part: str) -> str:
     return model.encoder.positions if part == "encoder" else model.positions
 
 
-def _remarks(source: Source, hints: Mapping[str, Any], model: Any) -> Iterable[str]:
+def _remarks(source: Source, hints: Hints, model: Any, *, assuming: bool) -> Iterable[str]:
     halves = {t.dtype for t in source.tensors.values()} - {"float32", "F32", "int64", "I64"}
     if halves:
         yield f"converted to float32: {', '.join(sorted(halves))}"
+    if assumed := ", ".join(_assumed(source, hints, model) if assuming else ()):
+        yield f"not in the file, assumed: {assumed}"
     epsilon = hints.get("epsilon")
     if epsilon is not None and epsilon != 1e-6:
         yield f"layer norms here have an epsilon of 1e-6, this file's have {epsilon:g}"
@@ -360,10 +232,16 @@ def _remarks(source: Source, hints: Mapping[str, Any], model: Any) -> Iterable[s
         yield "transformers gives the last norm of VideoMAE an epsilon of 1e-5, here it is 1e-6"
 
 
+def _assumed(source: Source, hints: Hints, model: Any) -> Iterable[str]:
+    if "normalise" not in hints:
+        yield "normalise"
+    if "heads" not in hints and source.form.encoder == "vit":
+        yield f"heads={model.encoder.heads}"
+    if isinstance(model, MAE) and "decoder_heads" not in hints:
+        yield f"decoder_heads={model.heads}"
+    if isinstance(model, Classifier) and source.form.pool is None and "pool" not in hints:
+        yield f"pool={model.pool}"
+
+
 def _report(source: Source, **lists: tuple[str, ...]) -> Report:
     return Report(layout=source.layout.name, head=source.form.head, **lists)
-
-
-def _few(names: Sequence[str]) -> str:
-    more = f", … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

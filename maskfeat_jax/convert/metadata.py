@@ -58,6 +58,9 @@ def about(contents: Contents) -> Mapping[str, Any] | None:
     document = contents.documents.get(FILE)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         return None
+    head = document.get("head")
+    if not isinstance(head, dict) or "name" not in head:
+        return None
     sums = document.get("sha256")
     said = sums.get(contents.path.name) if isinstance(sums, dict) else None
     return document if said == sha256(contents.path) else None

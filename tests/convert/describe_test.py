@@ -10,7 +10,8 @@ from maskfeat_jax import convert
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.convert import metadata
 from maskfeat_jax.convert.files import Tensor
-from maskfeat_jax.convert.importing import computed, find_form, shapes_of, told_sections
+from maskfeat_jax.convert.importing import computed, shapes_of
+from maskfeat_jax.convert.source import find_form, told_sections
 from maskfeat_jax.models import create_model
 
 VIDEO = {"tubelet": (2, 16, 16)}

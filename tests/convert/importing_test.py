@@ -153,6 +153,24 @@ def test_documents_beside_the_file_say_what_tensors_do_not(layout, tmp_path):
     assert (read.model, read.normalise) == (trained.model, trained.normalise)
 
 
+def test_what_is_assumed_is_told(tmp_path):
+    def assumed(read):
+        return [line for line in read.report.found if "assumed" in line]
+
+    path = tmp_path / "model.safetensors"
+    files.write(path, state_of("mean", "pyslowfast"), None)
+    read = convert.load_torch(path, "pyslowfast", heads=2)
+    assert assumed(read) == ["not in the file, assumed: normalise, pool=mean"]
+    convert.write(small("class"), tmp_path / "out", "timm")
+    assert assumed(convert.load_torch(tmp_path / "out")) == []
+
+
+def test_given_hints_count_more_than_what_lies_beside(tmp_path):
+    convert.write(small("features"), tmp_path / "out", "hf")
+    assert convert.load_torch(tmp_path / "out").model.pool == "class"
+    assert convert.load_torch(tmp_path / "out", pool="mean").model.pool == "mean"
+
+
 def test_another_epsilon_is_told(tmp_path):
     convert.write(small("class"), tmp_path / "out", "hf")
     (tmp_path / "out" / "maskfeat_jax.json").unlink()

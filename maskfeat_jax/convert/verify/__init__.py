@@ -17,7 +17,7 @@ import numpy as np
 
 from maskfeat_jax.convert import files, metadata
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.importing import find_form
+from maskfeat_jax.convert.source import find_form
 from maskfeat_jax.convert.trained import Params, Trained
 from maskfeat_jax.convert.verify.base import Case, Original, mask_of, noise_of
 from maskfeat_jax.convert.verify.hf import HF
