@@ -35,15 +35,12 @@ K400, IN1K = {"num_classes": 400}, {"num_classes": 1000}
 # Counted on the originals' own models: spec of the layouts; buffers are not counted as numbers.
 PUBLISHED = {
     "timm_b": ("timm", "classifier", IN1K, "vit_b16", {}, IMAGE, 152, 86_567_656),
-    "timm_l": ("timm", "classifier", IN1K, "vit_l16", {}, IMAGE, 296, None),
-    "timm_h": ("timm", "classifier", IN1K, "vit_h14", {}, IMAGE, 392, None),
     "mae_b": ("mae", "mae", MAE, "vit_b16", {}, IMAGE, 254, 111_907_840),
     "mm_b": ("mmpretrain", "maskfeat", MASKFEAT, "vit_b16", {}, IMAGE, 156, 85_882_476),
     "mm_mae": ("mmpretrain", "mae", MAE, "vit_b16", {}, IMAGE, 254, 111_907_840),
     "mae_st_b": ("mae_st", "mae", MAE_ST, "vit_b16", SEPARATE, CLIP, 275, 99_898_880),
     "mae_st_ft": ("mae_st", "classifier", K400, "vit_b16", SEPARATE, CLIP, 202, 86_702_224),
     "sf_b": ("pyslowfast", "maskfeat", MASKFEAT, "vit_b16", {}, IMAGE, 155, 85_882_476),
-    "sf_l": ("pyslowfast", "maskfeat", MASKFEAT, "vit_l16", {}, IMAGE, 299, None),
     "sf_mae": ("pyslowfast", "mae", MAE_SF, "vit_b16", SEPARATE, CLIP, 208, 100_596_736),
     "sf_ft": ("pyslowfast", "classifier", K400, "vit_b16", SEPARATE, CLIP, 154, 86_702_224),
     "mvit_s": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 
@@ -82,14 +84,18 @@ ENCODER = {
 }
 
 
-def small(name: str, *, without_key_bias: bool = False) -> Trained:
-    """A model of `MODELS` with random parameters."""
+@functools.cache
+def _made(name: str):
     head, head_fields, fields, clip = MODELS[name]
     model = create_model(head, head=head_fields, **fields)
+    return model, clip, shapes_of(model, clip)
+
+
+def small(name: str, *, without_key_bias: bool = False) -> Trained:
+    """A model of `MODELS` with random parameters."""
+    model, clip, shapes = _made(name)
     rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes_of(model, clip)
-    )
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.1, leaf.shape).astype(np.float32), shapes)
     for part, tree in params.items():
         width = {"encoder": model.encoder.width, "decoder": DECODER["width"]}.get(part)
         if without_key_bias and width:

@@ -169,20 +169,14 @@ def test_images_that_are_not_square(layout, name, tmp_path):
     assert back.clip == trained.clip
 
 
-@pytest.mark.parametrize(
-    ("layout", "problem"),
-    [
-        of("mae", "squares only"),
-        of("mae_st", "squares only"),
-        of("pyslowfast", "squares only"),
-        of("hf", "does not run"),
-    ],
-)
-def test_originals_that_take_squares_only_say_so(layout, problem, tmp_path):
-    trained = oblong(layout, "images, mean")
-    convert.write(trained, tmp_path / "ours", layout)
-    with pytest.raises(convert.ConvertError, match=problem):
-        verify(trained, tmp_path / "ours")
+@pytest.mark.parametrize("layout", [of("mae"), of("mae_st"), of("pyslowfast")])
+def test_originals_that_take_squares_only_say_so(layout, tmp_path):
+    """Not even `export` writes such a file; of others it may come."""
+    trained, kind = oblong(layout, "images, mean"), LAYOUTS[layout]
+    state = convert.to_torch(trained.params, layout)
+    files.write(tmp_path / kind.file, state, lambda tensors: kind.wrap(tensors, trained))
+    with pytest.raises(convert.ConvertError, match="squares only"):
+        verify(trained, tmp_path / kind.file, layout)
 
 
 @pytest.mark.original("timm")
