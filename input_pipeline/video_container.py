@@ -19,6 +19,8 @@ from input_pipeline.bad_inputs import BadMedia
 MAX_STREAMS = 16
 HEAD_BYTES = 256
 GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
+# Text in a header need not be UTF-8. PyAV 19 replaces what is not by itself.
+_TEXT = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
@@ -45,7 +47,7 @@ def open_container(data: str | bytes, timeout_seconds: float, max_pixels: int) -
         format=_format_of(head, num_bytes),
         options={"max_pixels": str(max_pixels), "threads": "1"},
         container_options={"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS + 1)},
-        metadata_errors="replace",
+        **_TEXT,
         timeout=timeout_seconds,
     )
     container.flags &= ~GENERATE_TIMES

@@ -1,0 +1,160 @@
+"""Tensors of a file in the form of a layout that fits them best."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from maskfeat_jax.build import RecipeError, member
+from maskfeat_jax.convert.describe import Fields, Hints, Shapes, Untold, describe
+from maskfeat_jax.convert.files import ConvertError, Tensor
+from maskfeat_jax.convert.layouts import LAYOUTS, Form, Layout
+from maskfeat_jax.convert.rules import Reader, rule_of
+from maskfeat_jax.leaves import Name
+from maskfeat_jax.ops.patches import Size3
+
+_SHOWN = 8  # names of one kind in a report
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What became of every tensor of a file.
+
+    Attributes:
+      layout: of the file.
+      head: of the model that it is.
+      found: sentences about what is around the tensors, and what was assumed.
+      used: names of the tensors that were read.
+      ignored: of tensors that hold no parameters, or none that are needed.
+      missing: of tensors that the model needs.
+      unexpected: of tensors that the model does not have.
+      wrong: sentences about shapes, types and numbers that cannot be.
+    """
+
+    layout: str
+    head: str
+    found: tuple[str, ...] = ()
+    used: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether every tensor has its place and every place its tensor."""
+        return not (self.missing or self.unexpected or self.wrong)
+
+    def __str__(self) -> str:
+        """A few lines."""
+        lines = [f"layout {self.layout}, head {self.head}: {len(self.used)} tensors used"]
+        lines += self.found
+        names = {"ignored": self.ignored, "missing": self.missing, "unexpected": self.unexpected}
+        for what, those in {**names, "wrong": self.wrong}.items():
+            if those:
+                lines.append(f"{len(those)} {what}: {few(those)}")
+        return "\n  ".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Tensors of a file in the form that fits them best.
+
+    Attributes:
+      layout, form: the form.
+      tensors: of the file, named as the layout has them now.
+      parts: names of the tensors of each parameter of ours, by the number of the part.
+      unknown: names that the form does not know.
+    """
+
+    layout: Layout
+    form: Form
+    tensors: Mapping[str, Tensor]
+    parts: Mapping[Name, Mapping[int, str]]
+    unknown: tuple[str, ...]
+
+
+def find_form(tensors: Mapping[str, Tensor], layout: str | None) -> Source:
+    """The form that knows most names and misses fewest.
+
+    Raises:
+      ConvertError: no such layout, or no form knows anything of the file.
+    """
+    try:
+        layouts = LAYOUTS.values() if layout is None else [member("layout", LAYOUTS, layout)]
+    except RecipeError as error:
+        raise ConvertError(str(error)) from error
+    sources = [_read_as(kind, form, tensors) for kind in layouts for form in kind.forms]
+    best = min(sources, key=_misfit)
+    if not best.parts:
+        some = few(tuple(tensors))
+        raise ConvertError(f"no layout of {', '.join(LAYOUTS)} has names like {some}")
+    return best
+
+
+def _read_as(layout: Layout, form: Form, tensors: Mapping[str, Tensor]) -> Source:
+    named = {_renamed(name, layout.old_names): tensor for name, tensor in tensors.items()}
+    read = Reader(form.table)
+    parts: dict[Name, dict[int, str]] = {}
+    unknown: list[str] = []
+    for name, tensor in named.items():
+        found = read(name, tensor.shape)
+        if found is not None:
+            parts.setdefault(found[0], {})[found[1]] = name
+        elif name not in form.extras and name not in form.ignored:
+            unknown.append(name)
+    return Source(layout, form, named, parts, tuple(unknown))
+
+
+def _renamed(name: str, changes: Mapping[str, str]) -> str:
+    for pattern, text in changes.items():
+        name = re.sub(pattern, text, name)
+    return name
+
+
+def _misfit(source: Source) -> tuple[int, int]:
+    """Names that a form does not know, then rows of it that no name fits."""
+    known = {"/".join("*" if p.isdigit() else p for p in name) for name in source.parts}
+    rows = [r for r, rule in source.form.table.items() if rule.theirs and "pos_embed" not in r]
+    idle = sum(not any(k == row or k.startswith(f"{row}/") for k in known) for row in rows)
+    beyond = sum(name not in source.tensors for name in source.form.extras)
+    return len(source.unknown), idle + beyond
+
+
+def told_sections(source: Source, hints: Hints) -> tuple[Fields, Fields, Size3]:
+    """The sections `model` and `head`, and the clip, of the model that the tensors are.
+
+    Raises:
+      ConvertError: they are of no model.
+    """
+    try:
+        return describe(_our_shapes(source), source.form, hints)
+    except Untold as error:
+        (name,) = error.args
+        rule = rule_of(source.form.table, name)
+        theirs = ", ".join(filter(None, rule.names(name[-1]))) if rule else "/".join(name)
+        raise ConvertError(f"{theirs}: missing, and without it the model cannot be told") from error
+
+
+def _our_shapes(source: Source) -> Shapes:
+    """Shapes of the parameters that the file has, as ours."""
+    shapes: dict[Name, tuple[int, ...]] = {}
+    for name, parts in source.parts.items():
+        rule = rule_of(source.form.table, name)
+        # Views without numbers: a file may say of itself that it is large.
+        arrays = [np.broadcast_to(np.int8(0), source.tensors[n].shape) for n in parts.values()]
+        assert rule is not None
+        try:
+            shapes[name] = rule.from_torch(name[-1], arrays).shape
+        except ValueError:  # parts that do not go together; told when they are filled in
+            continue
+    return shapes
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = f", … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
