@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 
 from maskfeat_jax import sharding
 from maskfeat_jax.build import RecipeError
-from maskfeat_jax.checkpoint import Checkpoints
-from maskfeat_jax.convert import load, load_parameters
+from maskfeat_jax.checkpoint import Checkpoints, load_params
+from maskfeat_jax.convert import is_run, load, resized
 from maskfeat_jax.evaluate import evaluate
 from maskfeat_jax.loop import Run, train
 from maskfeat_jax.optim import Optimizer
@@ -24,7 +24,7 @@ from maskfeat_jax.report import Report
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import Knn, Learner, Task
 from maskfeat_jax.tasks.knn import bank_of
-from maskfeat_jax.transfer import transfer
+from maskfeat_jax.transfer import TransferError, transfer
 from maskfeat_jax.workdir import write_table
 
 SHOWN_CLIPS = 6
@@ -203,11 +203,26 @@ def initial_params(experiment: Experiment) -> Any:
     if not experiment.init_from:
         return fresh
     parts = tuple(fresh) if experiment.init_parts is None else experiment.init_parts
-    if not experiment.init_resize:
-        return transfer(fresh, load_parameters(experiment.init_from), parts=parts)
+    if is_run(experiment.init_from) and not experiment.init_resize:
+        return transfer(fresh, load_params(experiment.init_from).evaluated, parts=parts)
     source, task = load(experiment.init_from), experiment.task
-    grids = source.model.encoder.grid(source.clip), task.model.encoder.grid(task.clip)
-    return transfer(fresh, source.params, parts=parts, grids=grids)
+    check_same_network(source.model, task.model, parts)
+    if experiment.init_resize:
+        source = resized(source, task.clip)
+    return transfer(fresh, source.params, parts=parts)
+
+
+def check_same_network(source: Any, wanted: Any, parts: tuple[str, ...]) -> None:
+    """Raises TransferError where parameters fit, but would be computed with in another way."""
+    fields = [("model", name) for name in ("heads", "kv_stride", "widen_in")]
+    fields += [("head", "pool")] if "projection" in parts else []
+    for section, name in fields:
+        models = (m.encoder if section == "model" else m for m in (source, wanted))
+        found, asked = (getattr(model, name, None) for model in models)
+        if None not in (found, asked) and found != asked:
+            raise TransferError(
+                f"{section}.{name}={asked!r}, but what model.init_from names has {found!r}"
+            )
 
 
 def evaluator(experiment: Experiment, workdir: Path, mesh: Mesh, places: Any):

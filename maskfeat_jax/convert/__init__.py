@@ -9,7 +9,7 @@ from maskfeat_jax.convert.exporting import Export, export, to_torch, write
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.importing import load_torch, resized
 from maskfeat_jax.convert.layouts import LAYOUTS
-from maskfeat_jax.convert.loading import load, load_parameters, save
+from maskfeat_jax.convert.loading import is_run, load, save
 from maskfeat_jax.convert.source import Report
 from maskfeat_jax.convert.trained import Trained
 
@@ -20,8 +20,8 @@ __all__ = [
     "Report",
     "Trained",
     "export",
+    "is_run",
     "load",
-    "load_parameters",
     "load_torch",
     "resized",
     "save",

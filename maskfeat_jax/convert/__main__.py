@@ -22,14 +22,21 @@ from maskfeat_jax import convert, stablehlo
 from maskfeat_jax.build import RecipeError
 from maskfeat_jax.checkpoint import CheckpointError
 from maskfeat_jax.convert import metadata
-from maskfeat_jax.convert.exporting import fresh_folder
+from maskfeat_jax.convert.folders import new_folder
 from maskfeat_jax.convert.verify import verify
 from maskfeat_jax.transfer import TransferError
 from maskfeat_jax.workdir import WorkdirError
 
 OURS, STABLEHLO = "maskfeat_jax", "stablehlo"
-# Failures whose message says it all.
-ERRORS = (convert.ConvertError, CheckpointError, RecipeError, TransferError, WorkdirError)
+# Failures whose message says it all, and the codes of main.py.
+EXIT_CODES: dict[type[Exception], int] = {
+    convert.ConvertError: 65,
+    RecipeError: 78,
+    TransferError: 78,
+    WorkdirError: 78,
+    CheckpointError: 74,
+    OSError: 74,
+}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -37,42 +44,44 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(words)
     try:
         run(arguments)
-    except ERRORS as error:
+    except tuple(EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(65)
+        sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind)))
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads, writes and reports."""
-    of_files = {
-        "ema": arguments.ema,
-        "allow_unexpected": arguments.allow_unexpected,
-        "heads": arguments.heads,
-        "decoder_heads": arguments.decoder_heads,
-        "pool": arguments.pool,
-        "clip": arguments.clip and tuple(arguments.clip),
-    }
-    trained = convert.load(arguments.source, arguments.layout, **of_files)
+    told = {"heads": arguments.heads, "decoder_heads": arguments.decoder_heads}
+    told |= {"pool": arguments.pool, "kv_stride": arguments.kv_stride}
+    told |= {"clip": arguments.clip and tuple(arguments.clip)}
+    trained = convert.load(
+        arguments.source,
+        arguments.layout,
+        ema=arguments.ema,
+        allow_unexpected=arguments.allow_unexpected,
+        **told,
+    )
     print(description(trained))
+    exports = arguments.out is not None and arguments.to in convert.LAYOUTS
     if arguments.verify and trained.report is not None:
         prove(trained, arguments.source, trained.report.layout)
+    elif arguments.verify and not exports:
+        raise convert.ConvertError("--verify: no file of PyTorch is read or written")
     if arguments.resize:
         trained = convert.resized(trained, tuple(arguments.resize))
         print(f"resized for clips of {_by(trained.clip)} pixels")
     if arguments.out is None:
         return
-    exported = None
-    if arguments.to == OURS:
-        layout = trained.report.layout if trained.report else OURS
-        convert.save(trained, arguments.out, layout)
-    elif arguments.to == STABLEHLO:
-        write_stablehlo(trained, arguments.out)
-    else:
+    if exports:
         exported = convert.write(trained, arguments.out, arguments.to)
         for sentence in exported.left_out:
             print(f"  {sentence}")
+    elif arguments.to == OURS:
+        convert.save(trained, arguments.out, trained.report.layout if trained.report else OURS)
+    else:
+        write_stablehlo(trained, arguments.out)
     print(f"written: {', '.join(str(path) for path in sorted(arguments.out.iterdir()))}")
-    if arguments.verify and exported is not None:
+    if arguments.verify and exports:
         prove(exported.trained, arguments.out, arguments.to)
 
 
@@ -82,13 +91,13 @@ def write_stablehlo(trained: convert.Trained, out: Path) -> None:
     Raises:
       ConvertError: the model is too large for the format.
     """
-    try:
-        program = stablehlo.export(trained)
-    except ValueError as error:
-        raise convert.ConvertError(str(error)) from error
-    path = fresh_folder(out) / "model.stablehlo"
-    path.write_bytes(program)
-    metadata.write(out, trained, STABLEHLO, [path], [])
+    with new_folder(out) as folder:
+        path = folder / "model.stablehlo"
+        try:
+            stablehlo.write(trained, path)
+        except ValueError as error:
+            raise convert.ConvertError(str(error)) from error
+        metadata.write(folder, trained, STABLEHLO, [path], [])
 
 
 def prove(trained: convert.Trained, path: Path, layout: str) -> None:
@@ -98,9 +107,11 @@ def prove(trained: convert.Trained, path: Path, layout: str) -> None:
       ConvertError: further than rounding explains, or the original cannot be run.
     """
     verification = verify(trained, path, layout)
-    print(f"verified: {verification}")
     if not verification.agrees:
-        raise convert.ConvertError(f"{path}: the original and ours do not agree")
+        raise convert.ConvertError(f"{path}: ours is not the original; {verification}")
+    print(f"verified: {verification}")
+    if trained.report is not None and trained.report.assumed:
+        print(f"  the original was built with {', '.join(trained.report.assumed)}, as assumed")
 
 
 def description(trained: convert.Trained) -> str:
@@ -144,6 +155,7 @@ def parser() -> argparse.ArgumentParser:
     add("--clip", **size, help="what the positions are for now, where the file does not tell")
     add("--heads", type=int, help="attention heads, where the file does not tell")
     add("--decoder-heads", type=int, help="of the decoder, likewise")
+    add("--kv-stride", type=int, help="of the first stage of an MViT, likewise")
     add("--pool", choices=["class", "mean"], help="what a classifier reads, likewise")
     add(
         "--no-ema", dest="ema", action="store_false", help="not the moving average, if there is one"

@@ -8,20 +8,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskfeat_jax.convert.files import ConvertError
+from maskfeat_jax.convert.hints import Hints
 from maskfeat_jax.convert.layouts import Form
 from maskfeat_jax.convert.metadata import section_of
 from maskfeat_jax.leaves import Name
 from maskfeat_jax.models import VARIANTS
 from maskfeat_jax.models.mvit import PATCH, MViT
+from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.models.vit import ViT
 from maskfeat_jax.ops.patches import Size3
 
 Shapes = Mapping[Name, tuple[int, ...]]  # of parameters of ours
-Hints = Mapping[str, Any]
 Fields = dict[str, Any]
 
 KV_STRIDES = (8, 4, 2, 1, 16)  # the published first: where several fit, nothing tells them apart
-MOST_TOKENS = 1_000_000  # of a clip; more is a mistake, or a trick to fill the memory
+MOST_NUMBERS = 50_000_000  # of a table of positions; more is a mistake, or a trick
+GIVE_CLIP = "give the clip (--clip of maskfeat_jax.convert)"
 MASK_RATIOS = {1: 0.75, 2: 0.9}  # of masked autoencoders, by the frames of a tubelet
 
 
@@ -49,8 +51,7 @@ def describe(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Fields, 
         fields, clip = _vit(shapes, form, hints)
         encoder = section_of(ViT, fields)
         grid = ViT(**fields).grid(clip)
-    if math.prod(grid) > MOST_TOKENS:
-        raise ConvertError(f"a clip of {'x'.join(map(str, clip))} has {math.prod(grid)} tokens")
+    check_size(clip, grid, fields["width"])
     return encoder, _head(shapes, form, hints, grid), clip
 
 
@@ -70,6 +71,8 @@ def _vit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
     if hints.get("clip"):
         frames, height, side = hints["clip"]
         return fields, (frames, height, side)
+    if fields["positions"] in FIXED:
+        raise ConvertError(f"its positions are in no file; {GIVE_CLIP}")
     return fields, _clip_of_positions(shapes, tubelet)
 
 
@@ -107,22 +110,36 @@ def _clip_of_positions(shapes: Shapes, tubelet: Size3) -> Size3:
     """Frames, height and width that the table of positions is for; frames are taken as square."""
     t, patch_height, patch_width = tubelet
     if ("encoder", "pos_embed_spatial") in shapes:
-        places = _shape(shapes, ("encoder", "pos_embed_spatial"))[1]
-        frames = _shape(shapes, ("encoder", "pos_embed_temporal"))[1]
+        places = _tokens(shapes, "pos_embed_spatial")
+        frames = _tokens(shapes, "pos_embed_temporal")
     else:
         first = int(("encoder", "cls_token") in shapes)
-        tokens = _shape(shapes, ("encoder", "pos_embed"))[1] - first
-        usual = (1,) if t == 1 else (16 // t, *range(2, 65))
-        whole = [n for n in usual if tokens % n == 0 and _root(tokens // n)]
-        frames = whole[0] if whole else 1
+        tokens = _tokens(shapes, "pos_embed") - first
+        frames = _frames(tokens, t)
         places = tokens // frames
     side = _root(places)
     if not side:
-        raise ConvertError(
-            f"{places} positions of a frame are no square: give the clip "
-            "(--clip of maskfeat_jax.convert)"
-        )
+        raise ConvertError(f"{places} positions of a frame are no square; {GIVE_CLIP}")
     return frames * t, side * patch_height, side * patch_width
+
+
+def _frames(tokens: int, t: int) -> int:
+    """How many frames of tokens a joint table is for: 16 frames of a video, or the only choice."""
+    if t == 1:
+        return 1
+    square = [n for n in range(1, 65) if tokens % n == 0 and _root(tokens // n)]
+    if 16 // t in square:
+        return 16 // t
+    if len(square) != 1:
+        raise ConvertError(f"{tokens} positions may be of {square} frames of tokens; {GIVE_CLIP}")
+    return square[0]
+
+
+def _tokens(shapes: Shapes, name: str) -> int:
+    shape = _shape(shapes, ("encoder", name))
+    if len(shape) != 3:
+        raise ConvertError(f"the positions have the shape {shape}")
+    return shape[1]
 
 
 def _root(n: int) -> int:
@@ -137,15 +154,16 @@ def _mvit(shapes: Shapes, hints: Hints) -> tuple[Fields, Size3]:
     head = max(1, _block(shapes, 0, "attn", "pool_q", "kernel")[-1])
     heads = [shape[1] // 3 // head for shape in qkv]
     stages = tuple(i for i in range(1, depth) if heads[i] > heads[i - 1])
-    in_mlp = all(shape[1] == 3 * shape[0] for shape in qkv)
     fields: Fields = {
         "width": width,
         "depth": depth,
         "heads": heads[0],
         "stages": stages,
-        "widen_in": "mlp" if in_mlp else "attention",
+        "widen_in": "attention" if _widens_in_attention(shapes) else "mlp",
         "mlp_ratio": _mlp_ratio(shapes, ("encoder", "blocks", "0"), width),
     }
+    if hints.get("heads") not in (None, heads[0]):
+        raise ConvertError(f"heads are said to be {hints['heads']}, the tensors tell {heads[0]}")
     frames = (_block(shapes, 0, "attn", "rel_pos_t")[0] + 1) // 2 * PATCH[0]
     side = (_block(shapes, 0, "attn", "rel_pos_h")[0] + 1) // 2 * PATCH[1]
     clip = hints.get("clip") or (frames, side, side)
@@ -179,7 +197,7 @@ def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
     if form.head == "maskfeat":
         return {**head, "dim": out}
     if form.head in ("classifier", "linear_probe"):
-        return {**head, "num_classes": out, "pool": form.pool or hints.get("pool") or "mean"}
+        return {**head, "num_classes": out, "pool": _pool(shapes, form, hints)}
     _, width = _shape(shapes, ("decoder", "embed", "kernel"))
     own = ("decoder", "cls_token") in shapes
     tokens = math.prod(grid)
@@ -198,6 +216,27 @@ def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
     if hints.get("decoder_heads"):
         fields["heads"] = hints["decoder_heads"]
     return {**head, **fields}
+
+
+def _pool(shapes: Shapes, form: Form, hints: Hints) -> str:
+    """What a classifier reads; a supervised MViT reads the class token."""
+    said = hints.get("pool")
+    if form.pool and said and form.pool != said:
+        raise ConvertError(f"pool is said to be {said!r}, the names are those for {form.pool!r}")
+    supervised = form.encoder == "mvit" and _widens_in_attention(shapes)
+    return form.pool or said or ("class" if supervised else "mean")
+
+
+def _widens_in_attention(shapes: Shapes) -> bool:
+    sides = [_block(shapes, i, "attn", "qkv", "kernel") for i in range(_blocks(shapes, "encoder"))]
+    return any(out != 3 * inner for inner, out in sides)
+
+
+def check_size(clip: Size3, grid: Size3, width: int) -> None:
+    """Raises ConvertError where tables of positions would fill the memory."""
+    if math.prod(grid) * width > MOST_NUMBERS:
+        size = "x".join(map(str, clip))
+        raise ConvertError(f"a clip of {size} has {math.prod(grid)} tokens; that is too many")
 
 
 _PREDICTION = ("decoder", "projection", "kernel")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,12 +13,14 @@ import numpy as np
 from maskfeat_jax.build import RecipeError, member
 from maskfeat_jax.convert import files, metadata
 from maskfeat_jax.convert.files import ConvertError
+from maskfeat_jax.convert.folders import new_folder
 from maskfeat_jax.convert.importing import computed
 from maskfeat_jax.convert.layouts import LAYOUTS, Form, Layout
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.trained import Params, Trained
 from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
 from maskfeat_jax.models.layers import unstack_blocks
+from maskfeat_jax.workdir import write_atomically
 
 State = dict[str, np.ndarray]
 
@@ -98,7 +98,11 @@ def export(trained: Trained, layout: str) -> Export:
                 notes = _dropped(candidate, form)
                 return Export(candidate, form, state, (*left_out, *notes))
     lines = "\n  ".join(dict.fromkeys(problems))
-    raise ConvertError(f"layout {layout!r} cannot hold this model:\n  {lines}")
+    sections = metadata.sections_of(trained.model)
+    raise ConvertError(
+        f"layout {layout!r} cannot hold this model, {sections['head']} on {sections['model']}:\n"
+        f"  {lines}"
+    )
 
 
 def write(trained: Trained, folder: str | os.PathLike[str], layout: str) -> Export:
@@ -111,39 +115,22 @@ def write(trained: Trained, folder: str | os.PathLike[str], layout: str) -> Expo
 
     Raises:
       ConvertError: see `export`; or the folder is not empty, or PyTorch is missing.
+      OSError: a file cannot be written; then nothing is left.
     """
     exported, kind = export(trained, layout), _layout(layout)
-    folder = fresh_folder(folder)
-    written = [folder / kind.file]
     wrap = kind.wrap
 
     def wrapped(tensors: dict[str, Any]) -> Any:
         return wrap(tensors, exported.trained) if wrap else tensors
 
-    try:
+    with new_folder(folder) as made:
+        written = [made / kind.file]
         files.write(written[0], exported.state, wrapped)
         for name, document in kind.documents(exported.trained).items():
-            path = folder / name
-            path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n")
-            written.append(path)
-        metadata.write(folder, exported.trained, layout, written, exported.left_out)
-    except BaseException:
-        shutil.rmtree(folder)
-        raise
+            written.append(made / name)
+            write_atomically(written[-1], json.dumps(document, indent=2, allow_nan=False) + "\n")
+        metadata.write(made, exported.trained, layout, written, exported.left_out)
     return exported
-
-
-def fresh_folder(folder: str | os.PathLike[str]) -> Path:
-    """Makes a folder.
-
-    Raises:
-      ConvertError: it exists and is not empty.
-    """
-    path = Path(folder)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConvertError(f"{path} exists already; name a new folder")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def _layout(name: str) -> Layout:
@@ -192,6 +179,8 @@ def _export_as(trained: Trained, form: Form) -> State:
             raise ConvertError(f"there is a form for {form.head} with {name}={value!r}")
     if form.images and (trained.clip[0] != 1 or encoder.tubelet[0] != 1):
         raise ConvertError(f"there is a form for {form.head} of images")
+    if encoder.tubelet[1] != encoder.tubelet[2]:
+        raise ConvertError("there are forms for square patches")
     if form.square and trained.clip[1] != trained.clip[2]:
         raise ConvertError(f"there is a form for {form.head} of squares")
     flat = _flat(trained.params)
@@ -220,7 +209,7 @@ def _state(flat: dict[tuple[str, ...], np.ndarray], form: Form) -> State:
         parts = rule.to_torch(name[-1], array)
         for theirs, part in zip(rule.names(name[-1]), parts, strict=True):
             if theirs is not None:
-                state[theirs] = np.ascontiguousarray(part)
+                state[theirs] = part
             elif len(parts) == 1 and part.any():
                 raise ConvertError(f"{'/'.join(name)} is not zero, and the original has no bias")
     return state | {name: np.array(value) for name, value in form.extras.items()}

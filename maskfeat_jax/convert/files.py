@@ -16,7 +16,7 @@ import math
 import os
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -128,10 +128,13 @@ def write(path: Path, state: Mapping[str, np.ndarray], wrap: Callable | None) ->
       state: tensors by name.
       wrap: what to save instead of the bare tensors, for `torch.save`.
     """
-    state = {name: np.ascontiguousarray(array) for name, array in state.items()}
+    state = {name: np.asarray(array, order="C") for name, array in state.items()}
     temporary = path.with_name(path.name + ".writing")
     if path.suffix == SAFETENSORS:
+        temporary.touch()  # with the usual rights, which its own writing would not give
+        rights = temporary.stat().st_mode
         save_file(state, temporary, metadata={"format": "pt"})
+        temporary.chmod(rights)
     else:
         torch = require_torch(f"to write {path.name}")
         tensors = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
@@ -297,13 +300,15 @@ def _unwrap(
         if str(key).startswith("optimizer"):
             found.append(f"not read: the state of the optimiser ({key!r})")
         elif key in ("epoch", "step", "iter"):
-            found.append(f"saved at {key} {others[key]}")
+            found.append(f"saved at {key} {ascii(others[key])[:20]}")
     tensors = {k: v for k, v in inner.items() if isinstance(v, torch.Tensor)}
+    if len({str(k) for k in inner}) < len(inner):
+        raise ConvertError("two entries of the file have the same name, as a number and as text")
     if inner is saved.get(SWAPPED):
         tensors.pop("steps", None)  # how many were averaged
-    left = [repr(k) for k in inner if k not in tensors]
+    left = [str(k) for k in inner if k not in tensors]
     if left:
-        found.append(f"no tensors, not read: {', '.join(left[:5])}")
+        found.append(f"no tensors, not read: {', '.join(ascii(k[:50]) for k in left[:5])}")
     return {str(k): v for k, v in tensors.items()}, {str(k): v for k, v in others.items()}
 
 
@@ -321,9 +326,3 @@ def _tensor(path: Path, name: str, value: Any) -> Tensor:
         return plain.contiguous().numpy()
 
     return Tensor(tuple(value.shape), str(value.dtype).removeprefix("torch."), read_one)
-
-
-def documents_as_text(documents: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """JSON files by name."""
-    for name, document in documents.items():
-        yield name, json.dumps(document, indent=2, allow_nan=False) + "\n"

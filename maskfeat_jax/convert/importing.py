@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskfeat_jax.build import nearest
 from maskfeat_jax.convert import files, metadata
-from maskfeat_jax.convert.describe import Hints
+from maskfeat_jax.convert.describe import check_size
 from maskfeat_jax.convert.files import Contents, ConvertError, Tensor
-from maskfeat_jax.convert.layouts.base import HINTS
+from maskfeat_jax.convert.hints import Hints, check_given, told
+from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import Report, Source, find_form, told_sections
 from maskfeat_jax.convert.trained import Params, Trained
@@ -23,6 +23,8 @@ from maskfeat_jax.models import MAE, Classifier, MaskFeat
 from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.transfer import transfer
+
+FLOATS = ("float16", "bfloat16", "float32", "float64", "F16", "BF16", "F32", "F64")
 
 
 def load_torch(
@@ -50,17 +52,16 @@ def load_torch(
       ConvertError: the file cannot be read without running code; or it does not hold one of the
         models of the layout, with a report of all that is missing, unexpected or wrong.
     """
-    for name in hints:
-        if name not in HINTS:
-            raise TypeError(f"{name}: no such argument{nearest(name, HINTS)}")
+    given = check_given(hints)
     contents = files.read(path, ema=ema)
     tensors, prefix = files.without_prefixes(contents.tensors)
     sentences = [*contents.found, *([f"prefix {prefix!r} of all names"] if prefix else [])]
     source = find_form(tensors, layout)
-    given = {name: hint for name, hint in hints.items() if hint is not None}
-    known = None if given else metadata.about(contents)
-    told = source.layout.hints(contents.wrapper, contents.documents) | given
-    trained, report = _build(source, told, contents, known)
+    beside = told(
+        lambda: source.layout.hints(contents.wrapper, contents.documents), str(contents.path)
+    )
+    known = metadata.about(contents)
+    trained, report = _build(source, beside, given, contents, known)
     report = dataclasses.replace(report, found=(*sentences, *report.found))
     if not (report.fits or (allow_unexpected and not report.missing and not report.wrong)):
         raise ConvertError(f"{path} does not fit: {report}")
@@ -79,6 +80,9 @@ def resized(trained: Trained, clip: Size3) -> Trained:
         grids = [model.encoder.grid(size) for size in (trained.clip, clip)]
     except ValueError as error:
         raise ConvertError(f"{trained.origin} cannot be resized: {error}") from error
+    if min(clip) < 1:
+        raise ConvertError(f"a clip of {clip} is empty")
+    check_size(clip, grids[1], model.encoder.width)
     if isinstance(model, MAE):
         before, after = (int(np.prod(grid)) for grid in grids)
         model = model.clone(visible=max(1, round(model.visible * after / before)))
@@ -92,13 +96,18 @@ def resized(trained: Trained, clip: Size3) -> Trained:
 
 
 def _build(
-    source: Source, hints: Hints, contents: Contents, known: Mapping[str, Any] | None
+    source: Source,
+    beside: Hints,
+    given: Hints,
+    contents: Contents,
+    known: Mapping[str, Any] | None,
 ) -> tuple[Trained, Report]:
     """The model that the tensors are, filled with them as far as they fit.
 
     Args:
       source: the tensors.
-      hints: see `HINTS`.
+      beside: what the file and those beside it tell, see `HINTS`.
+      given: what counts more.
       contents: of the file.
       known: what this package wrote beside it.
     """
@@ -106,11 +115,15 @@ def _build(
     if known is not None and known["head"]["name"] != form.head:
         known = None
     origin = f"{contents.path} ({source.layout.name})"
+    hints = {**beside, **given}
     try:
-        trained = metadata.trained_of(known, {}, origin) if known else _told(source, hints, origin)
+        if known:
+            trained = metadata.trained_of(metadata.corrected(known, given), {}, origin)
+        else:
+            trained = _told(source, hints, origin)
         model, clip = trained.model, trained.clip
         wanted = shapes_of(model, clip)
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         report = _report(source, unexpected=source.unknown)
         raise ConvertError(f"{contents.path}: {error}\n  {report}") from error
     params, missing, wrong, used = _fill(source, model, clip, wanted)
@@ -118,7 +131,8 @@ def _build(
     ignored = [name for name in spare if name in form.extras or name in form.ignored]
     report = _report(
         source,
-        found=tuple(_remarks(source, hints, model, assuming=known is None)),
+        found=tuple(_remarks(source, hints, model)),
+        assumed=() if known else tuple(_assumed(source, hints, trained)),
         used=tuple(used),
         ignored=tuple(ignored),
         missing=tuple(missing),
@@ -131,14 +145,15 @@ def _build(
 def _told(source: Source, hints: Hints, origin: str) -> Trained:
     """The model that the tensors tell, without parameters."""
     section, head, clip = told_sections(source, hints)
-    usual = source.layout.images if clip[0] == 1 else source.layout.videos
+    view = {"eval_view": hints["view"]} if "view" in hints else {}
     return Trained(
         model=metadata.model_of(section, head),
         params={},
         clip=clip,
-        normalise=hints.get("normalise") or usual,
-        recipe={"model": section, "head": head},
+        normalise=hints.get("normalise") or (IMAGENET if clip[0] == 1 else KINETICS),
+        recipe={"model": section, "head": head, **view},
         origin=origin,
+        class_names=hints.get("class_names"),
     )
 
 
@@ -194,11 +209,10 @@ def _numbers(
         turned = ", its transpose" if tensor.shape == shape[::-1] else ""
         wrong.append(f"{name} {tensor.shape}{turned}, expected {shape}")
         return []
-    array = tensor.read()
-    if array.dtype.kind not in "fV":
+    if tensor.dtype not in FLOATS:
         wrong.append(f"{name} holds {tensor.dtype}, expected floats")
         return []
-    array = array.astype(np.float32)
+    array = tensor.read().astype(np.float32)
     if not np.isfinite(array).all():
         wrong.append(f"{name} holds {int((~np.isfinite(array)).sum())} numbers that are not finite")
         return []
@@ -219,12 +233,10 @@ def _kind_of(model: Any, part: str) -> str:
     return model.encoder.positions if part == "encoder" else model.positions
 
 
-def _remarks(source: Source, hints: Hints, model: Any, *, assuming: bool) -> Iterable[str]:
+def _remarks(source: Source, hints: Hints, model: Any) -> Iterable[str]:
     halves = {t.dtype for t in source.tensors.values()} - {"float32", "F32", "int64", "I64"}
     if halves:
         yield f"converted to float32: {', '.join(sorted(halves))}"
-    if assumed := ", ".join(_assumed(source, hints, model) if assuming else ()):
-        yield f"not in the file, assumed: {assumed}"
     epsilon = hints.get("epsilon")
     if epsilon is not None and epsilon != 1e-6:
         yield f"layer norms here have an epsilon of 1e-6, this file's have {epsilon:g}"
@@ -232,9 +244,14 @@ def _remarks(source: Source, hints: Hints, model: Any, *, assuming: bool) -> Ite
         yield "transformers gives the last norm of VideoMAE an epsilon of 1e-5, here it is 1e-6"
 
 
-def _assumed(source: Source, hints: Hints, model: Any) -> Iterable[str]:
+def _assumed(source: Source, hints: Hints, trained: Trained) -> Iterable[str]:
+    model = trained.model
+    if "clip" not in hints and ("encoder", "pos_embed") in source.parts:
+        yield f"clip={trained.clip}"
     if "normalise" not in hints:
         yield "normalise"
+    if "kv_stride" not in hints and source.form.encoder == "mvit":
+        yield f"kv_stride={model.encoder.kv_stride}"
     if "heads" not in hints and source.form.encoder == "vit":
         yield f"heads={model.encoder.heads}"
     if isinstance(model, MAE) and "decoder_heads" not in hints:

@@ -10,10 +10,10 @@ from typing import Any
 from maskfeat_jax import manifest
 from maskfeat_jax.checkpoint import Checkpoints, load_params
 from maskfeat_jax.convert import metadata
-from maskfeat_jax.convert.exporting import fresh_folder
 from maskfeat_jax.convert.files import ConvertError
+from maskfeat_jax.convert.folders import new_folder
 from maskfeat_jax.convert.importing import load_torch, resized
-from maskfeat_jax.convert.trained import Params, Trained, load_run
+from maskfeat_jax.convert.trained import Trained, load_run
 from maskfeat_jax.ops.patches import Size3
 
 
@@ -22,6 +22,7 @@ def load(
     layout: str | None = None,
     *,
     resize: Size3 | None = None,
+    ema: bool = True,
     **arguments: Any,
 ) -> Trained:
     """A model with its parameters.
@@ -30,24 +31,30 @@ def load(
       path: of a work directory, one of its steps, an imported checkpoint, or a PyTorch file.
       layout: of a PyTorch file; None to find it out.
       resize: frames, height and width that the model is wanted for, if not its own.
-      **arguments: of `load_torch`, for a PyTorch file.
+      ema: take the moving average of the parameters where there is one.
+      **arguments: of `load_torch`, for a PyTorch file alone.
 
     Raises:
       CheckpointError, WorkdirError, RecipeError: a checkpoint of ours cannot be read.
       ConvertError: a PyTorch file cannot be read, or nothing is there.
     """
     if not is_ours(path):
-        return load_torch(path, layout, resize=resize, **arguments)
-    if layout is not None:
-        raise ConvertError(f"{path} is a checkpoint of this package, its layout is not {layout!r}")
+        return load_torch(path, layout, resize=resize, ema=ema, **arguments)
+    arguments = {"layout": layout, **arguments}
+    if needless := [name for name, value in arguments.items() if value not in (None, False)]:
+        raise ConvertError(
+            f"{path} is a checkpoint of this package, which tells all about itself; "
+            f"{', '.join(needless)}: only for files of PyTorch"
+        )
     workdir = _workdir(Path(path))
-    trained = _load_imported(workdir) if (workdir / metadata.FILE).exists() else load_run(path)
+    imported = (workdir / metadata.FILE).exists()
+    trained = _load_imported(workdir) if imported else load_run(path, ema=ema)
     return trained if resize in (None, trained.clip) else resized(trained, resize)
 
 
-def load_parameters(path: str | os.PathLike[str]) -> Params:
-    """The parameters alone of what `load` reads; for ours, the recipe is not needed."""
-    return load_params(path).evaluated if is_ours(path) else load_torch(path).params
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a work directory, or one of its steps, of a run of this package."""
+    return is_ours(path) and not (_workdir(Path(path)) / metadata.FILE).exists()
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:
@@ -65,10 +72,14 @@ def save(trained: Trained, folder: str | os.PathLike[str], layout: str) -> None:
       trained: the model.
       folder: to be made; it may exist, but must be empty.
       layout: of the file that it was read from.
+
+    Raises:
+      CheckpointError, ConvertError, OSError: it cannot be written; then nothing is left.
     """
-    path = fresh_folder(folder)
-    Checkpoints(path / "checkpoints").save(0, {"params": trained.params}, {"from": trained.origin})
-    metadata.write(path, trained, layout, [], [])
+    with new_folder(folder) as path:
+        state = {"params": trained.params}
+        Checkpoints(path / "checkpoints").save(0, state, {"from": trained.origin})
+        metadata.write(path, trained, layout, [], [])
 
 
 def _workdir(path: Path) -> Path:

@@ -85,6 +85,22 @@ def trained_of(document: Mapping[str, Any], params: Params, origin: str) -> Trai
     )
 
 
+def corrected(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with some of `HINTS` in the place of what it says."""
+    model, head = dict(document["model"]), dict(document["head"])
+    model |= {name: given[name] for name in ("heads", "kv_stride") if name in given}
+    if "decoder_heads" in given:
+        head["heads"] = given["decoder_heads"]
+    if "pool" in given:
+        head["pool"] = given["pool"]
+    body = {**document, "model": model, "head": head}
+    if "clip" in given:
+        body["clip"] = given["clip"]
+    if "normalise" in given:
+        body["normalise"] = dataclasses.asdict(given["normalise"])
+    return body
+
+
 def model_of(section: Mapping[str, Any], head: Mapping[str, Any]) -> nn.Module:
     """The model of sections `model` and `head` that leave nothing to a task.
 

@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from maskfeat_jax.build import RecipeError, member
-from maskfeat_jax.convert.describe import Fields, Hints, Shapes, Untold, describe
+from maskfeat_jax.convert.describe import Fields, Shapes, Untold, describe
 from maskfeat_jax.convert.files import ConvertError, Tensor
+from maskfeat_jax.convert.hints import Hints
 from maskfeat_jax.convert.layouts import LAYOUTS, Form, Layout
 from maskfeat_jax.convert.rules import Reader, rule_of
 from maskfeat_jax.leaves import Name
 from maskfeat_jax.ops.patches import Size3
 
 _SHOWN = 8  # names of one kind in a report
+_LONGEST = 200  # characters of one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Report:
     Attributes:
       layout: of the file.
       head: of the model that it is.
-      found: sentences about what is around the tensors, and what was assumed.
+      found: sentences about what is around the tensors.
+      assumed: what nothing tells, as `name=value`.
       used: names of the tensors that were read.
       ignored: of tensors that hold no parameters, or none that are needed.
       missing: of tensors that the model needs.
@@ -37,6 +40,7 @@ class Report:
     layout: str
     head: str
     found: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
     used: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
@@ -52,6 +56,8 @@ class Report:
         """A few lines."""
         lines = [f"layout {self.layout}, head {self.head}: {len(self.used)} tensors used"]
         lines += self.found
+        if self.assumed:
+            lines.append(f"told by nothing, assumed: {', '.join(self.assumed)}")
         names = {"ignored": self.ignored, "missing": self.missing, "unexpected": self.unexpected}
         for what, those in {**names, "wrong": self.wrong}.items():
             if those:
@@ -96,7 +102,10 @@ def find_form(tensors: Mapping[str, Tensor], layout: str | None) -> Source:
 
 
 def _read_as(layout: Layout, form: Form, tensors: Mapping[str, Tensor]) -> Source:
-    named = {_renamed(name, layout.old_names): tensor for name, tensor in tensors.items()}
+    named: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        new = _renamed(name, layout.old_names)
+        named[name if new in named else new] = tensor
     read = Reader(form.table)
     parts: dict[Name, dict[int, str]] = {}
     unknown: list[str] = []
@@ -157,4 +166,5 @@ def _our_shapes(source: Source) -> Shapes:
 def few(names: Sequence[str]) -> str:
     """The first of many names, and how many more there are."""
     more = f", … and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    # A stranger's names may hold anything, and be of any length.
+    return ", ".join(ascii(name)[1:-1][:_LONGEST] for name in names[:_SHOWN]) + more

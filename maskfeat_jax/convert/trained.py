@@ -46,8 +46,12 @@ class Trained:
     report: Any = None
 
 
-def load_run(path: str | os.PathLike[str]) -> Trained:
+def load_run(path: str | os.PathLike[str], *, ema: bool = True) -> Trained:
     """The newest good checkpoint of a work directory, or the one of its steps that is named.
+
+    Args:
+      path: of the work directory or the step.
+      ema: take the moving average of the parameters where there is one.
 
     Raises:
       CheckpointError, WorkdirError: it cannot be read.
@@ -66,7 +70,7 @@ def load_run(path: str | os.PathLike[str]) -> Trained:
     weights = load_params(path)
     return Trained(
         model=task.model,
-        params=weights.evaluated,
+        params=weights.evaluated if ema else weights.params,
         clip=clip,
         normalise=call("normalise", Normalise, recipe["normalise"]),
         recipe=recipe,

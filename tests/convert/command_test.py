@@ -104,7 +104,7 @@ def test_stablehlo_gives_the_same_logits(finetuned, tmp_path):
         (["nothing"], "nothing: no such file or directory"),
         (["{run}", "{run}", "--to=timm"], "exists already"),
         (["{run}", "{new}", "--to=torchvision"], "cannot hold this model"),
-        (["{run}", "--from=timm"], "its layout is not 'timm'"),
+        (["{run}", "--from=timm"], "layout: only for files of PyTorch"),
         (["{run}", "--resize", "1", "33", "32"], "33"),
     ],
 )

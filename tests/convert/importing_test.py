@@ -154,21 +154,20 @@ def test_documents_beside_the_file_say_what_tensors_do_not(layout, tmp_path):
 
 
 def test_what_is_assumed_is_told(tmp_path):
-    def assumed(read):
-        return [line for line in read.report.found if "assumed" in line]
-
     path = tmp_path / "model.safetensors"
     files.write(path, state_of("mean", "pyslowfast"), None)
     read = convert.load_torch(path, "pyslowfast", heads=2)
-    assert assumed(read) == ["not in the file, assumed: normalise, pool=mean"]
+    assert read.report.assumed == ("clip=(1, 48, 48)", "normalise", "pool=mean")
+    assert "told by nothing, assumed: clip=(1, 48, 48), normalise, pool=mean" in str(read.report)
     convert.write(small("class"), tmp_path / "out", "timm")
-    assert assumed(convert.load_torch(tmp_path / "out")) == []
+    assert convert.load_torch(tmp_path / "out").report.assumed == ()
 
 
 def test_given_hints_count_more_than_what_lies_beside(tmp_path):
-    convert.write(small("features"), tmp_path / "out", "hf")
-    assert convert.load_torch(tmp_path / "out").model.pool == "class"
-    assert convert.load_torch(tmp_path / "out", pool="mean").model.pool == "mean"
+    convert.write(small("features"), tmp_path / "out", "mae")
+    plain, given = (convert.load_torch(tmp_path / "out", pool=pool) for pool in (None, "mean"))
+    assert (plain.model.pool, given.model.pool) == ("class", "mean")
+    assert given.model.encoder == plain.model.encoder  # the rest is still believed
 
 
 def test_another_epsilon_is_told(tmp_path):

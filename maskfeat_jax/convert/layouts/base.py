@@ -94,8 +94,6 @@ class Layout:
       documents: JSON files beside them, by name.
       hints: what documents and wrapper of a file tell of its model: some of `HINTS`.
       old_names: regular expressions for names of other generations, and what they became.
-      images: normalisation of images where nothing tells it.
-      videos: likewise of videos.
     """
 
     name: str
@@ -107,17 +105,3 @@ class Layout:
         lambda wrapper, documents: {}
     )
     old_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    images: Normalise = IMAGENET
-    videos: Normalise = KINETICS
-
-
-# What a file may tell of its model besides the shapes of the tensors; all of it can also be given.
-HINTS = {
-    "heads": "attention heads of the encoder (of the first stage of an MViT)",
-    "decoder_heads": "attention heads of the decoder",
-    "pool": "what the classifier reads: class or mean",
-    "clip": "frames, height and width that the positions of the file are for",
-    "kv_stride": "of an MViT, in its first stage",
-    "mask_ratio": "part of the tokens that a masked autoencoder hides",
-    "normalise": "mean and std of the pixels",
-}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskfeat_jax.augment import Normalise
+from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.layouts.base import HAS_CLASS, Document, Form, Layout
 from maskfeat_jax.convert.layouts.mae import FIELDS
 from maskfeat_jax.convert.rules import COMPUTED, Rows, Rule, below, table
@@ -72,7 +73,9 @@ VIDEO_DECODER = decoder(
 )
 HEAD, NORM_OF_MEAN = {"projection": "classifier"}, {"norm": "fc_norm"}
 # Of the configurations of transformers, which need not say them.
-DEFAULTS = {"num_attention_heads": 12, "image_size": 224, "layer_norm_eps": 1e-12}
+DEFAULTS: Document = {"num_attention_heads": 12, "image_size": 224, "layer_norm_eps": 1e-12}
+DEFAULTS |= {"hidden_act": "gelu"}
+KINDS = ("vit", "vit_mae", "beit", "videomae")
 VIDEO = {"class_token": False, "positions": "sinusoid"}
 
 
@@ -210,10 +213,21 @@ def _preprocessor(trained: Trained, video: bool) -> Document:
 
 
 def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
-    """What config.json and preprocessor_config.json tell."""
+    """What config.json and preprocessor_config.json tell.
+
+    Raises:
+      ConvertError: they ask for what models here do not do.
+    """
     config = found.get("config.json", {})
-    if "model_type" in config:
+    kind = config.get("model_type")
+    if kind is None:
+        config = {}
+    elif kind not in KINDS:
+        raise ConvertError(f"model_type {kind!r} of config.json is none of {', '.join(KINDS)}")
+    else:
         config = {**DEFAULTS, **config}
+    if config and config["hidden_act"] != "gelu":
+        raise ConvertError(f"hidden_act {config['hidden_act']!r} of config.json is not 'gelu'")
     names = {
         "num_attention_heads": "heads",
         "decoder_num_attention_heads": "decoder_heads",
@@ -221,14 +235,19 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
         "layer_norm_eps": "epsilon",
     }
     told = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
-    side = config.get("image_size")
-    sides = side if isinstance(side, list) else [side, side]
-    if len(sides) == 2 and all(isinstance(side, int) for side in sides):
-        video = config.get("model_type") == "videomae"
-        told["clip"] = (config.get("num_frames", 16) if video else 1, *sides)
+    if config:
+        side = config["image_size"]
+        sides = side if isinstance(side, list) else [side, side]
+        frames = config.get("num_frames", 16) if kind == "videomae" else 1
+        told["clip"] = (frames, *sides)
+    labels = config.get("id2label")
+    if labels and not all(str(name).startswith("LABEL_") for name in labels.values()):
+        told["class_names"] = tuple(str(labels[key]) for key in sorted(labels, key=int))
     prepared = found.get("preprocessor_config.json", {})
-    if "image_mean" in prepared and "image_std" in prepared:
-        told["normalise"] = Normalise(tuple(prepared["image_mean"]), tuple(prepared["image_std"]))
+    colours = [prepared.get(f"image_{which}") for which in ("mean", "std")]
+    if all(colour is not None for colour in colours):
+        three = (tuple(c) if isinstance(c, list) else (c, c, c) for c in colours)
+        told["normalise"] = Normalise(*three)
     return told
 
 

@@ -12,10 +12,11 @@ import flax.linen as nn
 import numpy as np
 import yaml
 
+from maskfeat_jax.augment import Normalise
+from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.layouts.base import (
     BLOCK,
     HAS_CLASS,
-    KINETICS,
     POOLING_BLOCK,
     POSITIONS,
     SPLIT_BLOCK,
@@ -152,21 +153,34 @@ def _settings_of_stages(encoder: MViT, clip: Size3) -> Document:
 
 
 def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
-    """What the settings in a file tell; settings that are no YAML are left alone."""
+    """What the settings in a file tell; settings that are no YAML are left alone.
+
+    Raises:
+      ConvertError: they ask for what models here do not do.
+    """
     try:
         cfg = yaml.safe_load(wrapper.get("cfg", ""))
     except yaml.YAMLError:
         return {}
     if not isinstance(cfg, dict) or not isinstance(cfg.get("MVIT"), dict):
         return {}
-    mvit, told = cfg["MVIT"], {}
-    if isinstance(mvit.get("NUM_HEADS"), int):
+    mvit, data = cfg["MVIT"], cfg.get("DATA") or {}
+    if mvit.get("USE_FIXED_SINCOS_POS"):
+        raise ConvertError("PySlowFast adds fixed positions (USE_FIXED_SINCOS_POS) twice")
+    if mvit.get("REL_POS_SPATIAL") and not mvit.get("RESIDUAL_POOLING", True):
+        raise ConvertError("an MViT without RESIDUAL_POOLING is not among the models here")
+    told: dict[str, Any] = {}
+    if "NUM_HEADS" in mvit:
         told["heads"] = mvit["NUM_HEADS"]
-    stride = mvit.get("POOL_KV_STRIDE_ADAPTIVE")
-    if isinstance(stride, list) and len(stride) == 3 and isinstance(stride[1], int):
-        told["kv_stride"] = stride[1]
-    if isinstance(mvit.get("USE_MEAN_POOLING"), bool):
+    if mvit.get("POOL_KV_STRIDE_ADAPTIVE"):
+        told["kv_stride"] = mvit["POOL_KV_STRIDE_ADAPTIVE"][1]
+    if "USE_MEAN_POOLING" in mvit:
         told["pool"] = "mean" if mvit["USE_MEAN_POOLING"] else "class"
+    if "TRAIN_CROP_SIZE" in data and (mvit.get("PATCH_2D") or "NUM_FRAMES" in data):
+        frames = 1 if mvit.get("PATCH_2D") else data["NUM_FRAMES"]
+        told["clip"] = (frames, data["TRAIN_CROP_SIZE"], data["TRAIN_CROP_SIZE"])
+    if "MEAN" in data and "STD" in data:
+        told["normalise"] = Normalise(tuple(data["MEAN"]), tuple(data["STD"]))
     return told
 
 
@@ -198,5 +212,4 @@ PYSLOWFAST = Layout(
     file="checkpoint.pyth",
     wrap=wrap,
     hints=hints,
-    videos=KINETICS,
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from maskfeat_jax.augment import Normalise
+from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.layouts.base import IMAGE_VIT, Document, Form, Layout
 from maskfeat_jax.convert.rules import table
 from maskfeat_jax.convert.trained import Trained
@@ -17,6 +19,12 @@ CLASS_TOKEN = Form("classifier", table(IMAGE_VIT, HEAD, NORM), pool="class", ima
 MEAN = Form("classifier", table(IMAGE_VIT, HEAD, MEAN_NORM), pool="mean", images=True)
 ENCODER = Form("features", table(IMAGE_VIT, NORM), images=True)
 POOLS = {"token": "class", "avg": "mean"}
+# Arguments of timm that are told by the tensors, or change nothing after training.
+TOLD = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "global_pool"}
+TOLD |= {"class_token", "fc_norm", "num_classes", "in_chans", "qkv_bias", "init_values"}
+TOLD |= {"no_embed_class", "reg_tokens", "pre_norm", "final_norm", "qk_norm", "weight_init"}
+TOLD |= {"drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate"}
+TOLD |= {"patch_drop_rate", "dynamic_img_size"}
 # Names of architectures by width, depth and patch.
 NAMES = {
     (192, 12, 16): "vit_tiny_patch16_224",
@@ -35,7 +43,7 @@ def documents(trained: Trained) -> dict[str, Document]:
     pool = next(theirs for theirs, ours in POOLS.items() if ours == trained.model.pool)
     arguments: Document = {
         "img_size": [height, width],
-        "patch_size": list(patch) if patch[0] != patch[1] else patch[0],
+        "patch_size": patch[0],
         "embed_dim": encoder.width,
         "depth": encoder.depth,
         "num_heads": encoder.heads,
@@ -66,21 +74,34 @@ def documents(trained: Trained) -> dict[str, Document]:
 
 
 def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
-    """What timm's config.json tells."""
+    """What timm's config.json tells.
+
+    Raises:
+      ConvertError: it asks for what models here do not do.
+    """
     config = found.get("config.json", {})
-    arguments = {**config, **config.get("model_args", {})}
+    arguments = config.get("model_args") or {}
+    if strange := sorted(arguments.keys() - TOLD):
+        raise ConvertError(f"config.json has model_args that are not known here: {strange}")
     told: dict[str, Any] = {}
     if "num_heads" in arguments:
         told["heads"] = arguments["num_heads"]
-    if arguments.get("global_pool") in POOLS:
-        told["pool"] = POOLS[arguments["global_pool"]]
-    pretrained = config.get("pretrained_cfg", {})
-    sides = arguments.get("img_size", pretrained.get("input_size", [])[1:])
+    pool = arguments.get("global_pool") or config.get("global_pool")
+    if pool:
+        if pool not in POOLS:
+            raise ConvertError(f"global_pool {pool!r} of config.json is none of {list(POOLS)}")
+        told["pool"] = POOLS[pool]
+    prepared = config.get("pretrained_cfg") or {}
+    sides = arguments.get("img_size", prepared.get("input_size", [])[1:])
     # A square is told by the positions, which are right even where this is not.
     if isinstance(sides, list) and len(sides) == 2 and sides[0] != sides[1]:
         told["clip"] = (1, *sides)
-    if "mean" in pretrained and "std" in pretrained:
-        told["normalise"] = Normalise(tuple(pretrained["mean"]), tuple(pretrained["std"]))
+    if "mean" in prepared and "std" in prepared:
+        told["normalise"] = Normalise(tuple(prepared["mean"]), tuple(prepared["std"]))
+    if "crop_pct" in prepared and "input_size" in prepared:
+        told["view"] = {"resize": math.floor(prepared["input_size"][1] / prepared["crop_pct"])}
+        if "interpolation" in prepared:
+            told["view"]["interpolation"] = prepared["interpolation"]
     return told
 
 

@@ -32,7 +32,7 @@ def read(trained: Trained, path: Path, names: frozenset[str]) -> Module:
             model = imported("timm", HINT).create_model(folder, pretrained=True)
         else:
             model = build(trained, names, str(path))
-    except RuntimeError as error:
+    except (KeyError, RuntimeError, TypeError) as error:
         raise ConvertError(f"{path} does not load in timm: {error}") from error
     if different := names ^ set(model.state_dict()):  # its loader leaves some out
         raise ConvertError(f"{path}: only one of the file and timm has {sorted(different)}")
