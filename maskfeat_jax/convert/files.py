@@ -268,7 +268,7 @@ def _refusal(torch: ModuleType, path: Path, error: Exception) -> str:
     hint = "Ask for the weights as safetensors."
     if any(name.startswith("mmengine.") for name in names):
         hint = (
-            "OpenMMLab keeps its log in the file; on a machine where you trust it, save "
+            "OpenMMLab keeps its log in the file; if you trust it, or in a sandbox, save "
             "{'state_dict': torch.load(file, weights_only=False)['state_dict']} to another one."
         )
     what = f"names {listed}" if listed else _first_line(error)

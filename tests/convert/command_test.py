@@ -106,6 +106,8 @@ def test_stablehlo_gives_the_same_logits(finetuned, tmp_path):
         (["{run}", "{new}", "--to=torchvision"], "cannot hold this model"),
         (["{run}", "--from=timm"], "layout: only for files of PyTorch"),
         (["{run}", "--resize", "1", "33", "32"], "33"),
+        (["{run}", "--heads", "3"], "heads: only for files of PyTorch"),
+        (["{run}", "{new}", "--verify"], "no file of PyTorch is read or written"),
     ],
 )
 def test_errors_are_one_clear_sentence(words, text, finetuned, tmp_path, capsys):
@@ -115,6 +117,14 @@ def test_errors_are_one_clear_sentence(words, text, finetuned, tmp_path, capsys)
     assert caught.value.code == 65
     assert text in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_what_the_disk_refuses_has_a_code_of_its_own(finetuned, capsys):
+    run = finetuned[0] / "run"
+    with pytest.raises(SystemExit) as caught:
+        command([str(run), str(run / "config.json" / "x"), "--to=timm"])
+    assert caught.value.code == 74
+    assert "config.json" in capsys.readouterr().err
 
 
 def test_the_command_runs_without_pytorch_and_tensorflow(finetuned):

@@ -1,0 +1,198 @@
+"""What lies beside a file is checked; what contradicts its tensors, or cannot be, is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+import yaml
+
+from maskfeat_jax import convert
+from maskfeat_jax.convert import ConvertError, files
+from maskfeat_jax.convert.files import Tensor
+from maskfeat_jax.convert.hints import told
+from maskfeat_jax.convert.layouts import LAYOUTS
+from maskfeat_jax.convert.source import find_form, told_sections
+from maskfeat_jax.experiment import check_same_network
+from maskfeat_jax.transfer import TransferError
+from tests.convert.models import small
+
+
+def hints_of(layout, documents=None, **wrapper):
+    return told(lambda: LAYOUTS[layout].hints(wrapper, documents or {}), "file")
+
+
+def config(layout, **changes):
+    document = LAYOUTS[layout].documents(small("class"))["config.json"]
+    return {"config.json": {**document, **changes}}
+
+
+@pytest.mark.parametrize(
+    ("layout", "documents", "words"),
+    [
+        ("hf", config("hf", hidden_act="quick_gelu"), "hidden_act 'quick_gelu'"),
+        ("hf", config("hf", model_type="vivit"), "model_type 'vivit'"),
+        ("hf", config("hf", num_attention_heads="12"), "heads '12' cannot be"),
+        ("hf", config("hf", num_attention_heads=True), "heads True cannot be"),
+        ("hf", config("hf", image_size=None), "clip"),
+        ("hf", config("hf", image_size=-3), "clip"),
+        ("hf", config("hf", layer_norm_eps="abc"), "epsilon 'abc'"),
+        ("hf", config("hf", id2label=3), "cannot be understood"),
+        (
+            "hf",
+            {"preprocessor_config.json": {"image_mean": "abc", "image_std": [1, 1, 1]}},
+            "ormalise",
+        ),
+        ("hf", {"preprocessor_config.json": {"image_mean": 123, "image_std": 1}}, "normalise"),
+        ("hf", {"preprocessor_config.json": {"image_mean": 0.5, "image_std": 0}}, "normalise"),
+        ("timm", config("timm", model_args={"act_layer": "quick_gelu"}), "act_layer"),
+        ("timm", config("timm", model_args={"global_pool": "max"}), "global_pool 'max'"),
+        ("timm", config("timm", model_args={"num_heads": 2.5}), "heads 2.5"),
+        ("timm", config("timm", model_args=[3]), "cannot be understood"),
+        ("timm", config("timm", pretrained_cfg={"mean": 0.5, "std": 0.5}), "cannot be understood"),
+        ("timm", config("timm", pretrained_cfg={"mean": [1] * 4, "std": [1] * 4}), "ormalise"),
+    ],
+)
+def test_documents_that_cannot_be_are_refused(layout, documents, words):
+    with pytest.raises(ConvertError, match=words):
+        hints_of(layout, documents)
+
+
+@pytest.mark.parametrize("nothing", [None, {}, []])
+def test_empty_sections_tell_nothing(nothing):
+    document = {"config.json": {"model_args": nothing, "pretrained_cfg": nothing}}
+    assert hints_of("timm", document) == {}
+
+
+@pytest.mark.parametrize(
+    ("cfg", "words"),
+    [
+        ({"MVIT": {"USE_FIXED_SINCOS_POS": True}}, "adds fixed positions .* twice"),
+        ({"MVIT": {"REL_POS_SPATIAL": True, "RESIDUAL_POOLING": False}}, "RESIDUAL_POOLING"),
+        ({"MVIT": {"NUM_HEADS": "x"}}, "heads 'x'"),
+        ({"MVIT": {"POOL_KV_STRIDE_ADAPTIVE": 3}}, "cannot be understood"),
+    ],
+)
+def test_settings_of_pyslowfast_that_cannot_be_are_refused(cfg, words):
+    with pytest.raises(ConvertError, match=words):
+        hints_of("pyslowfast", cfg=yaml.safe_dump(cfg))
+
+
+@pytest.mark.parametrize("cfg", ["{", "[1, 2]", "a" * 99, "!!python/object/apply:os.system [ls]"])
+def test_settings_that_are_none_tell_nothing(cfg):
+    assert hints_of("pyslowfast", cfg=cfg) == {}
+
+
+def test_settings_of_pyslowfast_tell_what_tensors_do_not():
+    for name in ("mean_video", "mean_mvit", "maskfeat"):
+        trained = small(name)
+        found = hints_of("pyslowfast", **LAYOUTS["pyslowfast"].wrap({}, trained))
+        encoder = trained.model.encoder
+        assert (found["heads"], found["clip"]) == (encoder.heads, trained.clip)
+        assert found["normalise"] == trained.normalise
+        assert found.get("kv_stride") == getattr(encoder, "kv_stride", None)
+
+
+def model_told(state, layout, **hints):
+    tensors = {key: Tensor(t.shape, "F32", t.copy) for key, t in state.items()}
+    return told_sections(find_form(tensors, layout), hints)
+
+
+def test_joint_positions_of_several_frames_are_not_guessed():
+    state = convert.export(small("mean_video"), "mae_st").state
+    for name in ("pos_embed_class", "pos_embed_spatial", "pos_embed_temporal"):
+        del state[name]
+    for frames, clip in ((8, (16, 224, 224)), (16, None)):
+        state["pos_embed"] = np.broadcast_to(np.float32(0), (1, 1 + frames * 196, 32))
+        if clip:
+            assert model_told(state, "mae_st", heads=2)[2] == clip
+            continue
+        with pytest.raises(ConvertError, match=r"3136 positions may be of \[.*--clip"):
+            model_told(state, "mae_st", heads=2)
+
+
+def test_a_supervised_mvit_reads_its_class_token():
+    for name, pool in (("class_mvit", "class"), ("mean_mvit", "mean")):
+        state = convert.export(small(name), "pyslowfast").state
+        assert model_told(state, "pyslowfast")[1]["pool"] == pool
+
+
+def test_heads_of_an_mvit_are_those_of_its_tensors():
+    state = convert.export(small("mean_mvit"), "pyslowfast").state
+    with pytest.raises(ConvertError, match="heads are said to be 7, the tensors tell 1"):
+        model_told(state, "pyslowfast", heads=7)
+
+
+def test_positions_that_are_in_no_file_need_the_clip():
+    state = convert.export(small("mean_sinusoid"), "hf").state
+    with pytest.raises(ConvertError, match=r"its positions are in no file.*--clip"):
+        model_told(state, "hf", heads=2)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (1, 7)])
+@pytest.mark.parametrize("name", ["pos_embed", "patch_embed.proj.weight", "head.weight"])
+def test_tensors_of_too_few_dimensions_are_refused(name, shape, tmp_path):
+    state = convert.export(small("mean"), "timm").state
+    state[name] = np.ones(shape, np.float32)
+    files.write(tmp_path / "model.safetensors", state, None)
+    with pytest.raises(ConvertError, match=r"model\.safetensors"):
+        convert.load_torch(tmp_path, heads=2)
+
+
+def test_names_from_strangers_are_escaped_and_cut(tmp_path):
+    state = convert.export(small("mean"), "timm").state
+    state["\x1b[31m" + "x" * 5000] = np.ones(1, np.float32)
+    files.write(tmp_path / "model.safetensors", state, None)
+    with pytest.raises(ConvertError, match=r"\\x1b\[31mx+$") as caught:
+        convert.load_torch(tmp_path, heads=2)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("clip", "words"),
+    [((0, 48, 48), "empty"), ((1, -48, 48), "empty"), ((1, 80000, 80000), "too many")],
+)
+def test_sizes_that_cannot_be_are_refused(clip, words):
+    with pytest.raises(ConvertError, match=words):
+        convert.resized(small("mean"), clip)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "words"),
+    [
+        ("mean", {"heads": 4}, "model.heads=4, but what model.init_from names has 2"),
+        ("mean_mvit", {"kv_stride": 1}, "model.kv_stride=1"),
+    ],
+)
+def test_runs_do_not_start_from_another_network(name, fields, words):
+    model = small(name).model
+    other = model.clone(encoder=model.encoder.clone(**fields))
+    check_same_network(model, model, ("encoder", "norm", "projection"))
+    with pytest.raises(TransferError, match=words):
+        check_same_network(model, other, ("encoder",))
+
+
+def test_what_a_classifier_reads_matters_only_to_its_evaluation():
+    mean, of_class = small("mean").model, small("class").model
+    check_same_network(mean, of_class, ("encoder",))
+    with pytest.raises(TransferError, match=r"head\.pool='class'"):
+        check_same_network(mean, of_class, ("encoder", "norm", "projection"))
+
+
+def test_folders_of_others_stay_as_they_are(tmp_path, monkeypatch):
+    """An empty one is used, and is still there if writing fails; links are not followed."""
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (tmp_path / "link").symlink_to(empty)
+    with pytest.raises(ConvertError, match="exists already"):
+        convert.write(small("mean"), tmp_path / "link", "timm")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "save_file", lambda *_, **__: json.loads("nothing"))
+        with pytest.raises(ValueError, match="Expecting value"):
+            convert.write(small("mean"), empty, "timm")
+    assert sorted(os.listdir(tmp_path)) == ["empty", "link"]
+    convert.write(small("mean"), empty, "timm")
+    rights = {path.stat().st_mode & 0o777 for path in empty.iterdir()}
+    assert len(rights) == 1
