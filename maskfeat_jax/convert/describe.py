@@ -51,7 +51,6 @@ def describe(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Fields, 
         fields, clip = _vit(shapes, form, hints)
         encoder = section_of(ViT, fields)
         grid = ViT(**fields).grid(clip)
-    check_size(clip, grid, fields["width"])
     return encoder, _head(shapes, form, hints, grid), clip
 
 

@@ -73,15 +73,15 @@ def resized(trained: Trained, clip: Size3) -> Trained:
     """The same for clips of another size; blocks are no longer stacked, if they were.
 
     Raises:
-      ConvertError: the clip is not a whole number of tubelets.
+      ConvertError: the clip is empty, too large, or not a whole number of tubelets.
     """
+    if min(clip) < 1:
+        raise ConvertError(f"a clip of {clip} is empty")
     model = trained.model.clone(encoder=trained.model.encoder.clone(scan=False))
     try:
         grids = [model.encoder.grid(size) for size in (trained.clip, clip)]
     except ValueError as error:
         raise ConvertError(f"{trained.origin} cannot be resized: {error}") from error
-    if min(clip) < 1:
-        raise ConvertError(f"a clip of {clip} is empty")
     check_size(clip, grids[1], model.encoder.width)
     if isinstance(model, MAE):
         before, after = (int(np.prod(grid)) for grid in grids)
@@ -122,6 +122,7 @@ def _build(
         else:
             trained = _told(source, hints, origin)
         model, clip = trained.model, trained.clip
+        check_size(clip, model.encoder.grid(clip), model.encoder.width)
         wanted = shapes_of(model, clip)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         report = _report(source, unexpected=source.unknown)
