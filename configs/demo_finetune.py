@@ -33,7 +33,6 @@ def get_config() -> ConfigDict:
         heads=4,
         dtype="float32",
         init_from="runs/demo/pretrain",
-        init_resize=False,  # True interpolates positions of another size
     )
     config.head = dict(name="classifier", num_classes=10)
     config.optim = dict(

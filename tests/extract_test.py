@@ -77,10 +77,9 @@ def test_a_clip_is_what_neighbours_and_linear_probes_see(pool):
     )
 
 
-@pytest.mark.parametrize(("encoder", "grid"), [(VIT, (2, 2, 4)), (MVIT, (2, 4, 4))])
-def test_tokens_are_what_the_linear_map_of_pre_training_sees(encoder, grid):
-    mask = np.zeros((2, *grid), bool)
-    trained = trained_as({"name": "maskfeat", "dim": 7}, encoder, mask[:1])
+def test_tokens_are_what_the_linear_map_of_pre_training_sees():
+    mask = np.zeros((2, 2, 2, 4), bool)
+    trained = trained_as({"name": "maskfeat", "dim": 7}, VIT, mask[:1])
     tokens = features_of(trained, per="token")
     assert tokens.shape[:4] == mask.shape
     predicted = project(trained, tokens)

@@ -164,7 +164,7 @@ def test_what_is_assumed_is_told(tmp_path):
 
 
 def test_given_hints_count_more_than_what_lies_beside(tmp_path):
-    convert.write(small("features"), tmp_path / "out", "mae")
+    convert.write(small("features"), tmp_path / "out", "timm")
     plain, given = (convert.load_torch(tmp_path / "out", pool=pool) for pool in (None, "mean"))
     assert (plain.model.pool, given.model.pool) == ("class", "mean")
     assert given.model.encoder == plain.model.encoder  # the rest is still believed
