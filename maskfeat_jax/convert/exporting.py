@@ -7,17 +7,17 @@ import json
 import os
 from typing import Any
 
-import jax
 import numpy as np
 
-from maskfeat_jax.build import RecipeError, member
 from maskfeat_jax.convert import files, metadata
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.folders import new_folder
 from maskfeat_jax.convert.importing import computed
-from maskfeat_jax.convert.layouts import LAYOUTS, Form, Layout
+from maskfeat_jax.convert.layouts import Form
 from maskfeat_jax.convert.rules import rule_of, table
+from maskfeat_jax.convert.source import layout_of
 from maskfeat_jax.convert.trained import Params, Trained
+from maskfeat_jax.leaves import Name, named_leaves
 from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
 from maskfeat_jax.models.layers import unstack_blocks
 from maskfeat_jax.workdir import write_atomically
@@ -61,7 +61,7 @@ def to_torch(params: Params, layout: str, *, pool: str = "mean") -> State:
     kind = "mvit" if any(name[-1] == "rel_pos_t" for name in flat) else "vit"
     forms = [
         form
-        for form in _layout(layout).forms
+        for form in layout_of(layout).forms
         if form.head == head and form.encoder == kind and form.pool in (None, pool)
     ]
     problems: list[str] = []
@@ -89,7 +89,7 @@ def export(trained: Trained, layout: str) -> Export:
     if isinstance(trained.model, MaskFeat | MAE):
         candidates.append(_encoder_alone(trained))
     for candidate, left_out in candidates:
-        for form in _layout(layout).forms:
+        for form in layout_of(layout).forms:
             try:
                 state = _export_as(candidate, form)
             except ConvertError as error:
@@ -117,7 +117,7 @@ def write(trained: Trained, folder: str | os.PathLike[str], layout: str) -> Expo
       ConvertError: see `export`; or the folder is not empty, or PyTorch is missing.
       OSError: a file cannot be written; then nothing is left.
     """
-    exported, kind = export(trained, layout), _layout(layout)
+    exported, kind = export(trained, layout), layout_of(layout)
     wrap = kind.wrap
 
     def wrapped(tensors: dict[str, Any]) -> Any:
@@ -131,13 +131,6 @@ def write(trained: Trained, folder: str | os.PathLike[str], layout: str) -> Expo
             write_atomically(written[-1], json.dumps(document, indent=2, allow_nan=False) + "\n")
         metadata.write(made, exported.trained, layout, written, exported.left_out)
     return exported
-
-
-def _layout(name: str) -> Layout:
-    try:
-        return member("layout", LAYOUTS, name)
-    except RecipeError as error:
-        raise ConvertError(str(error)) from error
 
 
 def _encoder_alone(trained: Trained) -> tuple[Trained, tuple[str, ...]]:
@@ -196,7 +189,7 @@ def _export_as(trained: Trained, form: Form) -> State:
     return state
 
 
-def _state(flat: dict[tuple[str, ...], np.ndarray], form: Form) -> State:
+def _state(flat: dict[Name, np.ndarray], form: Form) -> State:
     blocks = {name[2] for name in flat if name[:2] == ("decoder", "blocks")}
     rows = table(form.table, depth=len(blocks))
     state: State = {}
@@ -236,6 +229,5 @@ def _head_of(params: Params) -> str:
     return "classifier" if "projection" in params else "features"
 
 
-def _flat(params: Params) -> dict[tuple[str, ...], np.ndarray]:
-    leaves = jax.tree_util.tree_leaves_with_path(unstack_blocks(params))
-    return {tuple(entry.key for entry in path): np.asarray(leaf) for path, leaf in leaves}
+def _flat(params: Params) -> dict[Name, np.ndarray]:
+    return {name: np.asarray(leaf) for name, leaf in named_leaves(unstack_blocks(params)).items()}

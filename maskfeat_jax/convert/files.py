@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -199,21 +200,17 @@ def _document(path: Path) -> Any:
 def _safetensors(path: Path) -> dict[str, Tensor]:
     """The header is checked by the library: lengths, overlaps, holes, at most 100 MB."""
     try:
-        with safetensors.safe_open(path, "np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-            dtypes = {name: str(part.get_dtype()) for name, part in slices.items()}
+        file = safetensors.safe_open(path, "np")  # its header is long: read once, not per tensor
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+        dtypes = {name: str(part.get_dtype()) for name, part in slices.items()}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ConvertError(f"{path} is not a sound safetensors file: {error}") from error
 
-    def reader(name: str) -> Callable[[], np.ndarray]:
-        def read_one() -> np.ndarray:
-            with safetensors.safe_open(path, "np") as file:
-                return file.get_tensor(name)
-
-        return read_one
-
-    return {name: Tensor(shape, dtypes[name], reader(name)) for name, shape in shapes.items()}
+    return {
+        name: Tensor(shape, dtypes[name], functools.partial(file.get_tensor, name))
+        for name, shape in shapes.items()
+    }
 
 
 def _load(path: Path) -> Any:

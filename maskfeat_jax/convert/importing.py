@@ -18,7 +18,7 @@ from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import Report, Source, find_form, told_sections
 from maskfeat_jax.convert.trained import Params, Trained
-from maskfeat_jax.leaves import Name, nest
+from maskfeat_jax.leaves import Name, named_leaves, nest
 from maskfeat_jax.models import MAE, Classifier, MaskFeat
 from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.ops.patches import Size3
@@ -177,8 +177,7 @@ def _fill(
     used: list[str] = []
     rows = table(source.form.table, depth=getattr(model, "depth", None))
     params: dict[Name, np.ndarray] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
-        name = tuple(entry.key for entry in path)
+    for name, leaf in named_leaves(wanted).items():
         rule = rule_of(rows, name)
         if rule is None:
             missing.append(f"{'/'.join(name)} (not in this layout)")

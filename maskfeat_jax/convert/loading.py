@@ -13,7 +13,7 @@ from maskfeat_jax.convert import metadata
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.folders import new_folder
 from maskfeat_jax.convert.importing import load_torch, resized
-from maskfeat_jax.convert.trained import Trained, load_run
+from maskfeat_jax.convert.trained import Trained, load_run, workdir_of
 from maskfeat_jax.ops.patches import Size3
 
 
@@ -46,7 +46,7 @@ def load(
             f"{path} is a checkpoint of this package, which tells all about itself; "
             f"{', '.join(needless)}: only for files of PyTorch"
         )
-    workdir = _workdir(Path(path))
+    workdir = workdir_of(path)
     imported = (workdir / metadata.FILE).exists()
     trained = _load_imported(workdir) if imported else load_run(path, ema=ema)
     return trained if resize in (None, trained.clip) else resized(trained, resize)
@@ -54,7 +54,7 @@ def load(
 
 def is_run(path: str | os.PathLike[str]) -> bool:
     """Whether it is a work directory, or one of its steps, of a run of this package."""
-    return is_ours(path) and not (_workdir(Path(path)) / metadata.FILE).exists()
+    return is_ours(path) and not (workdir_of(path) / metadata.FILE).exists()
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:
@@ -80,12 +80,6 @@ def save(trained: Trained, folder: str | os.PathLike[str], layout: str) -> None:
         state = {"params": trained.params}
         Checkpoints(path / "checkpoints").save(0, state, {"from": trained.origin})
         metadata.write(path, trained, layout, [], [])
-
-
-def _workdir(path: Path) -> Path:
-    if (path / "checkpoints").is_dir():
-        return path
-    return path.parent if path.name == "checkpoints" else path.parent.parent
 
 
 def _load_imported(folder: Path) -> Trained:

@@ -83,16 +83,25 @@ class Source:
     unknown: tuple[str, ...]
 
 
+def layout_of(name: str) -> Layout:
+    """`LAYOUTS[name]`.
+
+    Raises:
+      ConvertError: there is no such layout; names the nearest.
+    """
+    try:
+        return member("layout", LAYOUTS, name)
+    except RecipeError as error:
+        raise ConvertError(str(error)) from error
+
+
 def find_form(tensors: Mapping[str, Tensor], layout: str | None) -> Source:
     """The form that knows most names and misses fewest.
 
     Raises:
       ConvertError: no such layout, or no form knows anything of the file.
     """
-    try:
-        layouts = LAYOUTS.values() if layout is None else [member("layout", LAYOUTS, layout)]
-    except RecipeError as error:
-        raise ConvertError(str(error)) from error
+    layouts = LAYOUTS.values() if layout is None else [layout_of(layout)]
     sources = [_read_as(kind, form, tensors) for kind in layouts for form in kind.forms]
     best = min(sources, key=_misfit)
     if not best.parts:

@@ -46,6 +46,14 @@ class Trained:
     report: Any = None
 
 
+def workdir_of(path: str | os.PathLike[str]) -> Path:
+    """The directory of a run: the path itself, or above its `checkpoints` or one of its steps."""
+    path = Path(path)
+    if any((path / name).exists() for name in ("checkpoints", "config.json")):
+        return path
+    return path.parent if path.name == "checkpoints" else path.parent.parent
+
+
 def load_run(path: str | os.PathLike[str], *, ema: bool = True) -> Trained:
     """The newest good checkpoint of a work directory, or the one of its steps that is named.
 
@@ -57,9 +65,7 @@ def load_run(path: str | os.PathLike[str], *, ema: bool = True) -> Trained:
       CheckpointError, WorkdirError: it cannot be read.
       RecipeError: its recipe does not describe a model.
     """
-    path = Path(path)
-    inside = path.parent if path.name == "checkpoints" else path.parent.parent
-    workdir = path if (path / "config.json").exists() else inside
+    workdir = workdir_of(path)
     recipe = read_recipe(workdir)
     view: Section = recipe["eval_view"]
     clip = (view.get("frames", 1), view["size"], view["size"])

@@ -94,9 +94,9 @@ def verify(
         file without missing and unexpected tensors.
     """
     contents = files.read(path)
-    known = metadata.about(contents)
     tensors, _ = files.without_prefixes(contents.tensors)
     if layout is None:
+        known = metadata.about(contents)
         layout = known["layout"] if known else find_form(tensors, None).layout.name
     original = ORIGINALS[layout]
     torch = files.require_torch("to run an original")
