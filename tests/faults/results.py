@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import datetime
+import fcntl
 import json
 import os
 import pathlib
@@ -59,8 +60,16 @@ def record(
         f"Python {platform.python_version()}",
         "details": details,
     }
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    rows = [old for old in rows if (old["fault"], old["what"]) != (fault, what)] + [row]
-    rows.sort(key=lambda row: (row["fault"][0], int(row["fault"][1:].split("-")[0]), row["what"]))
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with open(file, "a+", encoding="utf-8") as lines:
+        fcntl.flock(lines, fcntl.LOCK_EX)  # several series may end at once
+        lines.seek(0)
+        rows = [json.loads(line) for line in lines]
+        rows = [old for old in rows if (old["fault"], old["what"]) != (fault, what)] + [row]
+        rows.sort(key=_order)
+        lines.truncate(0)
+        lines.write("".join(json.dumps(row) + "\n" for row in rows))
     return row
+
+
+def _order(row: Mapping[str, Any]) -> tuple[str, int, str]:
+    return row["fault"][0], int(row["fault"][1:].split("-")[0]), row["what"]
