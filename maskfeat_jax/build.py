@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from maskfeat_jax.values import expected, fits, hints_of, shown
+
 Section = Mapping[str, Any]
+
+# What stands in a recipe by itself; all else are sections.
+SETTINGS = {"seed": int, "task": str}
+# Errors of the system that say that a path is wrong, not that a disk is.
+_WRONG_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
+_WRONG_PATH += (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
 class RecipeError(ValueError):
@@ -35,7 +44,7 @@ class Problems(list[str]):
             raise RecipeError(f"{len(self)} problems:\n" + "\n".join(f"- {p}" for p in self))
 
 
-def call(where: str, function: Callable, section: Section, **given: Any) -> Any:
+def call(where: str, function: Callable, section: Any, **given: Any) -> Any:
     """Calls a function with a section as its keyword arguments.
 
     Args:
@@ -45,8 +54,12 @@ def call(where: str, function: Callable, section: Section, **given: Any) -> Any:
       **given: arguments that do not come from the recipe.
 
     Raises:
-      RecipeError: an argument is unknown or missing, or the function raises ValueError.
+      RecipeError: an argument is unknown, missing or of another type than the function says, or the
+        function raises ValueError, or OSError for a path that cannot be.
+      OSError: the function cannot read what is there.
     """
+    if not isinstance(section, Mapping):
+        raise RecipeError(f"{where}={shown(section)}: expected a section, that is keys with values")
     arguments = {key: _plain(value) for key, value in section.items() if value is not None}
     parameters = inspect.signature(function).parameters
     free = [name for name in parameters if name not in given and name not in ("parent", "name")]
@@ -56,24 +69,57 @@ def call(where: str, function: Callable, section: Section, **given: Any) -> Any:
     for name in free:
         if parameters[name].default is inspect.Parameter.empty and name not in arguments:
             raise RecipeError(f"{where}.{name}: missing")
+    hints = hints_of(function) if arguments else {}
+    for key, value in arguments.items():
+        if not fits(value, hints.get(key, Any)):
+            raise RecipeError(f"{where}.{key}={shown(value)}: expected {expected(hints[key])}")
     try:
         return function(**arguments, **given)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
+        raise RecipeError(f"{where}: {error}") from error
+    except OSError as error:
+        if error.errno not in _WRONG_PATH:
+            raise
         raise RecipeError(f"{where}: {error}") from error
 
 
-def choose(where: str, table: Mapping[str, Callable], section: Section, **given: Any) -> Any:
+def choose(where: str, table: Mapping[str, Callable], section: Any, **given: Any) -> Any:
     """Calls the member of a table that the section's `name` names, with the rest of the section.
 
     Raises:
       RecipeError: there is no such member, or see `call`.
     """
+    if not isinstance(section, Mapping):
+        raise RecipeError(f"{where}={shown(section)}: expected a section, that is keys with values")
     rest = dict(section)
     return call(where, member(f"{where}.name", table, rest.pop("name", "")), rest, **given)
 
 
-def member(where: str, table: Mapping[str, Any], name: str) -> Any:
+def setting(recipe: Section, place: str, kind: Any, default: Any) -> Any:
+    """A value of a recipe that is no argument of a call, such as `model.init_from`.
+
+    Args:
+      recipe: all of it.
+      place: section and key, with a dot between.
+      kind: type that the value must have.
+      default: where the key is missing or None.
+
+    Raises:
+      RecipeError: it has another type.
+    """
+    section, key = place.split(".")
+    value = _plain(recipe[section].get(key))
+    if value is None:
+        return default
+    if not fits(value, kind):
+        raise RecipeError(f"{place}={shown(value)}: expected {expected(kind)}")
+    return value
+
+
+def member(where: str, table: Mapping[str, Any], name: Any) -> Any:
     """`table[name]`, or a `RecipeError` that names the nearest."""
+    if not isinstance(name, str):
+        raise RecipeError(f"{where}={shown(name)}: expected one of {', '.join(sorted(table))}")
     if name not in table:
         raise RecipeError(f"{where}={name!r} does not exist{nearest(name, table)}")
     return table[name]
@@ -87,15 +133,20 @@ def check_sections(recipe: Section, known: Iterable[str]) -> None:
 
 
 def require_sections(recipe: Section, wanted: Iterable[str]) -> None:
-    """Raises RecipeError where sections or settings are missing."""
+    """Raises RecipeError where sections or settings are missing, or are something else."""
+    wanted = tuple(wanted)
     missing = [key for key in wanted if key not in recipe]
     if missing:
         raise RecipeError(f"{', '.join(missing)}: missing in the recipe")
+    for key in wanted:
+        kind = SETTINGS.get(key, Mapping)
+        if not fits(recipe[key], kind):
+            raise RecipeError(f"{key}={shown(recipe[key])}: expected {expected(kind)}")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def nearest(word: Any, known: Iterable[str]) -> str:
     """`; did you mean ...? ` and what there is."""
-    known = sorted(known)
+    known, word = sorted(known), str(word)
     close = difflib.get_close_matches(word, known, 1)
     hint = f"; did you mean {close[0]!r}?" if close else ";"
     return f"{hint} There are: {', '.join(known)}" if known else ""

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import math
 
 import pytest
 
-from maskfeat_jax.build import Problems, RecipeError, call, check_sections, choose
+from maskfeat_jax.build import (
+    Problems,
+    RecipeError,
+    call,
+    check_sections,
+    choose,
+    require_sections,
+    setting,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +40,10 @@ def test_a_section_is_a_call():
         ({"ratios": [1]}, "thing.size: missing"),
         ({"size": 0}, "thing: size=0 must be positive"),
         ({"size": 1, "given": "x"}, "thing.given: no such key"),
+        ({"size": "3"}, "thing.size='3': expected a whole number"),
+        ({"size": 3, "ratios": [1, math.nan]}, "nan.*: expected a list, each a finite number"),
+        ({"size": None}, "thing.size: missing"),
+        ("size=3", "thing='size=3': expected a section"),
     ],
 )
 def test_errors_name_the_section(section, words):
@@ -60,3 +74,45 @@ def test_problems_are_gathered_and_other_errors_are_not():
         problems.stop()
     with pytest.raises(ZeroDivisionError), problems.gather():
         _ = 1 / 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"seed": 1.5}, "seed=1.5: expected a whole number"),
+        ({"task": None}, "task=None: expected text"),
+        ({"model": ["vit"]}, r"model=\['vit'\]: expected a section"),
+    ],
+)
+def test_sections_are_sections_and_settings_are_values(changes, words):
+    recipe = {"seed": 0, "task": "pretrain", "model": {}}
+    require_sections(recipe, recipe)
+    with pytest.raises(RecipeError, match=words):
+        require_sections({**recipe, **changes}, recipe)
+
+
+def test_settings_that_no_call_takes():
+    recipe = {"model": {"init_parts": ["encoder", "norm"], "init_from": None}}
+    assert setting(recipe, "model.init_parts", tuple[str, ...], None) == ("encoder", "norm")
+    assert setting(recipe, "model.init_from", str, "") == ""
+    assert setting(recipe, "model.init_resize", bool, False) is False
+    with pytest.raises(RecipeError, match=r"model\.init_resize='no': expected True or False"):
+        setting({"model": {"init_resize": "no"}}, "model.init_resize", bool, False)
+
+
+def test_names_of_members_are_text():
+    with pytest.raises(RecipeError, match=r"thing\.name=3: expected one of a"):
+        choose("thing", {"a": Thing}, {"name": 3})
+
+
+def test_paths_that_cannot_be_are_the_recipes_and_disks_that_fail_are_not(tmp_path):
+    def read(path: str) -> str:
+        if path == "broken":
+            raise OSError(errno.EIO, "Input/output error")
+        return open(path).read()
+
+    for path in (str(tmp_path), "x" * 5000, str(tmp_path / "gone"), "\0"):
+        with pytest.raises(RecipeError, match=r"^data: "):
+            call("data", read, {"path": path})
+    with pytest.raises(OSError, match="Input/output"):
+        call("data", read, {"path": "broken"})
