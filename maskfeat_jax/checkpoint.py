@@ -1,52 +1,56 @@
-"""Saving and restoring the state of a run. The only file that knows Orbax.
+"""Saving and restoring the state of a run.
 
 A step is a directory `checkpoints/<step>/`: `arrays/`, written by Orbax, and `manifest.json`, ours.
 Orbax stores no content checksums, does not fall back from a damaged step, and casts to another
 dtype without a word; the manifest is there for these three. It holds the format version, the step,
 the caller's facts, shape and dtype of each array, and length and SHA-256 of each file; its own
-SHA-256 closes it. A step is written as `<step>.saving` and gets its name when it is complete, so a
-numbered directory without a valid manifest is damaged: it is reported, never loaded, never deleted.
+SHA-256 closes it. `storage` says what is done with the directories.
 
-Saving is synchronous: `save` returns when the step is on the disk. Leaves are stored under the path
-of their names in the tree (`params/encoder/...`), so containers without leaves (`EmptyState`, None)
-need no storage; typed PRNG keys are stored as their data.
+Saving goes on in the background: `save` returns when the state is copied, and what went wrong is
+raised by the next `save`, `finish`, `latest_good` or `restore`. With several processes all of them
+call these in the same order from their main threads; in the background process 0 works on files
+only, and knows from Orbax when the others have written their arrays.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import functools
 import os
 import pathlib
-import re
-import shutil
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
-from orbax.checkpoint import v1 as ocp
 
-from maskfeat_jax import manifest
-from maskfeat_jax.leaves import Name, describe, differences, in_words, named_leaves, nest
-from maskfeat_jax.workdir import on_first_process, sync_directory
+from maskfeat_jax import manifest, stored_arrays
+from maskfeat_jax.leaves import Name, describe, differences, named_leaves, nest
+from maskfeat_jax.saving import Writing
+from maskfeat_jax.storage import CheckpointError, Storage, free_space, in_brief
+from maskfeat_jax.stored_arrays import STORAGE_ERRORS
+from maskfeat_jax.testing.faults import fault_point
+from maskfeat_jax.workdir import on_first_process
+
+__all__ = ["CheckpointError", "Checkpoints", "Weights", "load_params"]
 
 _ARRAYS = "arrays"
-_SAVING = ".saving"
 
-
-class CheckpointError(RuntimeError):
-    """A step cannot be saved, or cannot be trusted, or does not fit; says which and why."""
+T = TypeVar("T")
 
 
 class Checkpoints:
     """The saved steps of one run.
 
     Attributes:
-      bad: what `latest_good` or `save` found wrong on their last call, one sentence per step;
-        filled on process 0 only.
+      bad: what `latest_good` found damaged on its last call, one sentence per step; process 0 only.
+      blocked_s: seconds that the last call of `save` took.
+      waited_s: seconds of these that were spent waiting for the save before.
+      written_s: seconds that the last finished save took from its call to its last file.
+      written_bytes: bytes of its arrays in memory.
     """
 
     def __init__(
@@ -55,6 +59,9 @@ class Checkpoints:
         *,
         keep_last: int = 3,
         keep_every_steps: int | None = None,
+        verify: str = "auto",
+        allow_fresh_start: bool = False,
+        pause_s: float = 5.0,
     ):
         """Opens a directory of steps; it is made at the first save.
 
@@ -62,41 +69,82 @@ class Checkpoints:
           directory: `<workdir>/checkpoints`. With several processes: the same shared directory.
           keep_last: how many of the newest good steps stay.
           keep_every_steps: steps that are a multiple of this stay for ever; None: no such steps.
+          verify: what is compared with the manifest before a step is trusted: "full" the contents
+            of each file, "length" its length only, "auto" the contents up to 5 GB per step.
+          allow_fresh_start: `latest_good` answers None also if there are damaged steps only.
+          pause_s: seconds between the two tries of a save.
 
         Raises:
-          ValueError: a number is not positive.
+          ValueError: a number is not positive, or `verify` is no such word.
         """
         if keep_last < 1 or (keep_every_steps is not None and keep_every_steps < 1):
             raise ValueError(
                 f"keep_last {keep_last}, keep_every_steps {keep_every_steps}: expected at least 1"
             )
-        self._directory = pathlib.Path(directory).absolute()
-        self._keep_last = keep_last
-        self._keep_every_steps = keep_every_steps
-        self.bad: list[str] = []
+        if verify not in manifest.LEVELS:
+            raise ValueError(f"verify {verify!r}: expected one of {', '.join(manifest.LEVELS)}")
+        self._storage = Storage(
+            pathlib.Path(directory).absolute(),
+            keep_last=keep_last,
+            keep_every_steps=keep_every_steps,
+            level=verify,
+        )
+        self._verify = verify
+        self._allow_fresh_start = allow_fresh_start
+        self._pause_s = pause_s
+        self._writing: Writing | None = None
+        self.blocked_s = self.waited_s = self.written_s = 0.0
+        self.written_bytes = 0
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Waits for the save that is running; after an error only for this process's part."""
+        if error is None:
+            self.finish()
+        elif self._writing is not None and (failure := self._writing.wait_here()):
+            error.add_note(f"step {self._writing.step} could not be saved: {in_brief(failure)}")
+
+    @property
+    def bad(self) -> list[str]:  # noqa: D102 (see the class)
+        return self._storage.bad
+
+    def messages(self) -> list[str]:
+        """What a person should be told since the last call, one sentence each; `bad` included."""
+        taken = list(self._storage.messages)
+        del self._storage.messages[: len(taken)]  # the thread of a save may have added more
+        return taken
 
     def steps(self) -> list[int]:
         """Every numbered step, ascending, good or not."""
-        if not self._directory.is_dir():
-            return []
-        found = (p for p in self._directory.iterdir() if p.is_dir() and not p.is_symlink())
-        return sorted(int(p.name) for p in found if re.fullmatch(r"0|[1-9][0-9]*", p.name))
+        return self._storage.steps()
+
+    def check_space(self, state: PyTree) -> None:
+        """Leaves a message if the disk is too small for a save of such a state (process 0)."""
+        if jax.process_index() == 0:
+            self._storage.check_space(_bytes(named_leaves(state)))
 
     def save(self, step: int, state: PyTree, facts: Mapping[str, Any]) -> None:
-        """Saves a state; all processes call it. A good step that is already there is left as is.
+        """Begins to save a state and returns when it is copied; all processes call it.
 
-        A damaged step of the same number is renamed to `<step>.damaged`. When the new step has
-        been read back and verified, older good ones that the keep rule does not name are deleted.
+        The save before is waited for. A good step that is already there, or is being written, is
+        left as it is; a damaged one of that number is moved to `bad/`. When the new step has been
+        read back and verified, older good ones that the keep rule does not name are deleted.
+        What fails in storage is tried once more, after deleting the oldest good step (never the
+        newest, nor one that stays for ever) if the disk is full. (With several processes arrays
+        that cannot be written are an error at once.)
 
         Args:
           step: number of updates made.
-          state: any tree of arrays, sharded or not.
+          state: any tree of arrays, sharded or not; they may be donated when this has returned.
           facts: what else to know about the step; what JSON can hold.
 
         Raises:
-          CheckpointError: storage failed. Older steps are untouched.
+          CheckpointError: storage failed, now or in the save before. Older steps are untouched.
           ValueError: the state or the facts cannot be stored.
         """
+        begun = time.perf_counter()
         leaves = named_leaves(state)
         body = {
             "step": _valid_step(step),
@@ -104,28 +152,45 @@ class Checkpoints:
             "leaves": {"/".join(name): describe(leaf) for name, leaf in leaves.items()},
         }
         manifest.check_body(body)  # complains about the facts before anything is written
-        temporary = self._directory / f"{step}{_SAVING}"
+        if self._writing is not None and self._writing.step == step:
+            return
+        self.waited_s = self._settle(step)
+        fault_point("save.begin")
+        size = _bytes(leaves)
         try:
-            if on_first_process(lambda: self._make_room(step)):
-                ocp.save(temporary / _ARRAYS, nest(_stored(leaves)))
-                on_first_process(lambda: self._commit(step, body))
-        except (OSError, ValueError) as error:  # Orbax raises both when a write fails
-            raise CheckpointError(
-                f"step {step} could not be saved in {self._directory}: {error}\n"
-                f"Older steps are untouched. {_free_space(self._directory)}; make room or correct "
-                "the permissions, then run the same command again."
-            ) from error
-        on_first_process(lambda: self._drop_old(step))
+            room = functools.partial(self._storage.make_room, step, size)
+            if on_first_process(lambda: self._twice(step, room)):
+                work = self._work(step, leaves, body)
+                self._writing = Writing(step, begun, size, work)
+        except STORAGE_ERRORS as error:
+            raise self._failure(step, error) from error
+        self.blocked_s = time.perf_counter() - begun
+
+    def finish(self) -> None:
+        """Waits until the last save is complete; all processes call it.
+
+        Raises:
+          CheckpointError: it failed, in whichever process.
+        """
+        self._settle(None)
 
     def latest_good(self) -> int | None:
         """The newest step whose files all match their manifest; None if nothing was saved yet.
 
-        Reads every byte of the steps it looks at. Damaged ones are described in `bad`.
+        Newer, damaged ones are moved to `bad/` and described in `bad`.
 
         Raises:
-          CheckpointError: there are steps, but no good one.
+          CheckpointError: there are steps, but no good one. See `allow_fresh_start`.
         """
-        found = on_first_process(lambda: self._find_good() + 1)
+        self.finish()
+
+        def find() -> int:
+            try:
+                return self._storage.newest_good(fresh=self._allow_fresh_start) + 1
+            except OSError as error:
+                raise CheckpointError(f"{self._storage.directory}: {error}") from error
+
+        found = on_first_process(find)
         return found - 1 if found else None
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
@@ -144,8 +209,9 @@ class Checkpoints:
           CheckpointError: the step is missing or damaged, or a name, shape or dtype differs
             between it and `like`; each one is named.
         """
-        directory = self._directory / str(_valid_step(step))
-        body = _verified(directory, step)
+        self.finish()
+        directory = self._storage.directory / str(_valid_step(step))
+        body = _verified(directory, step, self._verify)
         wanted = named_leaves(like)
         described = {"/".join(name): describe(leaf) for name, leaf in wanted.items()}
         if lines := differences(body["leaves"], described):
@@ -154,98 +220,88 @@ class Checkpoints:
                 + "\n  ".join(lines)
                 + "\nWas it saved with another model, optimiser or precision?"
             )
-        abstract = {name: _abstract(leaf) for name, leaf in wanted.items()}
-        loaded = _load(directory, abstract, partial=False)
-        leaves = [
-            jax.random.wrap_key_data(loaded[name], impl=_key_impl(leaf))
-            if _is_key(leaf)
-            else loaded[name]
-            for name, leaf in wanted.items()
-        ]
+        shapes = {name: _on_device(leaf) for name, leaf in wanted.items()}
+        loaded = _load(directory, shapes, partial=False)
+        leaves = [loaded[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), body["facts"]
 
-    def _find_good(self) -> int:
-        """Newest good step, -1 if there are none at all."""
-        steps = self.steps()
-        self.bad = [
-            f"{p.name}: an unfinished save, ignored"
-            for p in sorted(self._directory.glob(f"[0-9]*{_SAVING}"))
-        ]
-        for step in reversed(steps):
-            try:
-                manifest.verify(self._directory / str(step), step)
-            except manifest.Damaged as damage:
-                self.bad.append(f"step {step}: {damage}; not loaded, left as it is")
+    def _work(
+        self, step: int, leaves: Mapping[Name, Any], body: dict[str, Any]
+    ) -> Callable[[], None]:
+        """Copies the arrays and returns what is left to do in the background."""
+        arrays = self._storage.temporary(step) / _ARRAYS
+        first, alone = jax.process_index() == 0, jax.process_count() == 1
+
+        def prepare() -> int:
+            self._storage.begin(step)
+            fault_point("save.before_data")
+            return 0
+
+        if not alone:
+            on_first_process(lambda: self._twice(step, prepare))
+        write = stored_arrays.writer(leaves, arrays)
+
+        def work() -> None:
+            if alone:
+                self._twice(step, lambda: (prepare(), write()))
             else:
-                return step
-        if steps:
-            raise CheckpointError(
-                f"none of the checkpoints in {self._directory} can be trusted:\n  "
-                + "\n  ".join(self.bad)
-                + "\nNothing was deleted. Restore one from a copy, or start again with a new "
-                "--workdir."
-            )
-        return -1
+                write()
+            if first:
+                self._twice(step, lambda: self._storage.commit(step, body))
+                self._storage.drop_old(step)
+                fault_point("save.end")
 
-    def _make_room(self, step: int) -> int:
-        """Prepares `<step>.saving`; 0 if a good step of that number makes saving needless."""
-        self.bad = []
-        final = self._directory / str(step)
-        if final.exists():
-            try:
-                manifest.verify(final, step)
-            except manifest.Damaged as damage:
-                aside = _unused(final.with_name(f"{step}.damaged"))
-                final.rename(aside)
-                self.bad.append(f"step {step}: {damage}; renamed to {aside.name}, saved anew")
-            else:
-                return 0
-        self._directory.mkdir(parents=True, exist_ok=True)
-        for leftover in self._directory.glob(f"[0-9]*{_SAVING}"):  # of a save cut short
-            if re.fullmatch(r"[0-9]+", leftover.stem) and not leftover.is_symlink():
-                shutil.rmtree(leftover)
-        (self._directory / f"{step}{_SAVING}").mkdir()
-        return 1
+        return work
 
-    def _commit(self, step: int, body: dict[str, Any]) -> int:
-        temporary = self._directory / f"{step}{_SAVING}"
-        manifest.write(temporary, body)
-        temporary.rename(self._directory / str(step))
-        sync_directory(self._directory)
-        return 0
-
-    def _drop_old(self, newest: int) -> int:
-        """Deletes what the keep rule does not name, after verifying the newest.
-
-        Damaged steps neither count for the keep rule nor are deleted.
-        """
-        steps = self.steps()
-        steps.remove(newest)
+    def _twice(self, step: int, action: Callable[[], T]) -> T:
         try:
-            manifest.verify(self._directory / str(newest), newest)
-        except manifest.Damaged as damage:
+            return action()
+        except STORAGE_ERRORS as error:
+            self._storage.recover(step, error, self._pause_s)
+        return action()
+
+    def _settle(self, waiting: int | None) -> float:
+        """Waits for the save that is running, all processes together; the seconds of that.
+
+        Raises:
+          CheckpointError: it failed, in whichever process.
+        """
+        writing = self._writing
+        if writing is None:
+            return 0.0
+        begun = time.perf_counter()
+        failed = writing.wait()
+        self._writing = None  # a save that failed is not remembered as done
+        if failed:
+            self._raise(writing, failed)
+        self.written_s, self.written_bytes = writing.seconds, writing.bytes
+        waited_s = time.perf_counter() - begun
+        if waiting is not None and waited_s > 1:
+            self._storage.messages.append(
+                f"step {waiting} waited {waited_s:.0f} s for the save of step {writing.step}: the "
+                f"disk writes {writing.bytes / 1e6 / writing.seconds:.1f} MB/s; save more seldom "
+                "(run.checkpoint_every_epochs) or on a faster disk"
+            )
+        return waited_s
+
+    def _raise(self, writing: Writing, failed: list[int]) -> None:
+        if isinstance(writing.error, CheckpointError):
+            raise writing.error
+        if writing.error is None:
             raise CheckpointError(
-                f"step {newest} was saved but reads back wrong: {damage}. The disk in "
-                f"{self._directory} cannot be trusted. No older step was deleted."
-            ) from damage
-        good = 1
-        for step in reversed(steps):
-            directory = self._directory / str(step)
-            every = self._keep_every_steps
-            try:
-                # To count it is enough that the files are there; to delete they must be sound.
-                kept = good < self._keep_last or (every is not None and step % every == 0)
-                manifest.verify(directory, step, contents=not kept)
-            except manifest.Damaged as damage:
-                self.bad.append(f"step {step}: {damage}; left as it is")
-                continue
-            good += 1
-            if not kept:
-                # Renamed first: a half-deleted step must not look like a damaged one.
-                doomed = directory.with_name(f"{step}{_SAVING}")
-                directory.rename(doomed)
-                shutil.rmtree(doomed)
-        return 0
+                f"step {writing.step} could not be saved in {self._storage.directory}: process "
+                f"{', '.join(map(str, failed))} failed, its message says why"
+            )
+        raise self._failure(writing.step, writing.error) from writing.error
+
+    def _failure(self, step: int, error: BaseException) -> CheckpointError:
+        if jax.process_count() == 1:  # else others may still be writing there
+            self._storage.abandon(step)
+        return CheckpointError(
+            f"step {step} could not be saved in {self._storage.directory}: {in_brief(error)}\n"
+            f"The good steps before it are there. {free_space(self._storage.directory)}; make room "
+            "or correct the permissions, then run the same command again."
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,6 +329,8 @@ class Weights:
 def load_params(path: str | os.PathLike[str]) -> Weights:
     """Reads the `params` and `ema` of a saved state and nothing else, on the host.
 
+    Nothing is moved or changed: the directory may belong to another run.
+
     Args:
       path: a work directory or its `checkpoints` (the newest good step is taken), or one step.
 
@@ -282,25 +340,25 @@ def load_params(path: str | os.PathLike[str]) -> Weights:
     directory = pathlib.Path(path).absolute()
     if not (directory / manifest.FILE).exists():
         nested = directory / "checkpoints"
-        steps = Checkpoints(nested if nested.is_dir() else directory)
-        newest = steps.latest_good()
-        if newest is None:
+        storage = Storage(nested if nested.is_dir() else directory)
+        newest = on_first_process(lambda: storage.newest_good(move=False) + 1) - 1
+        if newest < 0:
             raise CheckpointError(
                 f"{path} holds no checkpoint; expected a work directory with checkpoints/, or one "
                 "of its steps"
             )
-        directory = steps._directory / str(newest)
-    body = _verified(directory, None)
+        directory = storage.directory / str(newest)
+    body = _verified(directory, None, "full")
     named = {tuple(text.split("/")): leaf for text, leaf in body["leaves"].items()}
-    abstract = {
+    wanted = {
         name: np.empty(leaf["shape"], jnp.dtype(leaf["dtype"]))
         for name, leaf in named.items()
         if name[0] in ("params", "ema")
     }
-    if not any(name[0] == "params" for name in abstract):
+    if not any(name[0] == "params" for name in wanted):
         found = sorted({name[0] for name in named})
         raise CheckpointError(f"{directory} holds no params, only {', '.join(found)}")
-    tree = nest(_load(directory, abstract, partial=True))
+    tree = nest(_load(directory, wanted, partial=True))
     return Weights(body["step"], tree["params"], tree.get("ema"), body["facts"])
 
 
@@ -310,64 +368,29 @@ def _valid_step(step: int) -> int:
     return int(step)
 
 
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _bytes(leaves: Mapping[Name, Any]) -> int:
+    """Of arrays in memory."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
 
 
-def _key_impl(leaf: Any) -> str:
-    """Name of the generator of a typed PRNG key, which may be abstract."""
-    for impl in ("threefry2x32", "rbg", "unsafe_rbg"):
-        if jax.eval_shape(lambda impl=impl: jax.random.key(0, impl=impl)).dtype == leaf.dtype:
-            return impl
-    raise ValueError(f"PRNG keys of type {leaf.dtype} cannot be stored")
+def _on_device(leaf: Any) -> Any:
+    """What is wanted of numpy is restored to a device all the same."""
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, np.ndarray) else leaf
 
 
-def _stored(leaves: Mapping[Name, Any]) -> dict[Name, Any]:
-    """What Orbax gets: keys as their data; it refuses arrays without elements."""
-    data = {n: jax.random.key_data(x) if _is_key(x) else x for n, x in leaves.items()}
-    return {name: leaf for name, leaf in data.items() if leaf.size}
+def _load(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) -> dict[Name, Any]:
+    try:
+        return stored_arrays.read(directory / _ARRAYS, wanted, partial=partial)
+    except stored_arrays.Unfit as error:
+        raise CheckpointError(f"{directory}: {error}") from error
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    """What Orbax is asked for: shape, dtype and sharding of a leaf or of a key's data."""
-    sharding = getattr(leaf, "sharding", None)
-    if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    if _is_key(leaf):
-        shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        leaf = jax.eval_shape(jax.random.key_data, shape)
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-
-def _load(directory: pathlib.Path, abstract: Mapping[Name, Any], *, partial: bool) -> dict:
-    """Reads leaves and checks that each came as it was asked for."""
-    context = ocp.Context()
-    context.pytree.loading.partial_load = partial
-    stored = {name: leaf for name, leaf in abstract.items() if leaf.size}
-    with context:
-        read = named_leaves(ocp.load(directory / _ARRAYS, nest(stored))) if stored else {}
-    loaded: dict[Name, Any] = {}
-    for name, leaf in abstract.items():
-        if isinstance(leaf, np.ndarray) and not leaf.size:
-            loaded[name] = leaf
-        elif not leaf.size:
-            loaded[name] = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
-        else:
-            loaded[name] = read[name]
-        if loaded[name].dtype != leaf.dtype or loaded[name].shape != leaf.shape:
-            raise CheckpointError(
-                f"{directory}: {'/'.join(name)} was read as {in_words(describe(loaded[name]))}, "
-                f"not {in_words(describe(leaf))}; 64-bit numbers need jax_enable_x64"
-            )
-    return loaded
-
-
-def _verified(directory: pathlib.Path, step: int | None) -> dict[str, Any]:
+def _verified(directory: pathlib.Path, step: int | None, level: str) -> dict[str, Any]:
     """Reads and checks a step on process 0; the content of its manifest in all processes."""
 
     def verify() -> int:
         try:
-            manifest.verify(directory, step)
+            manifest.verify(directory, step, level)
         except manifest.Damaged as damage:
             raise CheckpointError(
                 f"{directory} cannot be loaded: {damage}. Use another step, or a copy of this one."
@@ -375,15 +398,4 @@ def _verified(directory: pathlib.Path, step: int | None) -> dict[str, Any]:
         return 0
 
     on_first_process(verify)
-    return manifest.verify(directory, step, contents=False)
-
-
-def _unused(path: pathlib.Path) -> pathlib.Path:
-    names = (path.with_name(f"{path.name}-{i}") if i else path for i in itertools.count())
-    return next(name for name in names if not name.exists())
-
-
-def _free_space(directory: pathlib.Path) -> str:
-    while not directory.exists():
-        directory = directory.parent
-    return f"{shutil.disk_usage(directory).free / 1e9:.1f} GB are free"
+    return manifest.verify(directory, step, "length")

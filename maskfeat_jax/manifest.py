@@ -6,15 +6,25 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import json
 import pathlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from maskfeat_jax.workdir import write_atomically
 
 FORMAT = 1
 FILE = "manifest.json"
+MARK = "saving"  # lies in a directory while a save of ours fills it; no manifest lists it
+
+# What is compared with the manifest: the contents of each file, its length only, or the contents
+# up to AUTO_BYTES of all files and the length only above that.
+LEVELS = ("auto", "full", "length")
+AUTO_BYTES = 5_000_000_000
+
+_THREADS = 4  # SHA-256 of one core is slower than most disks
 
 
 class Damaged(Exception):
@@ -27,19 +37,25 @@ def check_body(body: dict[str, Any]) -> None:
 
 
 def write(directory: pathlib.Path, body: dict[str, Any]) -> None:
-    """Writes the manifest of all files that lie in a directory now, in one piece."""
+    """Writes the manifest of all files that lie in a directory now, in one piece.
+
+    Raises:
+      OSError: a file cannot be read, or the manifest cannot be written.
+    """
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    listed = {path.relative_to(directory).as_posix(): _fingerprint(path) for path in files}
+    names = [path.relative_to(directory).as_posix() for path in files]
+    listed = dict(zip(names, _fingerprints(files), strict=True))
+    listed.pop(MARK, None)
     write_atomically(directory / FILE, _render({**body, "format": FORMAT, "files": listed}))
 
 
-def verify(directory: pathlib.Path, step: int | None, *, contents: bool = True) -> dict[str, Any]:
+def verify(directory: pathlib.Path, step: int | None, level: str = "full") -> dict[str, Any]:
     """Checks a step against its manifest and returns the body of that.
 
     Args:
       directory: of the step.
       step: the number it should have; None: any.
-      contents: check SHA-256 of each file, not only its length.
+      level: how closely, one of `LEVELS`.
 
     Raises:
       Damaged: the first thing found wrong.
@@ -50,18 +66,26 @@ def verify(directory: pathlib.Path, step: int | None, *, contents: bool = True) 
     if body["format"] != FORMAT:
         raise Damaged(f"{FILE} has format {body['format']}, this version reads {FORMAT}")
     for name, expected in body["files"].items():
-        path = directory / name
         try:
-            length = path.stat().st_size
-            if length != expected["bytes"]:
-                raise Damaged(f"{name} has {length} bytes instead of {expected['bytes']}")
-            if contents and _fingerprint(path) != expected:
-                raise Damaged(f"{name} has other contents than were saved (SHA-256 differs)")
-        except FileNotFoundError as error:
-            raise Damaged(f"{name} is missing") from error
+            length = (directory / name).stat().st_size
         except OSError as error:
-            raise Damaged(f"{name} cannot be read ({error.strerror})") from error
+            raise _unreadable(name, error) from error
+        if length != expected["bytes"]:
+            raise Damaged(f"{name} has {length} bytes instead of {expected['bytes']}")
+    if level == "full" or (level == "auto" and size(body) <= AUTO_BYTES):
+        found = _fingerprints(directory / name for name in body["files"])
+        for name, expected in body["files"].items():
+            try:
+                if next(found) != expected:
+                    raise Damaged(f"{name} has other contents than were saved (SHA-256 differs)")
+            except OSError as error:
+                raise _unreadable(name, error) from error
     return body
+
+
+def size(body: dict[str, Any]) -> int:
+    """Bytes of all files that a manifest lists."""
+    return sum(file["bytes"] for file in body["files"].values())
 
 
 def _read(directory: pathlib.Path) -> dict[str, Any]:
@@ -71,7 +95,7 @@ def _read(directory: pathlib.Path) -> dict[str, Any]:
         what = f"{FILE} is missing" if directory.is_dir() else "there is no such step"
         raise Damaged(what) from error
     except OSError as error:
-        raise Damaged(f"{FILE} cannot be read ({error.strerror})") from error
+        raise _unreadable(FILE, error) from error
     except ValueError as error:
         raise Damaged(f"{FILE} is not UTF-8 text") from error
     try:
@@ -82,6 +106,17 @@ def _read(directory: pathlib.Path) -> dict[str, Any]:
     if not intact:
         raise Damaged(f"{FILE} has other contents than were saved")
     return body
+
+
+def _unreadable(name: str, error: OSError) -> Damaged:
+    missing = isinstance(error, FileNotFoundError)
+    return Damaged(f"{name} is missing" if missing else f"{name} cannot be read ({error.strerror})")
+
+
+def _fingerprints(paths: Iterable[pathlib.Path]) -> Iterator[dict[str, Any]]:
+    """Of each file, in order; several are read at a time."""
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
+        yield from threads.map(_fingerprint, paths)
 
 
 def _fingerprint(path: pathlib.Path) -> dict[str, Any]:
