@@ -1,299 +1,192 @@
-"""Trains or evaluates what a recipe says.
+"""Trains or evaluates what a recipe says; checks recipes, data and runs.
 
     python main.py --config=configs/maskfeat_vit_b16_in1k.py --workdir=runs/a \
         --config.data.path=/data/imagenet
 
-The same command again goes on where the work directory stands.
+The same command again goes on where the work directory stands. Before it, any of these words:
+
+    estimate           parameters, operations and memory of a recipe; nothing is allocated
+    check-data         reads every example of a recipe's data once
+    verify-resume      trains a little with and without a kill, and compares to the bit
+    verify-checkpoint  compares every file of a work directory's checkpoints with its checksum
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import os
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-import jax
-import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 import input_pipeline
 from input_pipeline.memory import keep_freed_memory
-from maskfeat_jax import sharding
-from maskfeat_jax.build import (
-    Problems,
-    RecipeError,
-    Section,
-    call,
-    check_sections,
-    choose,
-    require_sections,
-)
+from maskfeat_jax import processes
+from maskfeat_jax.build import RecipeError, Section, nearest
 from maskfeat_jax.checkpoint import CheckpointError
 from maskfeat_jax.convert import ConvertError
-from maskfeat_jax.experiment import SHOWN_CLIPS, Experiment, run_evaluation, run_training
-from maskfeat_jax.loop import Diverged, Run
-from maskfeat_jax.models.probes import ENCODER
-from maskfeat_jax.optim import OPTIMIZERS
-from maskfeat_jax.tasks import task_of
+from maskfeat_jax.experiment import run_evaluation
+from maskfeat_jax.signals import EXIT_CODE as AGAIN
+from maskfeat_jax.signals import Signals, Stopped
+from maskfeat_jax.testing.faults import fault_point
+from maskfeat_jax.training import at_once, run_training
 from maskfeat_jax.transfer import TransferError
-from maskfeat_jax.workdir import (
-    WorkdirError,
-    check_workdir,
-    close_workdir,
-    open_workdir,
-    write_status,
-)
+from maskfeat_jax.window import Diverged
+from maskfeat_jax.workdir import WorkdirError, close_workdir, open_workdir, write_status
+from parts import HARMLESS, build, identity_of
 
-# Of every recipe; a task adds its own.
-SECTIONS = ("seed", "task", "data", "eval_data", "eval_view", "input", "bad_inputs")
-SECTIONS += ("normalise", "model", "head", "mesh", "run")
-# May change when a run goes on: nothing of what is learnt depends on them.
-HARMLESS = ("data.path", "data.root", "eval_data.path", "eval_data.root", "input", "bad_inputs")
-HARMLESS += ("mesh", "run.log_every_steps", "run.keep_checkpoints", "run.checkpoint_every_epochs")
-HARMLESS += ("run.evaluate_every_epochs", "run.pictures_every_epochs")
 # Failures whose message says it all: no traceback, and a code for whoever started the run.
 EXIT_CODES: dict[type[Exception], int] = {
+    app.UsageError: 64,
     RecipeError: 78,
     WorkdirError: 78,
     TransferError: 78,
+    processes.ProcessesDiffer: 78,
     input_pipeline.BadInput: 65,
     input_pipeline.TooManyBadInputs: 65,
+    ConvertError: 65,
     Diverged: 70,
     CheckpointError: 74,
-    ConvertError: 65,
+    Stopped: AGAIN,
+    processes.MissingProcesses: AGAIN,
+    processes.OtherProcessFailed: AGAIN,
 }
+INTERNAL = 70
 
 
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """The section `input`: how the host works.
-
-    Attributes:
-      workers: threads that decode; 0 for one per core.
-      on_bad_in_evaluation: "fail" stops at a file that cannot be read, "skip" leaves it out and
-        the result shows how many were used.
-    """
-
-    workers: int = 0
-    on_bad_in_evaluation: str = "fail"
-
-    def __post_init__(self) -> None:
-        if self.on_bad_in_evaluation not in ("fail", "skip"):
-            raise ValueError("on_bad_in_evaluation must be 'fail' or 'skip'")
-
-
-def build(recipe: Section, workdir: Path) -> Experiment:
-    """The parts of a recipe.
-
-    Raises:
-      RecipeError: names everything that is wrong with the recipe, the data or the directory.
-    """
-    problems = Problems()
-    require_sections(recipe, SECTIONS)
-    task_class = task_of(recipe)
-    learning = task_class.learns and recipe["task"] != "evaluate"
-    require_sections(recipe, task_class.sections)
-    parts: dict[str, Any] = {}
-    with problems.gather():
-        check_sections(recipe, (*SECTIONS, *task_class.sections))
-    with problems.gather():
-        check_workdir(workdir, recipe, HARMLESS)
-    calls: dict[str, type] = {"run": Run, "input": Input}
-    if learning:
-        calls["view"] = input_pipeline.TrainView
-    for where, part in calls.items():
-        with problems.gather():
-            parts[where] = call(where, part, recipe[where])
-    for where in ("data", "eval_data"):
-        with problems.gather():
-            unused = where == "data" and task_class.learns and not learning
-            wanted = recipe[where]["name"] and not unused
-            parts[where] = choose(where, input_pipeline.DATASETS, recipe[where]) if wanted else None
-    with problems.gather():
-        if learning:
-            parts["optim"] = choose("optim", OPTIMIZERS, recipe["optim"])
-    with problems.gather():
-        view = parts["eval_view"] = call("eval_view", input_pipeline.EvalView, recipe["eval_view"])
-        parts["task"] = task_class.from_recipe(recipe, view.shape[:3], problems)
-    with problems.gather():
-        limits = {**recipe["bad_inputs"], "path": str(workdir / "bad_inputs.jsonl")}
-        parts["bad_inputs"] = call("bad_inputs", input_pipeline.BadInputs, limits)
-    problems.stop()
-    return assemble(recipe, parts, learning, problems)
-
-
-def assemble(
-    recipe: Section, parts: dict[str, Any], learning: bool, problems: Problems
-) -> Experiment:
-    """The second half of `build`: what needs several parts at once."""
-    run, task = parts["run"], parts["task"]
-    training = testing = optimizer = None
-    init_from = recipe["model"].get("init_from", "")
-    if not init_from and (not learning or set(ENCODER) <= set(task.model.frozen)):
-        problems.append("model.init_from: name the run or checkpoint to evaluate or probe")
-    if init_from and not Path(init_from).exists():
-        problems.append(f"model.init_from={init_from!r}: no such file or directory")
-    if not learning and parts["eval_data"] is None:
-        problems.append("eval_data.name: nothing to evaluate on")
-    if parts["data"] is None and (learning or not task.learns):
-        problems.append("data.name: nothing to learn from, or to compare with")
-    problems.stop()
-    divisor = jax.device_count() * run.accumulate
-    if run.batch_size % divisor:
-        problems.append(
-            f"run.batch_size={run.batch_size} is not divisible by {jax.device_count()} devices "
-            f"x {run.accumulate} parts (run.accumulate)"
-        )
-    if learning and parts["view"].shape != parts["eval_view"].shape:
-        problems.append(f"view gives {parts['view'].shape}, eval_view {parts['eval_view'].shape}")
-    with problems.gather():
-        if parts["eval_data"] is not None:
-            testing = loader("eval_data", recipe, parts)
-            task.check_labels(testing.source.class_names)
-    with problems.gather():
-        params = jax.eval_shape(task.init, jax.random.key(0))
-    with problems.gather():
-        if learning or not task.learns:
-            training = loader("data", recipe, parts)
-            task.check_labels(training.source.class_names)
-            check_same_classes(training, testing)
-    with problems.gather():
-        if learning and training is not None:
-            task.check_batch(run.batch_size)
-            if task.augment.flip and not getattr(training.source, "flippable", True):
-                raise RecipeError("augment.flip must be 0: mirroring changes the classes of data")
-            if not training.steps_per_epoch:
-                examples = training.source.num_examples
-                raise RecipeError(
-                    f"run.batch_size={run.batch_size} clips, but data has only {examples} examples"
-                )
-            optimizer = call(
-                "optim",
-                parts["optim"].optimizer,
-                {},
-                params=params,
-                steps_per_epoch=training.steps_per_epoch,
-                epochs=run.epochs,
-                batch_size=run.batch_size,
-                frozen=task.model.frozen,
-            )
-    problems.stop()
-    shown = testing or loader("data", recipe, {**parts, "view": parts["eval_view"]})
-    return Experiment(
-        task=task,
-        run=run,
-        seed=recipe["seed"],
-        training=training,
-        testing=testing,
-        shown=first_clips(shown),
-        optimizer=optimizer,
-        init_from=init_from,
-        init_parts=parts_of(recipe, task) if learning else None,
-        init_resize=recipe["model"].get("init_resize", False),
-        on_bad=parts["input"].on_bad_in_evaluation,
-    )
-
-
-def check_same_classes(training: Any, testing: Any) -> None:
-    """Raises RecipeError where the same number stands for different classes."""
-    names = [data.source.class_names for data in (training, testing) if data is not None]
-    if len(names) == 2 and None not in names and tuple(names[0]) != tuple(names[1]):
-        differ = next((a, b) for a, b in zip(*names, strict=False) if a != b)
-        raise RecipeError(
-            f"data and eval_data have different classes: {differ[0]!r} and {differ[1]!r}"
-        )
-
-
-def parts_of(recipe: Section, task: Any) -> tuple[str, ...]:
-    """Top-level names of the parameters that are taken from `model.init_from`."""
-    parts = recipe["model"].get("init_parts")
-    if isinstance(parts, str):
-        raise RecipeError(f"model.init_parts={parts!r} must be a tuple of names")
-    return task.init_parts if parts is None else tuple(parts)
-
-
-def loader(where: str, recipe: Section, parts: dict[str, Any]) -> Any:
-    """Batches of the source of a section, the part of this process."""
-    view, rows = parts.get("view"), parts["run"].batch_size
-    if where == "eval_data" or view is None:
-        # Whole examples, all views of each, on each device the same number of rows.
-        view = parts["eval_view"]
-        views, clips = view.parts * view.clips_per_part, view.clips_per_part
-        unit = math.lcm(views, jax.device_count() * clips)
-        rows = max(1, rows // unit) * unit
-    return input_pipeline.Loader(
-        parts[where],
-        view,
-        batch_size=rows,
-        seed=recipe["seed"],
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        workers=parts["input"].workers or None,
-        bad_inputs=parts["bad_inputs"],
-    )
-
-
-def first_clips(data: Any) -> np.ndarray:
-    """The first readable clips, for pictures; the same in each process.
-
-    Raises:
-      RecipeError: none of the first hundred examples can be read.
-    """
-    rows = [data.load(0, index) for index in range(min(SHOWN_CLIPS, data.source.num_examples))]
-    if all(row.problem for row in rows):
-        rows = [data.load(0, index) for index in range(min(100, data.source.num_examples))]
-    readable = [row.video[0] for row in rows if not row.problem]
-    if not readable:
-        name, problem = data.source.name_of(0), rows[0].problem
-        raise RecipeError(
-            f"none of the first {len(rows)} examples can be read; {name}: {problem.reason}"
-        )
-    return np.stack(readable[:SHOWN_CLIPS])
-
-
-def run_recipe(recipe: Section, workdir: Path) -> dict[str, float]:
+def run_recipe(recipe: Section, workdir: Path, signals: Signals | None = None) -> dict[str, float]:
     """Trains or evaluates; returns the metrics of the last evaluation."""
-    experiment = build(recipe, workdir)
-    workdir = open_workdir(workdir, recipe, HARMLESS)
-    try:
-        mesh = call("mesh", sharding.create_mesh, recipe["mesh"])
+    with at_once(signals):
+        experiment = processes.agree(lambda: build(recipe, workdir))
+        processes.compare(processes.facts_of(recipe, experiment.data.source.fingerprint))
+        fault_point("start.built")
+        workdir = open_workdir(workdir, recipe, HARMLESS)
         write_status(workdir, "running")
-        start = run_evaluation if experiment.optimizer is None else run_training
-        results = start(experiment, workdir, mesh)
-        write_status(workdir, "finished", **results)
+        fault_point("start.opened")
+    try:
+        if signals is not None:
+            signals.grace_seconds = experiment.run.grace_seconds
+            signals.before_exit = lambda reason: leave(workdir, reason)
+        if experiment.optimizer is None:
+            with at_once(signals):
+                results = run_evaluation(experiment, workdir)
+        else:
+            identity = identity_of(recipe)
+            results = run_training(experiment, workdir, identity=identity, signals=signals)
+        write_status(workdir, "finished", exit_code=0, **results)
         return results
     except BaseException as error:
-        stopped = isinstance(error, KeyboardInterrupt)
-        write_status(workdir, "stopped" if stopped else "failed", reason=str(error))
+        stopped = isinstance(error, Stopped | KeyboardInterrupt)
+        state = "stopped" if stopped else "failed"
+        write_status(workdir, state, exit_code=exit_code_of(error), reason=str(error))
         raise
     finally:
         close_workdir(workdir)
 
 
+def leave(workdir: Path, reason: str) -> None:
+    """What a run that ends from another thread leaves behind."""
+    write_status(workdir, "stopped", exit_code=AGAIN, reason=reason)
+    close_workdir(workdir)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """See `EXIT_CODES`; 75 also where a process of several was lost."""
+    if processes.is_lost_peer(error):
+        return AGAIN
+    codes = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+    return next(codes, INTERNAL)
+
+
+def train(signals: Signals) -> int:
+    """The command without a word."""
+    run_recipe(the_recipe(), the_workdir(), signals)
+    return 0
+
+
+def estimate(signals: Signals) -> int:
+    """See `maskfeat_jax.commands.estimate`."""
+    raise NotImplementedError
+
+
+COMMANDS: dict[str, Callable[[Signals], int]] = {
+    "estimate": estimate,
+    "train": train,
+}
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.", required=True)
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Start one process per host of a cluster.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "One of several processes that JAX finds: Slurm, TPU pod, Kubernetes."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "host:port of process 0, the same for every process."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
+_START_SECONDS = flags.DEFINE_float("start_seconds", 300.0, "How long to wait for the others.")
+
+
+def the_recipe() -> dict[str, Any]:
+    """The recipe of the command line."""
+    if _CONFIG.value is None:
+        raise app.UsageError("--config is missing: name a recipe, such as configs/smoke.py")
+    return _CONFIG.value.to_dict()
+
+
+def the_workdir() -> Path:
+    """The work directory of the command line."""
+    if _WORKDIR.value is None:
+        raise app.UsageError("--workdir is missing: name the directory of the run")
+    return Path(_WORKDIR.value)
 
 
 def main(argv: list[str]) -> None:
-    """Runs the recipe of the command line."""
-    if len(argv) > 1:
-        raise app.UsageError(f"not understood: {' '.join(argv[1:])}")
+    """Does what the command line says."""
+    signals = Signals()
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
     keep_freed_memory()
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
     try:
-        run_recipe(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
-    except tuple(EXIT_CODES) as error:
-        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(code)
+        with signals.nothing_to_lose():
+            fault_point("start.imported")
+            command = command_of(argv[1:])
+            processes.start(
+                coordinator=_COORDINATOR.value,
+                num_processes=_NUM_PROCESSES.value,
+                process_id=_PROCESS_ID.value,
+                distributed=_DISTRIBUTED.value,
+                timeout_seconds=_START_SECONDS.value,
+            )
+            signals.take_back()
+        code = command(signals)
+    except Exception as error:  # the end of the process: all that is left is to say why
+        code = exit_code_of(error)
+        if code == INTERNAL and not isinstance(error, Diverged):
+            traceback.print_exc()
+        print(f"{'stopped' if code == AGAIN else 'error'}: {error}", file=sys.stderr)
+    end(code)
+
+
+def command_of(words: list[str]) -> Callable[[Signals], int]:
+    """The command that the command line names."""
+    if len(words) > 1 or (words and words[0] not in COMMANDS):
+        raise app.UsageError(f"not understood: {' '.join(words)}{nearest(words[0], COMMANDS)}")
+    return COMMANDS[words[0] if words else "train"]
+
+
+def end(code: int) -> NoReturn:
+    """Ends the process; at once where threads may be stuck."""
+    processes.finish()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == AGAIN:
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
     app.run(main)

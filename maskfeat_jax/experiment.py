@@ -1,11 +1,10 @@
-"""From parts to a run: mesh, state, restore, loop. The parts come from `main.py`."""
+"""The parts of a run, and evaluation with them. The parts come from `parts.py`."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,15 +13,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from maskfeat_jax import sharding
-from maskfeat_jax.build import RecipeError
-from maskfeat_jax.checkpoint import Checkpoints, load_params
+from maskfeat_jax.checkpoint import load_params
 from maskfeat_jax.convert import is_run, load, resized
 from maskfeat_jax.evaluate import evaluate
-from maskfeat_jax.loop import Run, train
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.report import Report
-from maskfeat_jax.state import TrainState
-from maskfeat_jax.tasks import Knn, Learner, Task
+from maskfeat_jax.run import Run
+from maskfeat_jax.tasks import Knn, Task
 from maskfeat_jax.tasks.knn import bank_of
 from maskfeat_jax.transfer import TransferError, transfer
 from maskfeat_jax.workdir import write_table
@@ -52,7 +49,7 @@ class Data(Protocol):
     def train_batches(self, start_step: int) -> Generator[Batch]:
         """Batches without end, from that of a step on."""
 
-    def eval_batches(self, on_bad: str) -> Iterator[Batch]:
+    def eval_batches(self, on_bad: str) -> Generator[Batch]:
         """Each example once."""
 
 
@@ -61,6 +58,7 @@ class Experiment:
     """The parts of a run.
 
     Attributes:
+      mesh: the devices.
       task: what is learnt.
       run: how long and how often.
       seed: of the initial parameters.
@@ -75,6 +73,7 @@ class Experiment:
       on_bad: what evaluation does with unreadable files, "fail" or "skip".
     """
 
+    mesh: Mesh
     task: Task
     run: Run
     seed: int
@@ -95,68 +94,13 @@ class Experiment:
         return data
 
 
-def run_training(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str, float]:
-    """Trains to the end, from the newest good checkpoint of the work directory if there is one."""
-    task, run, data = experiment.task, experiment.run, experiment.data
-    optimizer = experiment.optimizer
-    assert optimizer is not None
-    assert isinstance(task, Learner)
-    create = functools.partial(TrainState.create, optimizer=optimizer)
-    shapes = jax.eval_shape(lambda key: create(task.init(key)), jax.random.key(0))
-    places = sharding.state_sharding(mesh, shapes)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep_last=run.keep_checkpoints)
-    facts = {"data": data.source.fingerprint}
-    newest = checkpoints.latest_good()
-    if newest is None:
-        params = initial_params(experiment)
-        state = jax.jit(create, out_shardings=places)(params)
-    else:
-        like = jax.tree.map(_shape_at, shapes, places)
-        state, stored = checkpoints.restore(newest, like)
-        if stored != facts:
-            raise RecipeError(
-                "data: the list of examples is not the one that this run was started with; "
-                "restore it, or choose a new --workdir"
-            )
-    report = Report(
-        workdir,
-        total_steps=round(run.epochs * data.steps_per_epoch),
-        steps_per_epoch=data.steps_per_epoch,
-        devices=jax.device_count(),
-        clips_per_step=run.batch_size,
-        resume_step=int(state.step),
-    )
-    step = functools.partial(task.train_step, optimizer=optimizer, accumulate=run.accumulate)
-    with report, contextlib.closing(data.train_batches(int(state.step))) as batches:
-        for sentence in checkpoints.bad:
-            report.message(sentence)
-        _, results = train(
-            state,
-            batches,
-            run=run,
-            steps_per_epoch=data.steps_per_epoch,
-            step=jax.jit(
-                step,
-                in_shardings=(places, sharding.batch_sharding(mesh)),
-                out_shardings=(places, sharding.replicated(mesh)),
-                donate_argnums=0,
-            ),
-            place=functools.partial(sharding.to_device, mesh),
-            evaluate=evaluator(experiment, workdir, mesh, places.evaluated),
-            draw=drawer(experiment, mesh),
-            report=report,
-            checkpoints=checkpoints,
-            facts=facts,
-        )
-    return results
-
-
-def run_evaluation(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[str, float]:
+def run_evaluation(experiment: Experiment, workdir: Path) -> dict[str, float]:
     """Evaluates the parameters of `init_from`, all of them."""
+    mesh = experiment.mesh
     params = initial_params(experiment)
     params = jax.device_put(params, sharding.state_sharding(mesh, params))
     if isinstance(experiment.task, Knn):
-        params = with_neighbours(experiment, experiment.task, params, mesh)
+        params = with_neighbours(experiment, experiment.task, params)
     places = jax.tree.map(lambda leaf: leaf.sharding, params)
     with Report(
         workdir,
@@ -165,19 +109,19 @@ def run_evaluation(experiment: Experiment, workdir: Path, mesh: Mesh) -> dict[st
         devices=jax.device_count(),
         clips_per_step=experiment.run.batch_size,
     ) as report:
-        results = evaluator(experiment, workdir, mesh, places)(params)
+        results = evaluator(experiment, workdir, places)(params)
         report.evaluation(0, results)
-        for name, picture in drawer(experiment, mesh)(params).items():
+        for name, picture in drawer(experiment)(params).items():
             report.pictures(0, name, picture)
     return results
 
 
-def with_neighbours(experiment: Experiment, task: Knn, params: Any, mesh: Mesh) -> dict[str, Any]:
+def with_neighbours(experiment: Experiment, task: Knn, params: Any) -> dict[str, Any]:
     """The parameters of a model, with features and classes of all training data, over all devices.
 
     See `Knn`.
     """
-    training = experiment.training
+    training, mesh = experiment.training, experiment.mesh
     assert training is not None
     step = jax.jit(
         functools.partial(task.features_step, views=training.views),
@@ -225,14 +169,15 @@ def check_same_network(source: Any, wanted: Any, parts: tuple[str, ...]) -> None
             )
 
 
-def evaluator(experiment: Experiment, workdir: Path, mesh: Mesh, places: Any):
+def evaluator(experiment: Experiment, workdir: Path, places: Any):
     """A function of parameters: metrics on the data to evaluate on, nothing if there is none.
 
-    Details by class go to `per_class.csv` of the work directory.
+    Its second argument is `interrupted` of `evaluate`. Details by class go to `per_class.csv` of
+    the work directory.
     """
-    testing, task = experiment.testing, experiment.task
+    testing, task, mesh = experiment.testing, experiment.task, experiment.mesh
     if testing is None:
-        return lambda params: {}
+        return lambda params, interrupted=None: {}
     expected = testing.source.num_examples
     step = jax.jit(
         functools.partial(task.eval_step, views=testing.views),
@@ -240,13 +185,16 @@ def evaluator(experiment: Experiment, workdir: Path, mesh: Mesh, places: Any):
         out_shardings=sharding.replicated(mesh),
     )
 
-    def metrics(params: Any) -> dict[str, float]:
+    def metrics(
+        params: Any, interrupted: Callable[[bool], bool] = lambda waiting: False
+    ) -> dict[str, float]:
         sums = evaluate(
             params,
             testing.eval_batches(experiment.on_bad),
             step=step,
             place=functools.partial(sharding.to_device, mesh),
             expected=expected,
+            interrupted=interrupted,
         )
         write_table(workdir / "per_class.csv", task.table(sums, testing.source.class_names or ()))
         return {**task.summary(sums), "used": float(sums["examples"]), "expected": float(expected)}
@@ -254,9 +202,9 @@ def evaluator(experiment: Experiment, workdir: Path, mesh: Mesh, places: Any):
     return metrics
 
 
-def drawer(experiment: Experiment, mesh: Mesh):
+def drawer(experiment: Experiment):
     """A function of parameters: pictures by name."""
-    task, video = experiment.task, experiment.shown
+    task, video, mesh = experiment.task, experiment.shown, experiment.mesh
     step = jax.jit(task.show_step, out_shardings=sharding.replicated(mesh))
     names = experiment.data.source.class_names or ()
 
@@ -265,7 +213,3 @@ def drawer(experiment: Experiment, mesh: Mesh):
         return task.draw(video, shown, names)
 
     return draw
-
-
-def _shape_at(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)

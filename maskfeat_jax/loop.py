@@ -4,167 +4,187 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
+from maskfeat_jax.agreement import Agreement
 from maskfeat_jax.checkpoint import Checkpoints
+from maskfeat_jax.evaluate import Interrupted
+from maskfeat_jax.feed import Feed
+from maskfeat_jax.hosts import SlowHosts
 from maskfeat_jax.report import Report
-from maskfeat_jax.sharding import prefetch
+from maskfeat_jax.run import Run
+from maskfeat_jax.signals import Stopped
 from maskfeat_jax.state import TrainState
+from maskfeat_jax.testing.faults import fault_point
+from maskfeat_jax.watchdog import Watchdog
+from maskfeat_jax.window import Diverged, Window
 
 Batch = dict[str, Any]
+Interrupt = Callable[[bool], bool]
 
 
-class Diverged(RuntimeError):
-    """The loss or the parameters are no longer finite."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """How long, how much at a time, and how often what.
-
-    Attributes:
-      batch_size: clips per update, over all devices.
-      epochs: of the whole run.
-      accumulate: parts that a batch is computed in, one after the other.
-      log_every_steps: steps between two lines of progress.
-      checkpoint_every_epochs: 0 saves at the end only.
-      evaluate_every_epochs: 0 evaluates at the end only.
-      pictures_every_epochs: 0 draws at the end only.
-      keep_checkpoints: how many of the newest stay.
-      max_nonfinite: steps in a row that may be skipped because loss or gradient is not finite.
-    """
-
-    batch_size: int
-    epochs: float = 1.0
-    accumulate: int = 1
-    log_every_steps: int = 50
-    checkpoint_every_epochs: float = 1.0
-    evaluate_every_epochs: float = 1.0
-    pictures_every_epochs: float = 1.0
-    keep_checkpoints: int = 3
-    max_nonfinite: int = 5
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate", "log_every_steps", "keep_checkpoints"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("checkpoint", "evaluate", "pictures"):
-            if getattr(self, f"{name}_every_epochs") < 0:
-                raise ValueError(f"{name}_every_epochs must not be negative")
-        if self.max_nonfinite < 1:
-            raise ValueError(f"max_nonfinite={self.max_nonfinite} must be 1 or more")
-
-
-def train(
-    state: TrainState,
-    batches: Iterable[Batch],
-    *,
-    run: Run,
-    steps_per_epoch: float,
-    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
-    place: Callable[[Batch], Batch],
-    evaluate: Callable[[Any], dict[str, float]],
-    draw: Callable[[Any], dict[str, np.ndarray]],
-    report: Report,
-    checkpoints: Checkpoints,
-    facts: Mapping[str, Any],
-) -> tuple[TrainState, dict[str, float]]:
+@dataclasses.dataclass
+class Training:
     """Trains from the state's step to the end.
 
-    Args:
-      state: where to begin.
-      batches: from the batch of the state's step on.
+    Attributes:
+      state: where to begin; after `to_the_end` where it ended.
+      feed: batches, from that of the state's step on.
       run: the section of the recipe.
       steps_per_epoch: updates in an epoch; may be a fraction.
       step: the compiled step; takes the state over.
-      place: moves a batch to the devices.
-      evaluate: metrics of parameters.
+      evaluate: metrics of parameters; the second argument says whether to leave, see `evaluate`.
       draw: pictures of parameters by name.
       report: where progress goes.
       checkpoints: where states go.
+      agreement: what signals ask of any process.
+      watchdog: is told that the run goes on.
       facts: stored with each checkpoint.
-
-    Returns:
-      The last state and its evaluation.
-
-    Raises:
-      Diverged: too many steps in a row were not finite, or the parameters are not.
+      unfinished: what was not reported yet when the state was saved: `window`, see `Window.rows`,
+        and whether the `evaluation` of its step is still to come.
     """
-    total = round(run.epochs * steps_per_epoch)
-    stream = prefetch(batches, place)
-    window = _Window(run.max_nonfinite)
-    results: dict[str, float] = {}
 
-    def due(done: int, every_epochs: float) -> bool:
-        every = max(1, round(every_epochs * steps_per_epoch))
-        return done == total or bool(every_epochs and done % every == 0)
+    state: TrainState
+    feed: Feed
+    run: Run
+    steps_per_epoch: float
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+    evaluate: Callable[[Any, Interrupt], dict[str, float]]
+    draw: Callable[[Any], dict[str, np.ndarray]]
+    report: Report
+    checkpoints: Checkpoints
+    agreement: Agreement
+    watchdog: Watchdog
+    facts: Mapping[str, Any]
+    unfinished: Mapping[str, Any]
 
-    for done in range(int(state.step) + 1, total + 1):
-        batch = window.wait(stream)
-        state, metrics = step(state, batch)
-        window.add(metrics)
-        if done % run.log_every_steps == 0 or done == total:
-            report.train(done, *window.read())
-        with report.pausing():
-            if due(done, run.evaluate_every_epochs):
-                results = evaluate(state.evaluated)
-                if results:  # else there is nothing to evaluate on
-                    report.evaluation(done, results)
-            if due(done, run.pictures_every_epochs):
-                for name, picture in draw(state.evaluated).items():
-                    report.pictures(done, name, picture)
-            if due(done, run.checkpoint_every_epochs):
-                _save(checkpoints, done, state, facts)
-    return state, results or evaluate(state.evaluated)  # nothing was left to do
-
-
-class _Window:
-    """Metrics and waiting time since the last report; fetched from the device only for it."""
-
-    def __init__(self, max_nonfinite: int):
-        self._max_nonfinite = max_nonfinite
-        self._in_a_row = 0
-        self._metrics: list[dict[str, jax.Array]] = []
+    def __post_init__(self) -> None:
+        """Nothing is done yet."""
+        self._total = round(self.run.epochs * self.steps_per_epoch)
+        self._done = int(self.state.step)
+        self._results: dict[str, float] = {}
+        limits = self.run.max_nonfinite, self.run.max_nonfinite_fraction
+        self._window = Window(*limits, self.unfinished["window"])
+        self._shown = -1  # step of the last evaluation
         self._waited_s = 0.0
+        self._slow_hosts = SlowHosts()
 
-    def wait(self, stream: Iterator[Batch]) -> Batch:
+    def to_the_end(self) -> dict[str, float]:
+        """Trains; the metrics of the last evaluation.
+
+        Raises:
+          Stopped: the run was asked to stop, and everything is saved.
+          Diverged: too many steps were not finite, or the parameters are not.
+        """
+        if self.unfinished["evaluation"]:
+            self._show()
+        self._shown = self._done
+        while self._done < self._total:
+            batch = self._next_batch()
+            asked = self.agreement.asked()
+            if batch is None or asked.stop:
+                self._stop()
+            if asked.save:
+                self._save()
+            self.watchdog.beat(self._done)
+            fault_point("step")
+            self.state, metrics = self.step(self.state, batch)
+            self._window.add(self._done, metrics, batch["index"])
+            self._done += 1
+            if self._done % self.run.log_every_steps == 0 or self._done == self._total:
+                self._log()
+            with self.report.pausing():
+                if self._due(self.run.checkpoint_every_epochs):
+                    self._save()  # first: it is written while the evaluation runs
+                self._show()
+        self.checkpoints.finish()
+        self._tell_of_checkpoints()
+        fault_point("shutdown")
+        if self.agreement.asked().stop:
+            raise Stopped("everything is done and saved")
+        if self._results:
+            return self._results
+        try:  # nothing was left to do; not reported a second time
+            return self.evaluate(self.state.evaluated, self._interrupted)
+        except Interrupted:
+            raise Stopped("everything is done and saved") from None
+
+    def _due(self, every_epochs: float) -> bool:
+        every = max(1, round(every_epochs * self.steps_per_epoch))
+        return self._done == self._total or bool(every_epochs and self._done % every == 0)
+
+    def _next_batch(self) -> Batch | None:
         start = time.perf_counter()
-        batch = next(stream)
+        batch = self.feed.next(self.agreement.alone)
         self._waited_s += time.perf_counter() - start
         return batch
 
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        self._metrics.append(metrics)
+    def _log(self) -> None:
+        fault_point("report")
+        self._settle()
+        for sentence in self._window.spiked():
+            self.report.message(sentence)
+        waited_s, self._waited_s = self._waited_s, 0.0
+        interval_s, steps = self.report.train(self._done, self._window.read(), waited_s)
+        if jax.process_count() > 1:
+            waits = np.asarray(multihost_utils.process_allgather(np.float32(waited_s)))
+            for sentence in self._slow_hosts.look(waits, interval_s, steps):
+                self.report.message(sentence)
 
-    def read(self) -> tuple[dict[str, float], float]:
-        """Means over the finite steps, and seconds waited for input."""
-        rows, waited_s = jax.device_get(self._metrics), self._waited_s
-        self._metrics, self._waited_s = [], 0.0
-        for row in rows:
-            self._in_a_row = self._in_a_row + 1 if row["nonfinite"] else 0
-            if self._in_a_row >= self._max_nonfinite:
-                raise Diverged(
-                    f"{self._in_a_row} steps in a row gave a loss or gradient that is not finite; "
-                    "the last checkpoint is good. Lower optim.lr, or look at the data"
-                )
-        finite = [row for row in rows if not row["nonfinite"]] or rows
-        means = {name: float(np.mean([row[name] for row in finite])) for name in rows[0]}
-        means["lr"] = float(rows[-1]["lr"])
-        means["nonfinite"] = float(sum(bool(row["nonfinite"]) for row in rows))
-        return means, waited_s
+    def _settle(self) -> None:
+        for bad in self._window.settle():
+            self.report.nonfinite(bad.step, bad.loss, bad.grad_norm, bad.examples)
+
+    def _show(self) -> None:
+        """Evaluation and pictures, where they are due; saves and stops when asked to."""
+        try:
+            if self._due(self.run.evaluate_every_epochs):
+                self._results = self.evaluate(self.state.evaluated, self._interrupted)
+                if self._results:  # else there is nothing to evaluate on
+                    self.report.evaluation(self._done, self._results)
+            if self._due(self.run.pictures_every_epochs):
+                self.watchdog.phase("drawing")
+                for name, picture in self.draw(self.state.evaluated).items():
+                    self.report.pictures(self._done, name, picture)
+        except Interrupted:
+            self._stop()
+        self._shown = self._done
+
+    def _interrupted(self, waiting: bool) -> bool:
+        self.watchdog.phase("evaluation")
+        return self.agreement.alone() if waiting else self.agreement.asked().stop
+
+    def _stop(self) -> NoReturn:
+        self._save()
+        self.watchdog.phase("saving")
+        self.checkpoints.finish()
+        raise Stopped(f"step {self._done} is saved")
+
+    def _save(self) -> None:
+        self.watchdog.phase("saving")
+        self._settle()
+        if not _all_finite(self.state.params):
+            raise Diverged(f"the parameters after step {self._done} are not finite; not saved")
+        run = self.run
+        due = self._due(run.evaluate_every_epochs) or self._due(run.pictures_every_epochs)
+        unfinished = {
+            "window": self._window.rows(),
+            "evaluation": due and self._shown != self._done,
+        }
+        self.checkpoints.save(self._done, self.state, {**self.facts, "unfinished": unfinished})
+        self._tell_of_checkpoints()
+
+    def _tell_of_checkpoints(self) -> None:
+        for sentence in self.checkpoints.messages():
+            self.report.message(sentence)
 
 
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
-
-
-def _save(checkpoints: Checkpoints, step: int, state: TrainState, facts: Mapping[str, Any]) -> None:
-    if not _all_finite(state.params):
-        raise Diverged(f"the parameters after step {step} are not finite; they are not saved")
-    checkpoints.save(step, state, facts)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -30,6 +31,8 @@ from maskfeat_jax.workdir import write_atomically
 
 Number = int | float | np.floating  # what a metric may be
 
+_WARN_SECONDS = 60.0
+_TOLD_NONFINITE = 10
 _BAR = "{percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 
@@ -87,7 +90,8 @@ class Report:
         self._step = resume_step
         self._since = clock()
         self._step_s: collections.deque[float] = collections.deque(maxlen=10)
-        self._warned: set[str] = set()
+        self._failed: dict[str, _Failures] = {}
+        self._nonfinite = 0
         self._active = jax.process_index() == 0
         self._console = _Console(sys.stdout if stream is None else stream)
         self._tensorboard: TensorBoard | None = None
@@ -115,7 +119,7 @@ class Report:
         metrics: Mapping[str, Number],
         input_wait_s: Number,
         interval_s: Number | None = None,
-    ) -> None:
+    ) -> tuple[float, int]:
         """Reports a log interval: the steps since the last call. No step, no report.
 
         Args:
@@ -123,13 +127,16 @@ class Report:
           metrics: means over the interval, such as `loss`, `lr`, `grad_norm`.
           input_wait_s: seconds of the interval spent waiting for the next batch.
           interval_s: seconds of the interval; measured here if None.
+
+        Returns:
+          Seconds of the interval, and steps in it.
         """
         now = self._clock()
         interval_s = max(float(now - self._since if interval_s is None else interval_s), 1e-9)
         steps = step - self._step
         self._step, self._since = step, now
         if not self._active or steps <= 0:
-            return
+            return interval_s, max(steps, 0)
         self._step_s.append(interval_s / steps)
         speed = self._clips_per_step * steps / interval_s
         waiting = min(max(float(input_wait_s) / interval_s, 0.0), 1.0)
@@ -151,6 +158,7 @@ class Report:
         line = "  ".join([f"step {step}/{self._total_steps} ({percent:.1f} %)", *words, progress])
         self._log(line)
         self._console.progress(line, step, "  ".join([*words[:1], progress]))
+        return interval_s, steps
 
     def evaluation(self, step: int, metrics: Mapping[str, Number]) -> None:
         """Reports an evaluation; `top1` is recorded as `eval/top1`."""
@@ -158,6 +166,36 @@ class Report:
             self._record(step, {f"eval/{name}": float(value) for name, value in metrics.items()})
             words = [f"{name} {number(float(value))}" for name, value in metrics.items()]
             self.message("  ".join([f"step {step}/{self._total_steps}  evaluation", *words]))
+
+    def evaluated(self, step: int) -> bool:
+        """Whether an evaluation at a step is among the metrics (process 0 only)."""
+        path = self._workdir / "metrics.jsonl"
+        try:
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        except OSError:
+            return False
+        return any('"eval/' in line and _step_of(line) == step for line in lines)
+
+    def nonfinite(self, step: int, loss: float, grad_norm: float, examples: Sequence[int]) -> None:
+        """Reports an update that was left out, in `nonfinite.jsonl`; the first ones also in words.
+
+        Args:
+          step: updates made before it.
+          loss: of the batch.
+          grad_norm: of the batch.
+          examples: ids of the batch.
+        """
+        if not self._active:
+            return
+        self._nonfinite += 1
+        values = {"loss": str(loss), "grad_norm": str(grad_norm), "examples": list(examples)}
+        with self._tolerating("nonfinite.jsonl"):
+            _append(self._workdir / "nonfinite.jsonl", json.dumps({"step": step, **values}))
+        if self._nonfinite <= _TOLD_NONFINITE:
+            more = "; others go to nonfinite.jsonl only" * (self._nonfinite == _TOLD_NONFINITE)
+            self.message(
+                f"warning: step {step} left out: loss {loss:g}, gradient norm {grad_norm:g}{more}"
+            )
 
     def pictures(self, step: int, name: str, picture: UInt8[np.ndarray, "... 3"]) -> None:
         """Stores a picture for TensorBoard and as `pictures/<name>_<step>.png`.
@@ -226,13 +264,26 @@ class Report:
 
     @contextlib.contextmanager
     def _tolerating(self, what: str) -> Iterator[None]:
-        """Turns a failure to write into one warning per kind of file."""
+        """Turns failures to write into a warning a minute for each kind of file."""
         try:
             yield
         except (OSError, ModuleNotFoundError) as error:
-            if what not in self._warned:
-                self._warned.add(what)
-                self._console.line(f"warning: {what} is not written: {error}; training goes on")
+            failures = self._failed.setdefault(what, _Failures())
+            failures.count += 1
+            if self._clock() - failures.warned > _WARN_SECONDS:
+                failures.warned = self._clock()
+                times = f" ({failures.count} times so far)" if failures.count > 1 else ""
+                self._console.line(
+                    f"warning: {what} is not written: {error}{times}; training goes on"
+                )
+
+
+@dataclasses.dataclass
+class _Failures:
+    """Of one kind of file: how many, and when somebody was told."""
+
+    count: int = 0
+    warned: float = -math.inf
 
 
 class _Console:

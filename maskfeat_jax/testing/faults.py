@@ -2,8 +2,8 @@
 
     MASKFEAT_FAULTS="save.before_manifest:kill@3; data.wait:sleep=60@10" python main.py ...
 
-A plan is a list of `point:action=argument@count`: at the count-th time (the first, if none is given)
-that a process comes to the point, this is done:
+A plan is a list of `point:action=argument@n`: at the n-th time (the first, if none is given) that a
+process comes to the point, this is done:
 
     kill             SIGKILL to itself
     term, int        SIGTERM or SIGINT to itself; the process then goes on
@@ -52,12 +52,12 @@ _SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT
 
 
 class Fault(NamedTuple):
-    """What happens at the count-th time that a point is reached."""
+    """What happens at the n-th time that a point is reached."""
 
     point: str
     action: str
     argument: str
-    count: int
+    nth: int
 
 
 def plan(text: str) -> list[Fault]:
@@ -86,7 +86,7 @@ def fault_point(name: str) -> None:
     assert name in POINTS, name
     _reached[name] += 1
     for fault in _faults:
-        if (fault.point, fault.count) == (name, _reached[name]):
+        if (fault.point, fault.nth) == (name, _reached[name]):
             _happen(fault)
 
 

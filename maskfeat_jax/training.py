@@ -1,0 +1,205 @@
+"""From parts to a trained model: state, restore, compilation, loop."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from maskfeat_jax import sharding
+from maskfeat_jax.agreement import Agreement
+from maskfeat_jax.build import RecipeError
+from maskfeat_jax.checkpoint import Checkpoints
+from maskfeat_jax.divergence import keep_evidence
+from maskfeat_jax.experiment import Experiment, drawer, evaluator, initial_params
+from maskfeat_jax.feed import Feed
+from maskfeat_jax.loop import Training
+from maskfeat_jax.processes import on_first_process
+from maskfeat_jax.report import Report
+from maskfeat_jax.signals import Signals
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.tasks import Learner
+from maskfeat_jax.testing.faults import fault_point
+from maskfeat_jax.watchdog import Watchdog
+from maskfeat_jax.window import TooManyBad
+
+Batch = dict[str, Any]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+NOTHING_UNFINISHED = {"window": {}, "evaluation": False}
+
+
+def run_training(
+    experiment: Experiment, workdir: Path, *, identity: str = "", signals: Signals | None = None
+) -> dict[str, float]:
+    """Trains to the end, from the newest good checkpoint of the work directory if there is one.
+
+    Args:
+      experiment: the parts.
+      workdir: of the run; checkpoints, metrics and pictures go there.
+      identity: of the recipe, stored with each checkpoint and compared with it.
+      signals: what asks to stop; None: nothing does.
+
+    Returns:
+      The metrics of the last evaluation.
+
+    Raises:
+      Stopped: a signal came, and what was learnt is saved.
+      Diverged: too many updates were not finite; what is known of it lies in `nonfinite/`.
+      CheckpointError: a state cannot be saved, or none can be trusted.
+      RecipeError: the checkpoints belong to other data or another recipe.
+    """
+    run, data = experiment.run, experiment.data
+    facts = {"data": data.source.fingerprint, "recipe": identity}
+    places = state_places(experiment)
+    end_process = signals.end_process if signals else None
+    with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(
+            Watchdog(
+                workdir,
+                process=jax.process_index(),
+                start_seconds=run.hang_start_seconds,
+                step_seconds=run.hang_seconds,
+                end_process=end_process,
+            )
+        )
+        checkpoints = stack.enter_context(open_checkpoints(experiment, workdir))
+        with at_once(signals):
+            state, unfinished = first_state(experiment, checkpoints, places, facts)
+        report = stack.enter_context(open_report(experiment, workdir, int(state.step)))
+        for sentence in checkpoints.messages():
+            report.message(sentence)
+        if unfinished["evaluation"]:
+            done = on_first_process(lambda: int(report.evaluated(int(state.step))))
+            unfinished = {**unfinished, "evaluation": not done}
+        place = functools.partial(sharding.to_device, experiment.mesh)
+        batches = data.train_batches(int(state.step))
+        feed = stack.enter_context(contextlib.closing(Feed(batches, place)))
+        with at_once(signals), report.pausing():
+            step = compiled_step(experiment, places, state, feed)
+        training = Training(
+            state,
+            feed,
+            run=run,
+            steps_per_epoch=data.steps_per_epoch,
+            step=step,
+            evaluate=evaluator(experiment, workdir, places.evaluated),
+            draw=drawer(experiment),
+            report=report,
+            checkpoints=checkpoints,
+            agreement=Agreement(signals),
+            watchdog=watchdog,
+            facts=facts,
+            unfinished=unfinished,
+        )
+        del state  # the loop has it, and gives it away
+        try:
+            return training.to_the_end()
+        except TooManyBad as error:
+            watchdog.phase("keeping evidence of what is not finite")
+            with contextlib.closing(data.train_batches(error.bad[0].step)) as again:
+                words = keep_evidence(
+                    workdir, training.state, error.bad, next(again), step=step, place=place
+                )
+            report.message(words)
+            raise
+
+
+def at_once(signals: Signals | None) -> contextlib.AbstractContextManager[None]:
+    """Inside, a signal ends the process at once, as there is nothing to lose."""
+    return contextlib.nullcontext() if signals is None else signals.nothing_to_lose()
+
+
+def open_checkpoints(experiment: Experiment, workdir: Path) -> Checkpoints:
+    """The checkpoints of a run, as its recipe wants them kept."""
+    run = experiment.run
+    return Checkpoints(
+        workdir / "checkpoints",
+        keep_last=run.keep_checkpoints,
+        verify=run.verify_checkpoints,
+        allow_fresh_start=run.allow_fresh_start,
+    )
+
+
+def open_report(experiment: Experiment, workdir: Path, resume_step: int) -> Report:
+    """Where a training tells of its progress."""
+    run, data = experiment.run, experiment.data
+    return Report(
+        workdir,
+        total_steps=round(run.epochs * data.steps_per_epoch),
+        steps_per_epoch=data.steps_per_epoch,
+        devices=jax.device_count(),
+        clips_per_step=run.batch_size,
+        resume_step=resume_step,
+    )
+
+
+def state_shapes(experiment: Experiment) -> TrainState:
+    """The state of a training without its numbers."""
+    assert experiment.optimizer is not None
+    create = functools.partial(TrainState.create, optimizer=experiment.optimizer)
+    return jax.eval_shape(lambda key: create(experiment.task.init(key)), jax.random.key(0))
+
+
+def state_places(experiment: Experiment) -> Any:
+    """Where each array of the state lies on the mesh."""
+    return sharding.state_sharding(experiment.mesh, state_shapes(experiment))
+
+
+def first_state(
+    experiment: Experiment, checkpoints: Checkpoints, places: Any, facts: dict[str, Any]
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to train from, and what the run before had not reported.
+
+    Raises:
+      RecipeError: the checkpoint belongs to other data or another recipe.
+    """
+    newest = checkpoints.latest_good()
+    if newest is None:
+        create = functools.partial(TrainState.create, optimizer=experiment.optimizer)
+        state = jax.jit(create, out_shardings=places)(initial_params(experiment))
+        return state, NOTHING_UNFINISHED
+    fault_point("restore.before")
+    like = jax.tree.map(_shape_at, state_shapes(experiment), places)
+    state, stored = checkpoints.restore(newest, like)
+    fault_point("restore.after")
+    if stored.get("data") != facts["data"]:
+        raise RecipeError(
+            "data: the list of examples is not the one that this run was started with; "
+            "restore it, or choose a new --workdir"
+        )
+    if stored.get("recipe") != facts["recipe"]:
+        raise RecipeError(
+            f"checkpoint {newest} was saved by a run with another recipe than config.json says; "
+            "put back the checkpoints of this run, or choose a new --workdir"
+        )
+    return state, stored["unfinished"]
+
+
+def train_step_of(experiment: Experiment, places: Any) -> Any:
+    """The step of the task, jitted over the mesh; it takes the state over."""
+    task, mesh = experiment.task, experiment.mesh
+    assert isinstance(task, Learner)
+    step = functools.partial(
+        task.train_step, optimizer=experiment.optimizer, accumulate=experiment.run.accumulate
+    )
+    return jax.jit(
+        step,
+        in_shardings=(places, sharding.batch_sharding(mesh)),
+        out_shardings=(places, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def compiled_step(experiment: Experiment, places: Any, state: TrainState, feed: Feed) -> Step:
+    """The step, compiled before it is needed: until then there is nothing to lose."""
+    batch = feed.peek()
+    fault_point("compile")
+    return train_step_of(experiment, places).lower(state, batch).compile()
+
+
+def _shape_at(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
