@@ -159,6 +159,7 @@ def first_state(
     """
     newest = checkpoints.latest_good()
     if newest is None:
+        assert experiment.optimizer is not None
         create = functools.partial(TrainState.create, optimizer=experiment.optimizer)
         state = jax.jit(create, out_shardings=places)(initial_params(experiment))
         return state, NOTHING_UNFINISHED
@@ -176,13 +177,14 @@ def first_state(
             f"checkpoint {newest} was saved by a run with another recipe than config.json says; "
             "put back the checkpoints of this run, or choose a new --workdir"
         )
-    return state, stored["unfinished"]
+    return state, stored.get("unfinished", NOTHING_UNFINISHED)
 
 
 def train_step_of(experiment: Experiment, places: Any) -> Any:
     """The step of the task, jitted over the mesh; it takes the state over."""
     task, mesh = experiment.task, experiment.mesh
     assert isinstance(task, Learner)
+    assert experiment.optimizer is not None
     step = functools.partial(
         task.train_step, optimizer=experiment.optimizer, accumulate=experiment.run.accumulate
     )

@@ -138,7 +138,9 @@ class Spikes:
 
     def __init__(self) -> None:
         """Nothing seen yet."""
-        self._last = {name: collections.deque(maxlen=_SPIKE_STEPS) for name in _WATCHED}
+        self._last: dict[str, collections.deque[float]] = {
+            name: collections.deque(maxlen=_SPIKE_STEPS) for name in _WATCHED
+        }
 
     def look(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         """One sentence for each metric that spikes in the rows, about the highest."""
@@ -169,8 +171,8 @@ def _ids(examples: Any) -> list[int]:
 
 
 def _from_json(stored: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    kinds = {
-        name: (lambda x: x == "True") if name == "nonfinite" else np.float32 for name in stored
-    }
-    columns = {name: [kinds[name](x) for x in column] for name, column in stored.items()}
+    def parse(name: str, text: str) -> Any:
+        return text == "True" if name == "nonfinite" else np.float32(text)
+
+    columns = {name: [parse(name, text) for text in column] for name, column in stored.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
