@@ -25,6 +25,8 @@ from maskfeat_jax.workdir import sync_directory
 _SAVING = ".saving"
 _DELETING = ".deleting"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TENSORSTORE_NUMBER = r"os_error_code='(\d+)'"
+_TENSORSTORE_FILE = r'Failed (?:writing|to open): "([^"]+)"'
 
 
 class CheckpointError(RuntimeError):
@@ -244,16 +246,26 @@ class Storage:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error of Python or of TensorStore, which has only words, is one of a full disk."""
-    return getattr(error, "errno", None) in _FULL or any(
-        os.strerror(number) in str(error) for number in _FULL
-    )
+    """Whether it is the error of a full disk."""
+    return _number(error) in _FULL
 
 
 def in_brief(error: BaseException) -> str:
-    """The first line of an error, or what the system calls it."""
-    text = getattr(error, "strerror", None) or str(error)
-    return text.splitlines()[0][:300] if text else repr(error)
+    """What the system calls an error, and of which file; else its first line."""
+    number = _number(error)
+    if number is None:
+        return str(error).splitlines()[0][:300] if str(error) else repr(error)
+    name = getattr(error, "filename", None) or re.search(_TENSORSTORE_FILE, str(error))
+    where = "" if name is None else f": {name if isinstance(name, str) else name[1]}"
+    return os.strerror(number) + where
+
+
+def _number(error: BaseException) -> int | None:
+    """The number of the system's error; TensorStore has it in its words only."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(_TENSORSTORE_NUMBER, str(error))
+    return int(found[1]) if found else None
 
 
 def free_space(directory: pathlib.Path) -> str:

@@ -6,7 +6,7 @@ without leaves (`EmptyState`, None) need no storage; typed PRNG keys are stored 
 
 from __future__ import annotations
 
-import functools
+import logging
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,11 +48,11 @@ def writer(leaves: Mapping[Name, Any], directory: pathlib.Path) -> Callable[[], 
                 leaf.copy_to_host_async()
         # An array on the CPU, seen as one of numpy, is the live buffer: hence a copy.
         host = nest({name: np.array(leaf) for name, leaf in arrays.items()})
-        return lambda: ocp.save(directory, host)
+        return _quietly(lambda: ocp.save(directory, host))
     if jax.default_backend() == "cpu":
         arrays = _copied(arrays)
     # Elsewhere Orbax has copied the arrays to the host when this returns.
-    return functools.partial(ocp.save_async(directory, nest(arrays)).result)
+    return _quietly(ocp.save_async(directory, nest(arrays)).result)
 
 
 def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) -> dict[Name, Any]:
@@ -92,6 +92,23 @@ def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) 
             jax.random.wrap_key_data(value, impl=_key_impl(wanted[name])) if key else value
         )
     return loaded
+
+
+def _quietly(action: Callable[[], None]) -> Callable[[], None]:
+    """Without Orbax's hundreds of lines about an error that is raised anyway."""
+
+    def told(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR
+
+    def quiet() -> None:
+        logger = logging.getLogger("absl")
+        logger.addFilter(told)
+        try:
+            action()
+        finally:
+            logger.removeFilter(told)
+
+    return quiet
 
 
 @jax.jit
