@@ -8,6 +8,7 @@ an animation the first frame counts, and EXIF orientation is ignored as in the o
 from __future__ import annotations
 
 import io
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -81,7 +82,7 @@ def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pict
       max_pixels: larger images are refused before their pixels are allocated.
 
     Raises:
-      BadMedia: empty, not an image, or too large.
+      BadMedia: empty, not an image, too large, or a PNG whose checksums say that it is damaged.
       Exception: whatever the decoder finds wrong with the header.
     """
     if isinstance(data, np.ndarray):
@@ -92,6 +93,8 @@ def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pict
         raise BadMedia(
             "too_large", f"{width}x{height} pixels, the limit is {max_pixels} (max_pixels)"
         )
+    if header.format == "PNG":
+        _check_png(data)
     # A window of a file cut short might still decode; Pillow reads on and notices the missing end.
     plain_jpeg = header.format == "JPEG" and header.mode in ("RGB", "L") and data[-2:] == _JPEG_END
     return Picture(header, data if plain_jpeg else None)
@@ -104,6 +107,20 @@ def _format_of(data: bytes) -> str:
         if data.startswith(starts):
             return name
     raise BadMedia("not_media", f"starts with {data[:12]!r}; expected JPEG, PNG or WebP")
+
+
+def _check_png(data: bytes) -> None:
+    """Compares the pixels of a PNG with their checksums, which Pillow does not look at."""
+    at = 8
+    while at + 12 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if kind == b"IDAT" and zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
+            raise BadMedia("decode_error", f"the pixels at byte {at} do not fit their checksum")
+        if kind == b"IEND":
+            return
+        at = end + 4
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

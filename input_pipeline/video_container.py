@@ -6,9 +6,12 @@ only this file may be read, and sizes are checked before anything is decoded. Ne
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import stat
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -16,12 +19,14 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.video_structure import Read, check_fragments, check_matroska
 
 MAX_STREAMS = 16
 HEAD_BYTES = 256
 GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
 # Text in a header need not be UTF-8. PyAV 19 replaces what is not by itself.
 _TEXT: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_CHECKS = {"matroska": check_matroska, "mov": check_fragments}
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
@@ -34,7 +39,8 @@ def open_container(data: str | bytes, timeout_seconds: float, max_pixels: int) -
       max_pixels: the decoder refuses larger frames.
 
     Raises:
-      BadMedia: empty, or no MP4/MOV, Matroska/WebM or AVI, or not a file but a pipe or a device.
+      BadMedia: empty, or no MP4/MOV, Matroska/WebM or AVI, or not a file but a pipe or a device; or
+        its parts do not fit into one another.
       OSError: it cannot be read.
       av.error.FFmpegError: the header is wrong.
     """
@@ -42,10 +48,14 @@ def open_container(data: str | bytes, timeout_seconds: float, max_pixels: int) -
         head, num_bytes = data[:HEAD_BYTES], len(data)
     else:
         head, num_bytes = _head_of(data)
+    name = _format_of(head, num_bytes)
+    if name in _CHECKS:
+        with _reader(data) as read:
+            _CHECKS[name](read, num_bytes, time.monotonic() + timeout_seconds)
     container = av.open(
         io.BytesIO(data) if isinstance(data, bytes) else f"file:{os.path.abspath(data)}",
         "r",
-        format=_format_of(head, num_bytes),
+        format=name,
         options={"max_pixels": str(max_pixels), "threads": "1"},
         container_options={"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS + 1)},
         **_TEXT,
@@ -99,6 +109,19 @@ def _head_of(path: str) -> tuple[bytes, int]:
         if not stat.S_ISREG(status.st_mode):
             raise BadMedia("not_media", f"{stat.filemode(status.st_mode)}: not a regular file")
         return os.read(descriptor, HEAD_BYTES), status.st_size
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _reader(data: str | bytes) -> Iterator[Read]:
+    """Reads a few bytes anywhere."""
+    if isinstance(data, bytes):
+        yield lambda at, count: data[at : at + count]
+        return
+    descriptor = os.open(data, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        yield lambda at, count: os.pread(descriptor, count, at)
     finally:
         os.close(descriptor)
 

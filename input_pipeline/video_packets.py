@@ -56,9 +56,8 @@ class Packets:
         if not self.timed:
             self._times = shown = list(range(len(self._times)))
             self._keys = []
-        if self._keys:  # what a file that was cut out of another shows earlier cannot be decoded
-            key = self._keys[0]
-            shown = [at for at in shown if at >= key and self._times[at] >= self._times[key]]
+        if self._keys:
+            shown = self._decodable(shown)
         self._order = sorted(shown, key=self._times.__getitem__)  # positions, by index
         self.num_frames = len(self._order)
         if not self._order:
@@ -151,6 +150,17 @@ class Packets:
         _check_complete(self._container, self._stream, found)
         return shown
 
+    def _decodable(self, shown: list[int]) -> list[int]:
+        """Without what a file that was cut out of another shows before its first key frame."""
+        key = self._keys[0]
+        if key and _begins_with_key(self._container, self._stream):
+            raise BadMedia("decode_error", "the first frame is damaged")
+        usable = [at for at in shown if at >= key and self._times[at] >= self._times[key]]
+        others = set(shown).difference(usable)
+        if others and max(others) > key + MAX_REORDERED:
+            raise BadMedia("decode_error", "the times of the frames contradict their order")
+        return usable
+
     def _key_before(self, position: int) -> int:
         """The last key frame that is both decoded and shown no later than a frame."""
         at = bisect.bisect_right(self._keys, position) - 1
@@ -182,6 +192,14 @@ def _decode_time(packet: Packet) -> int:
     if time_ is None:
         raise BadMedia("decode_error", "a frame without a time")
     return time_
+
+
+def _begins_with_key(container: InputContainer, stream: VideoStream) -> bool:
+    """Whether MP4 lists its key frames and the first frame is one of them."""
+    if "mov" not in container.format.name or not len(stream.index_entries):
+        return False
+    keys = [entry.is_keyframe for entry in stream.index_entries]
+    return keys[0] and not all(keys)
 
 
 def _check_complete(container: InputContainer, stream: VideoStream, found: int) -> None:

@@ -118,3 +118,12 @@ def test_a_jpeg_with_trailing_bytes_is_fine():
     crop = decode.open_picture(data + bytes(7)).crop(window)
     assert np.array_equal(np.asarray(crop), with_pillow(data, window))
     assert Image.open(io.BytesIO(data)).size == (81, 60)
+
+
+def test_pixels_of_a_png_that_do_not_fit_their_checksum_are_refused():
+    data = bytearray(encode(picture(12), "png", compress_level=0))
+    decode.open_picture(bytes(data)).whole()
+    data[len(data) // 2] ^= 1  # stored, not deflated: nothing but the checksum tells
+    with pytest.raises(BadMedia, match="do not fit their checksum") as caught:
+        decode.open_picture(bytes(data)).whole()
+    assert caught.value.kind == "decode_error"
