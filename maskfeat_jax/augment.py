@@ -62,7 +62,7 @@ class Augment:
         """Changed clips."""
         flip_key, erase_key = jax.random.split(key)
         if self.flip:
-            flipped = jax.random.bernoulli(flip_key, self.flip, (len(clips), 1, 1, 1, 1))
+            flipped = jax.random.bernoulli(flip_key, float(self.flip), (len(clips), 1, 1, 1, 1))
             clips = jnp.where(flipped, clips[:, :, :, ::-1], clips)
         return random_erasing(erase_key, clips, self.erase) if self.erase else clips
 
@@ -81,7 +81,7 @@ def random_erasing(key: Key[Array, ""], clips: Clips, probability: float) -> Cli
     rows, columns = (jnp.take_along_axis(x, first, axis=1)[:, 0] for x in (rows, columns))
     top = jnp.floor(jax.random.uniform(keys[2], (b,)) * (height - rows + 1)).astype(int)
     left = jnp.floor(jax.random.uniform(keys[3], (b,)) * (width - columns + 1)).astype(int)
-    chosen = jax.random.bernoulli(keys[4], probability, (b,)) & fits.any(axis=1)
+    chosen = jax.random.bernoulli(keys[4], float(probability), (b,)) & fits.any(axis=1)
     box = _boxes(top, rows, height)[:, :, None] & _boxes(left, columns, width)[:, None]
     box = (box & chosen[:, None, None])[:, None, :, :, None]
     return jnp.where(box, jax.random.normal(keys[5], clips.shape, clips.dtype), clips)
@@ -130,13 +130,13 @@ class Mix:
         b, _, height, width, _ = clips.shape
         groups = b // self.group
         keys = jax.random.split(key, 6)
-        cut = jax.random.bernoulli(keys[0], self.switch, (groups,))
+        cut = jax.random.bernoulli(keys[0], float(self.switch), (groups,))
         own = jnp.where(
             cut,
             jax.random.beta(keys[1], self.cutmix, self.cutmix, (groups,)),
             jax.random.beta(keys[2], self.mixup, self.mixup, (groups,)),
         )
-        own = jnp.where(jax.random.bernoulli(keys[3], self.probability, (groups,)), own, 1.0)
+        own = jnp.where(jax.random.bernoulli(keys[3], float(self.probability), (groups,)), own, 1.0)
         side = jnp.sqrt(1 - own)
         box = _cut_box(keys[4], height, side)[:, :, None] & _cut_box(keys[5], width, side)[:, None]
         own = jnp.where(cut, 1 - box.mean((1, 2)), own)

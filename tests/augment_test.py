@@ -62,7 +62,7 @@ def test_smoothing():
     )
 
 
-@pytest.mark.parametrize("switch", [0.0, 1.0])
+@pytest.mark.parametrize("switch", [0.0, 1.0, 1])
 def test_mixing_by_hand(switch):
     """What is mixed can be read off constant clips: the shares of pixels and of labels agree."""
     b, group = 12, 4
@@ -117,3 +117,13 @@ def test_refuses():
         Mix(mixup=0.0)
     with pytest.raises(ValueError, match="smoothing=2"):
         Mix(smoothing=2.0)
+
+
+def test_whole_numbers_are_probabilities_too():
+    clips, key = noise(), jax.random.key(0)
+    for name in ("flip", "erase"):
+        whole, fraction = (Augment(**{"flip": 0, name: one})(key, clips) for one in (1, 1.0))
+        np.testing.assert_array_equal(whole, fraction)
+    labels = jnp.arange(4)
+    whole, _ = Mix(mixup=1, cutmix=1, probability=1, switch=0, group=4)(key, clips, labels, 5)
+    assert not np.array_equal(whole, clips)

@@ -38,7 +38,7 @@ class Classify:
         encoder = model = None
         with problems.gather():
             encoder = encoder_of(recipe)
-            encoder.grid(clip)
+            call("view, eval_view and model.tubelet", encoder.grid, {}, clip=clip)
         with problems.gather():
             head_name(recipe, cls.heads)
             model = encoder and choose("head", MODELS, recipe["head"], encoder=encoder)

@@ -14,7 +14,7 @@ import numpy as np
 from maskfeat_jax import pictures, steps
 from maskfeat_jax.arrays import Array
 from maskfeat_jax.augment import Augment, Normalise
-from maskfeat_jax.build import Problems, RecipeError, Section, choose
+from maskfeat_jax.build import Problems, RecipeError, Section, call, choose
 from maskfeat_jax.masking import MASKERS, Masker
 from maskfeat_jax.models import MODELS
 from maskfeat_jax.ops.patches import Size3, token_grid
@@ -47,7 +47,7 @@ class Pretrain:
         encoder = target = masker = model = on_clips = None
         with problems.gather():
             encoder = encoder_of(recipe)
-            encoder.grid(clip)
+            call("view, eval_view and model.tubelet", encoder.grid, {}, clip=clip)
         with problems.gather():
             if encoder is not None:
                 target = choose("target", TARGETS, recipe["target"], tubelet=encoder.tubelet)
