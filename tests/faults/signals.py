@@ -1,0 +1,264 @@
+"""Signals that ask a run to stop, in each phase of it.
+
+python -m tests.faults.signals phases --times=10     # B1 to B9
+python -m tests.faults.signals others --times=3      # B10, B11, B13, B14
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import random
+import signal
+import statistics
+import tempfile
+from typing import NamedTuple
+
+from tests.faults import oracles, results
+from tests.faults.kills import reference
+from tests.faults.oracles import Problems, Verdict
+from tests.faults.runner import Case, Ended, Forks, side_by_side
+
+GRACE_SECONDS = 25.0  # as documented
+# In the order in which a run comes to them; those of `ANYWHERE` may be mixed.
+PHASES = {
+    "B1": ("start-up", ("start.imported", "start.built", "start.opened")),
+    "B2": ("first compile", ("compile",)),
+    "B3": ("data warm-up", ("data.first",)),
+    "B4": ("a step", ("step",)),
+    "B5": ("waiting for data", ("data.wait",)),
+    "B6": ("an evaluation", ("evaluate.batch",)),
+    "B7": ("a save", ("save.begin", "save.before_data", "save.before_manifest", "save.end")),
+    "B8": ("restoring", ("restore.before", "restore.after")),
+    "B9": ("shutdown", ("shutdown",)),
+}
+ANYWHERE = ["B4", "B5", "B6", "B7", "B8"]
+
+
+class Stop(NamedTuple):
+    """What came of one signal."""
+
+    phase: str
+    verdict: Verdict
+    seconds: float
+
+
+def plan(rng: random.Random, number: int) -> list[tuple[str, str]]:
+    """Phases in an order in which one run can meet them, and a fault for each."""
+    middle = rng.sample(ANYWHERE, len(ANYWHERE))
+    while middle[0] == "B8":  # nothing is there to be restored
+        rng.shuffle(middle)
+    faults = []
+    for phase in ["B1", "B2", "B3", *middle, "B9"]:
+        points = PHASES[phase][1]
+        point = points[number % len(points)]
+        most = {"B4": 5, "B5": 4, "B6": 2}.get(phase, 1)
+        faults.append((phase, f"{point}:term@{rng.randint(1, most)}"))
+    return faults
+
+
+def stops(case: Case, unbroken: Case, faults: list[tuple[str, str]], cold: bool) -> list[Stop]:
+    """One run that is asked to stop in each phase, and started again each time."""
+    found: list[tuple[str, Problems, Problems, float]] = []
+    for phase, fault in faults:
+        options = {}
+        if phase == "B1":
+            options = {"cold": True}
+        if phase == "B2" and cold:
+            cache = {"JAX_COMPILATION_CACHE_DIR": str(case.folder / "xla")}
+            options = {"cold": True, "env": cache}
+        before = max([0, *oracles.good_steps(case.workdir)])
+        ended = case.run(fault, **options)
+        damage, late, seconds = stop(case, ended, fault, before)
+        found.append((phase, damage, late, seconds))
+    last = case.run()
+    silent = oracles.stopped(last, 0) + oracles.told(last, "finished")
+    silent = silent or oracles.same_run(case, unbroken)
+    return [
+        Stop(
+            phase,
+            oracles.verdict(silent=silent, damage=damage, late=late, recovered=True),
+            seconds,
+        )
+        for phase, damage, late, seconds in found
+    ]
+
+
+def stop(case: Case, ended: Ended, fault: str, before: int) -> tuple[Problems, Problems, float]:
+    """What is wrong with the end of a process that was asked to stop, what was late, and seconds.
+
+    Args:
+      case: the run.
+      ended: the process.
+      fault: what sent the signal.
+      before: the newest good step before the process started.
+    """
+    point = fault.partition(":")[0]
+    damage = oracles.stopped(ended, 75) + oracles.left_processes(ended)
+    if point not in {p.name for p in ended.points}:
+        return [f"{fault} did not happen", *damage], [], 0.0
+    damage += oracles.whole(case.workdir)
+    damage += oracles.kept(case.workdir, made(ended) or before)
+    if case.workdir.exists():
+        damage += oracles.told(ended, "stopped")
+        damage += [f"left: {p}" for p in (case.workdir / "checkpoints").glob("*.saving")]
+        damage += ["the lock is left"] if (case.workdir / "lock").exists() else []
+    seconds = signalled(ended, fault)
+    late = [f"took {seconds:.1f} s"] if seconds > GRACE_SECONDS else []
+    return damage, late, seconds
+
+
+def made(ended: Ended) -> int:
+    """Updates behind the state of a process, 0 if it made none."""
+    return ended.ids[-1][0] + 1 if ended.ids else 0
+
+
+def signalled(ended: Ended, fault: str) -> float:
+    """Seconds from the signal of a plan such as `step:term@3` to the end."""
+    point, _, rest = fault.partition(":")
+    count = int(rest.partition("@")[2] or 1)
+    times = [p.time for p in ended.points if (p.name, p.count) == (point, count)]
+    return ended.at - times[0] if times else 0.0
+
+
+def phases(times: int, seed: int, folder: pathlib.Path, command: str) -> None:
+    """B1 to B9."""
+    with Forks() as forks:
+        unbroken = reference(folder, forks)
+
+        def one(number: int) -> list[Stop]:
+            rng = random.Random(1000 * seed + number)
+            case = Case(folder / f"stops{number}", forks=forks)
+            found = stops(case, unbroken, plan(rng, number), cold=number % 3 == 0)
+            for stop in found:
+                print(number, stop.phase, *stop.verdict, f"{stop.seconds:.2f} s", flush=True)
+            return found
+
+        done = [stop for stops in side_by_side(one, range(times)) for stop in stops]
+    for phase, (what, points) in PHASES.items():
+        mine = [stop for stop in done if stop.phase == phase]
+        seconds = [stop.seconds for stop in mine]
+        results.record(
+            phase,
+            f"SIGTERM in {what}",
+            oracles.outcomes(stop.verdict for stop in mine),
+            command=command,
+            note=f"exit code 75 after {statistics.median(seconds):.1f} s "
+            f"(at most {max(seconds):.1f} s); then the same command to the end",
+            points=points,
+            seconds=[round(s, 2) for s in seconds],
+        )
+
+
+def two_signals(case: Case) -> tuple[Verdict, float]:
+    """B10: the second ends the process at once, here while the first waits for a slow save."""
+    child = case.start("save.before_manifest:sleep@2")
+    child.until(lambda c: any(p[2:] == ("save.before_manifest", 2) for p in c.points()))
+    child.send(signal.SIGTERM)
+    child.until(lambda _: False, 1.0)
+    least = max([0, *oracles.good_steps(case.workdir)])
+    child.send(signal.SIGTERM)
+    ended = child.wait(20)
+    return _ended_early(case, ended, least, 5.0)
+
+
+def short_grace(case: Case) -> tuple[Verdict, float]:
+    """B11: a save that takes longer than the grace time: the end comes at the deadline."""
+    ended = case.run(
+        "save.before_manifest:sleep@2; step:term@13", words=["--config.run.grace_seconds=3"]
+    )
+    seconds = signalled(ended, "step:term@13")
+    verdict, _ = _ended_early(case, ended, 7, 1e9)
+    if verdict.outcome == "recovered":
+        stacks = "" if "Thread 0x" in _everything(case, ended) else "no stacks were written"
+        late = [f"after {seconds:.1f} s"] if seconds > 3 + 5 else []
+        verdict = oracles.verdict(damage=[stacks] if stacks else [], late=late, recovered=True)
+    return verdict, seconds
+
+
+def _everything(case: Case, ended: Ended) -> str:
+    """What was printed or written as text at the top of the work directory."""
+    files = [p for p in case.workdir.glob("*") if p.is_file() and "tfevents" not in p.name]
+    return ended.output + "".join(p.read_text(errors="replace") for p in files)
+
+
+def _ended_early(case: Case, ended: Ended, least: int, limit_s: float) -> tuple[Verdict, float]:
+    """A process that could not save: what was there before is still there, and it goes on."""
+    damage = oracles.stopped(ended, 75) + oracles.left_processes(ended)
+    damage += oracles.kept(case.workdir, least) + oracles.whole(case.workdir)
+    last = case.run()
+    damage += oracles.stopped(last, 0)
+    late = [f"took {ended.lived_s:.1f} s"] if ended.lived_s > 1e8 + limit_s else []
+    return oracles.verdict(damage=damage, late=late, recovered=True), ended.lived_s
+
+
+def interrupt(case: Case) -> tuple[Verdict, float]:
+    """B13: Ctrl-C stops in good order as SIGTERM does."""
+    fault = "step:int@11"
+    ended = case.run(fault)
+    damage, late, seconds = stop(case, ended, fault, 0)
+    return oracles.verdict(damage=damage, late=late, recovered=True), seconds
+
+
+def save_now(case: Case) -> tuple[Verdict, float]:
+    """B14: SIGUSR1 saves, and the run goes on."""
+    child = case.start(pause=0.1)
+    child.until(lambda c: c.updates() >= 9)
+    child.send(signal.SIGUSR1)
+    child.until(lambda c: c.updates() >= 13)
+    extra = [s for s in oracles.good_steps(case.workdir) if 8 <= s <= 12]
+    ended = child.wait()
+    damage = [] if extra else ["nothing was saved"]
+    damage += oracles.stopped(ended, 0) + oracles.left_processes(ended)
+    return oracles.verdict(damage=damage, recovered=True), 0.0
+
+
+OTHERS = {
+    "B10": ("SIGTERM twice, one second apart, during a slow save", two_signals),
+    "B11": ("the save takes longer than the grace time (3 s)", short_grace),
+    "B13": ("SIGINT", interrupt),
+    "B14": ("SIGUSR1: saves and goes on", save_now),
+}
+
+
+def others(times: int, folder: pathlib.Path, command: str) -> None:
+    """B10 to B14; each run is then compared with the unbroken one."""
+    with Forks() as forks:
+        unbroken = reference(folder, forks)
+
+        def one(job: tuple[str, int]) -> tuple[str, Verdict, float]:
+            fault, number = job
+            case = Case(folder / f"{fault}-{number}", forks=forks)
+            verdict, seconds = OTHERS[fault][1](case)
+            if verdict.outcome == "recovered":
+                case.run()
+                silent = oracles.same_run(case, unbroken)
+                verdict = oracles.verdict(silent=silent, recovered=True)
+            print(fault, *verdict, f"{seconds:.1f} s", flush=True)
+            return fault, verdict, seconds
+
+        done = side_by_side(one, [(fault, n) for fault in OTHERS for n in range(times)])
+    for fault, (what, _) in OTHERS.items():
+        mine = [row for row in done if row[0] == fault]
+        found = oracles.outcomes(verdict for _, verdict, _ in mine)
+        seconds = [round(s, 2) for *_, s in mine]
+        results.record(fault, what, found, command=command, seconds=seconds)
+
+
+def main() -> None:
+    """Does what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("series", choices=("phases", "others"))
+    parser.add_argument("--times", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    command = f"python -m tests.faults.signals {args.series} --times={args.times}"
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        if args.series == "phases":
+            phases(args.times, args.seed, pathlib.Path(name), command)
+        else:
+            others(args.times, pathlib.Path(name), command)
+
+
+if __name__ == "__main__":
+    main()
