@@ -30,14 +30,12 @@ from jaxtyping import PyTree
 from maskfeat_jax import manifest, stored_arrays
 from maskfeat_jax.leaves import Name, describe, differences, named_leaves, nest
 from maskfeat_jax.saving import Writing
-from maskfeat_jax.storage import CheckpointError, Storage, free_space, in_brief
+from maskfeat_jax.storage import ARRAYS, CheckpointError, Storage, free_space, in_brief
 from maskfeat_jax.stored_arrays import STORAGE_ERRORS
 from maskfeat_jax.testing.faults import fault_point
 from maskfeat_jax.workdir import on_first_process
 
 __all__ = ["CheckpointError", "Checkpoints", "Weights", "load_params"]
-
-_ARRAYS = "arrays"
 
 T = TypeVar("T")
 
@@ -229,7 +227,7 @@ class Checkpoints:
         self, step: int, leaves: Mapping[Name, Any], body: dict[str, Any]
     ) -> Callable[[], None]:
         """Copies the arrays and returns what is left to do in the background."""
-        arrays = self._storage.temporary(step) / _ARRAYS
+        arrays = self._storage.temporary(step) / ARRAYS
         first, alone = jax.process_index() == 0, jax.process_count() == 1
 
         def prepare() -> int:
@@ -380,7 +378,7 @@ def _on_device(leaf: Any) -> Any:
 
 def _load(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) -> dict[Name, Any]:
     try:
-        return stored_arrays.read(directory / _ARRAYS, wanted, partial=partial)
+        return stored_arrays.read(directory / ARRAYS, wanted, partial=partial)
     except stored_arrays.Unfit as error:
         raise CheckpointError(f"{directory}: {error}") from error
 

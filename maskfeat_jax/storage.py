@@ -22,6 +22,7 @@ from maskfeat_jax.manifest import MARK, Damaged
 from maskfeat_jax.testing.faults import fault_point
 from maskfeat_jax.workdir import sync_directory
 
+ARRAYS = "arrays"  # in a step
 _SAVING = ".saving"
 _DELETING = ".deleting"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -65,6 +66,18 @@ class Storage:
         found = (p for p in self.directory.iterdir() if p.is_dir() and not p.is_symlink())
         return sorted(int(p.name) for p in found if re.fullmatch(r"0|[1-9][0-9]*", p.name))
 
+    def set_aside(self) -> list[pathlib.Path]:
+        """What was moved to `bad/`, ever."""
+        return sorted(self.directory.glob("bad/*"))
+
+    def leftovers(self) -> list[pathlib.Path]:
+        """What is left of saves and deletions of ours that were cut short."""
+        names = re.compile(rf"(0|[1-9][0-9]*)({_SAVING}|{_DELETING})")
+        if not self.directory.is_dir():
+            return []
+        found = (path for path in self.directory.iterdir() if names.fullmatch(path.name))
+        return sorted(path for path in found if _is_ours(path))
+
     def newest_good(self, *, move: bool = True, fresh: bool = False) -> int:
         """The newest step that fits its manifest, -1 if nothing was ever saved.
 
@@ -76,19 +89,19 @@ class Storage:
           CheckpointError: there are, or were, steps, but no good one.
         """
         self.bad = []
-        if leftovers := self._leftovers():
+        if leftovers := self.leftovers():
             names = ", ".join(path.name for path in leftovers)
             self.messages.append(f"{names}: of a save that was cut short; ignored")
         for step in reversed(self.steps()):
             try:
                 manifest.verify(self.directory / str(step), step, self._level)
             except Damaged as damage:
-                where = self._set_aside(step) if move else "left as it is"
+                where = self._move_aside(step) if move else "left as it is"
                 self.bad.append(f"step {step}: {damage}; not loaded, {where}")
             else:
                 self.messages += self.bad
                 return step
-        aside = sorted(self.directory.glob("bad/*"))
+        aside = self.set_aside()
         if not self.bad and not aside:
             return -1
         if fresh:
@@ -109,11 +122,11 @@ class Storage:
             try:
                 manifest.verify(final, step, self._level)
             except Damaged as damage:
-                self.messages.append(f"step {step}: {damage}; {self._set_aside(step)}, saved anew")
+                self.messages.append(f"step {step}: {damage}; {self._move_aside(step)}, saved anew")
             else:
                 return 0
         self.directory.mkdir(parents=True, exist_ok=True)
-        for leftover in self._leftovers():
+        for leftover in self.leftovers():
             _remove(leftover)
         self.check_space(expected_bytes)
         return 1
@@ -226,7 +239,7 @@ class Storage:
                 return f"; step {step} was deleted to make room" if self._delete(step) else ""
         return "; there is no older step that could be deleted"
 
-    def _set_aside(self, step: int) -> str:
+    def _move_aside(self, step: int) -> str:
         """Moves a damaged step to `bad/`; says where it is now."""
         aside = _unused(self.directory / "bad" / str(step))
         try:
@@ -236,13 +249,6 @@ class Storage:
         except OSError as error:
             return f"could not be moved to bad/ ({error.strerror}), left as it is"
         return f"moved to bad/{aside.name}"
-
-    def _leftovers(self) -> list[pathlib.Path]:
-        names = re.compile(rf"(0|[1-9][0-9]*)({_SAVING}|{_DELETING})")
-        if not self.directory.is_dir():
-            return []
-        found = (path for path in self.directory.iterdir() if names.fullmatch(path.name))
-        return sorted(path for path in found if _is_ours(path))
 
 
 def is_full(error: BaseException) -> bool:
