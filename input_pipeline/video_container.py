@@ -19,14 +19,14 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from input_pipeline.bad_inputs import BadMedia
-from input_pipeline.video_structure import Read, check_fragments, check_matroska
+from input_pipeline.video_structure import Read, check_matroska, check_mp4
 
 MAX_STREAMS = 16
 HEAD_BYTES = 256
 GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
 # Text in a header need not be UTF-8. PyAV 19 replaces what is not by itself.
 _TEXT: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-_CHECKS = {"matroska": check_matroska, "mov": check_fragments}
+_CHECKS = {"matroska": check_matroska, "mov": check_mp4}
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 

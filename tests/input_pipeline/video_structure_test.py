@@ -8,7 +8,7 @@ import pytest
 
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.video_decode import VideoFile
-from input_pipeline.video_structure import check_fragments, check_matroska
+from input_pipeline.video_structure import check_matroska, check_mp4
 from tests.input_pipeline.video_samples import encode_video
 
 FRAMES = 48
@@ -74,7 +74,7 @@ HEADER = b"\x1a\x45\xdf\xa3\x80" + b"\x18\x53\x80\x67\x01" + b"\xff" * 7
     [
         (check_matroska, HEADER + b"\xec\x80" * 1_000_000),
         (check_matroska, HEADER + b"\x1f\x43\xb6\x75\xff" + b"\xec\x80" * 1_000_000),
-        (check_fragments, b"\0\0\0\x08moof" * 500_000),
+        (check_mp4, b"\0\0\0\x08moof" * 500_000),
     ],
     ids=["segment", "cluster", "boxes"],
 )
@@ -105,3 +105,20 @@ def test_elements_fit_into_one_another(data, kind):
     with pytest.raises(BadMedia) as caught:
         check_matroska(reader(data), len(data), time.monotonic() + 5)
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize("box", ["stsz", "stts", "ctts", "trun"])
+def test_samples_without_bytes_are_refused_before_there_is_room_made_for_them(box):
+    data = bytearray(encode_video(FRAMES, muxer=FRAGMENTS if box == "trun" else {}))
+    at = data.index(box.encode()) + 8  # after the version
+    count = (10**9).to_bytes(4, "big")
+    if box == "stsz":
+        data[at : at + 8] = (1).to_bytes(4, "big") + count
+    elif box == "trun":
+        data[at : at + 4] = count
+    else:
+        data[at + 4 : at + 8] = count
+    start = time.monotonic()
+    with pytest.raises(BadMedia, match=r"short: 1000000\d\d\d samples in a file of"):
+        frames_of(bytes(data))
+    assert time.monotonic() - start < 1
