@@ -17,6 +17,7 @@ from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.crops import Window
 
 MAX_PIXELS = 64_000_000
+MAX_SCANS = 64  # of a progressive JPEG; each of a few bytes makes the decoder go over all pixels
 _MAGIC = {"JPEG": (b"\xff\xd8\xff",), "PNG": (b"\x89PNG\r\n\x1a\n",), "WEBP": (b"RIFF",)}
 _JPEG_END = b"\xff\xd9"
 
@@ -95,6 +96,9 @@ def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pict
         )
     if header.format == "PNG":
         _check_png(data)
+    # Within a scan these two bytes do not occur.
+    if header.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise BadMedia("too_large", f"a JPEG of {scans} scans, the limit is {MAX_SCANS}")
     # A window of a file cut short might still decode; Pillow reads on and notices the missing end.
     plain_jpeg = header.format == "JPEG" and header.mode in ("RGB", "L") and data[-2:] == _JPEG_END
     return Picture(header, data if plain_jpeg else None)

@@ -127,3 +127,12 @@ def test_pixels_of_a_png_that_do_not_fit_their_checksum_are_refused():
     with pytest.raises(BadMedia, match="do not fit their checksum") as caught:
         decode.open_picture(bytes(data)).whole()
     assert caught.value.kind == "decode_error"
+
+
+def test_a_jpeg_of_a_thousand_scans_is_refused_before_decoding():
+    """Each scan of a few bytes makes the decoder go over all pixels once more."""
+    start, *scans = encode(picture(13), progressive=True).split(b"\xff\xda")
+    many = b"\xff\xda".join([start, *scans[:-1], *[scans[-1].removesuffix(b"\xff\xd9")] * 1000])
+    with pytest.raises(BadMedia, match=r"a JPEG of 10\d\d scans, the limit is 64") as caught:
+        decode.open_picture(many + b"\xff\xd9")
+    assert caught.value.kind == "too_large"
