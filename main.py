@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -28,6 +29,8 @@ from input_pipeline.memory import keep_freed_memory
 from maskfeat_jax import processes
 from maskfeat_jax.build import RecipeError, Section, nearest
 from maskfeat_jax.checkpoint import CheckpointError
+from maskfeat_jax.commands.verify_checkpoint import verify_checkpoint
+from maskfeat_jax.commands.verify_resume import CannotVerify, verify_resume
 from maskfeat_jax.convert import ConvertError
 from maskfeat_jax.experiment import run_evaluation
 from maskfeat_jax.signals import EXIT_CODE as AGAIN
@@ -42,6 +45,7 @@ from parts import HARMLESS, build, identity_of
 # Failures whose message says it all: no traceback, and a code for whoever started the run.
 EXIT_CODES: dict[type[Exception], int] = {
     app.UsageError: 64,
+    processes.BadStart: 64,
     RecipeError: 78,
     WorkdirError: 78,
     TransferError: 78,
@@ -50,6 +54,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     input_pipeline.TooManyBadInputs: 65,
     ConvertError: 65,
     Diverged: 70,
+    CannotVerify: 70,
     CheckpointError: 74,
     Stopped: AGAIN,
     processes.MissingProcesses: AGAIN,
@@ -108,14 +113,25 @@ def train(signals: Signals) -> int:
     return 0
 
 
-def estimate(signals: Signals) -> int:
-    """See `maskfeat_jax.commands.estimate`."""
-    raise NotImplementedError
+def check_resume(signals: Signals) -> int:
+    """See `maskfeat_jax.commands.verify_resume`."""
+    recipe, workdir = the_recipe(), the_workdir()
+    with signals.nothing_to_lose():
+        experiment = build(recipe, workdir)
+        program = (sys.executable, str(Path(__file__).absolute()))
+        return 0 if verify_resume(experiment, recipe, workdir, program) else INTERNAL
+
+
+def check_checkpoint(signals: Signals) -> int:
+    """See `maskfeat_jax.commands.verify_checkpoint`."""
+    with signals.nothing_to_lose():
+        return verify_checkpoint(the_workdir())
 
 
 COMMANDS: dict[str, Callable[[Signals], int]] = {
-    "estimate": estimate,
     "train": train,
+    "verify-checkpoint": check_checkpoint,
+    "verify-resume": check_resume,
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
@@ -160,15 +176,16 @@ def main(argv: list[str]) -> None:
                 process_id=_PROCESS_ID.value,
                 distributed=_DISTRIBUTED.value,
                 timeout_seconds=_START_SECONDS.value,
+                end_process=signals.end_process,
             )
             signals.take_back()
-        code = command(signals)
+        end(command(signals))
     except Exception as error:  # the end of the process: all that is left is to say why
         code = exit_code_of(error)
         if code == INTERNAL and not isinstance(error, Diverged):
             traceback.print_exc()
         print(f"{'stopped' if code == AGAIN else 'error'}: {error}", file=sys.stderr)
-    end(code)
+        end(code, "" if isinstance(error, Stopped) else f"{type(error).__name__}: {error}")
 
 
 def command_of(words: list[str]) -> Callable[[Signals], int]:
@@ -178,12 +195,12 @@ def command_of(words: list[str]) -> Callable[[Signals], int]:
     return COMMANDS[words[0] if words else "train"]
 
 
-def end(code: int) -> NoReturn:
-    """Ends the process; at once where threads may be stuck."""
-    processes.finish()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code == AGAIN:
+def end(code: int, failure: str = "") -> NoReturn:
+    """Ends the process; at once where threads may be stuck, or other processes do not end too."""
+    processes.finish(failure)
+    if code == AGAIN or (failure and jax.process_count() > 1):
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

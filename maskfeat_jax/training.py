@@ -164,7 +164,7 @@ def first_state(
         state = jax.jit(create, out_shardings=places)(initial_params(experiment))
         return state, NOTHING_UNFINISHED
     fault_point("restore.before")
-    like = jax.tree.map(_shape_at, state_shapes(experiment), places)
+    like = jax.tree.map(shape_at, state_shapes(experiment), places)
     state, stored = checkpoints.restore(newest, like)
     fault_point("restore.after")
     if stored.get("data") != facts["data"]:
@@ -203,5 +203,6 @@ def compiled_step(experiment: Experiment, places: Any, state: TrainState, feed: 
     return train_step_of(experiment, places).lower(state, batch).compile()
 
 
-def _shape_at(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
+def shape_at(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
+    """An array without its numbers, and where it lies."""
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)

@@ -1,0 +1,168 @@
+"""Proves on the user's machine that a run which is killed and resumed ends where it would have."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from maskfeat_jax.build import Section
+from maskfeat_jax.checkpoint import Checkpoints
+from maskfeat_jax.experiment import Experiment
+from maskfeat_jax.leaves import named_leaves
+from maskfeat_jax.training import shape_at, state_places, state_shapes
+
+TOLERANCE = 1e-5  # relative, of losses: noise is below, faults of resuming above
+_AS_PROGRAM = """import json
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    return ConfigDict(json.loads({recipe}))
+"""
+_TIMES = ("time", "train/clips_per_sec", "train/clips_per_sec_per_device", "train/input_wait_frac")
+
+
+class CannotVerify(RuntimeError):
+    """A run ended in another way than it should have, so that nothing can be compared."""
+
+
+def verify_resume(
+    experiment: Experiment,
+    recipe: Section,
+    workdir: Path,
+    program: Sequence[str],
+    *,
+    steps: int = 20,
+    tell: Callable[[str], object] = print,
+) -> bool:
+    """Trains without a break, with a kill and with a signal to stop, and compares the ends.
+
+    Args:
+      experiment: the parts of the recipe.
+      recipe: the recipe.
+      workdir: a new directory; the runs become `whole`, `killed` and `stopped` in it.
+      program: starts a run; `--config=` and `--workdir=` follow.
+      steps: updates of each run; it is broken off after three quarters, and saved after a half.
+      tell: takes the lines of the result.
+
+    Returns:
+      Whether examples and losses are the same, the latter to the bit or within `TOLERANCE`.
+
+    Raises:
+      CannotVerify: a run failed.
+    """
+    half, later = steps // 2, 3 * steps // 4
+    assert experiment.training is not None
+    per_epoch = experiment.training.steps_per_epoch
+    short = {
+        **recipe,
+        "eval_data": {"name": ""},
+        "optim": {**recipe["optim"], "warmup_epochs": half / per_epoch},
+        "run": {
+            **recipe["run"],
+            "epochs": steps / per_epoch,
+            "checkpoint_every_epochs": half / per_epoch,
+            "log_every_steps": 1,
+            "evaluate_every_epochs": 0,
+            "pictures_every_epochs": 0,
+        },
+    }
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "recipe.py").write_text(_AS_PROGRAM.format(recipe=json.dumps(json.dumps(short))))
+    command = [*program, f"--config={workdir / 'recipe.py'}"]
+    _run(command, workdir / "whole", "", 0)
+    _run(command, workdir / "killed", f"step:kill@{later}", -9)
+    _run(command, workdir / "stopped", f"step:term@{later}", 75)
+    right = _same_examples(experiment, half, steps, tell)
+    for name in ("killed", "stopped"):
+        _run(command, workdir / name, "", 0)
+        right &= _same_losses(workdir / "whole", workdir / name, tell)
+        _same_state(experiment, workdir / "whole", workdir / name, steps, tell)
+    return right
+
+
+def _run(command: Sequence[str], workdir: Path, faults: str, exit_code: int) -> None:
+    environment = {**os.environ, "MASKFEAT_FAULTS": faults}
+    done = subprocess.run(
+        [*command, f"--workdir={workdir}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != exit_code:
+        raise CannotVerify(
+            f"the run in {workdir} ended with code {done.returncode}, expected {exit_code}:\n"
+            + done.stderr[-2000:]
+        )
+
+
+def _same_examples(
+    experiment: Experiment, half: int, steps: int, tell: Callable[[str], object]
+) -> bool:
+    """Batches from the middle on, against those of a loader that came from the start."""
+    assert experiment.training is not None
+    through = experiment.training.train_batches(0)
+    entered = experiment.training.train_batches(half)
+    for _ in range(half):
+        next(through)
+    for step in range(half, steps):
+        ours, theirs = next(entered), next(through)
+        for name in ours:
+            if not np.array_equal(ours[name], theirs[name]):
+                tell(f"examples: {name} of step {step} differs when reading begins at {half}")
+                return False
+    through.close()
+    entered.close()
+    tell(f"examples: the same to the bit, steps {half} to {steps}")
+    return True
+
+
+def _same_losses(whole: Path, other: Path, tell: Callable[[str], object]) -> bool:
+    rows, others = _metrics(whole), _metrics(other)
+    if rows == others:
+        tell(f"{other.name}: metrics of {len(rows)} steps equal to the bit")
+        return True
+    if [row["step"] for row in rows] != [row["step"] for row in others]:
+        tell(f"{other.name}: {len(others)} lines of metrics, expected {len(rows)}")
+        return False
+    pairs = zip(rows, others, strict=True)
+    first = next(row["step"] for row, other_row in pairs if row != other_row)
+    losses, other_losses = (np.array([r["train/loss"] for r in x], float) for x in (rows, others))
+    worst = float(np.max(np.abs(losses - other_losses) / np.abs(losses)))
+    tell(f"{other.name}: losses differ by {worst:.1e} relative at most, first at step {first}")
+    return worst <= TOLERANCE
+
+
+def _metrics(workdir: Path) -> list[Mapping[str, Any]]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    rows = [{k: v for k, v in json.loads(line).items() if k not in _TIMES} for line in lines]
+    return [row for row in rows if "train/loss" in row]
+
+
+def _same_state(
+    experiment: Experiment, whole: Path, other: Path, step: int, tell: Callable[[str], object]
+) -> None:
+    like = jax.tree.map(shape_at, state_shapes(experiment), state_places(experiment))
+    states = (Checkpoints(w / "checkpoints").restore(step, like)[0] for w in (whole, other))
+    ours, theirs = (named_leaves(state) for state in states)
+    differ = [name for name, leaf in ours.items() if not _same_bits(leaf, theirs[name])]
+    words = "/".join(differ[0]) if differ else ""
+    tell(
+        f"{other.name}: {len(ours)} arrays of parameters and optimiser equal to the bit"
+        if not differ
+        else f"{other.name}: {len(differ)} of {len(ours)} arrays differ, first {words}"
+    )
+
+
+def _same_bits(ours: jax.Array, theirs: jax.Array) -> bool:
+    pairs = zip(ours.addressable_shards, theirs.addressable_shards, strict=True)
+    return all(np.asarray(a.data).tobytes() == np.asarray(b.data).tobytes() for a, b in pairs)
