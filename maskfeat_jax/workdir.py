@@ -21,12 +21,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+
+from maskfeat_jax.processes import on_first_process as on_first_process
 
 State = Literal["running", "finished", "failed", "stopped"]
 
@@ -41,10 +41,6 @@ class WorkdirError(ValueError):
 
 class RecipeChanged(WorkdirError):
     """The recipe differs from the one this work directory was started with."""
-
-
-class FirstProcessFailed(RuntimeError):
-    """Process 0 raised an error in work that it does for all."""
 
 
 def open_workdir(
@@ -232,29 +228,6 @@ def sync_directory(path: pathlib.Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def on_first_process(action: Callable[[], int]) -> int:
-    """Runs `action` on process 0 and returns its answer in every process.
-
-    Args:
-      action: returns a number from 0 to 2**31 - 1.
-
-    Raises:
-      FirstProcessFailed: in the other processes, when `action` raised on process 0, which raises
-        its own error. So nobody is left waiting for a process that failed.
-    """
-    if jax.process_count() == 1:
-        return action()
-    answer = np.array(-1, np.int32)
-    try:
-        if jax.process_index() == 0:
-            answer = np.array(action(), np.int32)
-    finally:
-        answer = multihost_utils.broadcast_one_to_all(answer)
-    if int(answer) < 0:
-        raise FirstProcessFailed("process 0 failed; its message says why")
-    return int(answer)
 
 
 def _as_json(value: dict[str, Any]) -> str:
