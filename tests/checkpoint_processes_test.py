@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,8 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from maskfeat_jax.checkpoint import Checkpoints
+from tests.faults.disk import COMPILER, MISSING, Disk
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -34,34 +38,6 @@ def run(code: str, *arguments: Any, **environment: str) -> str:
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     return output
-
-
-def test_a_full_disk_is_reported_and_older_steps_stay(tmp_path):
-    """The size of a file is limited to 20 kB in a process of its own."""
-    code = """
-import resource, signal, sys
-import jax.numpy as jnp, jax
-from maskfeat_jax import checkpoint
-from maskfeat_jax.checkpoint import Checkpoints, CheckpointError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-checkpoints = Checkpoints(sys.argv[1], pause_s=0.1)
-checkpoints.save(1, {"w": jax.random.normal(jax.random.key(0), (10,))}, {})
-checkpoints.finish()
-resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-try:
-    checkpoints.save(2, {"w": jax.random.normal(jax.random.key(0), (100_000,))}, {})
-    checkpoints.finish()
-except CheckpointError as error:
-    print("refused:", error)
-print("latest", checkpoints.latest_good(), checkpoints.steps())
-checkpoints.save(3, {"w": jax.random.normal(jax.random.key(0), (10,))}, {})
-checkpoints.finish()
-print("latest", checkpoints.latest_good(), checkpoints.steps())
-"""
-    output = run(code, tmp_path / "checkpoints")
-    assert "refused: step 2 could not be saved" in output
-    assert "latest 1 [1]" in output
-    assert "latest 3 [1, 3]" in output
 
 
 DEVICES = """
@@ -144,40 +120,88 @@ def test_kill_in_the_middle_of_saving_leaves_a_loadable_state(tmp_path):
         assert (restored["b"] == latest).all()
 
 
-TWO_PROCESSES = """
-import sys
+PROCESSES = """
+import os, pathlib, sys, time
 import jax, jax.numpy as jnp, numpy as np
-jax.distributed.initialize(sys.argv[2], 2, int(sys.argv[3]))
+directory, address, mine, count, rules = sys.argv[1:]
+mine, count = int(mine), int(count)
+jax.distributed.initialize(address, count, mine)
 from jax.sharding import NamedSharding, PartitionSpec as P
-from maskfeat_jax import checkpoint
 from maskfeat_jax.checkpoint import Checkpoints, CheckpointError
-mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
+mesh = jax.make_mesh((count,), ("data",), (jax.sharding.AxisType.Auto,))
 sharding = NamedSharding(mesh, P("data"))
-values = np.arange(12, dtype=np.float32).reshape(4, 3)
-state = {"w": jax.make_array_from_callback((4, 3), sharding, lambda index: values[index])}
-checkpoints = Checkpoints(sys.argv[1], keep_last=1)
+values = np.random.default_rng(0).normal(size=(2 * count, 10_000)).astype(np.float32)
+spoil = jax.jit(lambda array: array * 0 - 1, donate_argnums=0)
+checkpoints = Checkpoints(directory, keep_last=1, pause_s=0.1)
 assert checkpoints.latest_good() is None
-for step in (1, 2):
-    checkpoints.save(step, state, {"n": step})
+
+def save(step):
+    array = jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+    checkpoints.save(step, {"w": array}, {"n": step})
+    spoil(array).block_until_ready()  # given away while it is written
+
+save(1)
+save(2)
 assert checkpoints.latest_good() == 2
-like = {"w": jax.ShapeDtypeStruct((4, 3), jnp.float32, sharding=sharding)}
-restored, facts = checkpoints.restore(2, like)
-shard = restored["w"].addressable_shards[0]
-assert np.array_equal(np.asarray(shard.data), values[shard.index]), shard
-assert facts == {"n": 2}
+for step, where in ((3, 1), (4, 0)):  # arrays of process 1, the manifest by process 0
+    if mine == where:
+        os.replace(pathlib.Path(rules + str(where)), os.environ["MASKFEAT_DISK"])
+    begun = time.perf_counter()
+    save(step)
+    try:
+        checkpoints.finish()
+        print("no error")
+    except CheckpointError as error:
+        print("refused", step, error, f"[{time.perf_counter() - begun < 30}]")
+    if mine == where:
+        os.remove(os.environ["MASKFEAT_DISK"])
+    assert checkpoints.latest_good() == 2
+save(5)
+assert checkpoints.latest_good() == 5
+like = {"w": jax.ShapeDtypeStruct(values.shape, jnp.float32, sharding=sharding)}
+restored, facts = checkpoints.restore(5, like)
+for shard in restored["w"].addressable_shards:
+    assert np.array_equal(np.asarray(shard.data), values[shard.index]), shard
+assert facts == {"n": 5}
 try:
     checkpoints.restore(3, like)
 except RuntimeError as error:
     print("refused", type(error).__name__)
-print("process", jax.process_index(), "of", jax.process_count(), checkpoints.steps())
+print("process", mine, "of", count, checkpoints.steps(), flush=True)
+os._exit(0)  # JAX would wait five minutes for the save that failed
 """
 
 
-def test_two_processes_save_and_restore_one_state(tmp_path):
-    port = 20_000 + os.getpid() % 20_000
-    processes = [start(TWO_PROCESSES, tmp_path, f"localhost:{port}", str(i)) for i in range(2)]
+@pytest.mark.skipif(COMPILER is None, reason=MISSING)
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_save_and_restore_one_state_and_fail_together(tmp_path, count):
+    folders = [tmp_path / str(i) for i in range(2)]
+    for i, match in enumerate(("manifest.json", "ocdbt.process_1/d/")):
+        folders[i].mkdir()
+        disk = Disk(folders[i])
+        disk.fail(tmp_path / "checkpoints", ops="write", errno=errno.ENOSPC, match=match)
+        (folders[i] / "disk.rules").rename(tmp_path / f"rules{i}")
+    address = f"localhost:{20_000 + os.getpid() % 20_000}"
+    processes = [
+        start(
+            PROCESSES,
+            tmp_path / "checkpoints",
+            address,
+            i,
+            count,
+            tmp_path / "rules",
+            LD_PRELOAD=str(folders[0] / "disk.so"),
+            MASKFEAT_DISK=str(tmp_path / f"{i}.rules"),
+        )
+        for i in range(count)
+    ]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert "process 0 of 2 [2]" in outputs[0]
+    for i, output in enumerate(outputs):
+        assert f"process {i} of {count} [5]" in output
+        assert "no error" not in output
+        assert output.count("[True]") == 2
+        for step, where in ((3, 1), (4, 0)):
+            cause = "No space left on device" if i == where else f"process {where} failed"
+            assert re.search(f"refused {step} step {step} could not be saved in .*{cause}", output)
     assert "refused CheckpointError" in outputs[0]
-    assert "process 1 of 2 [2]" in outputs[1]
     assert "refused FirstProcessFailed" in outputs[1]

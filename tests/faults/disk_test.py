@@ -1,0 +1,59 @@
+"""The disk that fails on demand reaches what TensorStore writes, and a run survives it."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from tests.faults.disk import COMPILER, MISSING
+from tests.faults.saver import ARRAYS, saver
+
+
+@pytest.mark.skipif(COMPILER is None, reason=MISSING)
+def test_a_disk_that_fails_in_whatever_way_costs_no_good_step(tmp_path):
+    with saver(tmp_path) as child:
+        assert child.ask(step=1)["ok"]
+        for step, (rules, words) in enumerate(
+            [
+                ({"ops": "write", "errno": errno.ENOSPC, "after": 10**6, "match": ARRAYS}, "space"),
+                ({"ops": "write", "errno": errno.ENOSPC, "match": "manifest.json"}, "space"),
+                ({"ops": "fsync", "errno": errno.EIO, "match": ARRAYS}, "Input/output error"),
+                ({"ops": "rename,mkdir,open", "errno": errno.EROFS}, "Read-only file system"),
+                ({"ops": "open", "errno": errno.EACCES}, "Permission denied"),
+            ],
+            start=2,
+        ):
+            child.disk.fail(child.directory, **rules)
+            answer = child.ask(step=step)
+            assert words in answer["error"]
+            assert (
+                f"step {step} could not be saved ({os.strerror(int(rules['errno']))}"
+                in (answer["messages"][0])
+            )
+            child.disk.heal()
+            assert child.ask(find=True)["found"] == 1
+        child.disk.fail(
+            child.directory, ops="write", errno=errno.EIO, tear=1, times=1, match=ARRAYS
+        )
+        answer = child.ask(step=9)
+        assert answer["ok"]
+        assert "Input/output error" in answer["messages"][0]
+        child.disk.heal()
+        assert child.ask(find=True)["found"] == 9
+        assert child.ask(step=10)["steps"] == [1, 9, 10]
+
+
+@pytest.mark.skipif(COMPILER is None, reason=MISSING)
+def test_work_goes_on_while_a_slow_disk_is_written_to(tmp_path):
+    with saver(tmp_path) as child:
+        assert child.ask(step=1)["ok"]
+        child.disk.fail(child.directory, rate=1e6)  # 1.8 MB after compression
+        answer = child.ask(step=2, work_s=1.0)
+        assert answer["steps_meanwhile"] == [1]
+        assert answer["blocked_s"] < 0.5
+        assert sorted(answer["work_s"])[len(answer["work_s"]) // 2] < 0.05
+        answer = child.ask(step=3)
+        assert answer["waited_s"] > 0.3
+        assert answer["steps"] == [1, 2, 3]
