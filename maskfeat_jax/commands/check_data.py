@@ -1,0 +1,187 @@
+"""Reads every example of a recipe once, as a run would, and says what cannot be used.
+
+Needs neither a model nor a device. Files that cannot be used are told by class of failure, with
+what a run would do about them.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import itertools
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from tqdm import tqdm
+
+from maskfeat_jax.workdir import write_atomically
+
+USABLE, TOO_MANY_BAD = 0, 65  # exit codes
+_FIRST = 3  # files of a class that are shown
+_AHEAD = 4  # readings under way, for each thread
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """Data of which single examples can be read, e.g. `input_pipeline.Loader`.
+
+    Attributes:
+      source: what there is: `num_examples`, `class_names`, `name_of(index)`.
+      view: what is made of an example: read `parts` times, `clips_per_part` clips each.
+      workers: threads.
+      bad_inputs: how many may be bad, `max_fraction`.
+    """
+
+    source: Any
+    view: Any
+    workers: int
+    bad_inputs: Any
+
+    def load(self, turn: int, index: int, part: int) -> Any:
+        """Clips of an example: `label`, and `problem`: None, or kind, reason and bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Bad:
+    """An example that cannot be used."""
+
+    data: str
+    file: str
+    index: int
+    kind: str
+    reason: str
+    num_bytes: int | None
+
+
+def check_data(
+    data: Mapping[str, Readable | None],
+    *,
+    on_bad: str,
+    list_path: str | os.PathLike[str] | None = None,
+    tell: Callable[[str], object] = print,
+) -> int:
+    """Reads all of it, with a bar of progress on a terminal.
+
+    Args:
+      data: by section of the recipe, `data` and `eval_data`; None for what a recipe does not have.
+      on_bad: what evaluation does with files that cannot be used, "fail" or "skip".
+      list_path: JSON lines of all files that cannot be used are written there, in the form of
+        `bad_inputs.jsonl` and with the section; None for no list.
+      tell: takes the lines of the result.
+
+    Returns:
+      The exit code: 0 where a run would go to its end; 65 where more of `data` than
+      `bad_inputs.max_fraction` is bad, or anything of `eval_data` and evaluation does not skip it,
+      or nothing is usable.
+    """
+    found: list[Bad] = []
+    good = True
+    for section, readable in data.items():
+        if readable is None:
+            continue
+        bad, labels, seconds = _read(section, readable)
+        found += bad
+        for line in _lines(section, readable, bad, labels, seconds):
+            tell(line)
+        verdict = _verdict(section, readable, len(bad), on_bad)
+        good &= not verdict
+        tell(f"  {verdict or 'a run goes on'}")
+    if list_path is not None:
+        write_atomically(Path(list_path), "".join(_line(bad) + "\n" for bad in found))
+        tell(f"{len(found)} files that cannot be used are listed in {list_path}")
+    return USABLE if good else TOO_MANY_BAD
+
+
+def _read(section: str, data: Readable) -> tuple[list[Bad], collections.Counter[int], float]:
+    """What is bad, how many usable examples each class has, and the seconds it took."""
+    count, parts = data.source.num_examples, data.view.parts
+    bad: dict[int, Bad] = {}
+    labels: collections.Counter[int] = collections.Counter()
+    start = time.monotonic()
+    readings = _in_order(data, itertools.product(range(count), range(parts)))
+    for index, part, loaded in tqdm(readings, section, count * parts, disable=None):
+        problem = loaded.problem
+        if problem is not None and index not in bad:
+            bad[index] = Bad(section, data.source.name_of(index), index, *problem)
+        if part == parts - 1 and index not in bad:
+            labels[int(loaded.label)] += 1
+    return list(bad.values()), labels, time.monotonic() - start
+
+
+def _in_order(data: Readable, places: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int, Any]]:
+    """Reads on threads, never far ahead; what is read is thrown away but for what it says."""
+
+    def read(index: int, part: int) -> tuple[int, int, Any]:
+        return index, part, data.load(0, index, part)._replace(video=None)
+
+    with concurrent.futures.ThreadPoolExecutor(data.workers) as pool:
+        under_way: collections.deque[concurrent.futures.Future] = collections.deque()
+        try:
+            for place in places:
+                under_way.append(pool.submit(read, *place))
+                if len(under_way) > _AHEAD * data.workers:
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            for future in under_way:
+                future.cancel()
+
+
+def _lines(
+    section: str,
+    data: Readable,
+    bad: list[Bad],
+    labels: collections.Counter[int],
+    seconds: float,
+) -> Iterator[str]:
+    """The result of a section."""
+    source, view = data.source, data.view
+    clips = source.num_examples * view.parts * view.clips_per_part
+    yield f"{section}: {source.num_examples} examples, {clips} clips"
+    rate = clips / max(seconds, 1e-9)
+    yield f"  {source.num_examples - len(bad)} usable; {seconds:.1f} s, {rate:.0f} clips/s"
+    by_kind: dict[str, list[Bad]] = {}
+    for each in bad:
+        by_kind.setdefault(each.kind, []).append(each)
+    for kind, those in sorted(by_kind.items(), key=lambda item: -len(item[1])):
+        yield f"  {len(those)} {kind}, such as"
+        for each in those[:_FIRST]:
+            yield f"    {ascii(each.file)[1:-1]} ({each.reason})"
+    if source.class_names is not None:
+        yield f"  {_about_labels(source.class_names, labels)}"
+
+
+def _about_labels(names: tuple[str, ...], labels: collections.Counter[int]) -> str:
+    counts = np.array([labels[number] for number in range(len(names))])
+    none = [name for name, number in zip(names, counts, strict=True) if not number]
+    lacking = f"; {len(none)} without any, such as {', '.join(none[:_FIRST])}" if none else ""
+    return (
+        f"{len(names)} classes of {counts.min()} to {counts.max()} usable examples, "
+        f"median {np.median(counts):g}{lacking}"
+    )
+
+
+def _verdict(section: str, data: Readable, bad: int, on_bad: str) -> str:
+    """Why a run would not go to its end; empty if it would."""
+    count, allowed = data.source.num_examples, data.bad_inputs.max_fraction
+    if bad == count:
+        return "nothing can be used"
+    if section == "eval_data":
+        if not bad or on_bad == "skip":
+            return ""
+        return 'evaluation stops at the first; repair them or set input.on_bad_in_evaluation="skip"'
+    if bad <= allowed * count:
+        return ""
+    return f"{bad / count:.2%} are more than bad_inputs.max_fraction={allowed:g}: training stops"
+
+
+def _line(bad: Bad) -> str:
+    line = {"file": bad.file, "index": bad.index, "class": bad.kind, "reason": bad.reason}
+    return json.dumps({**line, "bytes": bad.num_bytes, "section": bad.data})

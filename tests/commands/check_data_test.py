@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import BadInputs, EvalView, ImageFolder, Loader, TrainView
+from maskfeat_jax.commands.check_data import check_data
+
+VIEWS = {"data": TrainView(size=16, repeats=2), "eval_data": EvalView(size=16, crops=3)}
+
+
+def folder(path, bad: int, count: int = 30):
+    """Images of three classes, of which some are web pages or empty."""
+    draws = np.random.default_rng(0)
+    for index in range(count):
+        file = path / "abc"[index % 3] / f"{index:03}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if index < bad:
+            file.write_bytes(b"<html>" * (index % 2))
+        else:
+            Image.fromarray(draws.integers(0, 255, (20, 24, 3), dtype=np.uint8)).save(file)
+    return str(path)
+
+
+def loader(path, section="data", max_fraction=0.2):
+    view = VIEWS[section]
+    bad_inputs = BadInputs(max_fraction=max_fraction)
+    rows = 2 * view.clips_per_part
+    return Loader(ImageFolder(path=path), view, batch_size=rows, workers=3, bad_inputs=bad_inputs)
+
+
+def test_all_usable(tmp_path):
+    path = folder(tmp_path / "images", 0)
+    told: list[str] = []
+    data = {section: loader(path, section) for section in VIEWS}
+    assert check_data(data, on_bad="fail", tell=told.append) == 0
+    text = "\n".join(told)
+    for words in (
+        "data: 30 examples, 60 clips",
+        "eval_data: 30 examples, 90 clips",
+        "30 usable",
+        "3 classes of 10 to 10 usable examples, median 10",
+    ):
+        assert words in text
+
+
+@pytest.mark.parametrize(("bad", "code"), [(6, 0), (7, 65), (30, 65)])
+def test_more_than_the_allowed_share_is_refused_as_a_run_would(bad, code, tmp_path):
+    data = {"data": loader(folder(tmp_path / "images", bad)), "eval_data": None}
+    told: list[str] = []
+    list_path = tmp_path / "list.jsonl"
+    assert check_data(data, on_bad="fail", list_path=list_path, tell=told.append) == code
+    text = "\n".join(told)
+    assert f"{30 - bad} usable" in text
+    assert f"{(bad + 1) // 2} empty, such as" in text
+    assert "not_media" in text
+    lines = [json.loads(line) for line in list_path.read_text().splitlines()]
+    assert len(lines) == bad
+    first = {"index": 0, "class": "empty", "reason": "0 bytes", "bytes": 0, "section": "data"}
+    assert lines[0] == {"file": str(tmp_path / "images/a/000.jpg"), **first}
+    assert ("more than bad_inputs.max_fraction=0.2" in text) == (bad == 7)
+    assert ("nothing can be used" in text) == (bad == 30)
+
+
+@pytest.mark.parametrize(("on_bad", "code"), [("fail", 65), ("skip", 0)])
+def test_one_bad_file_in_evaluation(on_bad, code, tmp_path):
+    data = {"eval_data": loader(folder(tmp_path / "images", 1), "eval_data")}
+    told: list[str] = []
+    assert check_data(data, on_bad=on_bad, tell=told.append) == code
+    assert ('on_bad_in_evaluation="skip"' in "\n".join(told)) == (code == 65)
+    assert "classes of 9 to 10 usable examples" in "\n".join(told)
+
+
+def test_a_class_without_usable_examples_is_named(tmp_path):
+    path = folder(tmp_path / "images", 0)
+    for file in (tmp_path / "images" / "b").iterdir():
+        file.write_bytes(b"")
+    told: list[str] = []
+    assert check_data({"data": loader(path)}, on_bad="fail", tell=told.append) == 65
+    assert "3 classes of 0 to 10 usable examples, median 10; 1 without any, such as b" in told[-2]
+
+
+def test_an_error_that_is_none_of_the_data_ends_it(tmp_path, monkeypatch):
+    data = loader(folder(tmp_path / "images", 0))
+
+    def broken(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(data, "load", broken)
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError):
+        check_data({"data": data}, on_bad="fail", tell=lambda _: None)
+    assert threading.active_count() == before
