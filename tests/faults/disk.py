@@ -1,5 +1,7 @@
 """A disk that fails on demand, for child processes: `disk.c` compiled, and its rules.
 
+The rules may change while the process runs:
+
     disk = Disk(folder)
     process = subprocess.Popen(command, env={**os.environ, **disk.environment})
     disk.fail(directory, ops="write", errno=errno.ENOSPC, after=1_000_000)
