@@ -14,10 +14,18 @@ from maskfeat_jax.values import expected, fits, hints_of, shown
 Section = Mapping[str, Any]
 
 # What stands in a recipe by itself; all else are sections.
-SETTINGS = {"seed": int, "task": str}
+SETTINGS: dict[str, Any] = {"seed": int, "task": str}
+# Keys that are no argument of a call, and what they may be.
+KEYS: dict[str, Any] = {
+    "data.name": str,
+    "eval_data.name": str,
+    "model.init_from": str | None,
+    "model.init_parts": tuple[str, ...] | str | None,
+    "model.init_resize": bool | None,
+}
 # Errors of the system that say that a path is wrong, not that a disk is.
-_WRONG_PATH = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR)
-_WRONG_PATH += (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
+_WRONG_PATH = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
+_WRONG_PATH |= {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 
 
 class RecipeError(ValueError):
@@ -95,27 +103,6 @@ def choose(where: str, table: Mapping[str, Callable], section: Any, **given: Any
     return call(where, member(f"{where}.name", table, rest.pop("name", "")), rest, **given)
 
 
-def setting(recipe: Section, place: str, kind: Any, default: Any) -> Any:
-    """A value of a recipe that is no argument of a call, such as `model.init_from`.
-
-    Args:
-      recipe: all of it.
-      place: section and key, with a dot between.
-      kind: type that the value must have.
-      default: where the key is missing or None.
-
-    Raises:
-      RecipeError: it has another type.
-    """
-    section, key = place.split(".")
-    value = _plain(recipe[section].get(key))
-    if value is None:
-        return default
-    if not fits(value, kind):
-        raise RecipeError(f"{place}={shown(value)}: expected {expected(kind)}")
-    return value
-
-
 def member(where: str, table: Mapping[str, Any], name: Any) -> Any:
     """`table[name]`, or a `RecipeError` that names the nearest."""
     if not isinstance(name, str):
@@ -142,6 +129,11 @@ def require_sections(recipe: Section, wanted: Iterable[str]) -> None:
         kind = SETTINGS.get(key, Mapping)
         if not fits(recipe[key], kind):
             raise RecipeError(f"{key}={shown(recipe[key])}: expected {expected(kind)}")
+    for place, kind in KEYS.items():
+        section, key = place.split(".")
+        value = recipe[section].get(key) if section in wanted else None
+        if section in wanted and not fits(value, kind):
+            raise RecipeError(f"{place}={shown(value)}: expected {expected(kind)}")
 
 
 def nearest(word: Any, known: Iterable[str]) -> str:

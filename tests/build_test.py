@@ -13,7 +13,6 @@ from maskfeat_jax.build import (
     check_sections,
     choose,
     require_sections,
-    setting,
 )
 
 
@@ -91,13 +90,20 @@ def test_sections_are_sections_and_settings_are_values(changes, words):
         require_sections({**recipe, **changes}, recipe)
 
 
-def test_settings_that_no_call_takes():
-    recipe = {"model": {"init_parts": ["encoder", "norm"], "init_from": None}}
-    assert setting(recipe, "model.init_parts", tuple[str, ...], None) == ("encoder", "norm")
-    assert setting(recipe, "model.init_from", str, "") == ""
-    assert setting(recipe, "model.init_resize", bool, False) is False
-    with pytest.raises(RecipeError, match=r"model\.init_resize='no': expected True or False"):
-        setting({"model": {"init_resize": "no"}}, "model.init_resize", bool, False)
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"model": {"init_resize": "no"}}, r"model\.init_resize='no': expected True or False"),
+        ({"model": {"init_from": 3}}, r"model\.init_from=3: expected text or None"),
+        ({"data": {}}, r"data\.name=None: expected text"),
+    ],
+)
+def test_keys_that_no_call_takes(section, words):
+    require_sections(
+        {"model": {"init_parts": ["encoder"]}, "data": {"name": ""}}, ("model", "data")
+    )
+    with pytest.raises(RecipeError, match=words):
+        require_sections(section, section)
 
 
 def test_names_of_members_are_text():
