@@ -7,8 +7,9 @@ mounts; paths of object stores (`gs://`) are not handled here.
 
 from __future__ import annotations
 
-import atexit
+import contextlib
 import csv
+import errno
 import importlib.metadata
 import io
 import json
@@ -19,24 +20,28 @@ import platform
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
 
+from maskfeat_jax import run_lock
 from maskfeat_jax.processes import on_first_process as on_first_process
+
+_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 State = Literal["running", "finished", "failed", "stopped"]
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_BEAT_SECONDS = 20.0
-_SILENT_SECONDS = 180.0  # a lock of another host that has not beaten for so long is stale
 
 
 class WorkdirError(ValueError):
     """The work directory cannot be used: foreign, not writable, or in use by another run."""
+
+
+class StorageError(RuntimeError):
+    """The disk of the work directory is full or broken."""
 
 
 class RecipeChanged(WorkdirError):
@@ -63,6 +68,7 @@ def open_workdir(
     Raises:
       WorkdirError: a non-empty directory that is not ours, not writable, or used by a live run.
       RecipeChanged: a key outside `harmless` differs; lists every such key, old and new.
+      StorageError: the disk is full or broken.
       ValueError: the recipe holds something that JSON cannot.
     """
     directory = pathlib.Path(path).absolute()
@@ -71,14 +77,20 @@ def open_workdir(
         check_workdir(directory, recipe, harmless)
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            _take_lock(directory)
-            write_atomically(directory / "config.json", _as_json(recipe))
-            write_atomically(directory / "environment.json", _as_json(environment()))
+            run_lock.take(directory)
+            text = _as_json(recipe)
+            if not (config := directory / "config.json").exists() or config.read_text() != text:
+                write_atomically(config, text)
+        except run_lock.InUse as error:
+            raise WorkdirError(str(error)) from None
         except OSError as error:
-            raise WorkdirError(
+            kind = StorageError if error.errno in _BROKEN else WorkdirError
+            raise kind(
                 f"{directory}: not writable ({error.strerror or error}); "
-                "choose another --workdir or correct its permissions"
+                "choose another --workdir, make room or correct its permissions"
             ) from error
+        with warn_on_oserror("environment.json"):
+            write_atomically(directory / "environment.json", _as_json(environment()))
         return 0
 
     on_first_process(prepare)
@@ -86,11 +98,11 @@ def open_workdir(
 
 
 def close_workdir(workdir: pathlib.Path) -> None:
-    """Releases the lock, if this process holds it. Also done by itself at a normal exit."""
-    lock = workdir / "lock"
-    owner = _read_owner(lock)
-    if owner is not None and _is_me(owner):
-        lock.unlink(missing_ok=True)
+    """Releases the lock, if this process holds it; from any thread, and never an error.
+
+    Also done by itself at a normal exit; `os._exit` is none.
+    """
+    run_lock.release(workdir)
 
 
 def check_workdir(
@@ -157,15 +169,13 @@ def read_recipe(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_status(workdir: pathlib.Path, state: State, **facts: Any) -> None:
-    """Writes `STATUS.json` in one piece (process 0 only).
+    """Writes `STATUS.json` in one piece (process 0 only); a failure to do so is but a warning.
 
     Args:
       workdir: the work directory.
       state: what became of the run.
-      **facts: more entries, for instance `step` and `reason`. What JSON cannot hold becomes text.
-
-    Raises:
-      OSError: the file cannot be written.
+      **facts: more entries, for instance `step`, `reason` and `exit_code`. What JSON cannot hold
+        becomes text.
     """
     if jax.process_index() == 0:
         status: dict[str, Any] = {"state": state, "time": time.time(), "host": socket.gethostname()}
@@ -173,21 +183,31 @@ def write_status(workdir: pathlib.Path, state: State, **facts: Any) -> None:
             unfit = isinstance(value, float) and not math.isfinite(value)
             status[name] = str(value) if unfit else value
         text = json.dumps(status, indent=2, sort_keys=True, default=str)
-        write_atomically(workdir / "STATUS.json", text + "\n")
+        with warn_on_oserror("STATUS.json"):
+            write_atomically(workdir / "STATUS.json", text + "\n")
 
 
 def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes rows of the same keys as CSV, in one piece (process 0 only); no rows, no file.
 
-    Raises:
-      OSError: the file cannot be written.
+    A failure to do so is but a warning.
     """
     if rows and jax.process_index() == 0:
         text = io.StringIO()
         table = csv.DictWriter(text, rows[0], lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-        write_atomically(path, text.getvalue())
+        with warn_on_oserror(path.name):
+            write_atomically(path, text.getvalue())
+
+
+@contextlib.contextmanager
+def warn_on_oserror(name: str) -> Iterator[None]:
+    """For files that a run can do without: inside, an OSError becomes a warning on stderr."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: {name} could not be written: {error}", file=sys.stderr)
 
 
 def environment() -> dict[str, Any]:
@@ -279,78 +299,3 @@ def _git_commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if edited else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _me() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid()}
-
-
-def _is_me(owner: dict[str, Any]) -> bool:
-    return {key: owner[key] for key in ("host", "pid")} == _me()
-
-
-def _read_owner(lock: pathlib.Path) -> dict[str, Any] | None:
-    """Host and process that wrote the lock; None if there is no lock or it is unreadable."""
-    try:
-        owner = json.loads(lock.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    well_formed = isinstance(owner, dict) and isinstance(owner.get("pid"), int) and "host" in owner
-    return owner if well_formed else None
-
-
-def _take_lock(directory: pathlib.Path) -> None:
-    """Takes the lock, or raises `WorkdirError` naming its owner.
-
-    A lock is stale when its process is dead (same host), or when nobody has refreshed it for
-    three minutes (other host, unreadable lock): then it is taken over.
-    """
-    lock = directory / "lock"
-    text = _as_json({**_me(), "time": time.time()})
-    try:
-        with open(lock, "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        owner = _read_owner(lock)
-        if not _is_stale(lock, owner):
-            who = f"process {owner['pid']} on {owner['host']}" if owner else "another process"
-            raise WorkdirError(
-                f"{directory} is in use by {who}; stop that run first. "
-                f"If you are sure that it is dead, delete {lock}"
-            ) from None
-        write_atomically(lock, text)
-    atexit.register(close_workdir, directory)
-    threading.Thread(target=_beat, args=(lock,), daemon=True, name="workdir-lock").start()
-
-
-def _is_stale(lock: pathlib.Path, owner: dict[str, Any] | None) -> bool:
-    if owner is not None and _is_me(owner):
-        return True  # opened again by this process, or by a predecessor that had the same number
-    if owner is not None and owner["host"] == socket.gethostname():
-        return not _is_alive(owner["pid"])
-    # The age is taken from the clock of the file system: those of two hosts may differ.
-    probe = lock.with_name(f".lock.{os.getpid()}.tmp")
-    probe.touch()
-    age = probe.stat().st_mtime - lock.stat().st_mtime
-    probe.unlink()
-    return age > _SILENT_SECONDS
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True  # alive, of another user
-    return True
-
-
-def _beat(lock: pathlib.Path) -> None:
-    """Refreshes the lock's time until it is no longer ours, so that other hosts see us alive."""
-    while True:
-        time.sleep(_BEAT_SECONDS)
-        owner = _read_owner(lock)
-        if owner is None or not _is_me(owner):
-            return
-        os.utime(lock)
