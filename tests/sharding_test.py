@@ -1,101 +1,304 @@
-"""Eight devices equal one. Runs in a process of its own: devices are counted at start."""
+"""Many devices equal one. In processes of their own: devices are counted at start."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
+from typing import Any
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
-from maskfeat_jax import sharding
-from tests.recipes import ROOT
-
-SCRIPT = """
-import functools, json, sys
-sys.path.insert(0, {root!r})
-import jax, numpy as np
-from maskfeat_jax import sharding, steps
+from maskfeat_jax import masking, sharding, steps, targets
+from maskfeat_jax.models import MODELS, VARIANTS, create_model
+from maskfeat_jax.ops.neighbours import nearest, unit
+from maskfeat_jax.optim import AdamW, Lars
 from maskfeat_jax.state import TrainState
 from tests import steps_test
+from tests.recipes import ROOT
 
-groups = {groups}
-mesh = sharding.create_mesh(groups)
-assert mesh.shape["data"] * groups == jax.device_count() == {devices}
-out = {{}}
-for step, make in steps_test.STEPS:
+# (parameters, tensor) of 8 devices; data takes the rest.
+MESHES = [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (2, 2), (4, 2), (1, 4), (2, 4), (1, 8)]
+HEADS: dict[str, dict[str, Any]] = {
+    "attentive_probe": {"num_classes": 1001, "heads": 1},
+    "classifier": {"num_classes": 1001},
+    "features": {},
+    "linear_probe": {"num_classes": 1001},
+    "mae": {"dim": 108, "visible": 12},
+    "maskfeat": {"dim": 108},
+}
+
+
+def run(devices: int, function: str, *arguments: Any, processes: int = 1) -> list[Any]:
+    """What a function of this file returns in each of some processes with so many devices each."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    code = f"""
+import json, sys
+sys.path.insert(0, {str(ROOT)!r})
+import jax
+if {processes} > 1:
+    jax.distributed.initialize({address!r}, {processes}, int(sys.argv[1]))
+from tests import sharding_test
+print("RESULT", json.dumps(sharding_test.{function}(*json.loads(sys.argv[2]))))
+"""
+    # What is compared is how the program is split up, not how well its parts are compiled.
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(index), json.dumps(arguments)],
+            env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+    ended = [process.communicate(timeout=900) for process in started]
+    for process, (_, errors) in zip(started, ended, strict=True):
+        assert process.returncode == 0, errors[-3000:]
+    return [json.loads(output.split("RESULT ")[1]) for output, _ in ended]
+
+
+def pooling() -> tuple[TrainState, dict[str, Any]]:
+    """MaskFeat with a small MViT, on clips of four frames."""
+    _, parts = steps_test.pretraining()
+    target = targets.Hog((2, 8, 8), cell=4)
+    sizes = {"width": 16, "depth": 2, "heads": 2, "stages": (1,), "tubelet": (2, 8, 8)}
+    model = create_model("maskfeat", encoder="mvit_v2_s", head={"dim": target.dim}, **sizes)
+    inputs = (jnp.zeros((1, 4, 32, 32, 3)), jnp.zeros((1, 2, 4, 4), bool))
+    params = model.init(jax.random.key(0), *inputs)["params"]
+    optimizer = AdamW(**steps_test.SETTINGS).optimizer(params, **steps_test.LENGTH)
+    changes = {"model": model, "target": target, "masker": masking.Random(0.5)}
+    return TrainState.create(params, optimizer), {**parts, **changes, "optimizer": optimizer}
+
+
+CASES = {
+    "vit": (steps.pretrain_step, functools.partial(steps_test.pretraining, ema_decay=0.9)),
+    "mvit": (steps.pretrain_step, pooling),
+    "mae": (steps.pretrain_step, steps_test.autoencoding),
+    "finetune": (steps.finetune_step, steps_test.finetuning),
+    "probe": (steps.probe_step, steps_test.probing),
+}
+
+
+def clips(case: str, seed: int) -> dict[str, np.ndarray]:
+    batch = steps_test.batch(b=16, seed=seed)
+    if case == "mvit":
+        frames = [steps_test.batch(b=16, seed=seed + more)["video"] for more in range(4)]
+        batch["video"] = np.concatenate(frames, 1)
+    return batch
+
+
+def train(mesh: jax.sharding.Mesh, case: str, updates: int, **more: Any) -> list[float]:
+    """Losses, and at last how many devices share what is largest: a kernel, its moments.
+
+    The processes load their shares and nothing else.
+    """
+    step, make = CASES[case]
     state, parts = make()
-    places = sharding.state_sharding(mesh, jax.eval_shape(lambda: state))
-    state = jax.device_put(state, places)
-    kernel = state.params["encoder"]["blocks"]["0"]["mlp"]["fc1"]["kernel"]
-    assert kernel.addressable_data(0).size == kernel.size // groups
-    run = jax.jit(functools.partial(step, **parts),
-                  in_shardings=(places, sharding.batch_sharding(mesh)),
-                  out_shardings=(places, sharding.replicated(mesh)), donate_argnums=0)
-    losses = []
-    for i in range(4):
-        batch = sharding.to_device(mesh, steps_test.batch(b=16, seed=i))
-        state, metrics = run(state, batch)
-        losses.append(float(metrics["loss"]))
-    norms = [float(np.abs(np.asarray(leaf)).sum()) for leaf in jax.tree.leaves(state.params)]
-    out[make.__name__] = [losses, norms]
-print("RESULT " + json.dumps(out))
-"""
+    state = jax.device_get(state)
+    places = sharding.state_sharding(mesh, state)
+    index, count = sharding.batch_share(mesh)
 
+    def spread(whole: Any, place: Any) -> jax.Array:
+        return jax.make_array_from_callback(np.shape(whole), place, lambda at: np.array(whole)[at])
 
-NEIGHBOURS = """
-import json, re, sys
-sys.path.insert(0, {root!r})
-import jax, numpy as np
-from maskfeat_jax import sharding
-from maskfeat_jax.ops.neighbours import nearest, unit
-
-rng = np.random.default_rng(0)
-bank = np.asarray(unit(rng.standard_normal((4, 500, 16)).astype(np.float32)))
-labels = rng.integers(0, 5, (4, 500)).astype(np.int32)
-queries = np.asarray(unit(rng.standard_normal((64, 16)).astype(np.float32)))
-mesh = sharding.create_mesh()
-rows = sharding.batch_sharding(mesh)
-run = jax.jit(lambda *x: nearest(*x, 20), in_shardings=(rows,) * 3,
-              out_shardings=sharding.replicated(mesh)).lower(queries, bank, labels).compile()
-moved = [shape.split(",") for shape in re.findall(r"= \\w+\\[([\\d,]+)\\]\\S* all-", run.as_text())]
-found = np.asarray(run(queries, bank, labels)[1])
-order = np.argsort(-(queries @ bank.reshape(-1, 16).T), 1)[:, :20]
-print("RESULT " + json.dumps({{"right": bool((found == labels.ravel()[order]).all()),
-                               "moved": max(int(np.prod(list(map(int, m)))) for m in moved)}}))
-"""
-
-
-def run(devices: int, groups: int, script: str = SCRIPT) -> dict:
-    script = script.format(root=str(ROOT), devices=devices, groups=groups)
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
+    state = jax.tree.map(spread, state, places)
+    update = jax.jit(
+        functools.partial(step, **parts, **more),
+        in_shardings=(places, sharding.batch_sharding(mesh)),
+        out_shardings=(places, sharding.replicated(mesh)),
+        donate_argnums=0,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.split("RESULT ")[1])
+    losses = []
+    for seed in range(updates):
+        share = {name: np.split(x, count)[index] for name, x in clips(case, seed).items()}
+        state, metrics = update(state, sharding.to_device(mesh, share))
+        losses.append(float(metrics["loss"]))
+    largest = max(leaf.size for leaf in jax.tree.leaves(state))
+    kernels = [leaf for leaf in jax.tree.leaves(state) if leaf.size == largest]
+    return [*losses, largest / max(leaf.addressable_data(0).size for leaf in kernels)]
+
+
+def losses_by_mesh(case: str, meshes: list[tuple[int, int]], fields: dict, more: dict) -> list:
+    """Of one device, then of all of them as each of the meshes."""
+    with mock.patch.dict(steps_test.FIELDS, fields):
+        one = train(sharding.mesh_of(jax.devices()[:1]), case, 4)
+        return [one] + [train(sharding.create_mesh(*mesh), case, 4, **more) for mesh in meshes]
+
+
+def losses_of_all(case: str, meshes: list[tuple[int, int]]) -> list:
+    """The share of this process, then what `train` gives, on each of the meshes."""
+    made = [sharding.create_mesh(*mesh) for mesh in meshes]
+    return [[*sharding.batch_share(mesh), *train(mesh, case, 2)] for mesh in made]
 
 
 @pytest.mark.slow
-def test_eight_devices_equal_one():
-    one = run(1, 1)
-    for groups in (1, 4):  # data parallel; parameters shared by four
-        eight = run(8, groups)
-        for name, (losses, norms) in one.items():
-            np.testing.assert_allclose(eight[name][0], losses, rtol=1e-5, err_msg=name)
-            np.testing.assert_allclose(eight[name][1], norms, rtol=1e-4, err_msg=name)
+@pytest.mark.parametrize("case", ["vit", "mvit", "mae", "finetune"])
+def test_eight_devices_equal_one_in_any_mesh(case):
+    one, *many = run(8, "losses_by_mesh", case, MESHES, {"depth": 1}, {})[0]
+    for mesh, (*losses, parts) in zip(MESHES, many, strict=True):
+        np.testing.assert_allclose(losses, one[:-1], rtol=1e-5, err_msg=str(mesh))
+        assert parts == np.prod(mesh), mesh
+
+
+@pytest.mark.slow
+def test_stacked_recomputed_accumulated_and_probes():
+    fields = {"scan": True, "remat": True}
+    one, *many = run(8, "losses_by_mesh", "vit", [(2, 2)], fields, {"accumulate": 2})[0]
+    np.testing.assert_allclose(many[0], [*one[:-1], 4], rtol=1e-5)
+    one, *many = run(8, "losses_by_mesh", "probe", [(4, 2)], {}, {})[0]
+    np.testing.assert_allclose(many[0], [*one[:-1], 8], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_device():
+    meshes = [(1, 1), (4, 1), (2, 2), (1, 8)]
+    (alone,) = run(1, "losses_of_all", "vit", [(1, 1)])[0]
+    results = run(4, "losses_of_all", "vit", meshes, processes=2)
+    for process, by_mesh in enumerate(results):
+        for mesh, (index, count, *losses) in zip(meshes, by_mesh, strict=True):
+            # All eight devices compute the same rows: both processes load all of them.
+            assert (index, count) == ((0, 1) if mesh == (1, 8) else (process, 2))
+            np.testing.assert_allclose(losses[:-1], alone[2:-1], rtol=1e-5, err_msg=str(mesh))
+
+
+def test_shares_of_processes():
+    assert sharding.shares([{0}, {0}, {1}, {1}]) == {0: (0, 2), 1: (1, 2)}
+    assert sharding.shares([{1}, {1}, {0}, {0}]) == {1: (0, 2), 0: (1, 2)}  # by rows, not by name
+    assert sharding.shares([{0, 1}, {2, 3}]) == {0: (0, 2), 1: (0, 2), 2: (1, 2), 3: (1, 2)}
+    assert sharding.shares([{0, 1, 2}]) == {0: (0, 1), 1: (0, 1), 2: (0, 1)}
+
+
+@pytest.mark.parametrize(
+    "holders",
+    [
+        [{0}, {1}, {0}, {1}],  # not in one piece
+        [{0}, {1}, {1}, {0}],
+        [{0}, {0}, {0}, {1}],  # not equal
+        [{0}, {0, 1}, {1}],  # half shared
+    ],
+)
+def test_shares_that_are_none_are_refused(holders):
+    with pytest.raises(sharding.MeshError, match="not one of several equal shares; .*mesh.tensor"):
+        sharding.shares(holders)
+
+
+def shapes_of(model: str, variant: str, **fields: Any) -> Any:
+    """Parameters of a model, as they are for a small clip."""
+    made = create_model(model, encoder=variant, head=HEADS[model], **fields)
+    clip = (4, 64, 64) if variant.startswith("mvit") else (1, 112, 112)
+    inputs = [jax.ShapeDtypeStruct((1, *clip, 3), jnp.float32)]
+    if "dim" in HEADS[model]:
+        inputs.append(jax.ShapeDtypeStruct((1, *made.encoder.grid(clip)), bool))
+    return jax.eval_shape(made.init, jax.random.key(0), *inputs)["params"]
+
+
+def fake_mesh(**sizes: int) -> jax.sharding.AbstractMesh:
+    """A mesh without devices."""
+    sizes = {"data": 1, "parameters": 1, "tensor": 1, **sizes}
+    return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
+
+
+@pytest.mark.parametrize(
+    ("model", "variant"),
+    [("maskfeat", variant) for variant in VARIANTS] + [(model, "vit_s16") for model in MODELS],
+)
+def test_rules_split_every_model(model, variant):
+    params = shapes_of(model, variant, scan=True)
+    places = sharding.state_sharding(fake_mesh(parameters=8, tensor=2), params)
+    whole, part = 0, 0
+    for leaf, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):
+        whole, part = whole + leaf.size, part + np.prod(place.shard_shape(leaf.shape))
+    assert whole / part > 10  # of 16: heads, embedding and small tables are not split that often
+    for name, block in places["encoder"]["blocks"].items():
+        if "-" in name:  # the axis that counts blocks stays whole
+            assert {place.spec[0] for place in jax.tree.leaves(block)} <= {None}
+
+
+def test_moments_and_averages_lie_with_their_parameters():
+    mesh = fake_mesh(parameters=2, tensor=2)
+    params = shapes_of("linear_probe", "vit_ti16")
+    frozen = ("^encoder/patch_embed/", "^norm/")
+    for rule in (AdamW(lr=1, ema_decay=0.9), Lars(lr=1)):
+        length = {"steps_per_epoch": 1, "epochs": 1, "batch_size": 1}
+        optimizer = rule.optimizer(params, **length, frozen=frozen)
+        create = functools.partial(TrainState.create, optimizer=optimizer)
+        state = jax.eval_shape(create, params)
+        places = sharding.state_sharding(mesh, state)
+        named = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): place.spec
+            for path, place in jax.tree_util.tree_leaves_with_path(places)
+        }
+        found = [
+            {spec for name, spec in named.items() if name.endswith(ending)}
+            for ending in ("encoder/blocks/3/attn/qkv/kernel", "encoder/blocks/0/attn/qkv/bias")
+        ]
+        assert found == [{P("parameters", "tensor")}, {P("tensor")}]
+        count = sum(name.endswith("encoder/blocks/3/attn/qkv/kernel") for name in named)
+        assert count == {AdamW: 4, Lars: 2}[type(rule)]  # itself, mean, variance, average
+
+
+def test_an_axis_that_does_not_fit_goes_elsewhere_or_stays_whole():
+    def spec(name: str, *shape: int, parameters: int = 1, tensor: int = 1) -> Any:
+        mesh = fake_mesh(parameters=parameters, tensor=tensor)
+        return sharding._spec(sharding.rule_of(name), name, shape, mesh)
+
+    assert spec("projection/kernel", 768, 1000, parameters=8) == P("parameters", None)
+    assert spec("projection/kernel", 100, 1000, parameters=8) == P(None, "parameters")
+    assert spec("projection/kernel", 100, 9, parameters=8) == P(None, None)
+    assert spec("encoder/blocks/0-7/mlp/fc2/kernel", 8, 4, 5, parameters=8) == P(None, None, None)
+    name = "encoder/blocks/0-7/attn/proj/kernel"
+    assert spec(name, 8, 16, 9, parameters=4) == P(None, "parameters", None)
+    assert spec(name, 8, 16, 9, parameters=4, tensor=2) == P(None, "tensor", None)
+    with pytest.raises(sharding.MeshError, match=r"mesh.tensor=3 does not divide axis -2 of enco"):
+        spec(name, 8, 16, 9, tensor=3)
+
+
+def test_rules_that_match_nothing_and_parameters_without_a_rule_are_named():
+    params = shapes_of("maskfeat", "vit_ti16")
+    mesh = fake_mesh(parameters=2)
+    with pytest.raises(ValueError, match="no rule .* says where encoder/whatever lies"):
+        sharding.state_sharding(mesh, {"encoder": {**params["encoder"], "whatever": np.ones(3)}})
+    missing = {"encoder": {**params["encoder"], "patch_embed": {}}}
+    with pytest.raises(ValueError, match=r"no parameter matches .*norm.* of sharding.RULES|patch"):
+        sharding.state_sharding(mesh, missing)
+
+
+def neighbours_by_parts() -> dict[str, Any]:
+    """Whether they are right, and how many numbers the largest message holds."""
+    rng = np.random.default_rng(0)
+    bank = np.asarray(unit(rng.standard_normal((4, 500, 16)).astype(np.float32)))
+    labels = rng.integers(0, 5, (4, 500)).astype(np.int32)
+    queries = np.asarray(unit(rng.standard_normal((64, 16)).astype(np.float32)))
+    mesh = sharding.create_mesh()
+    rows = sharding.batch_sharding(mesh)
+    search = jax.jit(
+        lambda *x: nearest(*x, 20),
+        in_shardings=(rows,) * 3,
+        out_shardings=sharding.replicated(mesh),
+    )
+    search = search.lower(queries, bank, labels).compile()
+    messages = re.findall(r"= \w+\[([\d,]+)\]\S* all-", search.as_text())
+    found = np.asarray(search(queries, bank, labels)[1])
+    order = np.argsort(-(queries @ bank.reshape(-1, 16).T), 1)[:, :20]
+    sizes = [int(np.prod([int(size) for size in shape.split(",")])) for shape in messages]
+    return {"right": bool((found == labels.ravel()[order]).all()), "moved": max(sizes)}
 
 
 def test_neighbours_are_sought_where_they_lie():
-    result = run(4, 1, NEIGHBOURS)
+    (result,) = run(4, "neighbours_by_parts")
     assert result["right"]
     assert result["moved"] <= 64 * 20 * 4  # the best of each part, not 64 x 2000 cosines
 
@@ -122,7 +325,11 @@ def test_prefetch_keeps_order_and_loses_nothing():
 
 
 def test_create_mesh_refuses():
-    with pytest.raises(ValueError, match=r"1 devices cannot be split into groups of 3"):
+    with pytest.raises(sharding.MeshError, match=r"1 devices .* groups of 3 \(mesh.parameters=3"):
         sharding.create_mesh(3)
+    with pytest.raises(sharding.MeshError, match=r"8 devices .* groups of 6 \(.*x mesh.tensor=2\)"):
+        sharding.mesh_of(jax.devices() * 8, 3, 2)
+    with pytest.raises(sharding.MeshError, match=r"mesh.tensor=0 must be 1 or more"):
+        sharding.create_mesh(1, 0)
     assert sharding.create_mesh().axis_names == sharding.AXES
     assert jax.device_count() == 1
