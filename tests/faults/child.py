@@ -95,7 +95,7 @@ def run(spec: dict[str, Any]) -> None:
     if "poison" in spec:
         from tests.faults.poison import poison
 
-        poison(**spec["poison"])
+        poison(spec["poison"])
     if "mutant" in spec:
         from tests.faults.mutants import MUTANTS
 

@@ -12,7 +12,7 @@ import tempfile
 from tests.faults import oracles, results
 from tests.faults.kills import reference
 from tests.faults.oracles import Verdict
-from tests.faults.runner import Case, Forks, side_by_side
+from tests.faults.runner import LIMIT_SECONDS, Case, Forks, side_by_side
 from tests.faults.signals import signalled
 
 STEP_SECONDS, START_SECONDS = 5.0, 60.0
@@ -25,11 +25,13 @@ HANGS = {
 }
 
 
-def hang(case: Case, unbroken: Case, fault: str) -> tuple[Verdict, float]:
+def hang(
+    case: Case, unbroken: Case, fault: str, wait_s: float = LIMIT_SECONDS
+) -> tuple[Verdict, float]:
     """What came of a hang, and seconds until the process ended."""
     words = [f"--config.run.hang_seconds={STEP_SECONDS}"]
     words += [f"--config.run.hang_start_seconds={START_SECONDS}"]
-    ended = case.run(fault, words=words)
+    ended = case.start(fault, words=words).wait(wait_s)
     seconds = signalled(ended, fault)
     damage = oracles.stopped(ended, 75) + oracles.left_processes(ended)
     damage += oracles.kept(case.workdir, 14) + oracles.whole(case.workdir)
@@ -38,6 +40,8 @@ def hang(case: Case, unbroken: Case, fault: str) -> tuple[Verdict, float]:
     stacks = case.workdir / "stacks_0.txt"
     if not stacks.exists() or "hread 0x" not in stacks.read_text():
         damage.append("no stacks")
+    if damage:
+        return oracles.verdict(damage=damage, recovered=True), seconds
     last = case.run(words=words)
     silent = oracles.stopped(last, 0) or oracles.same_run(case, unbroken)
     late = [f"{seconds:.1f} s"] if seconds > STEP_SECONDS + MORE_SECONDS else []

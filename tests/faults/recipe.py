@@ -30,6 +30,8 @@ def get_config(name: str) -> ConfigDict:
     if "target" in small:
         small["target"]["cell"] = 4
     small["optim"]["lr"] = 0.03  # what is lost must show
+    if name == "finetune":
+        small["optim"]["ema_decay"] = 0.9
     small["run"] = {
         "epochs": EPOCHS,
         "batch_size": BATCH,
@@ -37,5 +39,11 @@ def get_config(name: str) -> ConfigDict:
         "checkpoint_every_epochs": SAVE_EVERY / STEPS_PER_EPOCH,
         "evaluate_every_epochs": EVALUATE_EVERY / STEPS_PER_EPOCH,
         "pictures_every_epochs": 0.0,
+        # As without them, to be changed on the command line.
+        "keep_checkpoints": 3,
+        "max_nonfinite_fraction": 0.001,
+        "grace_seconds": 25.0,
+        "hang_seconds": 300.0,
+        "hang_start_seconds": 1800.0,
     }
     return ConfigDict(small)

@@ -1,0 +1,212 @@
+"""What the guards of a run cost: time of an update with all of them and without any.
+
+    python -m bench.guards
+    python -m bench.guards --encoder=vit_b16 --batch=8 --rounds=20
+
+Both sides run the same network on the same batch in this process, in turns. With guards: loss and
+gradient are checked on the device and an update that is not finite is left out, signals are polled,
+the watchdog is told, fault points are passed, the metrics are kept for the next report. Without:
+the update alone. Then a save is timed, as long as it blocks the loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bench.run import interval
+from maskfeat_jax import steps
+from maskfeat_jax.agreement import Agreement
+from maskfeat_jax.augment import Augment, Normalise
+from maskfeat_jax.checkpoint import Checkpoints
+from maskfeat_jax.masking import Block
+from maskfeat_jax.models import create_model
+from maskfeat_jax.optim import AdamW
+from maskfeat_jax.signals import Signals
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.targets import Hog
+from maskfeat_jax.tasks import Pretrain
+from maskfeat_jax.testing.faults import fault_point
+from maskfeat_jax.watchdog import Watchdog
+from maskfeat_jax.window import Window
+
+CLIP, TUBELET = (1, 224, 224), (1, 16, 16)
+LOG_EVERY = 50  # updates between two reports
+
+
+def compiled(encoder: str, batch: int, guarded: bool) -> tuple[Any, TrainState, Any]:
+    """A step of pre-training, the state before it, and a batch."""
+    target = Hog(TUBELET)
+    model = create_model("maskfeat", encoder=encoder, head={"dim": target.dim}, tubelet=TUBELET)
+    task = Pretrain(model, Normalise(), Augment(), Block(), target, CLIP, seed=0)
+    params = jax.jit(task.init)(jax.random.key(0))
+    optimizer = AdamW(lr=1e-4, clip_norm=0.02).optimizer(
+        params, steps_per_epoch=100, epochs=10, batch_size=batch
+    )
+    state = jax.jit(functools.partial(TrainState.create, optimizer=optimizer))(params)
+    video = np.random.default_rng(0).integers(0, 256, (batch, *CLIP, 3), np.uint8)
+    index = np.arange(batch, dtype=np.int32)
+    inputs = jax.device_put({"video": video, "valid": np.ones(batch, bool), "index": index})
+    step = functools.partial(task.train_step, optimizer=optimizer, accumulate=1)
+    guard = steps._only_if
+    try:
+        if not guarded:
+            steps._only_if = lambda condition, change, state: change(state)
+        return jax.jit(step, donate_argnums=0).lower(state, inputs).compile(), state, inputs
+    finally:
+        steps._only_if = guard
+
+
+class Side:
+    """One of the two ways to make updates."""
+
+    def __init__(self, step: Any, state: TrainState, batch: Any):
+        """Keeps them."""
+        self.state = state
+        self._step, self._batch = step, batch
+        self._done = 0
+
+    def run(self, updates: int) -> float:
+        """Seconds of so many updates."""
+        start = time.perf_counter()
+        for _ in range(updates):
+            self.update()
+        jax.block_until_ready(self.state)
+        return time.perf_counter() - start
+
+    def update(self) -> dict[str, jax.Array]:
+        """Makes one."""
+        self.state, metrics = self._step(self.state, self._batch)
+        self._done += 1
+        return metrics
+
+
+class Guarded(Side):
+    """What `maskfeat_jax.loop` does around an update."""
+
+    def __init__(self, *words: Any, agreement: Agreement, watchdog: Watchdog):
+        """Keeps the guards."""
+        super().__init__(*words)
+        self._agreement, self._watchdog = agreement, watchdog
+        self._window = Window(5, 0.001)
+
+    def update(self) -> dict[str, jax.Array]:
+        """Makes one, guarded."""
+        fault_point("data.wait")
+        self._agreement.alone()
+        self._agreement.asked()
+        self._watchdog.beat(self._done)
+        fault_point("step")
+        metrics = super().update()
+        self._window.add(self._done, metrics, self._batch["index"])
+        if self._done % LOG_EVERY == 0:
+            self._window.settle()
+            self._window.spiked()
+            self._window.read()
+        return metrics
+
+
+def alternating(sides: Sequence[Side], rounds: int, updates: int) -> list[list[float]]:
+    """Seconds per update of each side, in turns of so many updates."""
+    times: list[list[float]] = [[] for _ in sides]
+    order = list(range(len(sides)))
+    for side in sides:
+        side.run(2)
+    for _ in range(rounds):
+        order.reverse()
+        for number in order:
+            times[number].append(sides[number].run(updates) / updates)
+    return times
+
+
+def host_seconds(guarded: Guarded, calls: int = 20_000) -> float:
+    """Seconds per update of what the guards do on the host, the update itself left out."""
+    step, guarded._step = guarded._step, _no_update(guarded)
+    try:
+        return guarded.run(calls) / calls
+    finally:
+        guarded._step = step
+
+
+def _no_update(guarded: Guarded) -> Callable[[Any, Any], tuple[Any, Any]]:
+    metrics = jax.device_get(guarded.update())
+    return lambda state, batch: (state, metrics)
+
+
+def saving(state: TrainState, folder: Path, times: int = 5) -> tuple[list[float], list[float]]:
+    """Seconds that saves block the loop, and until they are on the disk."""
+    blocked, written = [], []
+    checkpoints = Checkpoints(folder)
+    for step in range(times):
+        checkpoints.save(step, state, {})
+        blocked.append(checkpoints.blocked_s)
+        checkpoints.finish()
+        written.append(checkpoints.written_s)
+    return blocked, written
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--encoder", default="vit_s16")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
+    parser.add_argument("--updates", type=int, default=1, help="in a turn")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        signals = Signals()
+        with Watchdog(Path(name), end_process=signals.end_process) as watchdog:
+            bare = Side(*compiled(args.encoder, args.batch, guarded=False))
+            guards = {"agreement": Agreement(signals), "watchdog": watchdog}
+            guarded = Guarded(*compiled(args.encoder, args.batch, guarded=True), **guards)
+            without, with_guards = alternating([bare, guarded], args.rounds, args.updates)
+            host_s = host_seconds(guarded)
+        blocked, written = saving(guarded.state, Path(name) / "checkpoints")
+        signals.restore()
+    low, high = interval(with_guards, without)
+    found = {
+        "device": jax.devices()[0].device_kind,
+        "encoder": args.encoder,
+        "batch": args.batch,
+        "without_s": statistics.median(without),
+        "with_s": statistics.median(with_guards),
+        "ratio": statistics.median(with_guards) / statistics.median(without),
+        "ratio_95": [low, high],
+        "host_s": host_s,
+        "save_blocks_s": statistics.median(blocked),
+        "save_s": statistics.median(written),
+    }
+    print(report(found))
+    if args.json:
+        args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def report(found: dict[str, Any]) -> str:
+    """A few lines for people."""
+    low, high = found["ratio_95"]
+    share = found["host_s"] / found["without_s"]
+    return (
+        f"{found['encoder']}, batch {found['batch']}, {found['device']}\n"
+        f"update without guards {1e3 * found['without_s']:.2f} ms, with them "
+        f"{1e3 * found['with_s']:.2f} ms: x {found['ratio']:.4f} (95 %: {low:.4f} to {high:.4f})\n"
+        f"their work on the host {1e6 * found['host_s']:.0f} us per update, {share:.3%} of it\n"
+        f"a save blocks {1e3 * found['save_blocks_s']:.0f} ms and is on the disk after "
+        f"{found['save_s']:.2f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()
