@@ -14,7 +14,6 @@ only, and knows from Orbax when the others have written their arrays.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import pathlib
@@ -23,17 +22,17 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from maskfeat_jax import manifest, stored_arrays
-from maskfeat_jax.leaves import Name, describe, differences, named_leaves, nest
+from maskfeat_jax.leaves import Name, describe, differences, named_leaves
+from maskfeat_jax.processes import on_first_process
+from maskfeat_jax.reading import Weights, load_params, read, verified
 from maskfeat_jax.saving import Writing
 from maskfeat_jax.storage import ARRAYS, CheckpointError, Storage, free_space, in_brief
 from maskfeat_jax.stored_arrays import STORAGE_ERRORS
 from maskfeat_jax.testing.faults import fault_point
-from maskfeat_jax.workdir import on_first_process
 
 __all__ = ["CheckpointError", "Checkpoints", "Weights", "load_params"]
 
@@ -209,7 +208,7 @@ class Checkpoints:
         """
         self.finish()
         directory = self._storage.directory / str(_valid_step(step))
-        body = _verified(directory, step, self._verify)
+        body = verified(directory, step, self._verify)
         wanted = named_leaves(like)
         described = {"/".join(name): describe(leaf) for name, leaf in wanted.items()}
         if lines := differences(body["leaves"], described):
@@ -219,7 +218,7 @@ class Checkpoints:
                 + "\nWas it saved with another model, optimiser or precision?"
             )
         shapes = {name: _on_device(leaf) for name, leaf in wanted.items()}
-        loaded = _load(directory, shapes, partial=False)
+        loaded = read(directory, shapes, partial=False)
         leaves = [loaded[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), body["facts"]
 
@@ -276,8 +275,7 @@ class Checkpoints:
         waited_s = time.perf_counter() - begun
         if waiting is not None and waited_s > 1:
             self._storage.messages.append(
-                f"step {waiting} waited {waited_s:.0f} s for the save of step {writing.step}: the "
-                f"disk writes {writing.bytes / 1e6 / writing.seconds:.1f} MB/s; save more seldom "
+                f"step {waiting} waited {waited_s:.0f} s for {writing}; save more seldom "
                 "(run.checkpoint_every_epochs) or on a faster disk"
             )
         return waited_s
@@ -302,64 +300,6 @@ class Checkpoints:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """Parameters read from a checkpoint, as numpy arrays in nested dictionaries.
-
-    Attributes:
-      step: number of updates behind them.
-      params: the parameters.
-      ema: their moving average, or None if the run kept none.
-      facts: what was stored with the step.
-    """
-
-    step: int
-    params: dict[str, Any]
-    ema: dict[str, Any] | None
-    facts: dict[str, Any]
-
-    @property
-    def evaluated(self) -> dict[str, Any]:
-        """The moving average where there is one, as in `TrainState`."""
-        return self.params if self.ema is None else self.ema
-
-
-def load_params(path: str | os.PathLike[str]) -> Weights:
-    """Reads the `params` and `ema` of a saved state and nothing else, on the host.
-
-    Nothing is moved or changed: the directory may belong to another run.
-
-    Args:
-      path: a work directory or its `checkpoints` (the newest good step is taken), or one step.
-
-    Raises:
-      CheckpointError: there is no checkpoint, it is damaged, or holds no `params`.
-    """
-    directory = pathlib.Path(path).absolute()
-    if not (directory / manifest.FILE).exists():
-        nested = directory / "checkpoints"
-        storage = Storage(nested if nested.is_dir() else directory)
-        newest = on_first_process(lambda: storage.newest_good(move=False) + 1) - 1
-        if newest < 0:
-            raise CheckpointError(
-                f"{path} holds no checkpoint; expected a work directory with checkpoints/, or one "
-                "of its steps"
-            )
-        directory = storage.directory / str(newest)
-    body = _verified(directory, None, "full")
-    named = {tuple(text.split("/")): leaf for text, leaf in body["leaves"].items()}
-    wanted = {
-        name: np.empty(leaf["shape"], jnp.dtype(leaf["dtype"]))
-        for name, leaf in named.items()
-        if name[0] in ("params", "ema")
-    }
-    if not any(name[0] == "params" for name in wanted):
-        found = sorted({name[0] for name in named})
-        raise CheckpointError(f"{directory} holds no params, only {', '.join(found)}")
-    tree = nest(_load(directory, wanted, partial=True))
-    return Weights(body["step"], tree["params"], tree.get("ema"), body["facts"])
-
-
 def _valid_step(step: int) -> int:
     if step < 0:
         raise ValueError(f"step {step} is negative")
@@ -374,26 +314,3 @@ def _bytes(leaves: Mapping[Name, Any]) -> int:
 def _on_device(leaf: Any) -> Any:
     """What is wanted of numpy is restored to a device all the same."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, np.ndarray) else leaf
-
-
-def _load(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) -> dict[Name, Any]:
-    try:
-        return stored_arrays.read(directory / ARRAYS, wanted, partial=partial)
-    except stored_arrays.Unfit as error:
-        raise CheckpointError(f"{directory}: {error}") from error
-
-
-def _verified(directory: pathlib.Path, step: int | None, level: str) -> dict[str, Any]:
-    """Reads and checks a step on process 0; the content of its manifest in all processes."""
-
-    def verify() -> int:
-        try:
-            manifest.verify(directory, step, level)
-        except manifest.Damaged as damage:
-            raise CheckpointError(
-                f"{directory} cannot be loaded: {damage}. Use another step, or a copy of this one."
-            ) from damage
-        return 0
-
-    on_first_process(verify)
-    return manifest.verify(directory, step, "length")

@@ -43,6 +43,10 @@ class Writing:
         self._ended = threading.Event()
         threading.Thread(target=self._run, args=(work,), name="checkpoint").start()
 
+    def __str__(self) -> str:
+        speed = self.bytes / 1e6 / self.seconds
+        return f"the save of step {self.step}: the disk writes {speed:.1f} MB/s"
+
     def wait(self) -> list[int]:
         """Waits for the end in all processes, which all call it; the numbers of those that failed.
 

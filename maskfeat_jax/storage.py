@@ -108,11 +108,14 @@ class Storage:
             self.messages += [*self.bad, f"{self.directory}: no good step, starting from scratch"]
             return -1
         lines = self.bad or [f"bad/{path.name}: set aside at an earlier start" for path in aside]
+        anew = (
+            ", choose a new --workdir, or start from scratch in this one with "
+            "--config.run.allow_fresh_start=True"
+        )
         raise CheckpointError(
             f"none of the checkpoints in {self.directory} can be trusted:\n  "
             + "\n  ".join(lines)
-            + "\nNothing was deleted. Restore one from a copy, choose a new --workdir, or start "
-            "from scratch in this one with --config.run.allow_fresh_start=True."
+            + f"\nNothing was deleted. Restore one from a copy{anew if move else ''}."
         )
 
     def make_room(self, step: int, expected_bytes: int) -> int:
