@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from input_pipeline.example import Example
 from input_pipeline.file_tree import FileTree
+from input_pipeline.regular_files import read_regular
 
 
 class ImageFolder(FileTree):
@@ -13,7 +14,5 @@ class ImageFolder(FileTree):
     NOUN = "images"
 
     def read(self, index: int) -> Example:
-        """The bytes of the file; raises OSError if it cannot be read."""
-        with open(self.name_of(index), "rb") as file:
-            data = file.read()
-        return Example(data, self.label_of(index))
+        """The bytes of the file; raises OSError if it cannot be read, BadMedia if it is no file."""
+        return Example(read_regular(self.name_of(index)), self.label_of(index))

@@ -9,6 +9,7 @@ from typing import Literal
 from input_pipeline.example import Example, Source, fingerprint
 from input_pipeline.file_tree import SPLITS, FileTree
 from input_pipeline.image_folder import ImageFolder
+from input_pipeline.regular_files import read_regular
 from input_pipeline.video_decode import VideoFile
 from input_pipeline.video_folder import VideoFolder
 from input_pipeline.video_lists import SUFFIXES, VideoList
@@ -63,7 +64,7 @@ def is_image(name: str) -> bool:
 
 def open_media(name: str) -> bytes | VideoFile:
     """The bytes of an image, or a video."""
-    return Path(name).read_bytes() if is_image(name) else VideoFile(name)
+    return read_regular(name) if is_image(name) else VideoFile(name)
 
 
 def media_source(path: Path, *, root: str | None = None, labelled: bool = True) -> Source:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import stat
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.regular_files import open_regular
 from input_pipeline.video_structure import Read, check_matroska, check_mp4
 
 MAX_STREAMS = 16
@@ -102,15 +102,8 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
 
 def _head_of(path: str) -> tuple[bytes, int]:
     """First bytes and size of a file."""
-    # Without O_NONBLOCK, opening a pipe would wait for a writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadMedia("not_media", f"{stat.filemode(status.st_mode)}: not a regular file")
-        return os.read(descriptor, HEAD_BYTES), status.st_size
-    finally:
-        os.close(descriptor)
+    with open_regular(path) as (descriptor, num_bytes):
+        return os.read(descriptor, HEAD_BYTES), num_bytes
 
 
 @contextlib.contextmanager
@@ -119,11 +112,8 @@ def _reader(data: str | bytes) -> Iterator[Read]:
     if isinstance(data, bytes):
         yield lambda at, count: data[at : at + count]
         return
-    descriptor = os.open(data, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
+    with open_regular(data) as (descriptor, _):
         yield lambda at, count: os.pread(descriptor, count, at)
-    finally:
-        os.close(descriptor)
 
 
 def _format_of(head: bytes, num_bytes: int) -> str:
