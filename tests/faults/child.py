@@ -100,7 +100,8 @@ def run(spec: dict[str, Any]) -> None:
         from tests.faults.mutants import MUTANTS
 
         MUTANTS[spec["mutant"]].plant()
-    app.run(main.main, argv=["main.py", *spec["argv"]])
+    sys.argv = ["main.py", *spec["argv"]]  # also where ml_collections looks for --config.a.b
+    app.run(main.main)
 
 
 def import_all() -> None:
