@@ -1,0 +1,101 @@
+"""Floating-point operations of a training step, by formula."""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+
+from maskfeat_jax.models.classifier import Classifier
+from maskfeat_jax.models.mae import MAE
+from maskfeat_jax.models.maskfeat import MaskFeat
+from maskfeat_jax.models.mvit import KERNEL, MViT, patch_grid
+from maskfeat_jax.models.pooling_attention import pooled_grid
+from maskfeat_jax.models.probes import AttentiveProbe, LinearProbe
+from maskfeat_jax.models.vit import ViT
+from maskfeat_jax.ops.patches import Size3
+
+
+def training_flops(model: nn.Module, clip: Size3) -> float:
+    """Operations of one clip in one training step: products only, a multiply-add is two.
+
+    The backward pass counts twice the forward pass, but for a frozen encoder, which has none;
+    recomputation does not count. Pooling and the table look-ups of relative positions are not
+    products.
+
+    Args:
+      model: encoder and head; what is visible to a masked autoencoder is a field of it.
+      clip: frames, height and width of a clip, pixels.
+
+    Raises:
+      ValueError: a model that is not trained, such as `Features`.
+    """
+    encoder = model.encoder
+    if isinstance(model, MAE):
+        return 6.0 * _mae(model, clip)
+    tokens, width = math.prod(encoder.grid(clip)), output_width(encoder)
+    if isinstance(model, MaskFeat):
+        return 6.0 * (encoder_products(encoder, clip) + tokens * width * model.dim)
+    if isinstance(model, Classifier):
+        return 6.0 * (encoder_products(encoder, clip) + width * model.num_classes)
+    if isinstance(model, (AttentiveProbe, LinearProbe)):
+        head = width * model.num_classes
+        if isinstance(model, AttentiveProbe):  # keys and values; one query, its map, its MLP
+            head += tokens * 2 * width * (width + 1) + 10 * width**2
+        return 2.0 * encoder_products(encoder, clip) + 6.0 * head
+    raise ValueError(f"{type(model).__name__} is not trained")
+
+
+def encoder_products(encoder: nn.Module, clip: Size3) -> int:
+    """Multiply-adds of one clip in the forward pass of an encoder that sees all of it."""
+    if isinstance(encoder, ViT):
+        return _vit(encoder, math.prod(encoder.grid(clip)))
+    assert isinstance(encoder, MViT)
+    return _mvit(encoder, clip)
+
+
+def output_width(encoder: nn.Module) -> int:
+    """Width of the tokens that an encoder gives; each stage of an MViT doubles it."""
+    return encoder.width * (1 if isinstance(encoder, ViT) else 2 ** len(encoder.stages))
+
+
+def _vit(encoder: ViT, tokens: int) -> int:
+    """Embedding and blocks, where so many tokens of the grid are computed."""
+    embed = tokens * 3 * math.prod(encoder.tubelet) * encoder.width
+    all_tokens = tokens + encoder.class_tokens
+    return embed + _blocks(all_tokens, encoder.width, encoder.depth, encoder.mlp_ratio)
+
+
+def _mae(model: MAE, clip: Size3) -> int:
+    encoder, grid = model.encoder, math.prod(model.encoder.grid(clip))
+    handed = model.visible + (model.class_token == "encoder")
+    embed = handed * encoder.width * model.width
+    all_tokens = grid + (model.class_token != "none")
+    decode = _blocks(all_tokens, model.width, model.depth, encoder.mlp_ratio)
+    return _vit(encoder, model.visible) + embed + decode + grid * model.width * model.dim
+
+
+def _blocks(tokens: int, width: int, depth: int, mlp_ratio: float) -> int:
+    """Of as many blocks of a ViT; the class token is among the tokens."""
+    linear = tokens * width * (4 * width + 2 * int(width * mlp_ratio))
+    return depth * (linear + 2 * tokens**2 * width)
+
+
+def _mvit(encoder: MViT, clip: Size3) -> int:
+    width = encoder.width
+    products = math.prod(patch_grid(clip)) * 3 * math.prod(KERNEL) * width
+    for block in encoder.block_fields(clip):
+        outer = block["width"]
+        inner = width if block["widen_in"] == "mlp" else outer
+        tokens = 1 + math.prod(block["grid"])
+        queries, keys = (
+            1 + math.prod(pooled_grid(block["grid"], block[stride]))
+            for stride in ("q_stride", "kv_stride")
+        )
+        hidden = int(inner * encoder.mlp_ratio)
+        # Where the width grows the residual is a map too: of what goes into the part that does it.
+        residual = (outer > width) * width * outer * (queries if inner == width else tokens)
+        linear = inner**2 + hidden * (inner + outer) + 2 * keys * inner
+        products += tokens * 3 * width * inner + queries * linear + residual
+        width = outer
+    return products

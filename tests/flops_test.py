@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bench.cases import CLIP, mae_task
+from maskfeat_jax.flops import training_flops
+from maskfeat_jax.models import create_model
+
+
+def counted_by_the_compiler(model, batch, clip, *inputs):
+    """Operations of forward and backward pass by XLA, per operation counted by us."""
+    inputs = (jnp.zeros((batch, *clip, 3)), *inputs)
+    params = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+    def loss(params, *inputs):
+        return model.apply({"params": params}, *inputs).sum()
+
+    step = jax.jit(jax.grad(loss)).lower(params, *inputs)
+    return step.cost_analysis()["flops"] / (batch * training_flops(model, clip))
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("maskfeat", {"dim": 54}),
+        ("mae", {"dim": 54, "visible": 12, "width": 192, "heads": 3}),
+        ("classifier", {"num_classes": 99}),
+        ("linear_probe", {"num_classes": 99}),
+        ("attentive_probe", {"num_classes": 99, "heads": 6}),
+    ],
+)
+def test_counted_operations_are_about_those_of_the_compiler(name, head):
+    mask = jnp.broadcast_to(np.arange(30).reshape(2, 3, 5) >= 12, (3, 2, 3, 5))
+    model = create_model(name, encoder="vit_s16", head=head, depth=3, tubelet=(1, 16, 16))
+    inputs = [mask] if "dim" in head else []
+    assert 0.9 < counted_by_the_compiler(model, 3, (2, 48, 80), *inputs) < 1.1
+
+
+def test_what_is_not_trained_has_no_training():
+    with pytest.raises(ValueError, match="Features is not trained"):
+        training_flops(create_model("features", encoder="vit_ti16", head={}), (1, 32, 32))
+
+
+def gigamacs(model, clip):
+    return training_flops(model, clip) / 3 / 2e9
+
+
+def test_vit_b_costs_what_the_paper_says():
+    model = create_model("maskfeat", encoder="vit_b16", head={"dim": 108})
+    np.testing.assert_allclose(gigamacs(model, (1, 224, 224)), 17.5, rtol=0.01)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [("s", 64.5), ("b", 225)])
+def test_supervised_mvit_costs_what_its_paper_says(size, wanted):
+    # Without relative positions and pooling, which the published numbers of MViTv2 hold.
+    clip = (16 if size == "s" else 32, 224, 224)
+    model = create_model(
+        "classifier", encoder=f"mvit_v2_{size}_supervised", head={"num_classes": 400}
+    )
+    np.testing.assert_allclose(gigamacs(model, clip), wanted, rtol=0.05)
+
+
+def test_mvit_s_costs_what_the_paper_says():
+    model = create_model("maskfeat", encoder="mvit_v2_s", head={"dim": 0}, tubelet=(2, 32, 32))
+    # The published 71e9 multiply-adds of the classifier hold pooling and relative positions too.
+    np.testing.assert_allclose(gigamacs(model, (16, 224, 224)), 71, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "ratio", "wanted"),
+    [
+        ("vit_b16", 0.9, 44.48),
+        ("vit_b16", 0, 211.6),
+        ("vit_l16", 0.9, 79.39),
+        ("vit_l16", 0, 628.6),
+        ("vit_h16", 0.9, 131.65),
+    ],
+)
+def test_autoencoders_cost_what_the_formulas_say(encoder, ratio, wanted):
+    model = mae_task(encoder, CLIP, ratio, "float32").model
+    # Of ViT-L the paper says 81.0 and 627.5: all tokens embedded (2.2 more), no prediction (0.6).
+    np.testing.assert_allclose(gigamacs(model, CLIP), wanted, rtol=1e-3)
