@@ -27,7 +27,7 @@ from typing import Any, Literal
 import jax
 
 from maskfeat_jax import run_lock
-from maskfeat_jax.processes import on_first_process as on_first_process
+from maskfeat_jax.processes import on_first_process
 
 _BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
