@@ -1,0 +1,57 @@
+#!/bin/bash
+# A training on several nodes under Slurm, one process for each GPU. It goes on by itself after the
+# time limit, a preemption, or the loss of a node.
+#
+#     sbatch docs/launch/slurm.sh configs/maskfeat_vit_b16_in1k.py runs/a \
+#         --config.data.path=/data/imagenet
+#
+# On nodes without GPUs: --ntasks-per-node=1, no --gpus-per-node.
+
+#SBATCH --job-name=maskfeat
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=12
+#SBATCH --time=24:00:00
+# SIGTERM to all processes (not to this script) five minutes before the limit: they save and leave.
+#SBATCH --signal=TERM@300
+# Slurm itself starts the job again when a node fails.
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=slurm-%j.out
+
+set -u
+
+if [ "$#" -lt 2 ]; then
+  echo "usage: sbatch $0 CONFIG WORKDIR [more words for main.py]" >&2
+  exit 64
+fi
+config=$1
+workdir=$2 # on a file system that all nodes share
+shift 2
+
+restarts=50 # against a job that fails and starts for ever
+
+# The processes talk to each other directly; a proxy in between makes their start hang.
+unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
+
+# Compiled programs, so that the next start takes seconds.
+export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/maskfeat_xla}
+
+# --distributed: JAX reads from Slurm who the others are; process 0 is on the first node, its port
+# is 61440 + (job id mod 4096). --start_seconds: how long to wait for the slowest node.
+srun .venv/bin/python main.py --config="$config" --workdir="$workdir" \
+  --distributed --start_seconds=600 --config.run.grace_seconds=240 "$@"
+code=$?
+
+# 75: stopped in good order, or lost another process. Above 128: killed by a signal. Both go on
+# where the last checkpoint is. Any other code needs a person: see STATUS.json.
+if [ "$code" -eq 75 ] || [ "$code" -gt 128 ]; then
+  if [ "${SLURM_RESTART_COUNT:-0}" -lt "$restarts" ]; then
+    echo "exit code $code; starting again" >&2
+    scontrol requeue "$SLURM_JOB_ID"
+    exit 0
+  fi
+  echo "exit code $code after $restarts restarts; giving up" >&2
+fi
+exit "$code"

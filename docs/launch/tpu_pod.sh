@@ -1,0 +1,45 @@
+#!/bin/bash
+# A training on all hosts of a Cloud TPU pod slice, from your own machine; started again while it
+# ends with 75.
+#
+#     docs/launch/tpu_pod.sh NAME ZONE CONFIG WORKDIR [more words for main.py]
+#     docs/launch/tpu_pod.sh pod1 us-central2-b configs/mae_vit_l16_k400.py /shared/runs/m \
+#         --config.data.path=/shared/k400
+#
+# Before, once, the project and its packages on every host:
+#
+#     gcloud compute tpus tpu-vm ssh pod1 --zone=us-central2-b --worker=all --command='
+#         git clone URL maskfeat_jax && cd maskfeat_jax && make setup &&
+#         .venv/bin/pip install "jax[tpu]"'
+#
+# WORKDIR and the data lie on a file system that all hosts mount (Filestore, NFS); gs:// is not one.
+
+set -u
+
+if [ "$#" -lt 4 ]; then
+  echo "usage: $0 NAME ZONE CONFIG WORKDIR [more words for main.py]" >&2
+  exit 64
+fi
+name=$1
+zone=$2
+config=$3
+workdir=$4
+shift 4
+
+# The same command on every host: JAX finds the others from the metadata of the pod. Process 0 waits
+# on port 8482, which is open within the network of a pod.
+words=(.venv/bin/python main.py "--config=$config" "--workdir=$workdir" --distributed "$@")
+command="cd maskfeat_jax &&$(printf ' %q' "${words[@]}")"
+
+restarts=50 # against a run that fails and starts for ever
+for ((n = 0; n <= restarts; n++)); do
+  gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$command"
+  code=$?
+  # 75: stopped in good order, or lost another host. A preempted pod has to be made anew before.
+  if [ "$code" -ne 75 ]; then
+    exit "$code"
+  fi
+  echo "exit code 75; starting again in 30 s" >&2
+  sleep 30
+done
+exit 75

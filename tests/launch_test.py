@@ -1,0 +1,62 @@
+"""The examples of docs/launch, with stand-ins for the programs of a cluster."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+
+import pytest
+
+from tests.recipes import ROOT
+
+LAUNCH = ROOT / "docs" / "launch"
+
+
+def launch(script: str, folder: pathlib.Path, programs: dict[str, str], *words: str, **env: str):
+    """Runs a script; what it printed, and what the programs were called with, a line each."""
+    calls = folder / "calls"
+    for name, does in programs.items():
+        (folder / name).write_text(f'#!/bin/bash\nprintf "%s\\n" "{name} $*" >> {calls}\n{does}\n')
+        (folder / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(LAUNCH / script), *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder), **env},
+    )
+    return done, calls.read_text().splitlines() if calls.exists() else []
+
+
+@pytest.mark.parametrize(
+    ("code", "restarts", "again"),
+    [(75, 0, True), (137, 3, True), (75, 50, False), (78, 0, False), (0, 0, False)],
+)
+def test_slurm_starts_again_what_can_go_on(tmp_path, code, restarts, again):
+    env = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": str(restarts), "http_proxy": "p:1"}
+    programs = {"srun": f'[ -z "$http_proxy" ] || exit 1\nexit {code}', "scontrol": ""}
+    words = ("configs/smoke.py", "runs/a b", "--config.seed=1")
+    done, calls = launch("slurm.sh", tmp_path, programs, *words, **env)
+    assert done.returncode == (0 if again else code), done.stderr
+    assert "main.py --config=configs/smoke.py --workdir=runs/a b --distributed" in calls[0]
+    assert calls[0].endswith("--config.seed=1")
+    assert calls[1:] == (["scontrol requeue 17"] if again else [])
+
+
+def test_a_pod_is_started_again_with_the_same_command(tmp_path):
+    counted = 'echo x >> "$0.count"; [ "$(wc -l < "$0.count")" -lt 3 ] && exit 75; exit 0'
+    words = ("pod1", "zone1", "configs/smoke.py", "/shared/runs/a b", "--config.seed=1")
+    done, calls = launch("tpu_pod.sh", tmp_path, {"gcloud": counted, "sleep": ""}, *words)
+    assert done.returncode == 0, done.stderr
+    starts = [call for call in calls if call.startswith("gcloud")]
+    assert len(starts) == 3
+    assert len(set(starts)) == 1
+    assert "ssh pod1 --zone=zone1 --worker=all" in starts[0]
+    assert r"--workdir=/shared/runs/a\ b --distributed --config.seed=1" in starts[0]
+
+
+@pytest.mark.parametrize("script", ["slurm.sh", "tpu_pod.sh"])
+def test_too_few_words_are_a_usage_error(tmp_path, script):
+    done, calls = launch(script, tmp_path, {}, "only_one")
+    assert (done.returncode, calls) == (64, [])
+    assert "usage:" in done.stderr
