@@ -226,35 +226,41 @@ class Checkpoints:
         self, step: int, leaves: Mapping[Name, Any], body: dict[str, Any]
     ) -> Callable[[], None]:
         """Copies the arrays and returns what is left to do in the background."""
-        arrays = self._storage.temporary(step) / ARRAYS
-        first, alone = jax.process_index() == 0, jax.process_count() == 1
+        storage, arrays = self._storage, stored_arrays.copied(leaves)
 
-        def prepare() -> int:
-            self._storage.begin(step)
+        def begin() -> int:
+            number = storage.begin(step)
             fault_point("save.before_data")
-            return 0
+            return number
 
-        if not alone:
-            on_first_process(lambda: self._twice(step, prepare))
-        write = stored_arrays.writer(leaves, arrays)
+        def fill() -> pathlib.Path:
+            temporary = storage.temporary(step, begin())
+            stored_arrays.write(arrays, temporary / ARRAYS)
+            return temporary
+
+        def publish(temporary: pathlib.Path) -> None:
+            if jax.process_index() == 0:
+                self._twice(step, lambda: storage.commit(step, temporary, body), keep=temporary)
+                storage.drop_old(step)
+                fault_point("save.end")
+
+        if jax.process_count() == 1:
+            return lambda: publish(self._twice(step, fill))
+        together = storage.temporary(step, on_first_process(lambda: self._twice(step, begin)))
+        wait = stored_arrays.start_writing(arrays, together / ARRAYS)
 
         def work() -> None:
-            if alone:
-                self._twice(step, lambda: (prepare(), write()))
-            else:
-                write()
-            if first:
-                self._twice(step, lambda: self._storage.commit(step, body))
-                self._storage.drop_old(step)
-                fault_point("save.end")
+            wait()
+            publish(together)
 
         return work
 
-    def _twice(self, step: int, action: Callable[[], T]) -> T:
+    def _twice(self, step: int, action: Callable[[], T], keep: pathlib.Path | None = None) -> T:
         try:
             return action()
         except STORAGE_ERRORS as error:
-            self._storage.recover(step, error, self._pause_s)
+            self._storage.recover(step, error, keep)
+            time.sleep(self._pause_s)
         return action()
 
     def _settle(self, waiting: int | None) -> float:
@@ -292,7 +298,7 @@ class Checkpoints:
 
     def _failure(self, step: int, error: BaseException) -> CheckpointError:
         if jax.process_count() == 1:  # else others may still be writing there
-            self._storage.abandon(step)
+            self._storage.clear()  # what is left of the disk is needed
         return CheckpointError(
             f"step {step} could not be saved in {self._storage.directory}: {in_brief(error)}\n"
             f"The good steps before it are there. {free_space(self._storage.directory)}; make room "

@@ -17,7 +17,6 @@ from maskfeat_jax.workdir import write_atomically
 
 FORMAT = 1
 FILE = "manifest.json"
-MARK = "saving"  # lies in a directory while a save of ours fills it; no manifest lists it
 
 # What is compared with the manifest: the contents of each file, its length only, or the contents
 # up to AUTO_BYTES of all files and the length only above that.
@@ -45,7 +44,6 @@ def write(directory: pathlib.Path, body: dict[str, Any]) -> None:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = [path.relative_to(directory).as_posix() for path in files]
     listed = dict(zip(names, _fingerprints(files), strict=True))
-    listed.pop(MARK, None)
     write_atomically(directory / FILE, _render({**body, "format": FORMAT, "files": listed}))
 
 

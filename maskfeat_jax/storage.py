@@ -1,30 +1,34 @@
 """The directory of saved steps: files only, no arrays.
 
-A step is filled as `<step>.saving`, with a mark in it, and gets its name `<step>` when its manifest
-is written. So a numbered directory without a valid manifest is damaged: it is moved to
-`bad/<step>`, never loaded, never deleted. An old step is renamed to `<step>.deleting` first, so
-that what a crash leaves of it does not look like a damaged one. Nothing else is touched.
+A step is filled as `<step>.saving` and gets its name `<step>` when its manifest is written. So a
+numbered directory without a valid manifest is damaged: it is moved to `bad/<step>`, never loaded,
+never deleted. Each try has a directory of its own (`<step>-1.saving`), as what failed may still be
+writing to the one before. An old step is renamed to `<step>.deleting` first, so that what a crash
+leaves of it does not look like a damaged one. Nothing else is touched.
 """
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import errno
 import itertools
 import os
 import pathlib
 import re
 import shutil
-import time
 from typing import Any
 
 from maskfeat_jax import manifest
-from maskfeat_jax.manifest import MARK, Damaged
+from maskfeat_jax.manifest import Damaged
 from maskfeat_jax.testing.faults import fault_point
 from maskfeat_jax.workdir import sync_directory
 
 ARRAYS = "arrays"  # in a step
 _SAVING = ".saving"
 _DELETING = ".deleting"
+_LEFTOVER = re.compile(rf"(0|[1-9][0-9]*)(-[1-9][0-9]*)?({_SAVING}|{_DELETING})")
+_OURS = re.compile(rf"{ARRAYS}(\.orbax-checkpoint-tmp.*)?|\.?{manifest.FILE}(\..*)?")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TENSORSTORE_NUMBER = r"os_error_code='(\d+)'"
 _TENSORSTORE_FILE = r'Failed (?:writing|to open): "([^"]+)"'
@@ -58,6 +62,7 @@ class Storage:
         self._keep_last = keep_last
         self._keep_every_steps = keep_every_steps
         self._level = level
+        self._tries: collections.Counter[int] = collections.Counter()
 
     def steps(self) -> list[int]:
         """Every numbered step, ascending, good or not."""
@@ -72,10 +77,9 @@ class Storage:
 
     def leftovers(self) -> list[pathlib.Path]:
         """What is left of saves and deletions of ours that were cut short."""
-        names = re.compile(rf"(0|[1-9][0-9]*)({_SAVING}|{_DELETING})")
         if not self.directory.is_dir():
             return []
-        found = (path for path in self.directory.iterdir() if names.fullmatch(path.name))
+        found = (path for path in self.directory.iterdir() if _LEFTOVER.fullmatch(path.name))
         return sorted(path for path in found if _is_ours(path))
 
     def newest_good(self, *, move: bool = True, fresh: bool = False) -> int:
@@ -129,8 +133,7 @@ class Storage:
             else:
                 return 0
         self.directory.mkdir(parents=True, exist_ok=True)
-        for leftover in self.leftovers():
-            _remove(leftover)
+        self.clear()
         self.check_space(expected_bytes)
         return 1
 
@@ -143,45 +146,51 @@ class Storage:
                 f"{expected_bytes / 1e9:.2f} GB; make room, or the next save may fail"
             )
 
-    def temporary(self, step: int) -> pathlib.Path:
-        """Where a step is filled."""
-        return self.directory / f"{step}{_SAVING}"
+    def temporary(self, step: int, number: int) -> pathlib.Path:
+        """Where a step is filled at the try of this number."""
+        return self.directory / (f"{step}-{number}{_SAVING}" if number else f"{step}{_SAVING}")
 
-    def begin(self, step: int) -> None:
-        """Makes `<step>.saving`, anew if it is there."""
-        temporary = self.temporary(step)
-        if _is_ours(temporary):
-            _remove(temporary)
-        temporary.mkdir()
-        (temporary / MARK).touch()
+    def begin(self, step: int) -> int:
+        """Makes a temporary directory that was not there before; the number of the try."""
+        while True:
+            number = self._tries[step]
+            self._tries[step] += 1
+            with contextlib.suppress(FileExistsError):
+                self.temporary(step, number).mkdir()
+                return number
 
-    def commit(self, step: int, body: dict[str, Any]) -> None:
-        """Closes `<step>.saving` and gives it its name. May be called again when it failed."""
+    def commit(self, step: int, temporary: pathlib.Path, body: dict[str, Any]) -> None:
+        """Closes a directory and gives it its name. May be called again when it failed."""
         fault_point("save.before_manifest")
-        temporary = self.temporary(step)
         if temporary.exists():
             manifest.write(temporary, body)
-            (temporary / MARK).unlink(missing_ok=True)
             fault_point("save.before_rename")
             temporary.rename(self.directory / str(step))
         fault_point("save.after_rename")
         sync_directory(self.directory)
 
-    def abandon(self, step: int) -> None:
-        """Removes `<step>.saving`, if possible: what is left of the disk is needed for others."""
-        try:
-            if _is_ours(self.temporary(step)):
-                _remove(self.temporary(step))
-        except OSError as error:
-            self.messages.append(f"{self.temporary(step)} could not be removed ({error.strerror})")
+    def clear(self, keep: pathlib.Path | None = None) -> None:
+        """Removes what is left of saves and deletions that were cut short, as far as possible."""
+        for leftover in self.leftovers():
+            if leftover != keep:
+                try:
+                    shutil.rmtree(leftover)
+                except OSError as error:  # whoever failed to write there may still try
+                    self.messages.append(f"{leftover} could not be removed ({in_brief(error)})")
 
-    def recover(self, step: int, error: Exception, pause_s: float) -> None:
-        """What is done between two tries of a save: frees space if there was none, and waits."""
+    def recover(self, step: int, error: Exception, keep: pathlib.Path | None) -> None:
+        """What is done between two tries of a save: if there was no space, some is freed.
+
+        Args:
+          step: that is saved.
+          error: of the first try.
+          keep: a directory that the second try needs.
+        """
+        self.clear(keep)
         freed = self._free_oldest(step) if is_full(error) else ""
         self.messages.append(
             f"step {step} could not be saved ({in_brief(error)}){freed}; once more"
         )
-        time.sleep(pause_s)
 
     def drop_old(self, newest: int) -> None:
         """Deletes what the keep rule does not name, after verifying the newest.
@@ -222,7 +231,7 @@ class Storage:
         try:
             (self.directory / str(step)).rename(doomed)
             fault_point("save.deleting")
-            _remove(doomed)
+            shutil.rmtree(doomed)
         except OSError as error:
             self.messages.append(f"step {step} could not be deleted ({in_brief(error)})")
             return False
@@ -289,24 +298,10 @@ def _free_bytes(directory: pathlib.Path) -> int:
 
 
 def _is_ours(path: pathlib.Path) -> bool:
-    """Whether a save of ours filled it, or was about to."""
+    """Whether there is nothing in it but what a save of ours puts there."""
     if path.is_symlink() or not path.is_dir():
         return False
-    names = {entry.name for entry in path.iterdir()}
-    return not names or bool(names & {MARK, manifest.FILE})
-
-
-def _remove(directory: pathlib.Path) -> None:
-    """Deletes a directory; what tells that it is ours goes last, for whoever finishes the work."""
-    tells = (MARK, manifest.FILE)
-    for entry in directory.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name not in tells:
-            entry.unlink()
-    for name in tells:
-        (directory / name).unlink(missing_ok=True)
-    directory.rmdir()
+    return all(_OURS.fullmatch(entry.name) for entry in path.iterdir())
 
 
 def _unused(path: pathlib.Path) -> pathlib.Path:

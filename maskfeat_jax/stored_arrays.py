@@ -26,33 +26,44 @@ class Unfit(Exception):
     """An array was read in another shape or dtype than it was asked for."""
 
 
-def writer(leaves: Mapping[Name, Any], directory: pathlib.Path) -> Callable[[], None]:
-    """Copies arrays and returns what writes the copy; all processes call both.
+def copied(leaves: Mapping[Name, Any]) -> dict[Name, Any]:
+    """What is written of leaves, safe from their being donated or overwritten.
 
-    The arrays may be donated or overwritten as soon as this returns. With one process nothing is
-    written before the answer is called, which may happen in any thread, and again if it failed.
-    With several, writing has begun; the answer returns when all processes have written their
-    parts, may be called in any thread, and only once.
+    With one process: arrays of numpy. With several: arrays of JAX, which on a CPU are copies;
+    elsewhere `start_writing` copies them to the host before it returns.
+    """
+    data = {n: jax.random.key_data(x) if _is_key(x) else x for n, x in leaves.items()}
+    arrays = {name: leaf for name, leaf in data.items() if leaf.size}  # Orbax refuses the others
+    if jax.process_count() > 1:
+        return _copied(arrays) if jax.default_backend() == "cpu" else arrays
+    for leaf in arrays.values():  # so that the transfers overlap
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()
+    # An array on the CPU, seen as one of numpy, is the live buffer: hence a copy.
+    return {name: np.array(leaf) for name, leaf in arrays.items()}
+
+
+def write(arrays: Mapping[Name, Any], directory: pathlib.Path) -> None:
+    """Writes what `copied` returned, with one process, from any thread.
 
     Args:
-      leaves: arrays of JAX or numpy by name.
+      arrays: by name.
       directory: to be made; its parent exists.
 
     Raises:
-      OSError, ValueError: (by what is returned) storage failed.
+      OSError, ValueError: storage failed. Something may still be written for a while.
     """
-    arrays = _stored(leaves)
-    if jax.process_count() == 1:
-        for leaf in arrays.values():  # so that the transfers overlap
-            if isinstance(leaf, jax.Array):
-                leaf.copy_to_host_async()
-        # An array on the CPU, seen as one of numpy, is the live buffer: hence a copy.
-        host = nest({name: np.array(leaf) for name, leaf in arrays.items()})
-        return _quietly(lambda: ocp.save(directory, host))
-    if jax.default_backend() == "cpu":
-        arrays = _copied(arrays)
-    # Elsewhere Orbax has copied the arrays to the host when this returns.
-    return _quietly(ocp.save_async(directory, nest(arrays)).result)
+    _quietly(lambda: ocp.save(directory, nest(arrays)))
+
+
+def start_writing(arrays: Mapping[Name, Any], directory: pathlib.Path) -> Callable[[], None]:
+    """Begins to write what `copied` returned; all processes call it from their main threads.
+
+    Returns:
+      Waits until all processes have written their parts; from any thread. Raises as `write`.
+    """
+    response = ocp.save_async(directory, nest(arrays))
+    return lambda: _quietly(response.result)
 
 
 def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) -> dict[Name, Any]:
@@ -94,32 +105,23 @@ def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) 
     return loaded
 
 
-def _quietly(action: Callable[[], None]) -> Callable[[], None]:
+def _quietly(action: Callable[[], None]) -> None:
     """Without Orbax's hundreds of lines about an error that is raised anyway."""
 
     def told(record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR
 
-    def quiet() -> None:
-        logger = logging.getLogger("absl")
-        logger.addFilter(told)
-        try:
-            action()
-        finally:
-            logger.removeFilter(told)
-
-    return quiet
+    logger = logging.getLogger("absl")
+    logger.addFilter(told)
+    try:
+        action()
+    finally:
+        logger.removeFilter(told)
 
 
 @jax.jit
 def _copied(arrays: dict[Name, Any]) -> dict[Name, Any]:
     return {name: jnp.copy(leaf) for name, leaf in arrays.items()}
-
-
-def _stored(leaves: Mapping[Name, Any]) -> dict[Name, Any]:
-    """What Orbax gets: keys as their data; it refuses arrays without elements."""
-    data = {n: jax.random.key_data(x) if _is_key(x) else x for n, x in leaves.items()}
-    return {name: leaf for name, leaf in data.items() if leaf.size}
 
 
 def _is_key(leaf: Any) -> bool:

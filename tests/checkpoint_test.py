@@ -5,6 +5,7 @@ import pathlib
 import random
 import re
 import shutil
+import threading
 from typing import Any
 
 import flax.struct
@@ -341,6 +342,8 @@ class Crash(BaseException):
 )
 def test_a_crash_at_each_point_of_a_save_leaves_a_good_step(copy, monkeypatch, owner, name, latest):
     def crash(*arguments: Any, **_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            return  # what is done about an error that is no crash
         if name == "rmtree":  # in the middle of it
             files_of(arguments[0])[0].unlink()
         raise Crash

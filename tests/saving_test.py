@@ -26,12 +26,14 @@ class Writer:
         self.go_on = threading.Event()
         self.go_on.set()
         self.errors: list[Exception] = []
+        self.before = lambda *arguments: None
         self.calls = self.running = self.most_at_once = 0
         self._save = stored_arrays.ocp.save
         monkeypatch.setattr(stored_arrays.ocp, "save", self)
 
     def __call__(self, *arguments: Any) -> None:
         self.calls += 1
+        self.before(*arguments)
         self.running += 1
         self.most_at_once = max(self.most_at_once, self.running)
         self.go_on.wait()
@@ -126,6 +128,29 @@ def test_an_error_of_the_caller_waits_for_the_save_and_tells_if_it_failed_too(tm
     with pytest.raises(KeyError) as caught:
         save_and_fail(2)
     assert caught.value.__notes__ == ["step 2 could not be saved: No space left on device"]
+
+
+def test_what_a_failed_try_still_writes_does_not_get_into_the_next(tmp_path, writer, monkeypatch):
+    first: list[pathlib.Path] = []
+    commit = storage.Storage.commit
+
+    def write_late(self: storage.Storage, step: int, temporary: pathlib.Path, body: Any) -> None:
+        (first[0] / "late").mkdir(parents=True, exist_ok=True)
+        (first[0] / "late" / "file").write_text("of the first try")
+        commit(self, step, temporary, body)
+
+    monkeypatch.setattr(storage.Storage, "commit", write_late)
+    writer.before = lambda directory, _: first.append(directory)
+    writer.errors = [OSError(errno.EIO, "Input/output error")]
+    checkpoints = Checkpoints(tmp_path, pause_s=0)
+    checkpoints.save(1, STATE, {})
+    assert checkpoints.latest_good() == 1
+    assert not list((tmp_path / "1").rglob("late"))
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "1.saving"}
+    monkeypatch.undo()
+    checkpoints.save(2, STATE, {})
+    checkpoints.finish()
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
 
 
 def test_once_more_with_a_pause(tmp_path, writer):
