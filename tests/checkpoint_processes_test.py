@@ -104,6 +104,7 @@ def test_kill_in_the_middle_of_saving_leaves_a_loadable_state(tmp_path):
         process = start(SAVE_FOR_EVER, tmp_path)
         assert process.stdout is not None
         process.stdout.readline()
+        process.stdout.readline()  # now one is settled
         time.sleep(rng.uniform(0.05, 0.6))
         process.send_signal(signal.SIGKILL)
         printed = process.communicate()[0].split()

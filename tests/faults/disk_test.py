@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import statistics
 
 import pytest
 
@@ -50,11 +51,12 @@ def test_a_disk_that_fails_in_whatever_way_costs_no_good_step(tmp_path):
 def test_work_goes_on_while_a_slow_disk_is_written_to(tmp_path):
     with saver(tmp_path) as child:
         assert child.ask(step=1)["ok"]
-        child.disk.fail(child.directory, rate=1e6)  # 1.8 MB after compression
-        answer = child.ask(step=2, work_s=1.0)
+        child.disk.fail(child.directory, rate=4e5)  # 1.8 MB after compression
+        answer = child.ask(step=2, work_s=0.5)
         assert answer["steps_meanwhile"] == [1]
-        assert answer["blocked_s"] < 0.5
-        assert sorted(answer["work_s"])[len(answer["work_s"]) // 2] < 0.05
+        blocked_s, medium_s = answer["blocked_s"], statistics.median(answer["work_s"])
         answer = child.ask(step=3)
-        assert answer["waited_s"] > 0.3
         assert answer["steps"] == [1, 2, 3]
+        assert answer["written_s"] > 4  # of step 3, after step 2
+        assert blocked_s < 2
+        assert medium_s < 0.1
