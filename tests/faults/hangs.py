@@ -44,6 +44,7 @@ def hang(
         return oracles.verdict(damage=damage, recovered=True), seconds
     last = case.run(words=words)
     silent = oracles.stopped(last, 0) or oracles.same_run(case, unbroken)
+    damage = oracles.tidy(case)
     late = [f"{seconds:.1f} s"] if seconds > STEP_SECONDS + MORE_SECONDS else []
     return oracles.verdict(silent=silent, damage=damage, late=late, recovered=True), seconds
 
@@ -76,6 +77,7 @@ def main() -> None:
             note=f"limit {STEP_SECONDS:g} s: ended after {max(seconds):.1f} s at most, stacks "
             "written; then the same command to the end",
             seconds=seconds,
+            problems=oracles.problems(verdict for _, verdict, _ in mine),
         )
 
 

@@ -26,7 +26,7 @@ from tests.faults.runner import Case, Child, Ended, Forks, side_by_side
 SAVE_POINTS = ("save.begin", "save.before_data", "save.before_manifest", "save.before_rename")
 SAVE_POINTS += ("save.after_rename", "save.deleting", "save.end")
 START_SECONDS, RUN_SECONDS = 4.0, 2.0  # of a forked process, until its first update and after it
-FROM_START = 0.3  # part of the kills whose time counts from the start, not from the first update
+FROM_START = 0.4  # part of the kills whose time counts from the start, not from the first update
 
 
 class Chain(NamedTuple):
@@ -91,6 +91,7 @@ def chain(case: Case, unbroken: Case, kills: list[Any]) -> Chain:
         places.append(place(ended))
     damage += [f"{n} updates were lost" for n in redone if n > 2 * SAVE_EVERY + 1]
     silent = [] if damage else oracles.same_run(case, unbroken)
+    damage += oracles.tidy(case)
     return Chain(oracles.verdict(silent=silent, damage=damage, recovered=True), places, redone)
 
 
@@ -133,6 +134,7 @@ def random_kills(kills: int, seed: int, folder: pathlib.Path) -> None:
         oracles.outcomes(verdicts),
         command=f"python -m tests.faults.kills random --kills={kills} --seed={seed}",
         note=f"{len(done)} runs; each equals the unbroken run in every bit, with the same examples",
+        problems=oracles.problems(verdicts),
         places=dict(places.most_common()),
         runs=len(done),
         minutes=round((time.time() - started) / 60, 1),
@@ -164,6 +166,7 @@ def at_points(
         what,
         oracles.outcomes(chain.verdict for chain in done for _ in range(max(1, len(chain.places)))),
         command=command,
+        problems=oracles.problems(chain.verdict for chain in done),
         places=dict(collections.Counter(place for chain in done for place in chain.places)),
     )
 

@@ -50,6 +50,7 @@ def once(case: Case, number: int) -> list[Verdict]:
     unbroken = other.run(poison=never, leave_out=steps, words=loose, **options)
     damage = oracles.stopped(ended, 0) + oracles.stopped(unbroken, 0)
     silent = [] if damage else same(case, other, steps)
+    damage += oracles.tidy(case)
     verdict = oracles.verdict(silent=silent, damage=damage, recovered=True)
     print(number, steps, *verdict, flush=True)
     return [verdict] * len(poison)
@@ -61,7 +62,7 @@ def same(case: Case, other: Case, steps: list[int]) -> Problems:
     blank = [row for row in wanted.metrics if "eval/loss" in row]
     kept = [row for row in found.metrics if "eval/loss" in row]
     problems = oracles.bitwise(found._replace(metrics=kept), wanted._replace(metrics=blank))
-    problems += oracles.examples(found, wanted) + oracles.tidy(case)
+    problems += oracles.examples(found, wanted)
     counted = sum(row.get("train/nonfinite", 0) for row in found.metrics)
     skipped = next(int(x) for name, x in found.arrays.items() if "skipped" in name)
     if not counted == skipped == len(steps):
@@ -156,7 +157,14 @@ def main() -> None:
 
         found = [verdict for some in side_by_side(one, range(args.times)) for verdict in some]
     command = f"python -m tests.faults.numbers {args.series} --times={args.times}"
-    results.record(fault, what, oracles.outcomes(found), command=command, note=note)
+    results.record(
+        fault,
+        what,
+        oracles.outcomes(found),
+        command=command,
+        note=note,
+        problems=oracles.problems(found),
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Failure(NamedTuple):
 
 FAILURES = (
     Failure("C6", "no space left, in the arrays", errno.ENOSPC, "write", "arrays"),
-    Failure("C6", "no space left, in the manifest", errno.ENOSPC, "write", "manifest"),
+    Failure("C6", "no space left, in the manifest", errno.ENOSPC, "write", "manifest.json"),
     Failure("C6", "no space left, at the rename", errno.ENOSPC, "rename", ".saving"),
     Failure("C7", "EIO at a write", errno.EIO, "write,fsync"),
     Failure("C7", "EROFS when a file or directory is made", errno.EROFS, "open,mkdir,rename"),
@@ -87,7 +87,7 @@ def _then(case: Case, unbroken: Case, damage: list[str]) -> Verdict:
     """The same command goes on, to the same end."""
     last = case.run()
     silent = oracles.stopped(last, 0) or oracles.same_run(case, unbroken)
-    return oracles.verdict(silent=silent, damage=damage, recovered=True)
+    return oracles.verdict(silent=silent, damage=damage + oracles.tidy(case), recovered=True)
 
 
 def two_runs(case: Case, unbroken: Case) -> Verdict:
@@ -100,6 +100,7 @@ def two_runs(case: Case, unbroken: Case) -> Verdict:
     ended = first.wait()
     damage += oracles.stopped(ended, 0) + oracles.left_processes(ended)
     silent = [] if damage else oracles.same_run(case, unbroken)
+    damage += oracles.tidy(case)
     verdict = oracles.verdict(silent=silent, damage=damage, recovered=False)
     return verdict
 
@@ -147,8 +148,15 @@ def series(name: str, times: int, folder: pathlib.Path, forks: Forks, command: s
     notes = {"C10": "the second stops with code 78 and names the first; the first is unharmed"}
     for number, (fault, what, *_) in enumerate(jobs):
         note = notes.get(fault, "code 74; the good step stays; on the mended disk the run goes on")
-        mine = oracles.outcomes(found[number :: len(jobs)])
-        results.record(fault, f"{what} (whole runs)", mine, command=command, note=note)
+        mine = found[number :: len(jobs)]
+        results.record(
+            fault,
+            f"{what} (whole runs)",
+            oracles.outcomes(mine),
+            command=command,
+            note=note,
+            problems=oracles.problems(mine),
+        )
 
 
 def main() -> None:

@@ -74,10 +74,11 @@ def stops(case: Case, unbroken: Case, faults: list[tuple[str, str]], cold: bool)
     last = case.run()
     silent = oracles.stopped(last, 0) + oracles.told(last, "finished")
     silent = silent or oracles.same_run(case, unbroken)
+    rubbish = oracles.tidy(case)
     return [
         Stop(
             phase,
-            oracles.verdict(silent=silent, damage=damage, late=late, recovered=True),
+            oracles.verdict(silent=silent, damage=damage + rubbish, late=late, recovered=True),
             seconds,
         )
         for phase, damage, late, seconds in found
@@ -145,6 +146,7 @@ def phases(times: int, seed: int, folder: pathlib.Path, command: str) -> None:
             command=command,
             note=f"exit code 75 after {statistics.median(seconds):.1f} s "
             f"(at most {max(seconds):.1f} s); then the same command to the end",
+            problems=oracles.problems(stop.verdict for stop in mine),
             points=points,
             seconds=[round(s, 2) for s in seconds],
         )
@@ -232,8 +234,8 @@ def others(times: int, folder: pathlib.Path, command: str) -> None:
             verdict, seconds = OTHERS[fault][1](case)
             if verdict.outcome == "recovered":
                 case.run()
-                silent = oracles.same_run(case, unbroken)
-                verdict = oracles.verdict(silent=silent, recovered=True)
+                silent, damage = oracles.same_run(case, unbroken), oracles.tidy(case)
+                verdict = oracles.verdict(silent=silent, damage=damage, recovered=True)
             print(fault, *verdict, f"{seconds:.1f} s", flush=True)
             return fault, verdict, seconds
 
@@ -242,7 +244,8 @@ def others(times: int, folder: pathlib.Path, command: str) -> None:
         mine = [row for row in done if row[0] == fault]
         found = oracles.outcomes(verdict for _, verdict, _ in mine)
         seconds = [round(s, 2) for *_, s in mine]
-        results.record(fault, what, found, command=command, seconds=seconds)
+        problems = oracles.problems(verdict for _, verdict, _ in mine)
+        results.record(fault, what, found, command=command, seconds=seconds, problems=problems)
 
 
 def main() -> None:
