@@ -145,7 +145,11 @@ def finish(failure: str = "") -> None:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether an error means that another process is gone."""
+    """Whether an error means that another process is gone.
+
+    An error of ours says itself what is wrong, also when another process has failed meanwhile;
+    unless one of JAX that tells of a lost process is behind it.
+    """
     if _Run.peers is None:
         return False
     seen: BaseException | None = error
@@ -153,7 +157,8 @@ def is_lost_peer(error: BaseException) -> bool:
         if isinstance(seen, jax.errors.JaxRuntimeError) and _LOST.search(str(seen).lower()):
             return True
         seen = seen.__cause__
-    return bool(_Run.peers.lost)
+    ours = type(error).__module__.startswith(("maskfeat_jax.", "input_pipeline."))
+    return bool(_Run.peers.lost) and not ours
 
 
 def gather(value: Any) -> list[Any]:

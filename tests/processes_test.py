@@ -251,3 +251,7 @@ def test_errors_that_mean_that_a_process_was_lost(monkeypatch):
     assert not processes.is_lost_peer(ValueError("gloo"))
     Peers.lost = "process 1 is gone"
     assert processes.is_lost_peer(ValueError("anything else, then, is a consequence"))
+    assert not processes.is_lost_peer(ProcessesDiffer("but this says itself what is wrong"))
+    behind = ProcessesDiffer("unless this is behind it")
+    behind.__cause__ = gloo
+    assert processes.is_lost_peer(behind)

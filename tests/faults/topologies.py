@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,50 +83,51 @@ def run(
     folder: pathlib.Path,
     topology: Topology,
     *,
-    stop_before: int = 0,
-    words: Sequence[str] = (),
-    recipe: str = "pretrain",
+    epochs: int = EPOCHS,
+    faults: Mapping[int, str] | None = None,
+    words_of: Mapping[int, Sequence[str]] | None = None,
+    absent: Collection[int] = (),
 ) -> Outcome:
-    """Runs `main.py` in `<folder>/run` until its end, or until a SIGTERM before an update.
+    """Runs `main.py` in `<folder>/run` to its end.
 
     Args:
       folder: for all files of the run; a part that was run before goes on.
       topology: what to run on.
-      stop_before: which update of this part the signal comes before, from 1; 0: none.
-      words: more for `main.py`.
-      recipe: a name of tests/faults/recipe.py.
+      epochs: of the whole run.
+      faults: plans for `MASKFEAT_FAULTS` by process.
+      words_of: more words for `main.py` by process.
+      absent: processes that are not started.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    part = len(list(folder.glob("part*")))
-    (folder / f"part{part}").mkdir()
+    part = folder / f"part{len(list(folder.glob('part*')))}"
+    part.mkdir()
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
-    running, outputs = [], []
-    for number in range(topology.processes):
-        argv = [f"{RECIPE}:{recipe}", f"--workdir={folder}/run", "--config.run.log_every_steps=1"]
-        argv += [f"--config.run.epochs={EPOCHS}", f"--config.mesh.parameters={topology.parameters}"]
-        argv += [f"--config.mesh.tensor={topology.tensor}", *words]
-        if topology.processes > 1:
-            argv += [f"--coordinator=localhost:{port}", f"--process_id={number}"]
-            argv += [f"--num_processes={topology.processes}", "--start_seconds=120"]
-        devices = f"--xla_force_host_platform_device_count={topology.devices}"
-        env = environment(XLA_FLAGS=f"{devices} --xla_cpu_multi_thread_eigen=false")
-        if stop_before and number == 0:
-            env["MASKFEAT_FAULTS"] = f"step:term@{stop_before}"
-        outputs.append(folder / f"part{part}" / f"output{number}.txt")
-        notes = folder / f"part{part}" / f"notes{number}.jsonl"
-        with open(outputs[-1], "w") as output:
-            command = [sys.executable, "-m", "tests.faults.topology_child", str(notes), *argv]
-            running.append(
-                subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT, env=env)
-            )
+    words = [f"{RECIPE}:pretrain", f"--workdir={folder}/run", "--config.run.log_every_steps=1"]
+    words += [f"--config.run.epochs={epochs}", f"--config.mesh.parameters={topology.parameters}"]
+    words += [f"--config.mesh.tensor={topology.tensor}"]
+    if topology.processes > 1:
+        words += [f"--coordinator=localhost:{port}", f"--num_processes={topology.processes}"]
+        words += ["--start_seconds=120"]
+    devices = f"--xla_force_host_platform_device_count={topology.devices}"
+    env = environment(XLA_FLAGS=f"{devices} --xla_cpu_multi_thread_eigen=false")
+    running = []
+    for number in sorted({*range(topology.processes)} - {*absent}):
+        own = [f"--process_id={number}"] if topology.processes > 1 else []
+        notes = str(part / f"notes{number}.jsonl")
+        command = [sys.executable, "-m", "tests.faults.topology_child", notes, *words, *own]
+        command += (words_of or {}).get(number, ())
+        own_env = {**env, "MASKFEAT_FAULTS": (faults or {}).get(number, "")}
+        with open(part / f"output{number}.txt", "w") as file:
+            pipes: Any = {"stdout": file, "stderr": file}
+            running.append(subprocess.Popen(command, cwd=ROOT, env=own_env, **pipes))
     try:
         codes = [process.wait(LIMIT_SECONDS) for process in running]
     finally:
         for process in running:
             process.kill()
-    output = "".join(path.read_text(errors="replace") for path in outputs)
-    return _outcome(folder, codes, output)
+    outputs = sorted(part.glob("output*.txt"))
+    return _outcome(folder, codes, "".join(path.read_text(errors="replace") for path in outputs))
 
 
 def _outcome(folder: pathlib.Path, codes: list[int], output: str) -> Outcome:
@@ -161,7 +162,8 @@ def chain(
     """
     wrong: list[str] = []
     for topology, updates in parts:
-        outcome = run(folder, topology, stop_before=updates + 1 if updates else 0, **options)
+        faults = {0: f"step:term@{updates + 1}"} if updates else {}
+        outcome = run(folder, topology, faults=faults, **options)
         expected = [75 if updates else 0] * topology.processes
         if outcome.codes != expected:
             wrong.append(f"{topology}: codes {outcome.codes}; {outcome.output[-2000:]}")
