@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 import jax
 import pytest
@@ -56,7 +57,9 @@ print("SAID", json.dumps({**said, "left": time.time(), "end": end}), flush=True)
 """
 
 
-def start(code: str, total: int, devices: int = 1) -> list[subprocess.Popen[str]]:
+def start(
+    code: str, total: int, devices: int = 1, env: Callable[[int], dict[str, str]] = lambda _: {}
+) -> list[subprocess.Popen[str]]:
     """So many processes with a coordinator on a free port."""
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
@@ -68,7 +71,7 @@ def start(code: str, total: int, devices: int = 1) -> list[subprocess.Popen[str]
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **env(number)},
         )
         for number in range(total)
     ]
@@ -189,6 +192,35 @@ def test_slurm_says_where_the_others_are(monkeypatch):
         monkeypatch.setenv(name, value)
     place = processes._found_by_jax(1)
     assert place == ("node07:61444", 4, 2, [1])
+
+
+FOUND = """
+from maskfeat_jax import processes
+processes.start(distributed=True, timeout_seconds=60)
+import jax
+print("SAID", processes.gather(jax.process_index()), jax.process_index())
+processes.finish()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_find_each_other_as_under_slurm():
+    job = str(os.getpid())  # the port is made of it
+
+    def slurm(number: int) -> dict[str, str]:
+        return {
+            "SLURM_JOB_ID": job,
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(number),
+            "SLURM_LOCALID": str(number),
+        }
+
+    running = start(FOUND, 2, env=slurm)
+    outputs = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], outputs
+    for number, (out, _) in enumerate(outputs):
+        assert f"SAID [0, 1] {number}" in out
 
 
 def test_the_hash_of_the_code_sees_each_byte_and_each_name(tmp_path):

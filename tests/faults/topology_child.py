@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,13 +20,16 @@ from absl import app
 from jax.experimental import multihost_utils
 
 import input_pipeline
+import input_pipeline.threads  # TensorFlow, before a fork
 import main
 from maskfeat_jax.checkpoint import Checkpoints
 from maskfeat_jax.leaves import named_leaves
 
+_notes = ""
+
 
 def note(*words: Any) -> None:
-    with open(sys.argv[1], "a") as file:
+    with open(_notes, "a") as file:
         file.write(json.dumps(words) + "\n")
 
 
@@ -69,6 +73,14 @@ def watch() -> None:
     Checkpoints.save, Checkpoints.restore = noted_save, noted_restore
 
 
-if __name__ == "__main__":
+def main_of(notes: str, words: Sequence[str]) -> None:
+    """Runs `main.py` with some words; ends the process."""
+    global _notes
+    _notes = notes
     watch()
-    app.run(main.main, argv=["main.py", *sys.argv[2:]])
+    sys.argv[:] = ["main.py", *words]  # the list that ml_collections has looked at since its import
+    app.run(main.main, argv=sys.argv)
+
+
+if __name__ == "__main__":
+    main_of(sys.argv[1], sys.argv[2:])
