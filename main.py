@@ -61,6 +61,10 @@ EXIT_CODES: dict[type[Exception], int] = {
     processes.OtherProcessFailed: AGAIN,
 }
 INTERNAL = 70
+OUT_OF_MEMORY = (
+    "out of device memory: lower run.batch_size, raise run.accumulate, set model.remat=True, or "
+    "share the parameters with mesh.parameters; `main.py estimate` says what fits"
+)
 
 
 def run_recipe(recipe: Section, workdir: Path, signals: Signals | None = None) -> dict[str, float]:
@@ -134,7 +138,10 @@ COMMANDS: dict[str, Callable[[Signals], int]] = {
     "verify-resume": check_resume,
 }
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe.", lock_config=True)
+# Keys that a recipe leaves at their default can be given as well: `build` refuses unknown ones.
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "The recipe.", lock_config=False, accept_new_attributes=True
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "One of several processes that JAX finds: Slurm, TPU pod, Kubernetes."
@@ -184,6 +191,8 @@ def main(argv: list[str]) -> None:
         code = exit_code_of(error)
         if code == INTERNAL and not isinstance(error, Diverged):
             traceback.print_exc()
+        if "RESOURCE_EXHAUSTED" in str(error):
+            print(OUT_OF_MEMORY, file=sys.stderr)
         print(f"{'stopped' if code == AGAIN else 'error'}: {error}", file=sys.stderr)
         end(code, "" if isinstance(error, Stopped) else f"{type(error).__name__}: {error}")
 

@@ -31,11 +31,13 @@ class Optimizer(NamedTuple):
       tx: optax transformation, learning rate included.
       schedule: learning rate of the head by number of updates, for reports.
       ema_decay: of the moving average of the parameters; 0 keeps none.
+      skip_spikes: see `Rule`.
     """
 
     tx: optax.GradientTransformation
     schedule: Schedule
     ema_decay: float
+    skip_spikes: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class Rule(abc.ABC):
       clip_norm: bound on the global norm of the gradient; 0 for none.
       layer_decay: factor on the learning rate per layer below the head; 1 for none.
       ema_decay: see `Optimizer`.
+      skip_spikes: leaves an update out whose loss or gradient norm is so many standard deviations
+        above those of the last 128 steps; 0 never does. As in MaxText.
 
     Raises:
       ValueError: a number is out of its range.
@@ -70,12 +74,14 @@ class Rule(abc.ABC):
     clip_norm: float = 0.0
     layer_decay: float = 1.0
     ema_decay: float = 0.0
+    skip_spikes: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("lr", "lr_batch"):
             self._require(name, getattr(self, name) > 0, "positive")
         for name in ("warmup_lr", "end_lr", "warmup_epochs", "weight_decay", "clip_norm"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("skip_spikes", self.skip_spikes >= 0, "0 or more")
         self._require("layer_decay", 0 < self.layer_decay <= 1, "above 0, at most 1")
         self._require("ema_decay", 0 <= self.ema_decay < 1, "at least 0, below 1")
 
@@ -127,7 +133,7 @@ class Rule(abc.ABC):
         if frozen:
             labels = jax.tree.map(lambda fix: "frozen" if fix else "learnt", fixed)
             tx = optax.partition({"learnt": tx, "frozen": optax.set_to_zero()}, labels)
-        return Optimizer(tx, schedule, self.ema_decay)
+        return Optimizer(tx, schedule, self.ema_decay, self.skip_spikes)
 
     @abc.abstractmethod
     def _direction(

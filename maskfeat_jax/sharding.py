@@ -65,6 +65,7 @@ RULES = (
     Rule(r"\b(cls_token|mask_token|query)"),
     Rule(r"\bpos_embed(_[a-z]+)?", parameters=-1),
     Rule(r"\brel_pos_[thw]"),
+    Rule(r"\brecent"),  # of `TrainState`, not of a model
 )
 
 

@@ -10,16 +10,20 @@ from flax import struct
 
 from maskfeat_jax.optim import Optimizer
 
+RECENT_STEPS = 128
+
 
 class TrainState(struct.PyTreeNode):
     """Everything that a checkpoint holds; data and randomness follow from `step`.
 
     Attributes:
       step: batches consumed, int32.
-      skipped: steps whose gradient was not finite, int32; the optimiser has seen the others.
+      skipped: steps that were left out, int32; the optimiser has seen the others.
       params: nested dict, float32.
       opt_state: of optax.
       ema: moving average of the parameters, or None.
+      recent: loss and gradient norm of the last steps, `(128, 2)` float32, NaN where there were
+        none yet; None where nobody looks for spikes.
     """
 
     step: Any
@@ -27,6 +31,7 @@ class TrainState(struct.PyTreeNode):
     params: Any
     opt_state: Any
     ema: Any
+    recent: Any = None
 
     @classmethod
     def create(cls, params: Any, optimizer: Optimizer) -> TrainState:
@@ -37,6 +42,7 @@ class TrainState(struct.PyTreeNode):
             params=params,
             opt_state=optimizer.tx.init(params),
             ema=jax.tree.map(jnp.copy, params) if optimizer.ema_decay else None,
+            recent=jnp.full((RECENT_STEPS, 2), jnp.nan) if optimizer.skip_spikes else None,
         )
 
     @property

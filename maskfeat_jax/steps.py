@@ -23,7 +23,7 @@ from maskfeat_jax.masking import Masker
 from maskfeat_jax.models.probes import RUNNING
 from maskfeat_jax.ops.patches import token_grid
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.state import TrainState
+from maskfeat_jax.state import RECENT_STEPS, TrainState
 from maskfeat_jax.targets import Target
 
 Batch = dict[str, Array]
@@ -118,7 +118,7 @@ def probe_step(
 
     (loss, running), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     new, metrics = _update(state, loss, grads, optimizer)
-    keep = metrics["nonfinite"] | ~batch["valid"].any()
+    keep = (new.skipped != state.skipped) | ~batch["valid"].any()
     params = _with(new.params, running, keep)
     return new.replace(params=params), metrics
 
@@ -245,9 +245,19 @@ def _accumulated(
 def _update(
     state: TrainState, loss: Float[Array, ""], grads: Any, optimizer: Optimizer
 ) -> tuple[TrainState, Metrics]:
-    """Follows the gradient, unless it or the loss is not finite: then only the step counts."""
+    """Follows the gradient, unless it or the loss is not finite: then only the step counts.
+
+    Nor where it stands out of those before, if the optimiser minds.
+    """
     norm = optax.global_norm(grads)
-    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = take = jnp.isfinite(loss) & jnp.isfinite(norm)
+    metrics = {"loss": loss, "grad_norm": norm, "nonfinite": ~finite}
+    if state.recent is not None:
+        now = jnp.stack([loss, norm]).astype(jnp.float32)
+        metrics["spike"] = finite & stands_out(now, state.recent, optimizer.skip_spikes)
+        take = finite & ~metrics["spike"]
+        there = jnp.where(finite, now, state.recent[state.step % RECENT_STEPS])
+        state = state.replace(recent=state.recent.at[state.step % RECENT_STEPS].set(there))
 
     def follow(state: TrainState) -> TrainState:
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params, norm=norm)
@@ -257,10 +267,17 @@ def _update(
             ema = optax.incremental_update(params, ema, 1 - optimizer.ema_decay)
         return state.replace(params=params, opt_state=opt_state, ema=ema)
 
-    new = _only_if(finite, follow, state)
-    lr = optimizer.schedule(state.step - state.skipped)
-    metrics = {"loss": loss, "grad_norm": norm, "lr": lr, "nonfinite": ~finite}
-    return new.replace(step=state.step + 1, skipped=state.skipped + ~finite), metrics
+    new = _only_if(take, follow, state)
+    metrics["lr"] = optimizer.schedule(state.step - state.skipped)
+    return new.replace(step=state.step + 1, skipped=state.skipped + ~take), metrics
+
+
+def stands_out(
+    now: Float[Array, " k"], recent: Float[Array, "n k"], sigmas: float
+) -> Bool[Array, ""]:
+    """Whether a number is far above those before it, once there are n of them."""
+    bound = recent.mean(0) + sigmas * recent.std(0)
+    return jnp.isfinite(recent).all() & (now > bound).any()
 
 
 def _with(params: Any, values: Any, keep: Array) -> Any:

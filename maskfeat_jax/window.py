@@ -14,6 +14,7 @@ from jax.experimental import multihost_utils
 
 _SPIKE_STEPS, _SPIKE_SIGMAS = 128, 6.0
 _WATCHED = ("loss", "grad_norm")
+_FLAGS = ("nonfinite", "spike")
 
 
 class Diverged(RuntimeError):
@@ -172,7 +173,7 @@ def _ids(examples: Any) -> list[int]:
 
 def _from_json(stored: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     def parse(name: str, text: str) -> Any:
-        return text == "True" if name == "nonfinite" else np.float32(text)
+        return text == "True" if name in _FLAGS else np.float32(text)
 
     columns = {name: [parse(name, text) for text in column] for name, column in stored.items()}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -12,17 +12,21 @@ import pytest
 from tests.recipes import ROOT
 
 ORDER = [
-    {"arrays", "pictures"},
+    {"arrays", "dead_man", "pictures", "signals", "testing"},
     {"ops"},
     {"augment", "losses", "masking", "models", "targets"},
     {"optim", "sharding", "state", "transfer"},
     {"steps"},
-    {"build", "checkpoint", "leaves", "manifest", "report", "tensorboard", "workdir"},
+    {"peers", "processes", "roll_call"},
+    {"build", "run", "values", "workdir"},
+    {"checkpoint", "leaves", "manifest", "saving", "storage", "stored_arrays"},
+    {"agreement", "feed", "hosts", "report", "tensorboard", "watchdog", "window"},
     {"tasks"},
-    {"convert", "features", "stablehlo"},
-    {"evaluate", "loop"},
+    {"convert", "features", "flops", "stablehlo"},
+    {"divergence", "evaluate", "loop"},
     {"experiment"},
-    {"extract"},
+    {"training"},
+    {"commands", "extract"},
 ]
 # What a room may not import, but for these.
 EXCEPT = {"extract": {"input_pipeline"}, "convert": {"torch"}}

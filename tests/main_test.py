@@ -18,11 +18,21 @@ import pytest
 from PIL import Image
 
 import main
+import parts
 from input_pipeline import EvalView, TrainView
-from maskfeat_jax.build import RecipeError
+from maskfeat_jax.build import (
+    Problems,
+    RecipeError,
+    call,
+    check_sections,
+    choose,
+    require_sections,
+)
 from maskfeat_jax.checkpoint import CheckpointError, load_params
 from maskfeat_jax.experiment import initial_params
 from maskfeat_jax.models.positions import sincos_table
+from maskfeat_jax.optim import OPTIMIZERS
+from maskfeat_jax.run import Run
 from maskfeat_jax.tasks import TASKS
 from maskfeat_jax.workdir import WorkdirError
 from tests.recipes import CONFIGS, ROOT, recipe, shrunken
@@ -50,19 +60,19 @@ def autoencoder(tmp_path_factory):
 def built(name):
     """Task and optimiser of a recipe at its full size, None where nothing is learnt; no data."""
     full = recipe(name)
-    known = (*main.SECTIONS, *TASKS[full["task"]].sections)
-    main.check_sections(full, known)
-    main.require_sections(full, known)
-    problems = main.Problems()
-    (shape,) = {main.call(key, VIEWS[key], full[key]).shape for key in VIEWS if key in full}
+    known = (*parts.SECTIONS, *TASKS[full["task"]].sections)
+    check_sections(full, known)
+    require_sections(full, known)
+    problems = Problems()
+    (shape,) = {call(key, VIEWS[key], full[key]).shape for key in VIEWS if key in full}
     task = TASKS[full["task"]].from_recipe(full, shape[:3], problems)
     assert problems == []
     params = jax.eval_shape(task.init, jax.random.key(0))
-    run = main.call("run", main.Run, full["run"])
+    run = call("run", Run, full["run"])
     if not task.learns:
         return task, None
     task.check_batch(run.batch_size)
-    rule = main.choose("optim", main.OPTIMIZERS, full["optim"])
+    rule = choose("optim", OPTIMIZERS, full["optim"])
     return task, rule.optimizer(
         params,
         steps_per_epoch=100,

@@ -186,6 +186,19 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
     np.testing.assert_allclose(metrics["lr"], parts["optimizer"].schedule(1))  # not advanced by it
 
 
+@pytest.mark.parametrize(("usual", "spike"), [(0.01, True), (100.0, False), (np.nan, False)])
+def test_a_spike_is_left_out_where_the_optimiser_minds(usual, spike):
+    state, parts = pretraining(skip_spikes=6.0)
+    noise = 1 + 0.1 * np.random.default_rng(0).standard_normal((128, 2), np.float32)
+    before = state.replace(recent=jnp.asarray(usual * noise))
+    after, metrics = compiled(steps.pretrain_step, parts)(before, batch())
+    assert (bool(metrics["spike"]), int(after.skipped)) == (spike, spike)
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, after.params)
+    assert all(jax.tree.leaves(same)) == spike
+    np.testing.assert_allclose(after.recent[0], [metrics["loss"], metrics["grad_norm"]])
+    np.testing.assert_array_equal(after.recent[1:], before.recent[1:])
+
+
 @pytest.mark.parametrize("valid", [True, False])
 def test_a_probe_changes_itself_and_its_running_statistics_only(valid):
     state, parts = probing()
