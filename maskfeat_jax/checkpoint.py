@@ -152,9 +152,9 @@ class Checkpoints:
         if self._writing is not None and self._writing.step == step:
             return
         self.waited_s = self._settle(step)
-        fault_point("save.begin")
         size = _bytes(leaves)
         try:
+            fault_point("save.begin")
             room = functools.partial(self._storage.make_room, step, size)
             if on_first_process(lambda: self._twice(step, room)):
                 work = self._work(step, leaves, body)

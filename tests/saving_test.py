@@ -6,6 +6,7 @@ import errno
 import pathlib
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -44,8 +45,10 @@ class Writer:
 
 
 @pytest.fixture
-def writer(monkeypatch) -> Writer:
-    return Writer(monkeypatch)
+def writer(monkeypatch) -> Iterator[Writer]:
+    writer = Writer(monkeypatch)
+    yield writer
+    writer.go_on.set()
 
 
 def full() -> OSError:
