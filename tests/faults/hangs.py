@@ -34,9 +34,11 @@ def hang(
     ended = case.start(fault, words=words).wait(wait_s)
     seconds = signalled(ended, fault)
     damage = oracles.stopped(ended, 75) + oracles.left_processes(ended)
-    damage += oracles.kept(case.workdir, 14) + oracles.whole(case.workdir)
-    if "spin" not in fault:  # nobody is left who could write it
-        damage += oracles.told(ended, "stopped")
+    damage += oracles.whole(case.workdir)
+    if "spin" in fault:  # nobody could write any more, not even the step that was being saved
+        damage += oracles.kept(case.workdir, 7)
+    else:
+        damage += oracles.kept(case.workdir, 14) + oracles.told(ended, "stopped")
     stacks = case.workdir / "stacks_0.txt"
     if not stacks.exists() or "hread 0x" not in stacks.read_text():
         damage.append("no stacks")

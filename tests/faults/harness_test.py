@@ -159,6 +159,7 @@ def test_killed_at_random_and_in_a_save_a_run_ends_as_if_nothing_had_been(
     found = kills.chain(Case(tmp_path / "a", forks=forks), unbroken, plan)
     assert found.verdict == ("recovered", "")
     assert len(found.places) == 4
+    assert found.rubbish == []
 
 
 @pytest.mark.slow

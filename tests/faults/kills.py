@@ -33,12 +33,14 @@ class Chain(NamedTuple):
     """A run that was killed some times.
 
     Attributes:
-      verdict: of the whole.
+      verdict: of the whole: B, I, K.
+      rubbish: L: what is left behind at its end.
       places: the last fault point before each kill.
       redone: updates that were made again after each kill.
     """
 
     verdict: Verdict
+    rubbish: list[str]
     places: list[str]
     redone: list[int]
 
@@ -91,8 +93,8 @@ def chain(case: Case, unbroken: Case, kills: list[Any]) -> Chain:
         places.append(place(ended))
     damage += [f"{n} updates were lost" for n in redone if n > 2 * SAVE_EVERY + 1]
     silent = [] if damage else oracles.same_run(case, unbroken)
-    damage += oracles.tidy(case)
-    return Chain(oracles.verdict(silent=silent, damage=damage, recovered=True), places, redone)
+    verdict = oracles.verdict(silent=silent, damage=damage, recovered=True)
+    return Chain(verdict, oracles.tidy(case), places, redone)
 
 
 def after(ended: Ended, case: Case, least: int) -> oracles.Problems:
@@ -128,12 +130,15 @@ def random_kills(kills: int, seed: int, folder: pathlib.Path) -> None:
         side_by_side(one, range(kills))
     places = collections.Counter(place for chain in done for place in chain.places)
     verdicts = [chain.verdict for chain in done for _ in chain.places]
+    rubbish = [words for chain in done for words in chain.rubbish]
     results.record(
         "A1",
         "SIGKILL at a random time, again and again until the run is done",
         oracles.outcomes(verdicts),
         command=f"python -m tests.faults.kills random --kills={kills} --seed={seed}",
-        note=f"{len(done)} runs; each equals the unbroken run in every bit, with the same examples",
+        note=f"{len(done)} runs, compared with the unbroken run in every bit and example"
+        + (f"; {len(rubbish)} of them left a file behind" if rubbish else ""),
+        rubbish=rubbish,
         problems=oracles.problems(verdicts),
         places=dict(places.most_common()),
         runs=len(done),
@@ -153,6 +158,8 @@ def at_points(
             number, plan = numbered
             case = Case(folder / f"point{number}", forks=forks)
             found = chain(case, unbroken, list(plan))
+            if found.rubbish and found.verdict.outcome in results.GOOD:
+                found = found._replace(verdict=Verdict("hang or damage", str(found.rubbish)))
             if len(found.places) != len(plan) and found.verdict.outcome in results.GOOD:
                 found = found._replace(
                     verdict=Verdict("noticed late", f"only {found.places} of {plan} happened")
@@ -173,7 +180,10 @@ def at_points(
 
 def tell(name: str, found: Chain) -> None:
     """Prints a line about a run."""
-    print(f"{name}: {found.verdict.outcome} {found.verdict.why} {found.places}", flush=True)
+    print(
+        f"{name}: {found.verdict.outcome} {found.verdict.why} {found.rubbish or ''} {found.places}",
+        flush=True,
+    )
 
 
 def main() -> None:

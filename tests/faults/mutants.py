@@ -29,7 +29,7 @@ Scenario = Callable[[Case, Case], Problems]
 def killed(case: Case, unbroken: Case, at: str = "step:kill@31") -> Problems:
     """SIGKILL in the middle, then to the end."""
     found = kills.chain(case, unbroken, [at])
-    return [found.verdict.why] if found.verdict.why else []
+    return found.rubbish + [found.verdict.why] * bool(found.verdict.why)
 
 
 def killed_in_save(case: Case, unbroken: Case) -> Problems:
@@ -132,6 +132,12 @@ class Mutant(NamedTuple):
     recipe: str = "pretrain"
 
 
+def _replace(where: Any, name: str, new: Any) -> None:
+    """Plants; what is not there any more would not be a bug."""
+    assert hasattr(where, name), f"{where} has no {name}: the mutant is out of date"
+    setattr(where, name, new)
+
+
 def _after_restore(change: Callable[[Any, dict], tuple[Any, dict]]) -> Callable[[], None]:
     """A bug in what is restored."""
 
@@ -143,7 +149,7 @@ def _after_restore(change: Callable[[Any, dict], tuple[Any, dict]]) -> Callable[
         def restored(self: Any, step: int, like: Any) -> tuple[Any, dict]:
             return change(*restore(self, step, like))
 
-        Checkpoints.restore = restored
+        _replace(Checkpoints, "restore", restored)
 
     return plant
 
@@ -191,7 +197,7 @@ def _batches(change: Callable[[int, Iterator[dict]], Iterator[dict]]) -> Callabl
         def changed(self: Any, start_step: int = 0) -> Iterator[dict]:
             yield from change(start_step, lambda step: original(self, step))
 
-        Loader.train_batches = changed
+        _replace(Loader, "train_batches", changed)
 
     return plant
 
@@ -216,7 +222,7 @@ def _crops_anew() -> None:
         self.seed += start_step  # the order is already bound to the seed it had
         return original(self, start_step)
 
-    Loader.train_batches = changed
+    _replace(Loader, "train_batches", changed)
 
 
 def _masks_anew() -> None:
@@ -225,7 +231,7 @@ def _masks_anew() -> None:
     keys = steps._keys
 
     def plant_in(state: Any, facts: dict) -> tuple[Any, dict]:
-        steps._keys = lambda seed, step: keys(seed + 1, step)
+        _replace(steps, "_keys", lambda seed, step: keys(seed + 1, step))
         return state, facts
 
     _after_restore(plant_in)()
@@ -235,7 +241,9 @@ def _lengths_only() -> None:
     from maskfeat_jax import manifest
 
     verify = manifest.verify
-    manifest.verify = lambda directory, step, level="": verify(directory, step, "length")
+    _replace(
+        manifest, "verify", lambda directory, step, level="": verify(directory, step, "length")
+    )
 
 
 def _manifest_trusted() -> None:
@@ -247,54 +255,57 @@ def _manifest_trusted() -> None:
         except OSError as error:
             raise manifest.Damaged("missing") from error
 
-    manifest._read = read
+    _replace(manifest, "_read", read)
 
 
 def _saves_anything() -> None:
     from maskfeat_jax import loop
 
-    loop._all_finite = lambda tree: True
+    _replace(loop, "_all_finite", lambda tree: True)
 
 
 def _applies_anything() -> None:
     from maskfeat_jax import steps
 
-    steps._only_if = lambda condition, change, state: change(state)
+    _replace(steps, "_only_if", lambda condition, change, state: change(state))
 
 
 def _no_evidence() -> None:
     from maskfeat_jax import training
 
-    training.keep_evidence = lambda *_, **__: "not finite either"
+    _replace(training, "keep_evidence", lambda *_, **__: "not finite either")
 
 
 def _never_gives_up() -> None:
     from maskfeat_jax.window import Window
 
-    Window._check = lambda self: None
+    _replace(Window, "_check", lambda self: None)
 
 
 def _no_status() -> None:
     import main
 
     write = main.write_status
-    main.write_status = lambda path, state, **facts: (
-        write(path, state, **facts) if state == "finished" else None
-    )
+
+    def written(path: pathlib.Path, state: str, **facts: Any) -> None:
+        if state == "finished":
+            write(path, state, **facts)
+
+    _replace(main, "write_status", written)
 
 
 def _code_one() -> None:
     import main
 
     code = main.exit_code_of
-    main.exit_code_of = lambda error: 1 if code(error) == 75 else code(error)
+    _replace(main, "exit_code_of", lambda error: 1 if code(error) == 75 else code(error))
 
 
 def _deaf() -> None:
     from maskfeat_jax.agreement import Agreement, Asked
 
-    Agreement.asked = lambda self: Asked()
-    Agreement.alone = lambda self: False
+    _replace(Agreement, "asked", lambda self: Asked())
+    _replace(Agreement, "alone", lambda self: False)
 
 
 def _stops_without_saving() -> None:
@@ -303,7 +314,7 @@ def _stops_without_saving() -> None:
     def stop(self: Any) -> None:
         raise loop.Stopped("at once")
 
-    loop.Training._stop = stop
+    _replace(loop.Training, "_stop", stop)
 
 
 def _deletes_first() -> None:
@@ -316,7 +327,7 @@ def _deletes_first() -> None:
             self._delete(old)
         return make_room(self, step, size)
 
-    Storage.make_room = deleting
+    _replace(Storage, "make_room", deleting)
 
 
 def _not_atomic() -> None:
@@ -328,20 +339,20 @@ def _not_atomic() -> None:
         fault_point("save.before_manifest")
         manifest.write(self.temporary(step), body)
 
-    Storage.temporary = lambda self, step: self.directory / str(step)
-    Storage.commit = commit
+    _replace(Storage, "temporary", lambda self, step: self.directory / str(step))
+    _replace(Storage, "commit", commit)
 
 
 def _failure_forgotten() -> None:
     from maskfeat_jax.checkpoint import Checkpoints
 
-    Checkpoints._raise = lambda self, writing, failed: None
+    _replace(Checkpoints, "_raise", lambda self, writing, failed: None)
 
 
 def _no_lock() -> None:
-    from maskfeat_jax import workdir
+    from maskfeat_jax import run_lock
 
-    workdir._take_lock = lambda directory: None
+    _replace(run_lock, "take", lambda directory: None)
 
 
 def _any_recipe() -> None:
@@ -352,15 +363,16 @@ def _any_recipe() -> None:
     def anything(*_: object) -> None:
         """Nothing is checked."""
 
-    workdir.check_workdir = parts.check_workdir = anything
-    main.identity_of = lambda recipe: ""
+    _replace(workdir, "check_workdir", anything)
+    _replace(parts, "check_workdir", anything)
+    _replace(main, "identity_of", lambda recipe: "")
 
 
 def _never_hangs() -> None:
     from maskfeat_jax.watchdog import Watchdog
 
-    Watchdog._watch = lambda self: None
-    Watchdog._arm = lambda self, seconds: None
+    _replace(Watchdog, "_watch", lambda self: None)
+    _replace(Watchdog, "_arm", lambda self, seconds: None)
 
 
 def _leaves_a_process() -> None:

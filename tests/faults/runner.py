@@ -121,6 +121,7 @@ class Forks:
         for line in self._server.stdout:
             answer = json.loads(line)
             if "started" in answer:
+                self._codes.pop(answer["started"], None)  # an earlier process had its number
                 self._started.put(answer["started"])
             else:
                 self._codes[answer["ended"]] = os.waitstatus_to_exitcode(answer["status"])
