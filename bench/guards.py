@@ -207,7 +207,8 @@ def report(found: dict[str, Any]) -> str:
     return (
         f"{found['encoder']}, batch {found['batch']}, {found['device']}\n"
         f"{found['clock']} of an update without guards {1e3 * found['without_s']:.2f} ms, "
-        f"with them {1e3 * found['with_s']:.2f} ms: x {found['ratio']:.4f} (95 %: {low:.4f} to {high:.4f})\n"
+        f"with them {1e3 * found['with_s']:.2f} ms: "
+        f"x {found['ratio']:.4f} (95 %: {low:.4f} to {high:.4f})\n"
         f"their work on the host {1e6 * found['host_s']:.0f} us per update, {share:.3%} of it\n"
         f"a save blocks {1e3 * found['save_blocks_s']:.0f} ms and is on the disk after "
         f"{found['save_s']:.2f} s"

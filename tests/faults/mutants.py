@@ -335,11 +335,11 @@ def _not_atomic() -> None:
     from maskfeat_jax.storage import Storage
     from maskfeat_jax.testing.faults import fault_point
 
-    def commit(self: Any, step: int, body: dict) -> None:
+    def commit(self: Any, step: int, temporary: pathlib.Path, body: dict) -> None:
         fault_point("save.before_manifest")
-        manifest.write(self.temporary(step), body)
+        manifest.write(temporary, body)
 
-    _replace(Storage, "temporary", lambda self, step: self.directory / str(step))
+    _replace(Storage, "temporary", lambda self, step, number: self.directory / str(step))
     _replace(Storage, "commit", commit)
 
 
