@@ -36,7 +36,7 @@ from maskfeat_jax.build import RecipeError, choose
 from tests.faults import isolation, results
 from tests.faults.damage import damage
 
-SECONDS, MEMORY = 60.0, 4 << 30
+SECONDS, MEMORY = 300.0, 4 << 30  # of time, most is for making them
 MOST_MEGABYTES = 200.0
 OUTSIDE = ("../outside", "/tmp/maskfeat-outside", "a/../../outside", "..\\outside", "C:\\outside")
 OUTSIDE += ("~/outside", "a" * 5000, "nul\0name", "x\x1b[31m", "con.txt")
@@ -110,7 +110,7 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
     "tar.gz": lambda: tar(("../outside", b"x", {}), mode="w:gz"),
     "tar.xz": lambda: tar(("../outside", b"x", {}), mode="w:xz"),
     "tar, twice the same name": lambda: tar(("x", b"1", {}), ("X", b"2", {}), ("x", b"3", {})),
-    "tar, 100,000 members": lambda: tar(*((f"{i}", b"", {}) for i in range(100_000))),
+    "tar, 20,000 members": lambda: tar(*((f"{i}", b"", {}) for i in range(20_000))),
     "tar, other size": lambda: tar(("x", b"1", {})).replace(b"00000000001\0", b"77777777777\0", 1),
     "tar in tar": lambda: functools.reduce(lambda t, _: tar(("x.tar", t, {})), range(30), b""),
     "gzip of 500 MB": lambda: gzip.compress(bytes(500_000_000), 9),
@@ -118,7 +118,7 @@ ARCHIVES: dict[str, Callable[[], bytes]] = {
     "zip, link": linked_zip,
     "zip, 500 MB in one member": lambda: packed(("x/data.pkl", bytes(500_000_000))),
     "zip, twice the same name": lambda: packed(PICKLE, ("x/data.pkl", b"other")),
-    "zip, 100,000 members": lambda: packed(*((f"{i}", b"") for i in range(100_000))),
+    "zip, 20,000 members": lambda: packed(*((f"{i}", b"") for i in range(20_000))),
     "zip, other sizes": wrong_sizes,
     "zip, overlapping members": overlapping,
     "zip in zip": lambda: functools.reduce(lambda z, _: packed(("x.zip", z)), range(30), b""),
@@ -328,7 +328,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="in docs/faults.jsonl")
     chosen = parser.parse_args()
     jobs: list[Job] = [(name, door, None) for name in ARCHIVES for door in DOORS]
-    small = [name for name in ARCHIVES if "100,000" not in name and "500 MB" not in name]
+    small = [name for name in ARCHIVES if "20,000" not in name and "500 MB" not in name]
     for seed in range(chosen.damaged):
         draws = random.Random(seed)
         jobs.append((draws.choice(small), draws.choice(sorted(DOORS)), seed))

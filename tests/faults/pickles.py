@@ -194,13 +194,7 @@ _hearing = [False]
 
 
 def _listen(event: str, arguments: tuple) -> None:
-    if _hearing[0] and event in (
-        "os.system",
-        "subprocess.Popen",
-        "os.exec",
-        "os.posix_spawn",
-        "exec",
-    ):
+    if _hearing[0] and event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
         _events.append(f"{event} {arguments!r:.100}")
 
 
