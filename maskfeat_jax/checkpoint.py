@@ -174,7 +174,8 @@ class Checkpoints:
     def latest_good(self) -> int | None:
         """The newest step whose files all match their manifest; None if nothing was saved yet.
 
-        Newer, damaged ones are moved to `bad/` and described in `bad`.
+        Newer, damaged ones are moved to `bad/` and described in `bad`. What is left of saves that
+        were cut short is cleared.
 
         Raises:
           CheckpointError: there are steps, but no good one. See `allow_fresh_start`.

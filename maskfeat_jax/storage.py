@@ -86,16 +86,16 @@ class Storage:
         """The newest step that fits its manifest, -1 if nothing was ever saved.
 
         Args:
-          move: move the damaged ones that are newer to `bad/`.
+          move: move the damaged ones that are newer to `bad/`; when a good one is found, clear what
+            is left of saves that were cut short.
           fresh: answer -1 also if there are steps, but no good one.
 
         Raises:
           CheckpointError: there are, or were, steps, but no good one.
         """
         self.bad = []
-        if leftovers := self.leftovers():
-            names = ", ".join(path.name for path in leftovers)
-            self.messages.append(f"{names}: of a save that was cut short; ignored")
+        if names := ", ".join(path.name for path in self.leftovers()):
+            self.messages.append(f"{names}: of a save that was cut short, not loaded")
         for step in reversed(self.steps()):
             try:
                 manifest.verify(self.directory / str(step), step, self._level)
@@ -104,6 +104,8 @@ class Storage:
                 self.bad.append(f"step {step}: {damage}; not loaded, {where}")
             else:
                 self.messages += self.bad
+                if move:
+                    self.clear()
                 return step
         aside = self.set_aside()
         if not self.bad and not aside:

@@ -381,13 +381,21 @@ def test_foreign_files_and_links_are_left_alone(tmp_path):
     assert len(list(elsewhere.iterdir())) == 1
 
 
-def test_an_unfinished_save_does_not_count_and_is_cleared_by_the_next(copy):
+def test_an_unfinished_save_does_not_count_and_is_cleared_when_there_is_a_good_one(copy):
     (copy / "2").rename(copy / "3.saving")
+    with pytest.warns(UserWarning, match="3.saving"):
+        load_params(copy)
+    (copy / "1").rename(copy / "hidden")
+    assert Checkpoints(copy).latest_good() is None
+    assert (copy / "3.saving").exists()  # it may be all there is
+    (copy / "hidden").rename(copy / "1")
     checkpoints = Checkpoints(copy)
     assert checkpoints.latest_good() == 1
-    assert checkpoints.messages() == ["3.saving: of a save that was cut short; ignored"]
+    assert checkpoints.messages() == ["3.saving: of a save that was cut short, not loaded"]
+    assert {path.name for path in copy.iterdir()} == {"1"}
+    (copy / "4.saving").mkdir()
     save(checkpoints, 2, make_state(2), {})
-    assert not (copy / "3.saving").exists()
+    assert {path.name for path in copy.iterdir()} == {"1", "2"}
 
 
 @pytest.mark.parametrize(

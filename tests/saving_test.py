@@ -37,7 +37,7 @@ class Writer:
         self.before(*arguments)
         self.running += 1
         self.most_at_once = max(self.most_at_once, self.running)
-        self.go_on.wait()
+        self.go_on.wait(30)
         self.running -= 1
         if self.errors:
             raise self.errors.pop()
@@ -147,13 +147,11 @@ def test_what_a_failed_try_still_writes_does_not_get_into_the_next(tmp_path, wri
     writer.errors = [OSError(errno.EIO, "Input/output error")]
     checkpoints = Checkpoints(tmp_path, pause_s=0)
     checkpoints.save(1, STATE, {})
-    assert checkpoints.latest_good() == 1
+    checkpoints.finish()
     assert not list((tmp_path / "1").rglob("late"))
     assert {path.name for path in tmp_path.iterdir()} == {"1", "1.saving"}
-    monkeypatch.undo()
-    checkpoints.save(2, STATE, {})
-    checkpoints.finish()
-    assert {path.name for path in tmp_path.iterdir()} == {"1", "2"}
+    assert checkpoints.latest_good() == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"1"}
 
 
 def test_once_more_with_a_pause(tmp_path, writer):
