@@ -152,3 +152,14 @@ def test_addresses_that_are_none(address):
 def test_addresses():
     assert roll_call.split_address("node0:1234") == ("node0", 1234)
     assert roll_call.split_address("[::1]:80") == ("::1", 80)
+
+
+def test_a_line_without_end_is_not_kept(port):
+    with socket.create_server(("localhost", port)) as server:
+        stranger = socket.create_connection(("localhost", port))
+        wire = roll_call.Wire(server.accept()[0])
+        stranger.sendall(b"a" * 20_000)
+        with pytest.raises(ValueError, match="a line of more than"):
+            [wire.receive() for _ in range(3)]
+        stranger.close()
+        wire.close()
