@@ -1,0 +1,152 @@
+"""Is `estimate` right? Its bytes beside those that a real training takes, on this machine's CPU.
+
+    python -m bench.estimate_memory
+    python -m bench.estimate_memory maskfeat_vit_b16_in1k=4 mae_vit_l16_k400=2
+
+Each recipe runs in a process of its own, on one device, with random clips: estimate, compile, make
+the state, three updates. Estimated is what the state takes by its shapes, and the peak; compiled
+are the arguments of the program and their sum with its temporary space, by `memory_analysis`;
+measured is by how much the resident memory of the process grows, once everything is compiled, until
+the state is there, and at the highest during the updates (`VmHWM` of Linux).
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import jax
+import numpy as np
+
+import input_pipeline
+from maskfeat_jax import sharding
+from maskfeat_jax.build import Problems, call, choose
+from maskfeat_jax.commands.estimate import batch_shapes, estimate, step_and_state
+from maskfeat_jax.optim import OPTIMIZERS, Optimizer
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.tasks import Learner, task_of
+
+ROOT = pathlib.Path(__file__).parents[1]
+RECIPES = {"maskfeat_vit_b16_in1k": 8, "maskfeat_mvit_s_k400": 1, "mae_vit_l16_k400": 4}
+UPDATES = 3
+
+
+def trained(name: str, batch_size: int) -> tuple[Learner, Optimizer]:
+    """Task and optimiser of a recipe; its data are not looked for."""
+    recipe = importlib.import_module(f"configs.{name}").get_config().to_dict()
+    problems = Problems()
+    clip = call("eval_view", input_pipeline.EvalView, recipe["eval_view"]).shape[:3]
+    task = task_of(recipe).from_recipe(recipe, clip, problems)
+    problems.stop()
+    optimizer = choose("optim", OPTIMIZERS, recipe["optim"]).optimizer(
+        jax.eval_shape(task.init, jax.random.key(0)),
+        steps_per_epoch=1000,
+        epochs=recipe["run"]["epochs"],
+        batch_size=batch_size,
+        frozen=task.model.frozen,
+    )
+    return task, optimizer
+
+
+def measure(name: str, batch_size: int) -> dict[str, Any]:
+    """Bytes of one recipe: estimated, by the compiler, and of this process."""
+    task, optimizer = trained(name, batch_size)
+    mesh = sharding.create_mesh()
+    found = estimate(task, optimizer, mesh, batch_size=batch_size)
+    step, shapes = step_and_state(task, optimizer, mesh)
+    inputs = batch_shapes(task, mesh, batch_size)
+    compiled = step.lower(shapes, inputs).compile()  # again, from the cache
+    places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    fresh = jax.jit(lambda key: TrainState.create(task.init(key), optimizer), out_shardings=places)
+    fresh = fresh.lower(jax.random.key(0)).compile()
+    rng = np.random.default_rng(0)
+    batch = {
+        key: rng.integers(0, 2, leaf.shape, np.uint8).astype(leaf.dtype)
+        for key, leaf in inputs.items()
+    }
+    batch["valid"] |= True
+    before = resident_bytes()
+    state = jax.block_until_ready(fresh(jax.random.key(0)))
+    of_state = resident_bytes() - before
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
+    for _ in range(UPDATES):
+        state, metrics = compiled(state, sharding.to_device(mesh, batch))
+    assert np.isfinite(float(metrics["loss"]))
+    numbers = compiled.memory_analysis()
+    beyond = numbers.output_size_in_bytes - numbers.alias_size_in_bytes
+    arguments = numbers.argument_size_in_bytes
+    state_bytes = found.parameter_bytes + found.optimizer_bytes + found.average_bytes
+    return {
+        "recipe": name,
+        "batch": batch_size,
+        "state": {"estimated": state_bytes, "compiled": arguments, "measured": of_state},
+        "peak": {
+            "estimated": found.peak_bytes,
+            "compiled": arguments + beyond + numbers.temp_size_in_bytes,
+            "measured": _status("VmHWM") - before,
+        },
+    }
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process, after what is free was given back."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return _status("VmRSS")
+
+
+def _status(field: str) -> int:
+    text = pathlib.Path("/proc/self/status").read_text()
+    found = re.search(rf"^{field}:\s+(\d+) kB$", text, re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown; MiB."""
+    sides = ("estimated", "compiled", "measured")
+    names = [f"{what}, {side}" for what in ("state", "peak") for side in sides]
+    lines = ["| recipe | clips | " + " | ".join(names) + " | estimated / measured |"]
+    lines.append("|---" * (len(names) + 3) + "|")
+    for row in rows:
+        sizes = [f"{row[what][side] / 2**20:,.0f}" for what in ("state", "peak") for side in sides]
+        ratio = row["peak"]["estimated"] / row["peak"]["measured"]
+        first = f"| {row['recipe']} | {row['batch']} | "
+        lines.append(first + " | ".join(sizes) + f" | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str]) -> None:
+    """Prints a table, each recipe measured in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", help="RECIPE=CLIPS; three recipes by default")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.child:
+        name, clips = args.cases[0].split("=")
+        print(json.dumps(measure(name, int(clips))))
+        return
+    cases = args.cases or [f"{name}={clips}" for name, clips in RECIPES.items()]
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        settings = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache, "XLA_FLAGS": ""}
+        for case in cases:
+            command = [sys.executable, "-m", "bench.estimate_memory", "--child", case]
+            environment = {**os.environ, **settings}
+            output = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True
+            ).stdout
+            rows.append(json.loads(output.splitlines()[-1]))
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from maskfeat_jax import sharding
+from maskfeat_jax.augment import Augment, Mix, Normalise
+from maskfeat_jax.commands.estimate import estimate, largest_that_fits
+from maskfeat_jax.masking import Random
+from maskfeat_jax.models import create_model
+from maskfeat_jax.optim import AdamW
+from maskfeat_jax.targets import Pixels
+from maskfeat_jax.tasks import Finetune, Pretrain
+from tests.recipes import ROOT
+
+
+def autoencoder(**fields):
+    """Task and optimiser of a small masked autoencoder."""
+    target = Pixels((1, 8, 8), channels="last")
+    sizes = {"tubelet": (1, 8, 8), "positions": "sincos", **fields}
+    head = {"dim": target.dim, "visible": 4, "width": 64, "depth": 1, "heads": 2}
+    model = create_model("mae", encoder="vit_ti16", head=head, **sizes)
+    task = Pretrain(model, Normalise(), Augment(), Random(0.75), target, (1, 32, 32), seed=0)
+    return task, optimizer_of(task)
+
+
+def optimizer_of(task):
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    length = {"steps_per_epoch": 10, "epochs": 10, "batch_size": 8}
+    return AdamW(lr=1e-3, ema_decay=0.9).optimizer(params, **length, frozen=task.model.frozen)
+
+
+def test_parts_add_up_and_are_those_of_a_real_state():
+    task, optimizer = autoencoder(depth=1)
+    found = estimate(task, optimizer, sharding.create_mesh(), batch_size=4)
+    params = jax.jit(task.init)(jax.random.key(0))
+    assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert found.parameters - found.learnt == params["encoder"]["pos_embed"].size
+    assert found.parameter_bytes == found.average_bytes == 4 * found.parameters
+    state = jax.tree.leaves(optimizer.tx.init(params))
+    assert found.optimizer_bytes == sum(leaf.nbytes for leaf in state)
+    assert found.batch_bytes == 4 * (32 * 32 * 3 + 4 + 1 + 8 + 4)
+    assert found.temporary_bytes > 4 * found.learnt  # the gradients, at least
+    assert found.flops_per_step == 4 * found.flops_per_clip > 0
+    assert found.largest_batch is None
+    text = found.table()
+    assert f"{found.parameters:,}, learnt {found.learnt:,}" in text
+    assert f"  peak            {found.peak_bytes / 2**20:12,.1f} MiB" in text
+    assert "largest" not in text
+
+
+def test_the_largest_batch_fits_and_is_a_batch_of_the_task():
+    model = create_model(
+        "classifier", encoder="vit_ti16", head={"num_classes": 9}, depth=1, tubelet=(1, 8, 8)
+    )
+    mixed = Mix(probability=1.0, group=4)
+    task = Finetune(model, Normalise(), (1, 32, 32), 0, Augment(), mixed)
+    parts = (task, optimizer_of(task), sharding.create_mesh())
+    base = estimate(*parts, batch_size=8)
+    larger = estimate(*parts, batch_size=40)
+    memory = larger.peak_bytes + 100
+    found = estimate(*parts, batch_size=8, memory_bytes=memory)
+    assert found.largest_batch == 40
+    assert "largest batch     40 clips, 40 on a device" in found.table()
+    same = dataclasses.replace(found, memory_bytes=None, largest_batch=None)
+    assert same == base
+    none = dataclasses.replace(found, largest_batch=0)
+    assert "not one clip on each device fits" in none.table()
+
+
+def test_largest_follows_the_line_and_believes_only_what_it_asked():
+    asked = []
+
+    def line(n):
+        asked.append(n)
+        return 100 + 10 * n
+
+    assert largest_that_fits(line, 8, 1105) == 100
+    assert len(asked) <= 4
+    assert largest_that_fits(line, 8, 119) == 1
+    assert largest_that_fits(line, 1, 109) == 0
+
+    def steps(n):  # grows faster from somewhere on
+        return line(n) + (5000 if n > 50 else 0)
+
+    for memory in (399, 1105, 6115):
+        best = largest_that_fits(steps, 8, memory)
+        assert steps(best) <= memory
+        assert best > 0
+
+
+def test_refuses_a_batch_that_cannot_be_cut():
+    task, optimizer = autoencoder(depth=1)
+    with pytest.raises(ValueError, match=r"run.batch_size=9 is not a multiple of 2, .* x 2 parts"):
+        estimate(task, optimizer, sharding.create_mesh(), batch_size=9, accumulate=2)
+
+
+DEVICES = """
+import sys
+sys.path.insert(0, {root!r})
+import jax, math
+from maskfeat_jax import sharding
+from maskfeat_jax.commands.estimate import estimate
+from tests.commands.estimate_test import autoencoder
+task, optimizer = autoencoder(scan=True, width=1280, depth=32, heads=16)  # ViT-H
+one = sharding.mesh_of(jax.devices()[:1])
+for mesh in (one, sharding.create_mesh(8), sharding.create_mesh(2, 2)):
+    found = estimate(task, optimizer, mesh, batch_size=8)
+    state = found.parameter_bytes + found.optimizer_bytes + found.average_bytes
+    print("RESULT", state, found.temporary_bytes, found.peak_bytes)
+import resource
+print("RESULT", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_a_network_fits_where_one_device_would_not():
+    """ViT-H: 630 million parameters, which are never made."""
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES.format(root=str(ROOT))],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    (one, shared, mixed), ((resident,),) = np.array(lines[:3], int), np.array(lines[3:], int)
+    assert one[0] > 630e6 * 16
+    np.testing.assert_allclose(one[0] / shared[0], 8, rtol=0.01)
+    np.testing.assert_allclose(one[0] / mixed[0], 4, rtol=0.01)
+    assert one[2] / shared[2] > 4  # gathered parameters come and go
+    assert one[2] / mixed[2] > 2.5
+    assert resident < 2e9
