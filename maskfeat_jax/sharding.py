@@ -91,7 +91,7 @@ def create_mesh(parameters: int = 1, tensor: int = 1) -> Mesh:
     return mesh
 
 
-def mesh_of(devices: Sequence[jax.Device], parameters: int = 1, tensor: int = 1) -> Mesh:
+def mesh_of(devices: Sequence[Any], parameters: int = 1, tensor: int = 1) -> Mesh:
     """`create_mesh` of some devices."""
     for name, size in (("parameters", parameters), ("tensor", tensor)):
         if size < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -196,6 +197,33 @@ def test_shares_of_processes():
 def test_shares_that_are_none_are_refused(holders):
     with pytest.raises(sharding.MeshError, match="not one of several equal shares; .*mesh.tensor"):
         sharding.shares(holders)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeDevice:
+    """A device of some process."""
+
+    id: int
+    process_index: int
+    platform: str = "cpu"
+    device_kind: str = "fake"
+
+    @property
+    def client(self) -> Any:
+        return jax.devices("cpu")[0].client
+
+
+def test_an_order_of_devices_that_scatters_the_rows_of_a_process_is_changed(monkeypatch):
+    fakes = [FakeDevice(number, number % 2) for number in range(8)]
+    scattered = sharding.mesh_of(fakes, 2)
+    with pytest.raises(sharding.MeshError, match=r"pieces \[0, 2, 4, 6\] of 8"):
+        sharding.batch_share(scattered)
+    real = jax.devices
+    monkeypatch.setattr("jax.devices", lambda *kind: real(*kind) if kind else fakes)
+    for shape in ((1, 1), (2, 1), (8, 1)):
+        mesh = sharding.create_mesh(*shape)
+        assert sorted(device.id for device in mesh.devices.flat) == list(range(8))
+        assert sharding.batch_share(mesh) == (0, 2)
 
 
 def shapes_of(model: str, variant: str, **fields: Any) -> Any:
