@@ -164,6 +164,7 @@ def test_a_single_process_needs_nobody():
     processes.finish()
     processes.finish("an error")
     assert not jax.distributed.is_initialized()
+    assert jax.config.jax_enable_preemption_service is False  # SIGTERM has one owner: us
 
 
 @pytest.mark.parametrize(
