@@ -29,6 +29,8 @@ from input_pipeline.memory import keep_freed_memory
 from maskfeat_jax import processes
 from maskfeat_jax.build import RecipeError, Section, nearest
 from maskfeat_jax.checkpoint import CheckpointError
+from maskfeat_jax.commands.check_data import check_data
+from maskfeat_jax.commands.estimate import estimate
 from maskfeat_jax.commands.verify_checkpoint import verify_checkpoint
 from maskfeat_jax.commands.verify_resume import CannotVerify, verify_resume
 from maskfeat_jax.convert import ConvertError
@@ -40,7 +42,7 @@ from maskfeat_jax.training import at_once, run_training
 from maskfeat_jax.transfer import TransferError
 from maskfeat_jax.window import Diverged
 from maskfeat_jax.workdir import WorkdirError, close_workdir, open_workdir, write_status
-from parts import HARMLESS, build, identity_of
+from parts import HARMLESS, build, build_data, build_learner, identity_of
 
 # Failures whose message says it all: no traceback, and a code for whoever started the run.
 EXIT_CODES: dict[type[Exception], int] = {
@@ -117,6 +119,33 @@ def train(signals: Signals) -> int:
     return 0
 
 
+def estimate_recipe(signals: Signals) -> int:
+    """See `maskfeat_jax.commands.estimate`."""
+    with signals.nothing_to_lose():
+        parts = build_learner(the_recipe())
+        found = estimate(
+            parts["task"],
+            parts["optimizer"],
+            parts["mesh"],
+            batch_size=parts["run"].batch_size,
+            accumulate=parts["run"].accumulate,
+            memory_bytes=int(_MEMORY_GB.value * 1e9) if _MEMORY_GB.value else None,
+        )
+    print(found.table())
+    return 0
+
+
+def check_all_data(signals: Signals) -> int:
+    """See `maskfeat_jax.commands.check_data`."""
+    with signals.nothing_to_lose():
+        data = build_data(the_recipe())
+        on_bad = data.pop("on_bad")
+        listed = _WORKDIR.value and Path(_WORKDIR.value) / "bad_data.jsonl"
+        if listed:
+            listed.parent.mkdir(parents=True, exist_ok=True)
+        return check_data(data, on_bad=on_bad, list_path=listed)
+
+
 def check_resume(signals: Signals) -> int:
     """See `maskfeat_jax.commands.verify_resume`."""
     recipe, workdir = the_recipe(), the_workdir()
@@ -133,6 +162,8 @@ def check_checkpoint(signals: Signals) -> int:
 
 
 COMMANDS: dict[str, Callable[[Signals], int]] = {
+    "check-data": check_all_data,
+    "estimate": estimate_recipe,
     "train": train,
     "verify-checkpoint": check_checkpoint,
     "verify-resume": check_resume,
@@ -153,12 +184,17 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 _START_SECONDS = flags.DEFINE_float("start_seconds", 300.0, "How long to wait for the others.")
 
+_MEMORY_GB = flags.DEFINE_float("memory_gb", None, "estimate: memory of a device, 1e9 bytes.")
+
 
 def the_recipe() -> dict[str, Any]:
     """The recipe of the command line."""
     if _CONFIG.value is None:
         raise app.UsageError("--config is missing: name a recipe, such as configs/smoke.py")
-    return _CONFIG.value.to_dict()
+    try:
+        return _CONFIG.value.to_dict()
+    except OSError as error:
+        raise RecipeError(f"--config: {error}") from error
 
 
 def the_workdir() -> Path:
@@ -204,6 +240,23 @@ def command_of(words: list[str]) -> Callable[[Signals], int]:
     return COMMANDS[words[0] if words else "train"]
 
 
+def parse(argv: list[str]) -> list[str]:
+    """Reads flags and recipe; ends the process with a sentence where that fails."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        code = 78 if "config." in str(error) else 64
+        sys.exit(say(f"error: {error}", code))
+    except (KeyError, AttributeError) as error:  # a section that the recipe does not have
+        sys.exit(say(f"error: --config: {error.args[0]}", 78))
+
+
+def say(words: str, code: int) -> int:
+    """Tells what went wrong; the exit code."""
+    print(words, file=sys.stderr)
+    return code
+
+
 def end(code: int, failure: str = "") -> NoReturn:
     """Ends the process; at once where threads may be stuck, or other processes do not end too."""
     processes.finish(failure)
@@ -215,4 +268,4 @@ def end(code: int, failure: str = "") -> NoReturn:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -25,9 +25,9 @@ from maskfeat_jax.build import (
 )
 from maskfeat_jax.experiment import SHOWN_CLIPS, Experiment
 from maskfeat_jax.models.probes import ENCODER
-from maskfeat_jax.optim import OPTIMIZERS
+from maskfeat_jax.optim import OPTIMIZERS, Optimizer
 from maskfeat_jax.run import Run
-from maskfeat_jax.tasks import task_of
+from maskfeat_jax.tasks import Task, task_of
 from maskfeat_jax.workdir import check_workdir
 
 # Of every recipe; a task adds its own.
@@ -80,39 +80,120 @@ def build(recipe: Section, workdir: Path) -> Experiment:
       RecipeError: names everything that is wrong with the recipe, the data or the directory.
     """
     problems = Problems()
-    require_sections(recipe, SECTIONS)
-    task_class = task_of(recipe)
-    learning = task_class.learns and recipe["task"] != "evaluate"
-    require_sections(recipe, task_class.sections)
-    parts: dict[str, Any] = {}
+    task_class, learning = kind_of(recipe)
     with problems.gather():
         check_sections(recipe, (*SECTIONS, *task_class.sections))
     with problems.gather():
         check_workdir(workdir, recipe, HARMLESS)
-    with problems.gather():
-        parts["mesh"] = call("mesh", sharding.create_mesh, recipe["mesh"])
-    calls: dict[str, type] = {"run": Run, "input": Input}
-    if learning:
-        calls["view"] = input_pipeline.TrainView
-    for where, part in calls.items():
-        with problems.gather():
-            parts[where] = call(where, part, recipe[where])
+    parts = settings(recipe, learning, problems)
     for where in ("data", "eval_data"):
         with problems.gather():
             unused = where == "data" and task_class.learns and not learning
             wanted = recipe[where]["name"] and not unused
             parts[where] = choose(where, input_pipeline.DATASETS, recipe[where]) if wanted else None
-    with problems.gather():
-        if learning:
-            parts["optim"] = choose("optim", OPTIMIZERS, recipe["optim"])
-    with problems.gather():
-        view = parts["eval_view"] = call("eval_view", input_pipeline.EvalView, recipe["eval_view"])
-        parts["task"] = task_class.from_recipe(recipe, view.shape[:3], problems)
+    add_task(recipe, parts, learning, problems)
     with problems.gather():
         limits = {**recipe["bad_inputs"], "path": str(workdir / "bad_inputs.jsonl")}
         parts["bad_inputs"] = call("bad_inputs", input_pipeline.BadInputs, limits)
     problems.stop()
     return assemble(recipe, parts, learning, problems)
+
+
+def build_learner(recipe: Section) -> dict[str, Any]:
+    """Of a recipe that learns `mesh`, `run`, `task` and `optimizer`; no data is looked for.
+
+    The length of an epoch is not known then: learning rates are those of another run.
+
+    Raises:
+      RecipeError: names everything that is wrong with the recipe.
+    """
+    problems = Problems()
+    _, learning = kind_of(recipe)
+    if not learning:
+        raise RecipeError(f"task={recipe['task']!r} trains nothing; there is no step to look at")
+    parts = settings(recipe, learning, problems)
+    add_task(recipe, parts, learning, problems)
+    problems.stop()
+    run = parts["run"]
+    with problems.gather():
+        parts["task"].check_batch(run.batch_size)
+        params = jax.eval_shape(parts["task"].init, jax.random.key(0))
+        parts["optimizer"] = optimizer_of(parts, params, steps_per_epoch=100)
+    problems.stop()
+    return parts
+
+
+def build_data(recipe: Section) -> dict[str, Any]:
+    """Loaders of the sections `data` and `eval_data`, None for what a recipe does not have.
+
+    Also `on_bad`, see `Input`.
+
+    Raises:
+      RecipeError: names everything that is wrong with these sections.
+    """
+    problems = Problems()
+    parts = settings(recipe, "view" in recipe, problems)
+    loaders: dict[str, Any] = {}
+    with problems.gather():
+        parts["bad_inputs"] = call("bad_inputs", input_pipeline.BadInputs, recipe["bad_inputs"])
+    for where in ("data", "eval_data"):
+        with problems.gather():
+            if recipe[where]["name"]:
+                parts[where] = choose(where, input_pipeline.DATASETS, recipe[where])
+                loaders[where] = loader(where, recipe, parts)
+    problems.stop()
+    return {**loaders, "on_bad": parts["input"].on_bad_in_evaluation}
+
+
+def kind_of(recipe: Section) -> tuple[type[Task], bool]:
+    """The task of a recipe that has all its sections, and whether it is to learn something."""
+    require_sections(recipe, SECTIONS)
+    task_class = task_of(recipe)
+    require_sections(recipe, task_class.sections)
+    return task_class, task_class.learns and recipe["task"] != "evaluate"
+
+
+def settings(recipe: Section, learning: bool, problems: Problems) -> dict[str, Any]:
+    """The parts that need no other."""
+    calls: dict[str, Any] = {
+        "mesh": sharding.create_mesh,
+        "run": Run,
+        "input": Input,
+        "eval_view": input_pipeline.EvalView,
+    }
+    if learning:
+        calls["view"] = input_pipeline.TrainView
+    parts = {}
+    for where, part in calls.items():
+        with problems.gather():
+            parts[where] = call(where, part, recipe[where])
+    return parts
+
+
+def add_task(recipe: Section, parts: dict[str, Any], learning: bool, problems: Problems) -> None:
+    """Adds the task, and the rule of its optimiser if it learns."""
+    with problems.gather():
+        if learning:
+            parts["optim"] = choose("optim", OPTIMIZERS, recipe["optim"])
+    with problems.gather():
+        if "eval_view" in parts:
+            clip = parts["eval_view"].shape[:3]
+            parts["task"] = task_of(recipe).from_recipe(recipe, clip, problems)
+
+
+def optimizer_of(parts: dict[str, Any], params: Any, steps_per_epoch: float) -> Optimizer:
+    """The optimiser for some parameters and the length of the run."""
+    run = parts["run"]
+    return call(
+        "optim",
+        parts["optim"].optimizer,
+        {},
+        params=params,
+        steps_per_epoch=steps_per_epoch,
+        epochs=run.epochs,
+        batch_size=run.batch_size,
+        frozen=parts["task"].model.frozen,
+    )
 
 
 def assemble(
@@ -161,16 +242,7 @@ def assemble(
                 raise RecipeError(
                     f"run.batch_size={run.batch_size} clips, but data has only {examples} examples"
                 )
-            optimizer = call(
-                "optim",
-                parts["optim"].optimizer,
-                {},
-                params=params,
-                steps_per_epoch=training.steps_per_epoch,
-                epochs=run.epochs,
-                batch_size=run.batch_size,
-                frozen=task.model.frozen,
-            )
+            optimizer = optimizer_of(parts, params, training.steps_per_epoch)
     problems.stop()
     shown = testing or loader("data", recipe, {**parts, "view": parts["eval_view"]})
     return Experiment(

@@ -30,10 +30,11 @@ import numpy as np
 import input_pipeline
 from maskfeat_jax import sharding
 from maskfeat_jax.build import Problems, call, choose
-from maskfeat_jax.commands.estimate import batch_shapes, estimate, step_and_state
+from maskfeat_jax.commands.estimate import batch_shapes, estimate
 from maskfeat_jax.optim import OPTIMIZERS, Optimizer
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import Learner, task_of
+from maskfeat_jax.training import step_and_state
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {"maskfeat_vit_b16_in1k": 8, "maskfeat_mvit_s_k400": 1, "mae_vit_l16_k400": 4}

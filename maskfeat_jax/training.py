@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from maskfeat_jax import sharding
 from maskfeat_jax.agreement import Agreement
@@ -18,6 +19,7 @@ from maskfeat_jax.divergence import keep_evidence
 from maskfeat_jax.experiment import Experiment, drawer, evaluator, initial_params
 from maskfeat_jax.feed import Feed
 from maskfeat_jax.loop import Training
+from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.processes import on_first_process
 from maskfeat_jax.report import Report
 from maskfeat_jax.signals import Signals
@@ -54,7 +56,11 @@ def run_training(
     """
     run, data = experiment.run, experiment.data
     facts = {"data": data.source.fingerprint, "recipe": identity}
-    places = state_places(experiment)
+    assert experiment.optimizer is not None
+    assert isinstance(experiment.task, Learner)
+    step, like = step_and_state(
+        experiment.task, experiment.optimizer, experiment.mesh, run.accumulate
+    )
     end_process = signals.end_process if signals else None
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(
@@ -68,7 +74,7 @@ def run_training(
         )
         checkpoints = stack.enter_context(open_checkpoints(experiment, workdir))
         with at_once(signals):
-            state, unfinished = first_state(experiment, checkpoints, places, facts)
+            state, unfinished = first_state(experiment, checkpoints, like, facts)
         report = stack.enter_context(open_report(experiment, workdir, int(state.step)))
         for sentence in checkpoints.messages():
             report.message(sentence)
@@ -79,14 +85,14 @@ def run_training(
         batches = data.train_batches(int(state.step))
         feed = stack.enter_context(contextlib.closing(Feed(batches, place)))
         with at_once(signals), report.pausing():
-            step = compiled_step(experiment, places, state, feed)
+            step = compiled(step, state, feed)
         training = Training(
             state,
             feed,
             run=run,
             steps_per_epoch=data.steps_per_epoch,
             step=step,
-            evaluate=evaluator(experiment, workdir, places.evaluated),
+            evaluate=evaluator(experiment, workdir, places_of(like.evaluated)),
             draw=drawer(experiment),
             report=report,
             checkpoints=checkpoints,
@@ -137,20 +143,24 @@ def open_report(experiment: Experiment, workdir: Path, resume_step: int) -> Repo
     )
 
 
-def state_shapes(experiment: Experiment) -> TrainState:
-    """The state of a training without its numbers."""
-    assert experiment.optimizer is not None
-    create = functools.partial(TrainState.create, optimizer=experiment.optimizer)
-    return jax.eval_shape(lambda key: create(experiment.task.init(key)), jax.random.key(0))
-
-
-def state_places(experiment: Experiment) -> Any:
-    """Where each array of the state lies on the mesh."""
-    return sharding.state_sharding(experiment.mesh, state_shapes(experiment))
+def step_and_state(
+    task: Learner, optimizer: Optimizer, mesh: Mesh, accumulate: int = 1
+) -> tuple[Any, TrainState]:
+    """The jitted step of a training, and the state that it takes over, without its numbers."""
+    create = functools.partial(TrainState.create, optimizer=optimizer)
+    shapes = jax.eval_shape(lambda key: create(task.init(key)), jax.random.key(0))
+    places = sharding.state_sharding(mesh, shapes)
+    step = jax.jit(
+        functools.partial(task.train_step, optimizer=optimizer, accumulate=accumulate),
+        in_shardings=(places, sharding.batch_sharding(mesh)),
+        out_shardings=(places, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+    return step, jax.tree.map(_shape_at, shapes, places)
 
 
 def first_state(
-    experiment: Experiment, checkpoints: Checkpoints, places: Any, facts: dict[str, Any]
+    experiment: Experiment, checkpoints: Checkpoints, like: TrainState, facts: dict[str, Any]
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to train from, and what the run before had not reported.
 
@@ -161,10 +171,9 @@ def first_state(
     if newest is None:
         assert experiment.optimizer is not None
         create = functools.partial(TrainState.create, optimizer=experiment.optimizer)
-        state = jax.jit(create, out_shardings=places)(initial_params(experiment))
+        state = jax.jit(create, out_shardings=places_of(like))(initial_params(experiment))
         return state, NOTHING_UNFINISHED
     fault_point("restore.before")
-    like = jax.tree.map(shape_at, state_shapes(experiment), places)
     state, stored = checkpoints.restore(newest, like)
     fault_point("restore.after")
     if stored.get("data") != facts["data"]:
@@ -180,29 +189,17 @@ def first_state(
     return state, stored.get("unfinished", NOTHING_UNFINISHED)
 
 
-def train_step_of(experiment: Experiment, places: Any) -> Any:
-    """The step of the task, jitted over the mesh; it takes the state over."""
-    task, mesh = experiment.task, experiment.mesh
-    assert isinstance(task, Learner)
-    assert experiment.optimizer is not None
-    step = functools.partial(
-        task.train_step, optimizer=experiment.optimizer, accumulate=experiment.run.accumulate
-    )
-    return jax.jit(
-        step,
-        in_shardings=(places, sharding.batch_sharding(mesh)),
-        out_shardings=(places, sharding.replicated(mesh)),
-        donate_argnums=0,
-    )
-
-
-def compiled_step(experiment: Experiment, places: Any, state: TrainState, feed: Feed) -> Step:
+def compiled(step: Any, state: TrainState, feed: Feed) -> Step:
     """The step, compiled before it is needed: until then there is nothing to lose."""
     batch = feed.peek()
     fault_point("compile")
-    return train_step_of(experiment, places).lower(state, batch).compile()
+    return step.lower(state, batch).compile()
 
 
-def shape_at(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
-    """An array without its numbers, and where it lies."""
+def places_of(shapes: Any) -> Any:
+    """Where arrays lie."""
+    return jax.tree.map(lambda leaf: leaf.sharding, shapes)
+
+
+def _shape_at(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)

@@ -27,8 +27,8 @@ from jax.sharding import Mesh
 from maskfeat_jax import sharding
 from maskfeat_jax.flops import training_flops
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import Learner
+from maskfeat_jax.training import step_and_state
 
 BATCHES = 3  # on a device: the one in use and two that are ready or on their way
 TRIALS = 5  # programs compiled at most to find the largest batch
@@ -173,22 +173,6 @@ def estimate(
     )
 
 
-def step_and_state(
-    task: Learner, optimizer: Optimizer, mesh: Mesh, accumulate: int = 1
-) -> tuple[Any, TrainState]:
-    """The jitted step of a training, and the state that it takes over, without its numbers."""
-    create = functools.partial(TrainState.create, optimizer=optimizer)
-    shapes = jax.eval_shape(lambda key: create(task.init(key)), jax.random.key(0))
-    places = sharding.state_sharding(mesh, shapes)
-    step = jax.jit(
-        functools.partial(task.train_step, optimizer=optimizer, accumulate=accumulate),
-        in_shardings=(places, sharding.batch_sharding(mesh)),
-        out_shardings=(places, sharding.replicated(mesh)),
-        donate_argnums=0,
-    )
-    return step, jax.tree.map(_shape_at, shapes, places)
-
-
 def batch_shapes(task: Learner, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch as it lies on the devices."""
     kinds: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -250,10 +234,6 @@ def _unit_of(task: Learner, unit: int) -> int:
             continue
         return unit * times
     raise ValueError(f"no batch of up to {1024 * unit} clips suits the task")
-
-
-def _shape_at(shape: Any, place: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place)
 
 
 def _numbers(shapes: Any) -> int:

@@ -16,7 +16,8 @@ from maskfeat_jax.build import Section
 from maskfeat_jax.checkpoint import Checkpoints
 from maskfeat_jax.experiment import Experiment
 from maskfeat_jax.leaves import named_leaves
-from maskfeat_jax.training import shape_at, state_places, state_shapes
+from maskfeat_jax.tasks import Learner
+from maskfeat_jax.training import step_and_state
 
 TOLERANCE = 1e-5  # relative, of losses: noise is below, faults of resuming above
 _AS_PROGRAM = """import json
@@ -151,7 +152,10 @@ def _metrics(workdir: Path) -> list[Mapping[str, Any]]:
 def _same_state(
     experiment: Experiment, whole: Path, other: Path, step: int, tell: Callable[[str], object]
 ) -> None:
-    like = jax.tree.map(shape_at, state_shapes(experiment), state_places(experiment))
+    task, optimizer = experiment.task, experiment.optimizer
+    assert isinstance(task, Learner)
+    assert optimizer is not None
+    _, like = step_and_state(task, optimizer, experiment.mesh)
     states = (Checkpoints(w / "checkpoints").restore(step, like)[0] for w in (whole, other))
     ours, theirs = (named_leaves(state) for state in states)
     differ = [name for name, leaf in ours.items() if not _same_bits(leaf, theirs[name])]
