@@ -27,41 +27,23 @@ from typing import Any
 import jax
 import numpy as np
 
-import input_pipeline
 from maskfeat_jax import sharding
-from maskfeat_jax.build import Problems, call, choose
 from maskfeat_jax.commands.estimate import batch_shapes, estimate
-from maskfeat_jax.optim import OPTIMIZERS, Optimizer
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.tasks import Learner, task_of
 from maskfeat_jax.training import step_and_state
+from parts import build_learner
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {"maskfeat_vit_b16_in1k": 8, "maskfeat_mvit_s_k400": 1, "mae_vit_l16_k400": 4}
 UPDATES = 3
 
 
-def trained(name: str, batch_size: int) -> tuple[Learner, Optimizer]:
-    """Task and optimiser of a recipe; its data are not looked for."""
-    recipe = importlib.import_module(f"configs.{name}").get_config().to_dict()
-    problems = Problems()
-    clip = call("eval_view", input_pipeline.EvalView, recipe["eval_view"]).shape[:3]
-    task = task_of(recipe).from_recipe(recipe, clip, problems)
-    problems.stop()
-    optimizer = choose("optim", OPTIMIZERS, recipe["optim"]).optimizer(
-        jax.eval_shape(task.init, jax.random.key(0)),
-        steps_per_epoch=1000,
-        epochs=recipe["run"]["epochs"],
-        batch_size=batch_size,
-        frozen=task.model.frozen,
-    )
-    return task, optimizer
-
-
 def measure(name: str, batch_size: int) -> dict[str, Any]:
     """Bytes of one recipe: estimated, by the compiler, and of this process."""
-    task, optimizer = trained(name, batch_size)
-    mesh = sharding.create_mesh()
+    recipe = importlib.import_module(f"configs.{name}").get_config().to_dict()
+    recipe["run"]["batch_size"] = batch_size
+    parts = build_learner(recipe)
+    task, optimizer, mesh = (parts[key] for key in ("task", "optimizer", "mesh"))
     found = estimate(task, optimizer, mesh, batch_size=batch_size)
     step, shapes = step_and_state(task, optimizer, mesh)
     inputs = batch_shapes(task, mesh, batch_size)
