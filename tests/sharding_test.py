@@ -66,7 +66,11 @@ print("RESULT", json.dumps(sharding_test.{function}(*json.loads(sys.argv[2]))))
         )
         for index in range(processes)
     ]
-    ended = [process.communicate(timeout=900) for process in started]
+    try:
+        ended = [process.communicate(timeout=900) for process in started]
+    finally:
+        for process in started:
+            process.kill()
     for process, (_, errors) in zip(started, ended, strict=True):
         assert process.returncode == 0, errors[-3000:]
     return [json.loads(output.split("RESULT ")[1]) for output, _ in ended]
