@@ -133,7 +133,8 @@ def require_sections(recipe: Section, wanted: Iterable[str]) -> None:
         section, key = place.split(".")
         value = recipe[section].get(key) if section in wanted else None
         if section in wanted and not fits(value, kind):
-            raise RecipeError(f"{place}={shown(value)}: expected {expected(kind)}")
+            what = "missing" if value is None else f"{shown(value)} is not {expected(kind)}"
+            raise RecipeError(f"{place}: {what}")
 
 
 def nearest(word: Any, known: Iterable[str]) -> str:

@@ -93,9 +93,9 @@ def test_sections_are_sections_and_settings_are_values(changes, words):
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ({"model": {"init_resize": "no"}}, r"model\.init_resize='no': expected True or False"),
-        ({"model": {"init_from": 3}}, r"model\.init_from=3: expected text or None"),
-        ({"data": {}}, r"data\.name=None: expected text"),
+        ({"model": {"init_resize": "no"}}, r"model\.init_resize: 'no' is not True or False"),
+        ({"model": {"init_from": 3}}, r"model\.init_from: 3 is not text or None"),
+        ({"data": {}}, r"data\.name: missing"),
     ],
 )
 def test_keys_that_no_call_takes(section, words):

@@ -44,19 +44,19 @@ class Pretrain:
     @classmethod
     def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Pretrain | None:
         """See `Task`."""
-        encoder = target = masker = model = on_clips = None
+        encoder = grid = target = masker = model = on_clips = None
         with problems.gather():
             encoder = encoder_of(recipe)
-            call("view, eval_view and model.tubelet", encoder.grid, {}, clip=clip)
+            grid = call("view, eval_view and model.tubelet", encoder.grid, {}, clip=clip)
         with problems.gather():
             if encoder is not None:
                 target = choose("target", TARGETS, recipe["target"], tubelet=encoder.tubelet)
         with problems.gather():
             masker = choose("mask", MASKERS, recipe["mask"])
-            if encoder is not None:
-                masker.check(encoder.grid(clip))
+            if grid is not None:
+                masker.check(grid)
         with problems.gather():
-            if encoder is not None and target is not None and masker is not None:
+            if grid is not None and target is not None and masker is not None:
                 model = cls._model(recipe, encoder, target, masker, clip)
         with problems.gather():
             on_clips = on_device(recipe)
