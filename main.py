@@ -76,12 +76,12 @@ def run_recipe(recipe: Section, workdir: Path, signals: Signals | None = None) -
         processes.compare(processes.facts_of(recipe, experiment.data.source.fingerprint))
         fault_point("start.built")
         workdir = open_workdir(workdir, recipe, HARMLESS)
-        write_status(workdir, "running")
-        fault_point("start.opened")
-    try:
         if signals is not None:
             signals.grace_seconds = experiment.run.grace_seconds
             signals.before_exit = lambda reason: leave(workdir, reason)
+        write_status(workdir, "running")
+        fault_point("start.opened")
+    try:
         if experiment.optimizer is None:
             with at_once(signals):
                 results = run_evaluation(experiment, workdir)
