@@ -76,6 +76,7 @@ def run_training(
         with at_once(signals):
             state, unfinished = first_state(experiment, checkpoints, like, facts)
         report = stack.enter_context(open_report(experiment, workdir, int(state.step)))
+        checkpoints.check_space(state)
         for sentence in checkpoints.messages():
             report.message(sentence)
         if unfinished["evaluation"]:
