@@ -126,15 +126,16 @@ def signalled(ended: Ended, fault: str) -> float:
     return ended.at - times[0] if times else 0.0
 
 
-def phases(times: int, seed: int, folder: pathlib.Path, command: str) -> None:
-    """B1 to B9."""
+def phases(times: int, seed: int, only: str, folder: pathlib.Path, command: str) -> None:
+    """B1 to B9, or one of them."""
     with Forks() as forks:
         unbroken = reference(folder, forks)
 
         def one(number: int) -> list[Stop]:
             rng = random.Random(1000 * seed + number)
             case = Case(folder / f"stops{number}", forks=forks)
-            found = stops(case, unbroken, plan(rng, number), cold=number % 3 == 0)
+            faults = [fault for fault in plan(rng, number) if only in ("", fault[0])]
+            found = stops(case, unbroken, faults, cold=number % 3 == 0)
             for stop in found:
                 print(number, stop.phase, *stop.verdict, f"{stop.seconds:.2f} s", flush=True)
             return found
@@ -142,6 +143,8 @@ def phases(times: int, seed: int, folder: pathlib.Path, command: str) -> None:
         done = [stop for stops in side_by_side(one, range(times)) for stop in stops]
     for phase, (what, points) in PHASES.items():
         mine = [stop for stop in done if stop.phase == phase]
+        if not mine:
+            continue
         seconds = [stop.seconds for stop in mine]
         results.record(
             phase,
@@ -250,11 +253,13 @@ def main() -> None:
     parser.add_argument("series", choices=("phases", "others"))
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", help="one phase, such as B1")
     args = parser.parse_args()
     command = f"python -m tests.faults.signals {args.series} --times={args.times}"
     with tempfile.TemporaryDirectory(prefix="faults-") as name:
         if args.series == "phases":
-            phases(args.times, args.seed, pathlib.Path(name), command)
+            command += f" --only={args.only}" if args.only else ""
+            phases(args.times, args.seed, args.only, pathlib.Path(name), command)
         else:
             others(args.times, pathlib.Path(name), command)
 
