@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maskfeat_jax.testing import faults as fault_points
 from tests.faults.results import record
 from tests.faults.runner import ROOT, environment
 
@@ -174,6 +175,8 @@ def _forked(part: pathlib.Path, number: int, words: Sequence[str], env: Mapping[
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.environ.update(env)
+        # Read at the import, which was before the fork.
+        fault_points._faults = fault_points.plan(env["MASKFEAT_FAULTS"])
         topology_child.main_of(str(part / f"notes{number}.jsonl"), words)
         code = 0
     except SystemExit as error:
@@ -342,7 +345,7 @@ def _series(
         if parts[0] == (EIGHT, 25):
             begun = folder / "begun"
             if not begun.exists():
-                run(begun, EIGHT, faults={0: "step:term@26"}, forked=True)
+                assert run(begun, EIGHT, faults={0: "step:term@26"}, forked=True).codes == [75]
         outcome, wrong = chain(folder / f"{fault}-{number}", parts, begun, forked=True)
         found[name] = wrong + compared(outcome, reference)
         largest = max(largest, difference(outcome, reference))
