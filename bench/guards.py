@@ -129,6 +129,14 @@ def alternating(sides: Sequence[Side], rounds: int, updates: int) -> list[list[f
     return times
 
 
+def larger(guarded: Any, bare: Any) -> dict[str, float]:
+    """How much more a compiled program does than another: bytes, operations, memory in between."""
+    costs = [program.cost_analysis() for program in (guarded, bare)]
+    found = {name: costs[0][name] / costs[1][name] for name in ("bytes accessed", "flops")}
+    sizes = [program.memory_analysis().temp_size_in_bytes for program in (guarded, bare)]
+    return {**found, "scratch": sizes[0] / sizes[1]}
+
+
 def host_seconds(guarded: Guarded, calls: int = 20_000) -> float:
     """Seconds per update of what the guards do on the host, the update itself left out."""
     step, clock = guarded._step, guarded.clock
@@ -174,9 +182,11 @@ def main() -> None:
         signals = Signals()
         with Watchdog(Path(name), end_process=signals.end_process) as watchdog:
             clock = time.process_time if args.cpu_time else time.perf_counter
-            bare = Side(*compiled(args.encoder, args.batch, guarded=False), clock)
+            bare_step, *rest = compiled(args.encoder, args.batch, guarded=False)
+            bare = Side(bare_step, *rest, clock)
             guards = {"agreement": Agreement(signals), "watchdog": watchdog}
-            guarded = Guarded(*compiled(args.encoder, args.batch, guarded=True), clock, **guards)
+            step, *rest = compiled(args.encoder, args.batch, guarded=True)
+            guarded = Guarded(step, *rest, clock, **guards)
             without, with_guards = alternating([bare, guarded], args.rounds, args.updates)
             host_s = host_seconds(guarded)
         blocked, written = saving(guarded.state, Path(name) / "checkpoints")
@@ -192,6 +202,7 @@ def main() -> None:
         "ratio": statistics.median(with_guards) / statistics.median(without),
         "ratio_95": [low, high],
         "host_s": host_s,
+        "program": larger(step, bare_step),
         "save_blocks_s": statistics.median(blocked),
         "save_s": statistics.median(written),
     }
@@ -204,12 +215,14 @@ def report(found: dict[str, Any]) -> str:
     """A few lines for people."""
     low, high = found["ratio_95"]
     share = found["host_s"] / found["without_s"]
+    more = ", ".join(f"{name} {value - 1:+.4%}" for name, value in found["program"].items())
     return (
         f"{found['encoder']}, batch {found['batch']}, {found['device']}\n"
         f"{found['clock']} of an update without guards {1e3 * found['without_s']:.2f} ms, "
         f"with them {1e3 * found['with_s']:.2f} ms: "
         f"x {found['ratio']:.4f} (95 %: {low:.4f} to {high:.4f})\n"
         f"their work on the host {1e6 * found['host_s']:.0f} us per update, {share:.3%} of it\n"
+        f"the compiled program with them: {more}\n"
         f"a save blocks {1e3 * found['save_blocks_s']:.0f} ms and is on the disk after "
         f"{found['save_s']:.2f} s"
     )
