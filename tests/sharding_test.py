@@ -195,7 +195,8 @@ def test_shares_of_processes():
         [{0}, {1}, {0}, {1}],  # not in one piece
         [{0}, {1}, {1}, {0}],
         [{0}, {0}, {0}, {1}],  # not equal
-        [{0}, {0, 1}, {1}],  # half shared
+        [{0}, {0}, {1}, {2}],
+        [{0}, {0, 1}, {1, 2}, {2}],  # half shared
     ],
 )
 def test_shares_that_are_none_are_refused(holders):
