@@ -11,20 +11,18 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import re
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import UInt8
 
+from maskfeat_jax.console import Console, Stream
 from maskfeat_jax.pictures import encode
 from maskfeat_jax.tensorboard import TensorBoard
 from maskfeat_jax.workdir import write_atomically
@@ -33,21 +31,6 @@ Number = int | float | np.floating  # what a metric may be
 
 _WARN_SECONDS = 60.0
 _TOLD_NONFINITE = 10
-_BAR = "{percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt}{postfix}"
-
-
-@runtime_checkable
-class Stream(Protocol):
-    """Where text for people goes."""
-
-    def write(self, text: str, /) -> int:
-        """Writes."""
-
-    def flush(self) -> None:
-        """Empties the buffer."""
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal."""
 
 
 class Report:
@@ -93,7 +76,7 @@ class Report:
         self._failed: dict[str, _Failures] = {}
         self._nonfinite = 0
         self._active = jax.process_index() == 0
-        self._console = _Console(sys.stdout if stream is None else stream)
+        self._console = Console(sys.stdout if stream is None else stream)
         self._tensorboard: TensorBoard | None = None
         if not self._active:
             return
@@ -286,62 +269,6 @@ class _Failures:
     warned: float = -math.inf
 
 
-class _Console:
-    """A stream for people: a bar at the bottom if it is a terminal, silence once it is closed."""
-
-    def __init__(self, stream: Stream | None):
-        self._stream: Stream | None = stream
-        self._bar: tqdm.tqdm | None = None
-
-    def open_bar(self, total: int, initial: int) -> None:
-        with self._closing_on_failure():
-            if self._stream is not None and self._stream.isatty():
-                self._bar = tqdm.tqdm(
-                    total=total,
-                    initial=initial,
-                    file=self._stream,
-                    bar_format=_BAR,
-                    dynamic_ncols=True,
-                )
-
-    def progress(self, line: str, step: int, postfix: str) -> None:
-        """Moves the bar, or prints the line where there is none."""
-        if self._bar is None:
-            self.line(line)
-            return
-        with self._closing_on_failure():
-            self._bar.set_postfix_str(postfix, refresh=False)
-            self._bar.n = step
-            self._bar.refresh()
-
-    def line(self, text: str) -> None:
-        with self._closing_on_failure():
-            if self._stream is None:
-                return
-            encoding = getattr(self._stream, "encoding", None) or "utf-8"
-            text = text.encode(encoding, "backslashreplace").decode(encoding)
-            if self._bar is not None:
-                self._bar.write(text, file=self._stream)
-            else:
-                self._stream.write(text + "\n")
-            self._stream.flush()
-
-    def close(self) -> None:
-        with self._closing_on_failure():
-            if self._bar is not None:
-                self._bar.close()
-        self._bar = None
-
-    @contextlib.contextmanager
-    def _closing_on_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError):  # ValueError: the stream object itself was closed
-            if self._stream is sys.stdout:
-                _discard_stdout()
-            self._stream = self._bar = None
-
-
 def number(value: float | int) -> str:
     """A metric for people, three or four digits: `0.0412`, `3.1e-4`, `6.908`, `76.21`."""
     size = abs(value)
@@ -374,12 +301,6 @@ def _rounded(value: float) -> str:
 
 def _spelled(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape").decode("ascii")
-
-
-def _discard_stdout() -> None:
-    """Sends what the rest of the program still prints to nowhere, so that it does not fail."""
-    if sys.stdout is not None and not sys.stdout.closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _append(path: pathlib.Path, line: str) -> None:

@@ -111,7 +111,8 @@ def a_run(workdir, name, **eval_view):
     params = drawn(jax.eval_shape(task.init, jax.random.key(0)))
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(recipe))
-    Checkpoints(workdir / "checkpoints").save(0, {"params": params}, {})
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(0, {"params": params}, {})
     return workdir
 
 
@@ -241,7 +242,8 @@ def test_numbers_that_are_not_finite_leave_the_old_file(tmp_path, image_run, cap
     write_images(tmp_path, ["a.jpg"])
     weights = load(image_run)
     weights.params["norm"]["bias"][0] = 1e5
-    Checkpoints(tmp_path / "run/checkpoints").save(0, {"params": weights.params}, {})
+    with Checkpoints(tmp_path / "run/checkpoints") as checkpoints:
+        checkpoints.save(0, {"params": weights.params}, {})
     (tmp_path / "run/config.json").write_text((image_run / "config.json").read_text())
     (tmp_path / "f.npz").write_text("old")
     words = [str(tmp_path / "run"), str(tmp_path / "a.jpg"), f"--out={tmp_path}/f.npz"]

@@ -78,7 +78,8 @@ def save(trained: Trained, folder: str | os.PathLike[str], layout: str) -> None:
     """
     with new_folder(folder) as path:
         state = {"params": trained.params}
-        Checkpoints(path / "checkpoints").save(0, state, {"from": trained.origin})
+        with Checkpoints(path / "checkpoints") as checkpoints:
+            checkpoints.save(0, state, {"from": trained.origin})
         metadata.write(path, trained, layout, [], [])
 
 
