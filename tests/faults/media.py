@@ -24,11 +24,18 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
+from input_pipeline import EvalView, ImageFolder, Loader, TrainView, VideoFolder
+from input_pipeline.bad_inputs import CLASSES
+from input_pipeline.order import example_generator
+from input_pipeline.video_decode import VideoFile
 from tests.faults import isolation, results
 from tests.faults.damage import damage
+from tests.input_pipeline.samples import encode, picture
+from tests.input_pipeline.video_samples import encode_video, numbered, numbers_of
 
-SECONDS = 20.0  # for a hang; the pipeline's own limit is set lower
+SECONDS = 60.0  # for a hang; the pipeline's own limit is lower
 MEMORY = 4 << 30
 NUM_FRAMES, EXPECTED = 48, list(range(0, 48, 3))
 VIDEOS = {
@@ -88,15 +95,11 @@ def attempt(job: Job) -> Read:
 @functools.cache
 def sound_videos() -> dict[str, bytes]:
     """By name."""
-    from tests.input_pipeline.video_samples import encode_video
-
     return {name: encode_video(NUM_FRAMES, **options) for name, options in VIDEOS.items()}
 
 
 def encoded(numbers: Sequence[int], crf: int | None = None) -> bytes:
     """An MP4 file whose frames show these numbers."""
-    from tests.input_pipeline.video_samples import encode_video, numbered
-
     options = {} if crf is None else {"crf": str(crf)}
     return encode_video([numbered(number) for number in numbers], **options)
 
@@ -104,14 +107,10 @@ def encoded(numbers: Sequence[int], crf: int | None = None) -> bytes:
 @functools.cache
 def sound_images() -> dict[str, bytes]:
     """By name."""
-    from tests.input_pipeline.samples import encode, picture
-
     return {name: encode(picture(3, 120, 160), kind, **o) for name, (kind, o) in IMAGES.items()}
 
 
 def _load(source: Any, view: Any) -> tuple[Any, float]:
-    from input_pipeline import Loader
-
     start = time.perf_counter()
     part = Loader(source, view, batch_size=view.clips_per_part).load(0, 0)
     return part, time.perf_counter() - start
@@ -119,8 +118,6 @@ def _load(source: Any, view: Any) -> tuple[Any, float]:
 
 def read_video(place: pathlib.Path, name: str, data: bytes, seed: int) -> Read:
     """Reads a video in place of a sound one; with an index if the seed is odd."""
-    from input_pipeline import EvalView, VideoFolder
-
     view = EvalView(size=64, resize=64, frames=16, stride=3, sampling="strided", crops=3)
     file = place / f"x.{name.split(',')[0]}"
     file.write_bytes(data)
@@ -135,7 +132,7 @@ def read_video(place: pathlib.Path, name: str, data: bytes, seed: int) -> Read:
     if np.array_equal(part.video, whole):
         return Read("equal", "", seconds)
     frames = np.concatenate([part.video[0], part.video[2, :, :, 32:]], axis=2)
-    numbers = _numbers(frames)
+    numbers = numbers_of(frames)
     if numbers != EXPECTED and _frames_of(file) != NUM_FRAMES:
         return Read("other count", f"{_frames_of(file)} frames, {numbers}", seconds)
     shown = zip(frames, numbers, EXPECTED, strict=True)
@@ -144,40 +141,23 @@ def read_video(place: pathlib.Path, name: str, data: bytes, seed: int) -> Read:
     return Read("other pixels", "" if numbers == EXPECTED else str(numbers), seconds)
 
 
-def _numbers(frames: np.ndarray) -> list[int]:
-    from tests.input_pipeline.video_samples import numbers_of
-
-    return numbers_of(frames)
-
-
 def _frames_of(file: pathlib.Path) -> int:
-    from input_pipeline.video_decode import VideoFile
-
     with VideoFile(str(file)).open() as video:
         return video.num_frames
 
 
 @functools.cache
 def _reference(name: str, view: Any) -> np.ndarray:
-    from input_pipeline.video_decode import VideoFile
-
     return view(VideoFile(sound_videos()[name]), None)
 
 
 def _shows(frame: np.ndarray, number: int) -> bool:
     """Whether a frame is, but for what compression does, the one of this number."""
-    from tests.input_pipeline.video_samples import numbered
-
     return number < NUM_FRAMES and bool(np.abs(frame.astype(int) - numbered(number)).mean() < 10)
 
 
 def read_image(place: pathlib.Path, name: str, data: bytes, seed: int) -> Read:
     """Reads an image in place of a sound one; a window of it if the seed is odd."""
-    from PIL import Image
-
-    from input_pipeline import EvalView, ImageFolder, TrainView
-    from input_pipeline.order import example_generator
-
     # Half through windows of the file, which another decoder makes of JPEG.
     view: Any = EvalView(size=120, resize=120)
     if seed % 2:
@@ -196,8 +176,6 @@ def read_image(place: pathlib.Path, name: str, data: bytes, seed: int) -> Read:
 
 def verdict(outcome: Any) -> str:
     """One of the five outcomes."""
-    from input_pipeline.bad_inputs import CLASSES
-
     if not isinstance(outcome, Read):
         return "hang or damage"
     if outcome.kind in ("equal", "other pixels", "other size"):

@@ -15,6 +15,8 @@ import tempfile
 import time
 from typing import Any, NamedTuple
 
+from input_pipeline import EvalView, ImageFolder, Loader, VideoFolder
+from input_pipeline.video_decode import EXTENSIONS, VideoFile
 from tests.faults import isolation, results
 from tests.faults.odd_files import ODD, Odd
 from tests.input_pipeline.samples import encode, picture
@@ -35,9 +37,6 @@ class Read(NamedTuple):
 
 def attempt(job: tuple[str, str]) -> Read:
     """Makes a file and reads it."""
-    from input_pipeline import EvalView, ImageFolder, Loader, VideoFolder
-    from input_pipeline.video_decode import EXTENSIONS, VideoFile
-
     name, folder = job
     odd = ODD[name]
     place = pathlib.Path(folder) / str(list(ODD).index(name))
@@ -62,8 +61,6 @@ def attempt(job: tuple[str, str]) -> Read:
 
 def _warm_up(view: Any) -> None:
     """What is loaded on first use does not count."""
-    from input_pipeline.video_decode import VideoFile
-
     view(VideoFile(encode_video(2)) if view.frames > 1 else encode(picture(0), "png"), None)
 
 
