@@ -8,7 +8,10 @@ a network needs on a pod, with as many forced host devices as the pod has:
 
 What the compiled program needs besides its arguments is the compiler's own number
 (`memory_analysis`), that of the program for the devices at hand. Where those are CPUs, the program
-of an accelerator may need more or less: other kernels of attention, other fusions.
+of an accelerator may need more or less. The largest difference: a CPU goes through attention of
+many tokens in chunks (`ops.attention`), where `attention="xla"` on an accelerator writes out all
+weights, `heads x queries x keys` a clip and block; and each of several host devices goes through
+the chunks of the whole batch. Ask an accelerator itself before a long run.
 """
 
 from __future__ import annotations
