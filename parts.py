@@ -305,7 +305,7 @@ def first_clips(data: Any) -> np.ndarray:
     """The first readable clips, for pictures; the same in each process.
 
     Raises:
-      RecipeError: none of the first hundred examples can be read.
+      BadInput: none of the first hundred examples can be read.
     """
     rows = [data.load(0, index) for index in range(min(SHOWN_CLIPS, data.source.num_examples))]
     if all(row.problem for row in rows):
@@ -313,7 +313,7 @@ def first_clips(data: Any) -> np.ndarray:
     readable = [row.video[0] for row in rows if not row.problem]
     if not readable:
         name, problem = data.source.name_of(0), rows[0].problem
-        raise RecipeError(
+        raise input_pipeline.BadInput(
             f"none of the first {len(rows)} examples can be read; {name}: {problem.reason}"
         )
     return np.stack(readable[:SHOWN_CLIPS])

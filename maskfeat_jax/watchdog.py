@@ -66,6 +66,7 @@ class Watchdog:
         self._last = time.monotonic()
         self._limit = start_seconds
         self._over = threading.Event()
+        self._arming = threading.Lock()
         self._arm(start_seconds + _LATER_SECONDS)
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
         self._thread.start()
@@ -79,7 +80,10 @@ class Watchdog:
         self.step, self._doing, self._last = step, "training", now
         median = statistics.median(self._durations) if self._durations else 0.0
         enough = max(self._step_seconds, _TIMES_MEDIAN * median)
-        self._limit = self._start_seconds if self._beats == 1 else enough
+        before, self._limit = self._limit, self._start_seconds if self._beats == 1 else enough
+        if self._limit < before:  # at once: what comes may keep the thread from doing it
+            with self._arming:
+                self._arm(self._limit + _LATER_SECONDS)
 
     def phase(self, doing: str) -> None:
         """Says that something else than an update begins, or goes on; it may take longer."""
@@ -106,11 +110,13 @@ class Watchdog:
     def _watch(self) -> None:
         beaten = -_HEARTBEAT_SECONDS
         while not self._over.wait(_LOOK_SECONDS):
-            now = time.monotonic()
-            left = self._last + self._limit - now
+            with self._arming:
+                now = time.monotonic()
+                left = self._last + self._limit - now
+                if left > 0:
+                    self._arm(left + _LATER_SECONDS)
             if left <= 0:
                 return self._bite()
-            self._arm(left + _LATER_SECONDS)
             if now - beaten > _HEARTBEAT_SECONDS:
                 beaten = now
                 self._write_heartbeat()

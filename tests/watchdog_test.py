@@ -64,7 +64,9 @@ def test_a_long_step_is_no_hang_where_all_are_long(tmp_path):
 STUCK = """
 import ctypes, pathlib, sys
 from maskfeat_jax.watchdog import Watchdog
-dog = Watchdog(pathlib.Path(sys.argv[1]), start_seconds=1, step_seconds=1)
+dog = Watchdog(pathlib.Path(sys.argv[1]), start_seconds=600, step_seconds=1)
+dog.beat(0)
+dog.beat(1)
 ctypes.PyDLL(None).sleep(60)  # keeps Python's lock
 """
 
