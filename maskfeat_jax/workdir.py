@@ -78,6 +78,8 @@ def open_workdir(
         try:
             directory.mkdir(parents=True, exist_ok=True)
             run_lock.take(directory)
+            for torn in directory.glob(".*.tmp"):  # a run was killed while it wrote a file
+                torn.unlink(missing_ok=True)
             text = _as_json(recipe)
             if not (config := directory / "config.json").exists() or config.read_text() != text:
                 write_atomically(config, text)
