@@ -118,6 +118,7 @@ def build_learner(recipe: Section) -> dict[str, Any]:
     with problems.gather():
         parts["task"].check_batch(run.batch_size)
         params = jax.eval_shape(parts["task"].init, jax.random.key(0))
+        sharding.state_sharding(parts["mesh"], params)
         parts["optimizer"] = optimizer_of(parts, params, steps_per_epoch=100)
     problems.stop()
     return parts
