@@ -11,6 +11,7 @@ import collections
 import contextlib
 import json
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -170,8 +171,11 @@ class BadInputs:
             return
         line = {"file": name, "index": index, "class": problem.kind, "reason": problem.reason}
         line["bytes"] = problem.num_bytes
-        with self.path.open("a", encoding="utf-8") as lines:
-            lines.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(line) + "\n")
+        except OSError as error:  # a full disk is no reason to stop: the file is counted
+            warnings.warn(f"{self.path} is not written: {error}", RuntimeWarning, stacklevel=2)
 
     def _check(self) -> None:
         seen = min(self._seen, self.window)

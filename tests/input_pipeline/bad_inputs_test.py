@@ -69,6 +69,13 @@ def test_lists_each_file_once_and_counts_each_time(tmp_path):
     assert (bad_inputs.skipped, bad_inputs.files) == (6, 2)
 
 
+def test_a_list_that_cannot_be_written_does_not_stop_the_run(tmp_path):
+    bad_inputs = BadInputs(str(tmp_path / "gone" / "list.jsonl"), max_fraction=1)
+    with pytest.warns(RuntimeWarning, match=r"list\.jsonl is not written"):
+        bad_inputs.record("a.jpg", 0, Problem("missing", "", None))
+    assert (bad_inputs.skipped, bad_inputs.files) == (1, 1)
+
+
 def test_continues_a_list_even_after_half_a_line(tmp_path):
     path = tmp_path / "bad_inputs.jsonl"
     BadInputs(path).note("a", 0, PROBLEM)
