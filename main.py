@@ -140,9 +140,8 @@ def check_all_data(signals: Signals) -> int:
     with signals.nothing_to_lose():
         data = build_data(the_recipe())
         on_bad = data.pop("on_bad")
-        listed = _WORKDIR.value and Path(_WORKDIR.value) / "bad_data.jsonl"
-        if listed:
-            listed.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the work directory: a run refuses one that has foreign files in it.
+        listed = f"{the_workdir()}.bad_data.jsonl" if _WORKDIR.value else None
         return check_data(data, on_bad=on_bad, list_path=listed)
 
 
