@@ -91,9 +91,9 @@ def run_recipe(recipe: Section, workdir: Path, signals: Signals | None = None) -
         write_status(workdir, "finished", exit_code=0, **results)
         return results
     except BaseException as error:
-        stopped = isinstance(error, Stopped | KeyboardInterrupt)
-        state = "stopped" if stopped else "failed"
-        write_status(workdir, state, exit_code=exit_code_of(error), reason=str(error))
+        code = exit_code_of(error)
+        state = "stopped" if code == AGAIN else "failed"
+        write_status(workdir, state, exit_code=code, reason=str(error))
         raise
     finally:
         close_workdir(workdir)

@@ -7,7 +7,7 @@ import pytest
 from tests.faults.topologies import ONE, Topology, chain, compared, run
 
 pytestmark = pytest.mark.slow
-EPOCHS, STEPS = 4, 12
+EPOCHS, STEPS = 6, 18
 
 
 @pytest.fixture(scope="module")

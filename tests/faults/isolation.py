@@ -5,10 +5,22 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pathlib
 import resource
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
+
+
+def peak_megabytes() -> float:
+    """Most memory that this process ever had, or since the peak was set back.
+
+    Not `ru_maxrss`, which begins with the memory of the process that started this one.
+    """
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 class Died(NamedTuple):

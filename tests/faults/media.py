@@ -16,7 +16,6 @@ import io
 import json
 import pathlib
 import random
-import resource
 import shutil
 import tempfile
 import time
@@ -32,6 +31,7 @@ from input_pipeline.order import example_generator
 from input_pipeline.video_decode import VideoFile
 from tests.faults import isolation, results
 from tests.faults.damage import damage
+from tests.faults.isolation import peak_megabytes
 from tests.input_pipeline.samples import encode, picture
 from tests.input_pipeline.video_samples import encode_video, numbered, numbers_of
 
@@ -86,8 +86,7 @@ def attempt(job: Job) -> Read:
     place.mkdir()
     try:
         read = (read_video if what == "videos" else read_image)(place, name, data, seed)
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return read._replace(megabytes=most)
+        return read._replace(megabytes=peak_megabytes())
     finally:
         shutil.rmtree(place)
 

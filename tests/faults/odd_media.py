@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import collections
 import pathlib
-import resource
 import tempfile
 import time
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 from input_pipeline import EvalView, ImageFolder, Loader, VideoFolder
 from input_pipeline.video_decode import EXTENSIONS, VideoFile
 from tests.faults import isolation, results
+from tests.faults.isolation import peak_megabytes
 from tests.faults.odd_files import ODD, Odd
 from tests.input_pipeline.samples import encode, picture
 from tests.input_pipeline.video_samples import encode_video
@@ -48,9 +48,9 @@ def attempt(job: tuple[str, str]) -> Read:
     source = (VideoFolder if is_video else ImageFolder)(path=str(place))
     with open("/proc/self/clear_refs", "w") as peak:
         peak.write("5")  # the peak begins anew
-    before, start = _peak(), time.perf_counter()
+    before, start = peak_megabytes(), time.perf_counter()
     part = Loader(source, view, batch_size=1).load(0, 0)
-    seconds, rise = time.perf_counter() - start, _peak() - before
+    seconds, rise = time.perf_counter() - start, peak_megabytes() - before
     if part.problem is not None:
         return Read(part.problem.kind, part.problem.reason, seconds, rise)
     if not is_video:
@@ -62,14 +62,6 @@ def attempt(job: tuple[str, str]) -> Read:
 def _warm_up(view: Any) -> None:
     """What is loaded on first use does not count."""
     view(VideoFile(encode_video(2)) if view.frames > 1 else encode(picture(0), "png"), None)
-
-
-def _peak() -> float:
-    """Most memory since the peak was set back, MB."""
-    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def verdict(odd: Odd, outcome: Any) -> str:

@@ -186,7 +186,7 @@ KINDS = {
     "page.jpg": "not_media",
     "huge.jpg": "too_large",
     "gone.jpg": "missing",
-    "folder.jpg": "unreadable",
+    "folder.jpg": "not_media",
     "dangling.jpg": "missing",
 }
 
