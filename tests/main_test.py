@@ -464,7 +464,9 @@ def test_folder_without_a_readable_image(tmp_path):
     small = shrunken(PRETRAIN)
     small["data"] = {"name": "image_folder", "path": str(tmp_path / "images")}
     small["eval_data"] = {"name": ""}
-    with pytest.raises(main.input_pipeline.BadInput, match=r"none of the first 20 examples can be read; .*0\.jpg"):
+    with pytest.raises(
+        main.input_pipeline.BadInput, match=r"none of the first 20 examples can be read; .*0\.jpg"
+    ):
         main.run_recipe(small, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
