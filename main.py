@@ -41,7 +41,13 @@ from maskfeat_jax.testing.faults import fault_point
 from maskfeat_jax.training import at_once, run_training
 from maskfeat_jax.transfer import TransferError
 from maskfeat_jax.window import Diverged
-from maskfeat_jax.workdir import WorkdirError, close_workdir, open_workdir, write_status
+from maskfeat_jax.workdir import (
+    StorageError,
+    WorkdirError,
+    close_workdir,
+    open_workdir,
+    write_status,
+)
 from parts import HARMLESS, build, build_data, build_learner, identity_of
 
 # Failures whose message says it all: no traceback, and a code for whoever started the run.
@@ -49,6 +55,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     app.UsageError: 64,
     processes.BadStart: 64,
     RecipeError: 78,
+    StorageError: 74,
     WorkdirError: 78,
     TransferError: 78,
     processes.ProcessesDiffer: 78,

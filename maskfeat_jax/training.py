@@ -20,7 +20,7 @@ from maskfeat_jax.experiment import Experiment, drawer, evaluator, initial_param
 from maskfeat_jax.feed import Feed
 from maskfeat_jax.loop import Training
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.processes import on_first_process
+from maskfeat_jax.processes import gather, on_first_process
 from maskfeat_jax.report import Report
 from maskfeat_jax.signals import Signals
 from maskfeat_jax.state import TrainState
@@ -194,7 +194,9 @@ def compiled(step: Any, state: TrainState, feed: Feed) -> Step:
     """The step, compiled before it is needed: until then there is nothing to lose."""
     batch = feed.peek()
     fault_point("compile")
-    return step.lower(state, batch).compile()
+    program = step.lower(state, batch).compile()
+    gather(None)  # all are ready: Gloo does not wait long for one who still compiles
+    return program
 
 
 def places_of(shapes: Any) -> Any:
