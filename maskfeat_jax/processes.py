@@ -31,10 +31,10 @@ from maskfeat_jax.roll_call import (
     myself,
     split_address,
 )
+from maskfeat_jax.signals import EXIT_CODE
 
 __all__ = ["MissingProcesses", "ProcessesDiffer"]
 
-EXIT_CODE = 75  # EX_TEMPFAIL: run the same command again
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "av")
 _LOST = re.compile("gloo|nccl|by peer|socket closed|heartbeat|coordination|unavailable:|deadline")
 
