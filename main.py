@@ -26,29 +26,29 @@ from ml_collections import config_flags
 
 import input_pipeline
 from input_pipeline.memory import keep_freed_memory
-from maskfeat_jax import processes
-from maskfeat_jax.build import RecipeError, Section, nearest
-from maskfeat_jax.checkpoint import CheckpointError
+from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.commands.check_data import check_data
 from maskfeat_jax.commands.estimate import estimate
 from maskfeat_jax.commands.verify_checkpoint import verify_checkpoint
 from maskfeat_jax.commands.verify_resume import CannotVerify, verify_resume
 from maskfeat_jax.convert import ConvertError
-from maskfeat_jax.experiment import run_evaluation
-from maskfeat_jax.signals import EXIT_CODE as AGAIN
-from maskfeat_jax.signals import Signals, Stopped
-from maskfeat_jax.testing.faults import fault_point
-from maskfeat_jax.training import at_once, run_training
+from maskfeat_jax.distributed import processes
+from maskfeat_jax.distributed.preemption import EXIT_CODE as AGAIN
+from maskfeat_jax.distributed.preemption import Signals, Stopped
+from maskfeat_jax.faults import fault_point
+from maskfeat_jax.sections import RecipeError, Section, nearest
+from maskfeat_jax.train.build import HARMLESS, build, build_data, build_learner, identity_of
+from maskfeat_jax.train.experiment import run_evaluation
+from maskfeat_jax.train.metrics import Diverged
+from maskfeat_jax.train.setup import at_once, run_training
 from maskfeat_jax.transfer import TransferError
-from maskfeat_jax.window import Diverged
-from maskfeat_jax.workdir import (
+from maskfeat_jax.workdir.workdir import (
     StorageError,
     WorkdirError,
     close_workdir,
     open_workdir,
     write_status,
 )
-from parts import HARMLESS, build, build_data, build_learner, identity_of
 
 # Failures whose message says it all: no traceback, and a code for whoever started the run.
 EXIT_CODES: dict[type[Exception], int] = {

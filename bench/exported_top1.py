@@ -20,7 +20,7 @@ import numpy as np
 import input_pipeline
 from bench.originals import make_importable
 from maskfeat_jax import convert, steps
-from maskfeat_jax.build import call, choose
+from maskfeat_jax.sections import call, choose
 
 
 def compare(run: Path, batch_size: int = 250) -> dict[str, Any]:

@@ -26,19 +26,19 @@ import numpy as np
 
 from bench.run import interval
 from maskfeat_jax import steps
-from maskfeat_jax.agreement import Agreement
 from maskfeat_jax.augment import Augment, Normalise
-from maskfeat_jax.checkpoint import Checkpoints
+from maskfeat_jax.checkpoints.checkpointer import Checkpoints
+from maskfeat_jax.distributed.agreement import Agreement
+from maskfeat_jax.distributed.preemption import Signals
+from maskfeat_jax.distributed.watchdog import Watchdog
+from maskfeat_jax.faults import fault_point
 from maskfeat_jax.masking import Block
 from maskfeat_jax.models import create_model
 from maskfeat_jax.optim import AdamW
-from maskfeat_jax.signals import Signals
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import Hog
 from maskfeat_jax.tasks import Pretrain
-from maskfeat_jax.testing.faults import fault_point
-from maskfeat_jax.watchdog import Watchdog
-from maskfeat_jax.window import Window
+from maskfeat_jax.train.metrics import Window
 
 CLIP, TUBELET = (1, 224, 224), (1, 16, 16)
 LOG_EVERY = 50  # updates between two reports
@@ -92,7 +92,7 @@ class Side:
 
 
 class Guarded(Side):
-    """What `maskfeat_jax.loop` does around an update."""
+    """What `maskfeat_jax.train.loop` does around an update."""
 
     def __init__(self, *words: Any, agreement: Agreement, watchdog: Watchdog):
         """Keeps the guards."""

@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from input_pipeline import ImageFolder, Loader, TrainView
-from input_pipeline.crops import random_resized_crop
+from input_pipeline.views.crops import random_resized_crop
 
 SIZE, BATCH = 224, 64
 

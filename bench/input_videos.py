@@ -28,8 +28,8 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from input_pipeline.crops import short_side as short_side_of
-from input_pipeline.video_decode import VideoFile
+from input_pipeline.decode.video import VideoFile
+from input_pipeline.views.crops import short_side as short_side_of
 
 FRAMES, SPAN_SECONDS = 16, 64 / 30
 Decode = Callable[[str, list[int], int | None], np.ndarray]

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.ops import pooling
 from maskfeat_jax.ops.attention import attention
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.ops.relative_position import distances, lengthen, relative_attention
+from maskfeat_jax.typing import Array
 
 D, FRAMES = 96, 8  # channels of a head; frames of tokens
 CONVS = [  # heads, side, stride, convolutions in MViT-S

@@ -2,7 +2,7 @@
 
 Two clips are taken of each decoded video, so that 16 epochs read every video 8 times.
 
-Source: none; found by trying, see `input_pipeline/moving_shapes.py` for the videos.
+Source: none; found by trying, see `input_pipeline/datasets/moving_shapes.py` for the videos.
 Expect: loss 0.51 on held-out videos, where the best constant gives 0.98; pictures in the work
     directory.
 Cost: about four minutes on two CPU cores.

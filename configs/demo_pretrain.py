@@ -1,6 +1,6 @@
 """Demo, first part: MaskFeat with HOG on unlabelled pictures of shapes.
 
-Source: none; found by trying, see `input_pipeline/shapes.py` for the pictures.
+Source: none; found by trying, see `input_pipeline/datasets/shapes.py` for the pictures.
 Expect: loss 0.031 on held-out pictures, where the best constant gives 0.085.
 Cost: about five minutes on two CPU cores that other programs used too.
 Run: python main.py --config=configs/demo_pretrain.py --workdir=runs/demo/pretrain

@@ -1,6 +1,6 @@
 """Video demo, first part: MaskFeat with HOG on unlabelled videos of moving shapes, MViTv2.
 
-Source: none; found by trying, see `input_pipeline/moving_shapes.py` for the videos.
+Source: none; found by trying, see `input_pipeline/datasets/moving_shapes.py` for the videos.
 Expect: loss 0.032 on held-out videos, where the best constant gives 0.079.
 Cost: about six minutes on two CPU cores that other programs used too.
 Run: python main.py --config=configs/demo_video_pretrain.py --workdir=runs/demo_video/pretrain

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from input_pipeline.record_index import open_indexes
+from input_pipeline.records.index import open_indexes
 
 
 def main(folder: Path) -> None:

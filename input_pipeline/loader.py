@@ -12,7 +12,7 @@ import numpy as np
 
 from input_pipeline import order
 from input_pipeline.bad_inputs import BadInput, BadInputs, BadMedia, Problem, media_boundary
-from input_pipeline.example import Source, Video
+from input_pipeline.source import Source, Video
 
 Batch = dict[str, np.ndarray]
 
@@ -259,7 +259,7 @@ class Loader:
         stop: int | None,
     ) -> Iterator[tuple[Batch, list[Problem | None]]]:
         """Runs `load` on threads, in order; errors that are not bad inputs come out as they are."""
-        from input_pipeline.threads import Like, in_order  # here, as it needs TensorFlow
+        from input_pipeline.tf_data import Like, in_order  # here, as it needs TensorFlow
 
         problems: dict[int, Problem] = {}
 

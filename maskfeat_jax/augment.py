@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Key, UInt8
 
-from maskfeat_jax.arrays import Array
+from maskfeat_jax.typing import Array
 
 Clips = Float[Array, "b t h w 3"]
 

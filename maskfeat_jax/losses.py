@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Int
 
-from maskfeat_jax.arrays import Array
+from maskfeat_jax.typing import Array
 
 
 def masked_mse(

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float, Int
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.layers import stacked_range
+from maskfeat_jax.typing import Array
 
 Params = Any  # nested dict of arrays
 Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]

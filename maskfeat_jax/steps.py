@@ -17,7 +17,6 @@ import optax
 from jaxtyping import Bool, Float, Int
 
 from maskfeat_jax import losses
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.augment import Augment, Mix, Normalise
 from maskfeat_jax.masking import Masker
 from maskfeat_jax.models.probes import RUNNING
@@ -25,6 +24,7 @@ from maskfeat_jax.ops.patches import token_grid
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.state import RECENT_STEPS, TrainState
 from maskfeat_jax.targets import Target
+from maskfeat_jax.typing import Array
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]

@@ -82,6 +82,6 @@ def test_files_and_functions_are_small():
 def test_package_needs_neither_tensorflow_nor_torch():
     code = (
         "import sys; sys.modules['tensorflow'] = sys.modules['torch'] = None\n"
-        "import maskfeat_jax.convert, maskfeat_jax.experiment, maskfeat_jax.models\n"
+        "import maskfeat_jax.convert, maskfeat_jax.train.experiment, maskfeat_jax.models\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

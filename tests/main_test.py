@@ -18,9 +18,11 @@ import pytest
 from PIL import Image
 
 import main
-import parts
 from input_pipeline import EvalView, TrainView
-from maskfeat_jax.build import (
+from maskfeat_jax.checkpoints.checkpointer import CheckpointError, load_params
+from maskfeat_jax.models.positions import sincos_table
+from maskfeat_jax.optim import OPTIMIZERS
+from maskfeat_jax.sections import (
     Problems,
     RecipeError,
     call,
@@ -28,13 +30,11 @@ from maskfeat_jax.build import (
     choose,
     require_sections,
 )
-from maskfeat_jax.checkpoint import CheckpointError, load_params
-from maskfeat_jax.experiment import initial_params
-from maskfeat_jax.models.positions import sincos_table
-from maskfeat_jax.optim import OPTIMIZERS
-from maskfeat_jax.run import Run
 from maskfeat_jax.tasks import TASKS
-from maskfeat_jax.workdir import WorkdirError
+from maskfeat_jax.train import build as parts
+from maskfeat_jax.train.experiment import initial_params
+from maskfeat_jax.train.run import Run
+from maskfeat_jax.workdir.workdir import WorkdirError
 from tests.recipes import CONFIGS, ROOT, recipe, shrunken
 
 VIEWS = {"view": TrainView, "eval_view": EvalView}

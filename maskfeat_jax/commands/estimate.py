@@ -31,7 +31,7 @@ from maskfeat_jax import sharding
 from maskfeat_jax.flops import training_flops
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.tasks import Learner
-from maskfeat_jax.training import step_and_state
+from maskfeat_jax.train.setup import step_and_state
 
 BATCHES = 3  # on a device: the one in use and two that are ready or on their way
 TRIALS = 5  # programs compiled at most to find the largest batch

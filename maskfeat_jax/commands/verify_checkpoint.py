@@ -11,8 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from maskfeat_jax import manifest, stored_arrays
-from maskfeat_jax.storage import ARRAYS, CheckpointError, Storage, in_brief
+from maskfeat_jax.checkpoints import arrays as stored_arrays
+from maskfeat_jax.checkpoints import manifest
+from maskfeat_jax.checkpoints.storage import ARRAYS, CheckpointError, Storage, in_brief
 
 GOOD, DAMAGED = 0, 74  # exit codes
 

@@ -12,12 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskfeat_jax.build import Section
-from maskfeat_jax.checkpoint import Checkpoints
-from maskfeat_jax.experiment import Experiment
-from maskfeat_jax.leaves import named_leaves
+from maskfeat_jax.checkpoints.checkpointer import Checkpoints
+from maskfeat_jax.checkpoints.trees import named_leaves
+from maskfeat_jax.sections import Section
 from maskfeat_jax.tasks import Learner
-from maskfeat_jax.training import step_and_state
+from maskfeat_jax.train.experiment import Experiment
+from maskfeat_jax.train.setup import step_and_state
 
 TOLERANCE = 1e-5  # relative, of losses: noise is below, faults of resuming above
 _AS_PROGRAM = """import json

@@ -18,14 +18,14 @@ from typing import Any
 
 import jax
 
-from maskfeat_jax import convert, stablehlo
-from maskfeat_jax.build import RecipeError
-from maskfeat_jax.checkpoint import CheckpointError
-from maskfeat_jax.convert import metadata
+from maskfeat_jax import convert
+from maskfeat_jax.checkpoints.checkpointer import CheckpointError
+from maskfeat_jax.convert import metadata, stablehlo
 from maskfeat_jax.convert.folders import new_folder
 from maskfeat_jax.convert.verify import verify
+from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.transfer import TransferError
-from maskfeat_jax.workdir import WorkdirError
+from maskfeat_jax.workdir.workdir import WorkdirError
 
 OURS, STABLEHLO = "maskfeat_jax", "stablehlo"
 # Failures whose message says it all, and the codes of main.py.

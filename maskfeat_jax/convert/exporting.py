@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from maskfeat_jax.checkpoints.trees import Name, named_leaves
 from maskfeat_jax.convert import files, metadata
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.folders import new_folder
@@ -17,10 +18,9 @@ from maskfeat_jax.convert.layouts import Form
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import layout_of
 from maskfeat_jax.convert.trained import Params, Trained
-from maskfeat_jax.leaves import Name, named_leaves
 from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
 from maskfeat_jax.models.layers import unstack_blocks
-from maskfeat_jax.workdir import write_atomically
+from maskfeat_jax.workdir.workdir import write_atomically
 
 State = dict[str, np.ndarray]
 

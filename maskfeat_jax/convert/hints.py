@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from maskfeat_jax.augment import Normalise
-from maskfeat_jax.build import nearest
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.models.classifier import POOLS
+from maskfeat_jax.sections import nearest
 
 Hints = Mapping[str, Any]
 

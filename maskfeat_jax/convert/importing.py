@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from maskfeat_jax.checkpoints.trees import Name, named_leaves, nest
 from maskfeat_jax.convert import files, metadata
 from maskfeat_jax.convert.describe import check_size
 from maskfeat_jax.convert.files import Contents, ConvertError, Tensor
@@ -18,7 +19,6 @@ from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import Report, Source, find_form, told_sections
 from maskfeat_jax.convert.trained import Params, Trained
-from maskfeat_jax.leaves import Name, named_leaves, nest
 from maskfeat_jax.models import MAE, Classifier, MaskFeat
 from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.ops.patches import Size3

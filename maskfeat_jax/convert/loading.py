@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from maskfeat_jax import manifest
-from maskfeat_jax.checkpoint import Checkpoints, load_params
+from maskfeat_jax.checkpoints import manifest
+from maskfeat_jax.checkpoints.checkpointer import Checkpoints, load_params
 from maskfeat_jax.convert import metadata
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.folders import new_folder

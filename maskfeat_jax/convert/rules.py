@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from maskfeat_jax.leaves import Name
+from maskfeat_jax.checkpoints.trees import Name
 
 _LEAVES = ("kernel", "scale", "bias")  # the parameters of a module
 

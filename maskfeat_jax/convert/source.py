@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from maskfeat_jax.build import RecipeError, member
+from maskfeat_jax.checkpoints.trees import Name
 from maskfeat_jax.convert.describe import Fields, Shapes, Untold, describe
 from maskfeat_jax.convert.files import ConvertError, Tensor
 from maskfeat_jax.convert.hints import Hints
 from maskfeat_jax.convert.layouts import LAYOUTS, Form, Layout
 from maskfeat_jax.convert.rules import Reader, rule_of
-from maskfeat_jax.leaves import Name
 from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.sections import RecipeError, member
 
 _SHOWN = 8  # names of one kind in a report
 _LONGEST = 200  # characters of one

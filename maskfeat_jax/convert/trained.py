@@ -12,11 +12,11 @@ from typing import Any
 import flax.linen as nn
 
 from maskfeat_jax.augment import Normalise
-from maskfeat_jax.build import Problems, Section, call
-from maskfeat_jax.checkpoint import load_params
+from maskfeat_jax.checkpoints.checkpointer import load_params
 from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.sections import Problems, Section, call
 from maskfeat_jax.tasks import task_of
-from maskfeat_jax.workdir import read_recipe
+from maskfeat_jax.workdir.workdir import read_recipe
 
 Params = Any  # nested dict of arrays
 

@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.layers import Dense, LayerNorm, check_choice
+from maskfeat_jax.typing import Array
 
 POOLS = ("class", "mean")
 

@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.layers import (
     INITS,
     NORMAL,
@@ -19,6 +18,7 @@ from maskfeat_jax.models.positions import check_positions, fixed_positions, posi
 from maskfeat_jax.models.vit import ViT, blocks_like
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.ops.visible import Visible, put_visible, visible_tokens
+from maskfeat_jax.typing import Array
 
 CLASS_TOKENS = ("encoder", "own", "none")
 

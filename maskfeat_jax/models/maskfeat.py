@@ -6,8 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.layers import Dense, LayerNorm
+from maskfeat_jax.typing import Array
 
 
 class MaskFeat(nn.Module):

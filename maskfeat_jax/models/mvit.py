@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.layers import (
     NORMAL,
     Blocks,
@@ -23,6 +22,7 @@ from maskfeat_jax.models.layers import (
 )
 from maskfeat_jax.models.pooling_attention import PoolingBlock, pooled_grid
 from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.typing import Array
 
 PATCH: Size3 = (2, 4, 4)  # frames, rows and columns from one patch to the next
 KERNEL: Size3 = (3, 7, 7)  # frames, rows and columns of a patch; they overlap

@@ -12,11 +12,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm, Mlp, drop_path
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.ops.pooling import depthwise_conv, max_pool
 from maskfeat_jax.ops.relative_position import relative_attention
+from maskfeat_jax.typing import Array
 
 
 class PoolingBlock(nn.Module):

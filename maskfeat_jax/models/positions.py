@@ -10,9 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.layers import NORMAL, check_choice
 from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.typing import Array
 
 POSITIONS = ("joint", "separate", "sincos", "sinusoid")
 TABLE = "pos_embed"  # name of the parameter that holds a whole table

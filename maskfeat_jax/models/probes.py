@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Float
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.classifier import check_classes, check_pool, pooled
 from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm, Mlp
 from maskfeat_jax.ops.attention import attention
+from maskfeat_jax.typing import Array
 
 ENCODER = ("^encoder/", "^norm/")
 RUNNING = "running"  # collection of the new values of running statistics

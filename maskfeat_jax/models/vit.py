@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Key
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.models.layers import (
     INITS,
     NORMAL,
@@ -26,6 +25,7 @@ from maskfeat_jax.models.positions import check_positions, fixed_positions, posi
 from maskfeat_jax.ops.linear import affine
 from maskfeat_jax.ops.patches import Size3, patchify, token_grid
 from maskfeat_jax.ops.visible import Visible, take_visible
+from maskfeat_jax.typing import Array
 
 
 class ViT(nn.Module):

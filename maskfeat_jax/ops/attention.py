@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from maskfeat_jax.arrays import Array
+from maskfeat_jax.typing import Array
 
 KERNELS = ("xla", "cudnn")
 LARGE = 2**23  # weights of one clip; beyond that a CPU goes through them in chunks

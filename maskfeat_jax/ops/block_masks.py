@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Bool, Key
 
-from maskfeat_jax.arrays import Array
+from maskfeat_jax.typing import Array
 
 
 def block_mask(

@@ -7,7 +7,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
-from maskfeat_jax.arrays import Array
+from maskfeat_jax.typing import Array
 
 NORMALISATIONS = ("l2", "l1", "none")
 COLOURS = ("rgb", "grey")

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
-from maskfeat_jax.arrays import Array
+from maskfeat_jax.typing import Array
 
 
 @jax.custom_vjp

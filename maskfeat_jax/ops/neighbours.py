@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float, Int
 
-from maskfeat_jax.arrays import Array
+from maskfeat_jax.typing import Array
 
 
 def unit(features: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:

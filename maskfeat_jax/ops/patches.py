@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import einops
 from jaxtyping import Shaped
 
-from maskfeat_jax.arrays import Array
+from maskfeat_jax.typing import Array
 
 Size3 = tuple[int, int, int]
 

@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.typing import Array
 
 
 def depthwise_conv(

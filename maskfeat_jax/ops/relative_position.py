@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.ops.attention import attention
 from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.typing import Array
 
 Tables = tuple[
     Float[Array, "rows_t d"],

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskfeat_jax.build import Section, member
 from maskfeat_jax.models import MODELS
+from maskfeat_jax.sections import Section, member
 from maskfeat_jax.tasks.base import Learner, Task
 from maskfeat_jax.tasks.classify import Finetune, Probe
 from maskfeat_jax.tasks.knn import Knn

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 
 from maskfeat_jax import steps
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.augment import Augment, Normalise
-from maskfeat_jax.build import Problems, RecipeError, Section, call, member
 from maskfeat_jax.models import MODELS, VARIANTS
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.optim import Optimizer
+from maskfeat_jax.sections import Problems, RecipeError, Section, call, member
 from maskfeat_jax.state import TrainState
+from maskfeat_jax.typing import Array
 
 LEARNING = ("view", "augment", "optim")  # sections of the recipes of tasks that learn
 

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskfeat_jax import steps
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.augment import Normalise
-from maskfeat_jax.build import Problems, RecipeError, Section, call
 from maskfeat_jax.ops.neighbours import nearest, unit, vote
 from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.sections import Problems, RecipeError, Section, call
 from maskfeat_jax.tasks.classify import Classify
+from maskfeat_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,16 +12,16 @@ import jax
 import numpy as np
 
 from maskfeat_jax import pictures, steps
-from maskfeat_jax.arrays import Array
 from maskfeat_jax.augment import Augment, Normalise
-from maskfeat_jax.build import Problems, RecipeError, Section, call, choose
 from maskfeat_jax.masking import MASKERS, Masker
 from maskfeat_jax.models import MODELS
 from maskfeat_jax.ops.patches import Size3, token_grid
 from maskfeat_jax.optim import Optimizer
+from maskfeat_jax.sections import Problems, RecipeError, Section, call, choose
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import TARGETS, Target
 from maskfeat_jax.tasks.base import LEARNING, encoder_of, head_name, on_device
+from maskfeat_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,7 +114,7 @@ for mesh in (one, sharding.create_mesh(8), sharding.create_mesh(2, 2)):
     found = estimate(task, optimizer, mesh, batch_size=8)
     state = found.parameter_bytes + found.optimizer_bytes + found.average_bytes
     print("RESULT", state, found.temporary_bytes, found.peak_bytes)
-from tests.faults.isolation import peak_megabytes
+from bench.faults.isolation import peak_megabytes
 print("RESULT", round(peak_megabytes() * 2**20))
 """
 

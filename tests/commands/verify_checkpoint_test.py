@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskfeat_jax.checkpoint import CheckpointError, Checkpoints
+from maskfeat_jax.checkpoints.checkpointer import CheckpointError, Checkpoints
 from maskfeat_jax.commands.verify_checkpoint import verify_checkpoint
-from tests.checkpoint_test import files_of, make_state
+from tests.checkpoints.checkpointer_test import files_of, make_state
 
 
 def test_every_step_is_told_of_and_nothing_changes(tmp_path):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 import main
-from maskfeat_jax import convert, stablehlo
-from maskfeat_jax.checkpoint import load_params
+from maskfeat_jax import convert
+from maskfeat_jax.checkpoints.checkpointer import load_params
+from maskfeat_jax.convert import stablehlo
 from maskfeat_jax.convert.__main__ import main as command
-from maskfeat_jax.experiment import initial_params
+from maskfeat_jax.train.experiment import initial_params
 from maskfeat_jax.transfer import TransferError
 from tests.convert.models import assert_same, small
 from tests.recipes import ROOT, shrunken

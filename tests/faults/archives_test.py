@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from tests.faults import archives, isolation
+from bench.faults import archives, isolation
 from tests.recipes import ROOT
 
 SOME = ("tar, '../outside'", "tar, link", "zip, '/tmp/maskfeat-outsid'", "zip, other sizes", "rar")
@@ -44,7 +44,7 @@ def test_verdicts(outcome, judged):
     assert archives.verdict(outcome) == judged
 
 
-@pytest.mark.parametrize("room", ["input_pipeline", "maskfeat_jax", "main.py", "parts.py"])
+@pytest.mark.parametrize("room", ["input_pipeline", "maskfeat_jax", "main.py"])
 def test_no_code_of_the_project_unpacks_archives(room):
     place = ROOT / room
     for path in [place] if place.suffix else place.rglob("*.py"):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults.bad_share import by_share, run
+from bench.faults.bad_share import by_share, run
 
 
 @pytest.mark.parametrize(("share", "judged"), [(0.009, "recovered"), (0.5, "clean stop")])

@@ -8,8 +8,8 @@ import statistics
 
 import pytest
 
-from tests.faults.disk import COMPILER, MISSING
-from tests.faults.saver import ARRAYS, saver
+from bench.faults.disk import COMPILER, MISSING
+from bench.faults.saver import ARRAYS, saver
 
 
 @pytest.mark.skipif(COMPILER is None, reason=MISSING)

@@ -11,10 +11,10 @@ import signal
 import numpy as np
 import pytest
 
-from maskfeat_jax.testing.faults import POINTS
-from tests.faults import kills, mutants, oracles, refusals, results, signals, table
-from tests.faults.recipe import EXAMPLES, STEPS, STEPS_PER_EPOCH
-from tests.faults.runner import ROOT, Case, Ended, Forks
+from bench.faults import kills, mutants, oracles, refusals, results, signals, table
+from bench.faults.recipe import EXAMPLES, STEPS, STEPS_PER_EPOCH
+from bench.faults.runner import ROOT, Case, Ended, Forks
+from maskfeat_jax.faults import POINTS
 
 
 def a_result(**changes):
@@ -122,7 +122,7 @@ def test_a_row_becomes_a_line_with_its_note(tmp_path):
 
 def test_the_table_of_the_document_is_that_of_the_results():
     text = table.DOCUMENT.read_text()
-    assert table.filled(text, table.render(table.read())) == text, "python -m tests.faults.table"
+    assert table.filled(text, table.render(table.read())) == text, "python -m bench.faults.table"
 
 
 def test_the_plan_of_stops_meets_each_phase_in_an_order_that_can_be():

@@ -6,7 +6,7 @@ import ctypes
 import os
 import time
 
-from tests.faults.isolation import Died, Hung, each
+from bench.faults.isolation import Died, Hung, each
 
 
 def act(job: str):

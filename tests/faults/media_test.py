@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bench.faults import isolation, media
 from input_pipeline.bad_inputs import CLASSES
-from tests.faults import isolation, media
 
 
 @pytest.mark.parametrize(("what", "count"), [("videos", 150), ("images", 100)])

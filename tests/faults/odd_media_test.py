@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults import isolation
-from tests.faults.odd_files import ODD
-from tests.faults.odd_media import Read, series, verdict
+from bench.faults import isolation
+from bench.faults.odd_files import ODD
+from bench.faults.odd_media import Read, series, verdict
 
 
 @pytest.mark.slow

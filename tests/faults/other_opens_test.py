@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from tests.faults.other_opens import traced, trespasses
+from bench.faults.other_opens import traced, trespasses
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from tests.faults import isolation, pickles
+from bench.faults import isolation, pickles
 
 LIVE = (
     "os.system",

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.faults import isolation
-from tests.faults.recipes_fuzz import Edit, edit, series, verdict
+from bench.faults import isolation
+from bench.faults.recipes_fuzz import Edit, edit, series, verdict
 
 
 @pytest.mark.slow

@@ -8,8 +8,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from maskfeat_jax.build import RecipeError, call
 from maskfeat_jax.models import ViT
+from maskfeat_jax.sections import RecipeError, call
 from tests.recipes import CONFIGS, ROOT, recipe
 
 WORDS = {True: ("true", "True", "1"), False: ("false", "False", "0")}

@@ -13,7 +13,7 @@ from PIL import Image
 
 from input_pipeline import BadInput, BadInputs, EvalView, ImageFolder, Loader, Shapes, TrainView
 from input_pipeline.bad_inputs import TooManyBadInputs
-from input_pipeline.sampling import Dense
+from input_pipeline.views.sampling import Dense
 from tests.input_pipeline.samples import FakeVideo, InMemory, encode, picture
 
 VIEW = TrainView(size=16, rand_augment="rand-m9-mstd0.5-inc1")

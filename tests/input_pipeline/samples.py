@@ -6,9 +6,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from input_pipeline import crops
-from input_pipeline.crops import Window
-from input_pipeline.example import Example
+from input_pipeline.source import Example
+from input_pipeline.views import crops
+from input_pipeline.views.crops import Window
 
 
 def picture(seed: int, height: int = 60, width: int = 81) -> np.ndarray:

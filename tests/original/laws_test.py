@@ -38,7 +38,7 @@ def assert_same_law(ours, theirs):
 
 @pytest.mark.parametrize("area", [(0.08, 1.0), (0.5, 1.0)])
 def test_windows_of_random_resized_crops(area):
-    crops = pytest.importorskip("input_pipeline.crops")
+    crops = pytest.importorskip("input_pipeline.views.crops")
     draw = original("slowfast.datasets.transform").RandomResizedCropAndInterpolation.get_params
     image, rng, ratio = (
         types.SimpleNamespace(size=(500, 375)),
@@ -124,7 +124,7 @@ def test_change_made_by_rand_augment(monkeypatch):
         return strict(image, bits) if bits else Image.new("RGB", image.size)
 
     monkeypatch.setattr(ImageOps, "posterize", posterize)
-    augment = pytest.importorskip("input_pipeline.randaugment")
+    augment = pytest.importorskip("input_pipeline.views.randaugment")
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC)
     settings = {"translate_const": 100, "img_mean": (124, 116, 104), "interpolation": Image.BICUBIC}

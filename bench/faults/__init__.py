@@ -1,0 +1,1 @@
+"""Campaigns of faults; docs/reliability.md shows their results."""

@@ -1,0 +1,87 @@
+"""Runs that hang, in five ways (H1).
+
+python -m bench.faults.hangs --times=3
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import tempfile
+
+from bench.faults import oracles, results
+from bench.faults.kills import reference
+from bench.faults.oracles import Verdict
+from bench.faults.runner import LIMIT_SECONDS, Case, Forks, side_by_side
+from bench.faults.signals import signalled
+
+STEP_SECONDS, START_SECONDS = 5.0, 60.0
+MORE_SECONDS = 5.0  # that noticing may take
+HANGS = {
+    "a step that never ends": "step:sleep@20",
+    "a loader that never returns": "data.wait:sleep@20",
+    "C code that keeps Python's lock": "step:spin@20",
+    "a report that never returns": "report:sleep@4",
+}
+
+
+def hang(
+    case: Case, unbroken: Case, fault: str, wait_s: float = LIMIT_SECONDS
+) -> tuple[Verdict, float]:
+    """What came of a hang, and seconds until the process ended."""
+    words = [f"--config.run.hang_seconds={STEP_SECONDS}"]
+    words += [f"--config.run.hang_start_seconds={START_SECONDS}"]
+    ended = case.start(fault, words=words).wait(wait_s)
+    seconds = signalled(ended, fault)
+    damage = oracles.stopped(ended, 75) + oracles.left_processes(ended)
+    damage += oracles.whole(case.workdir)
+    if "spin" in fault:  # nobody could write any more, not even the step that was being saved
+        damage += oracles.kept(case.workdir, 7)
+    else:
+        damage += oracles.kept(case.workdir, 14) + oracles.told(ended, "stopped")
+    stacks = case.workdir / "stacks_0.txt"
+    if not stacks.exists() or "hread 0x" not in stacks.read_text():
+        damage.append("no stacks")
+    if damage:
+        return oracles.verdict(damage=damage, recovered=True), seconds
+    last = case.run(words=words)
+    silent = oracles.stopped(last, 0) or oracles.same_run(case, unbroken)
+    damage = oracles.tidy(case)
+    late = [f"{seconds:.1f} s"] if seconds > STEP_SECONDS + MORE_SECONDS else []
+    return oracles.verdict(silent=silent, damage=damage, late=late, recovered=True), seconds
+
+
+def main() -> None:
+    """Measures and records."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--times", type=int, default=3)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="faults-") as name, Forks() as forks:
+        unbroken = reference(pathlib.Path(name), forks)
+
+        def one(job: tuple[int, str]) -> tuple[str, Verdict, float]:
+            number, what = job
+            case = Case(pathlib.Path(name) / f"{number}", forks=forks)
+            verdict, seconds = hang(case, unbroken, HANGS[what])
+            print(what, *verdict, f"{seconds:.1f} s", flush=True)
+            return what, verdict, seconds
+
+        jobs = [what for what in HANGS for _ in range(args.times)]
+        done = side_by_side(one, enumerate(jobs))
+    for what in HANGS:
+        mine = [row for row in done if row[0] == what]
+        seconds = [round(s, 1) for *_, s in mine]
+        results.record(
+            "H1",
+            what,
+            oracles.outcomes(verdict for _, verdict, _ in mine),
+            command=f"python -m bench.faults.hangs --times={args.times}",
+            note=f"limit {STEP_SECONDS:g} s: ended after {max(seconds):.1f} s at most, stacks "
+            "written; then the same command to the end",
+            seconds=seconds,
+            problems=oracles.problems(verdict for _, verdict, _ in mine),
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,326 @@
+"""Recipes with random mistakes: built and compiled, or refused in time with the place named.
+
+python -m bench.faults.recipes_fuzz --edits=5000
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import copy
+import functools
+import json
+import pathlib
+import random
+import re
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bench.faults import isolation, results
+from input_pipeline import DATASETS
+from maskfeat_jax.sections import RecipeError
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.train import build as parts
+from maskfeat_jax.workdir.workdir import WorkdirError
+from tests.recipes import CONFIGS, shrunken
+
+SECONDS = 120.0  # for a hang; the machine may be shared
+LIMIT = 5.0  # seconds of the processor; what the catalogue allows
+MEMORY = 6 << 30
+CHUNK = 500  # edits between two records
+NUMBERS: tuple[Any, ...] = (0, -1, 1, 2, 3, 7, 10**6, 2**31, 2**63, -(2**63), 10**30)
+NUMBERS += (0.5, -0.5, 1e-30, 1e30, 1.5)
+NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
+OTHER_TYPES: tuple[Any, ...] = (
+    "",
+    "a",
+    "1",
+    "nan",
+    True,
+    (),
+    ("x",),
+    (1, 2, 3, 4, 5),
+    {},
+    {"a": 1},
+)
+OTHER_TYPES += ((None,), ((1,),), 1.5, 3, "\0", "x" * 10_000)
+WHOLE = (*OTHER_TYPES, None, -1, 10**30, [{}])
+
+
+class Edit(NamedTuple):
+    """A recipe with mistakes.
+
+    Attributes:
+      recipe: of `configs/`, shrunken.
+      words: what was done.
+      places: sections and keys that it was done to; a refusal names one of them.
+      wrong: whether it cannot be valid.
+      edited: the recipe.
+    """
+
+    recipe: str
+    words: tuple[str, ...]
+    places: tuple[str, ...]
+    wrong: bool
+    edited: dict[str, Any]
+
+
+def edit(seed: int) -> Edit:
+    """One to three mistakes in one of the recipes; the same for the same seed."""
+    draws = random.Random(seed)
+    name = draws.choice(CONFIGS)
+    recipe = copy.deepcopy(shrunken(name))
+    if "init_from" in recipe["model"]:
+        recipe["model"]["init_from"] = str(pathlib.Path(__file__).parent)
+    words, places, wrong = [], [], False
+    for _ in range(draws.choice((1, 1, 1, 2, 3))):
+        change = draws.choice(CHANGES)
+        place, said, is_wrong = change(recipe, draws)
+        words.append(said)
+        places += place
+        wrong |= is_wrong
+    return Edit(name, tuple(words), tuple(places), wrong, recipe)
+
+
+def _key(recipe: dict, draws: random.Random) -> tuple[str, str]:
+    """A section and a key of it; not the size of a data set of videos, which would be made."""
+    sections = [name for name, value in recipe.items() if isinstance(value, dict) and value]
+    sections = [n for n in sections if recipe[n].get("name") != "moving_shapes"]
+    if not sections:
+        return "", ""
+    section = draws.choice(sorted(sections))
+    return section, draws.choice(sorted(recipe[section]))
+
+
+def _misspelt(word: str, draws: random.Random) -> str:
+    at = draws.randrange(len(word))
+    return draws.choice(
+        (word[:at] + word[at + 1 :], word[:at] + word[at] + word[at:], word + "s", word.upper())
+    )
+
+
+def misspell_key(recipe: dict, draws: random.Random) -> tuple:
+    section, key = _key(recipe, draws)
+    if not section:
+        return (), "nothing", False
+    other = _misspelt(key, draws)
+    if other in recipe[section] or not other:
+        return (), "nothing", False
+    recipe[section][other] = recipe[section].pop(key)
+    return (section, key), f"{section}.{key} is called {other}", True
+
+
+def misspell_section(recipe: dict, draws: random.Random) -> tuple:
+    section = draws.choice(sorted(recipe))
+    other = _misspelt(section, draws)
+    if other in recipe or not other:
+        return (), "nothing", False
+    recipe[other] = recipe.pop(section)
+    return (section, other), f"{section} is called {other}", True
+
+
+def drop_section(recipe: dict, draws: random.Random) -> tuple:
+    section = draws.choice(sorted(recipe))
+    del recipe[section]
+    return (section,), f"no {section}", True
+
+
+def drop_key(recipe: dict, draws: random.Random) -> tuple:
+    section, key = _key(recipe, draws)
+    if not section:
+        return (), "nothing", False
+    del recipe[section][key]
+    return (section, key), f"no {section}.{key}", False
+
+
+def whole_section(recipe: dict, draws: random.Random) -> tuple:
+    section, value = draws.choice(sorted(recipe)), draws.choice(WHOLE)
+    recipe[section] = value
+    wrong = section not in ("seed", "task") and not isinstance(value, dict)
+    return (section, *_others(section)), f"{section}={_short(value)}", wrong
+
+
+def _others(section: str) -> tuple[str, ...]:
+    return ("heads", "finetune", "pretrain") if section == "task" else ()
+
+
+def _put(kind: str, values: tuple, wrong: bool = False):
+    def change(recipe: dict, draws: random.Random) -> tuple:
+        section, key = _key(recipe, draws)
+        if not section:
+            return (), "nothing", False
+        old, value = recipe[section][key], draws.choice(values)
+        recipe[section][key] = value
+        numeric = isinstance(old, int | float) and not isinstance(old, bool)
+        return (section, key), f"{section}.{key}={_short(value)} ({kind})", wrong and numeric
+
+    return change
+
+
+def as_text(recipe: dict, draws: random.Random) -> tuple:
+    section, key = _key(recipe, draws)
+    if not section:
+        return (), "nothing", False
+    value = recipe[section][key]
+    recipe[section][key] = str(value)
+    changed = not isinstance(value, str) and value is not None
+    return (section, key), f"{section}.{key}={str(value)!r} (text)", changed
+
+
+def scaled(recipe: dict, draws: random.Random) -> tuple:
+    """What a user might try: the half, the double, one more, the other word."""
+    section, key = _key(recipe, draws)
+    if not section:
+        return (), "nothing", False
+    value = recipe[section][key]
+    if isinstance(value, bool):
+        recipe[section][key] = not value
+    elif isinstance(value, int):
+        recipe[section][key] = draws.choice((value // 2, 2 * value, value + 1, value - 1))
+    elif isinstance(value, float):
+        recipe[section][key] = value * draws.choice((0.5, 2.0, 0.9))
+    return (section, key), f"{section}.{key}={_short(recipe[section][key])} (near)", False
+
+
+def another(recipe: dict, draws: random.Random) -> tuple:
+    """The value of another key."""
+    section, key = _key(recipe, draws)
+    other, name = _key(recipe, draws)
+    if not section:
+        return (), "nothing", False
+    recipe[section][key] = recipe[other][name]
+    return (section, key), f"{section}.{key}={_short(recipe[section][key])} ({other}.{name})", False
+
+
+CHANGES = (
+    misspell_key,
+    misspell_section,
+    drop_section,
+    drop_key,
+    whole_section,
+    _put("number", NUMBERS),
+    _put("number", NUMBERS),
+    _put("not finite", NOT_FINITE, wrong=True),
+    _put("type", OTHER_TYPES),
+    _put("none", (None,)),
+    as_text,
+    scaled,
+    scaled,
+    another,
+)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:50]}... ({len(text)})"
+
+
+def attempt(job: tuple[int, str]) -> tuple[str, str, float]:
+    """What becomes of one recipe: class, message, seconds until built or refused."""
+    seed, folder = job
+    tried = edit(seed)
+    make_videos()
+    start = time.process_time()
+    try:
+        experiment = parts.build(tried.edited, pathlib.Path(folder) / "run")
+    except (RecipeError, WorkdirError) as error:
+        return "refused", str(error), time.process_time() - start
+    seconds = time.process_time() - start
+    compile_shapes(experiment)
+    return "built", "", seconds
+
+
+@functools.cache
+def make_videos() -> None:
+    """The videos of the shrunken recipes, which are made on first use."""
+    for where in ("data", "eval_data"):
+        section = dict(shrunken("maskfeat_mvit_s_k400")[where])
+        DATASETS[section.pop("name")](**section)
+
+
+def compile_shapes(experiment: Any) -> None:
+    """Traces the step of an experiment."""
+    task, run = experiment.task, experiment.run
+    video = jax.ShapeDtypeStruct((run.batch_size, *experiment.shown.shape[1:]), jnp.uint8)
+    batch = {
+        "video": video,
+        "label": jax.ShapeDtypeStruct((run.batch_size,), jnp.int32),
+        "valid": jax.ShapeDtypeStruct((run.batch_size,), jnp.bool_),
+    }
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    if experiment.optimizer is None:
+        return
+    create = functools.partial(TrainState.create, optimizer=experiment.optimizer)
+    state = jax.eval_shape(create, params)
+    step = functools.partial(
+        task.train_step, optimizer=experiment.optimizer, accumulate=run.accumulate
+    )
+    jax.eval_shape(step, state, batch)
+
+
+def verdict(tried: Edit, outcome: Any) -> str:
+    """One of the five outcomes."""
+    if isinstance(outcome, isolation.Died | isolation.Hung | str):
+        return "hang or damage"
+    kind, message, seconds = outcome
+    if kind == "built":
+        return "wrong in silence" if tried.wrong else "recovered"
+    places = [*tried.places, *tried.edited]  # what does not go together is told of either side
+    named = any(re.search(rf"\b{re.escape(str(place))}", message) for place in places)
+    return "clean stop" if named and seconds < LIMIT else "noticed late"
+
+
+def series(
+    seeds: range, log: Callable[[str], None] = print
+) -> tuple[dict[str, int], dict[str, Any]]:
+    """Outcomes of many seeds; details: the longest time of one."""
+    outcomes: collections.Counter[str] = collections.Counter()
+    longest = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = ((seed, folder) for seed in seeds)
+        for (seed, _), outcome in isolation.each(attempt, jobs, SECONDS, MEMORY):
+            tried = edit(seed)
+            judged = verdict(tried, outcome)
+            outcomes[judged] += 1
+            if isinstance(outcome, tuple) and len(outcome) == 3:
+                longest = max(longest, outcome[2])
+            if judged not in results.GOOD:
+                log(f"{seed} {tried.recipe} {'; '.join(tried.words)}: {judged}: {outcome!s:.300}")
+    return dict(outcomes), {"longest_seconds": round(longest, 1)}
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--edits", type=int, default=5000)
+    parser.add_argument("--first", type=int, default=0, help="seed")
+    parser.add_argument("--record", action="store_true", help="in docs/faults.jsonl")
+    chosen = parser.parse_args()
+    outcomes: collections.Counter[str] = collections.Counter()
+    longest = 0.0
+    seeds = range(chosen.first, chosen.first + chosen.edits)
+    for begin in range(0, chosen.edits, CHUNK):
+        found, details = series(seeds[begin : begin + CHUNK], lambda line: print(line, flush=True))
+        outcomes.update(found)
+        longest = max(longest, details["longest_seconds"])
+        print(json.dumps(outcomes), f"longest {longest} s", flush=True)
+        if chosen.record:
+            count = sum(outcomes.values())
+            results.record(
+                "J1",
+                "one to three random mistakes in a recipe of configs/, shrunken",
+                outcomes,
+                command=f"python -m bench.faults.recipes_fuzz --edits={count} --record",
+                note="recovered: still valid, built, and its step traced. Clean stop: refused "
+                "within 5 s (code 78) with the section or key named",
+                longest_seconds=longest,
+            )
+
+
+if __name__ == "__main__":
+    main()

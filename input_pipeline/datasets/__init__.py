@@ -1,0 +1,1 @@
+"""Datasets: which examples there are, and how one is read."""

@@ -1,0 +1,93 @@
+"""Images and videos alike, of a folder, of a list, or one file: told apart by their names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from input_pipeline.datasets.file_tree import SPLITS, FileTree
+from input_pipeline.datasets.image_folder import ImageFolder
+from input_pipeline.datasets.video_folder import VideoFolder
+from input_pipeline.datasets.video_lists import SUFFIXES, VideoList
+from input_pipeline.decode.regular_files import read_regular
+from input_pipeline.decode.video import VideoFile
+from input_pipeline.source import Example, Source, fingerprint
+
+
+class MediaFolder(FileTree):
+    """Images and videos in a tree. See `FileTree` for the rules."""
+
+    EXTENSIONS = (*ImageFolder.EXTENSIONS, *VideoFolder.EXTENSIONS)
+    NOUN = "images or videos"
+
+    def read(self, index: int) -> Example:
+        """A file by its name; raises OSError if an image cannot be read."""
+        return Example(open_media(self.name_of(index)), self.label_of(index))
+
+
+class MediaList(VideoList):
+    """Images and videos of a list. See `VideoList` for the rules."""
+
+    def read(self, index: int) -> Example:
+        """A file by its name; raises OSError if an image cannot be read."""
+        video, label = super().read(index)
+        name = self.name_of(index)
+        return Example(open_media(name) if is_image(name) else video, label)
+
+
+class OneFile:
+    """One image or video, without a label."""
+
+    def __init__(self, path: Path):
+        """Reads nothing; raises ValueError if there is no such file."""
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file or folder")
+        self._path = path
+        self.num_examples = 1
+        self.class_names: tuple[str, ...] | None = None
+        self.fingerprint = fingerprint([os.fsencode(path.name)])
+
+    def name_of(self, index: int) -> str:
+        """The path of the file."""
+        return str(self._path)
+
+    def read(self, index: int) -> Example:
+        """The file by its name; raises OSError if an image cannot be read."""
+        return Example(open_media(str(self._path)), None)
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image, by its name."""
+    return name.lower().endswith(ImageFolder.EXTENSIONS)
+
+
+def open_media(name: str) -> bytes | VideoFile:
+    """The bytes of an image, or a video."""
+    return read_regular(name) if is_image(name) else VideoFile(name)
+
+
+def media_source(path: Path, *, root: str | None = None, labelled: bool = True) -> Source:
+    """The files of a folder or a list, or one file.
+
+    Args:
+      path: a folder, a list with lines `path` or `path label` (.txt, .csv), an image or a video.
+      root: the folder that paths of a list are relative to; None means that of the list.
+      labelled: whether folders are classes, see `FileTree`, and labels of a list are read.
+
+    Raises:
+      ValueError: there is nothing, a list is wrong, or the folder holds splits.
+      OSError: a folder or a list cannot be read.
+    """
+    path = path.expanduser()
+    labels: Literal["auto", "none"] = "auto" if labelled else "none"
+    if path.suffix in SUFFIXES and not path.is_dir():
+        return MediaList(path=str(path), root=root, labels=labels)
+    if root is not None:
+        raise ValueError(f"a root is for lists; {path} is none")
+    if not path.is_dir():
+        return OneFile(path)
+    splits = [name for name in SPLITS if (path / name).is_dir()]
+    if splits:
+        raise ValueError(f"{path} holds {', '.join(splits)}; name one of them")
+    return MediaFolder(path=str(path), labels=labels)

@@ -1,0 +1,212 @@
+"""Moving shapes: small videos made on first use, for demonstrations and tests, no download."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import sys
+import uuid
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+from tqdm import tqdm
+
+from input_pipeline.decode.video import VideoFile
+from input_pipeline.source import Example, fingerprint
+
+SPLITS = {"train": 2_000, "validation": 400, "test": 400}  # how many, if not told
+FRAMES_PER_SECOND = 12
+GOP = 12  # frames from one key frame to the next
+_SPEEDS = (1 / 64, 1 / 32)  # cycles a frame: sides of the picture, turns, or whole zooms
+_SWING_RATES = (1 / 24, 1 / 16)  # cycles a frame, of what goes to and fro or round
+_SWINGS = (0.10, 0.16)  # how far that goes, as a fraction of the side
+_RADII = (0.17, 0.36)  # of a shape, as a fraction of the side
+_WAVELENGTHS = (4.5, 8.0)  # of the stripes of the ground, pixels
+_STRIPES = (1.5, 2.5)  # periods of the stripes of a shape, in its radius
+_CONTRASTS = (30.0, 50.0)  # of stripes around their mean, on the scale 0 to 255
+_COLOUR_STEPS = (30.0, 70.0)  # between the mean colours of ground and shape
+_ENCODERS = (("libx264", {"crf": "20", "preset": "fast"}), ("mpeg4", {"q": "3"}))
+
+
+class MovingShapes:
+    """One striped shape that moves over a ground of other stripes; the class is the motion.
+
+    A shape has a place, an angle and a size. All go round: what leaves the picture on one side
+    comes in on the other, and after the largest size comes the smallest. The start is uniform, so
+    place, angle and size are uniform in each frame, however they move: one frame, be it the first,
+    says nothing about the class. Some classes are others backwards (up and down, growing and
+    shrinking), so the order of the frames counts. A flip from left to right keeps the class.
+
+    The videos are MP4 files (H.264; MPEG-4 if the encoder is missing) of 12 frames a second with a
+    key frame every 12. Classes come in turn, as in `Shapes`.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        path: str = "data/moving_shapes",
+        num_examples: int | None = None,
+        size: int = 64,
+        frames: int = 32,
+        seed: int = 0,
+    ):
+        """Makes the files that are not there yet, on all cores; about half a minute by default.
+
+        An interrupted making goes on where it was, and several processes may make the same files.
+
+        Args:
+          split: "train", "validation" or "test": independent videos.
+          path: where the files are kept; each choice of size, frames and seed has its own folder.
+          num_examples: the first so many of the split; None means 2,000 of train, 400 of others.
+          size: side of the pictures, in pixels, even.
+          frames: of each video.
+          seed: another seed is another dataset.
+
+        Raises:
+          ValueError: no such split, or a number out of range.
+          OSError: the files cannot be written.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        self.num_examples = SPLITS[split] if num_examples is None else num_examples
+        if self.num_examples < 1:
+            raise ValueError(f"num_examples is {num_examples}; it must be at least 1")
+        if size < 32 or size % 2:
+            raise ValueError(f"size is {size}; it must be even and at least 32 pixels")
+        if frames < 1:
+            raise ValueError(f"frames is {frames}; it must be at least 1")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must be 0 or more")
+        self.class_names: tuple[str, ...] | None = tuple(_MOTIONS)
+        self._split, self._size, self._frames, self._seed = split, size, frames, seed
+        settings = f"{size}px_{frames}frames_seed{seed}"
+        self._folder = Path(path).expanduser() / settings / split
+        self._make_missing()
+        self.fingerprint = fingerprint(
+            f"moving_shapes 1 {settings} {split} {self.num_examples}".encode().split()
+        )
+
+    def name_of(self, index: int) -> str:
+        """The path of the file."""
+        return str(self._folder / f"{index:06d}.mp4")
+
+    def read(self, index: int) -> Example:
+        """One video: its pictures are a pure function of (seed, split, size, frames, index)."""
+        return Example(VideoFile(self.name_of(index)), index % len(_MOTIONS))
+
+    def _make_missing(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        there = set(os.listdir(self._folder))
+        names = (f"{index:06d}.mp4" for index in range(self.num_examples))
+        missing = [index for index, name in enumerate(names) if name not in there]
+        if not missing:
+            return
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            made = pool.map(self._make, missing)
+            try:
+                often = 0.1 if sys.stderr.isatty() else 10.0  # seconds; a log needs few lines
+                name = f"making {self._folder}"
+                for _ in tqdm(made, name, len(missing), unit=" videos", mininterval=often):
+                    pass
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _make(self, index: int) -> None:
+        path = Path(self.name_of(index))
+        partial = path.with_suffix(f".partial-{uuid.uuid4().hex}")
+        try:
+            _encode(self._draw(index), partial)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _draw(self, index: int) -> np.ndarray:
+        key = np.array([self._seed, list(SPLITS).index(self._split)], np.uint64)
+        rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, index, 0]))
+        motion = list(_MOTIONS.values())[index % len(_MOTIONS)]
+        start = rng.uniform(size=4)
+        frame = np.arange(self._frames)[:, None]
+        states = (start + motion(rng, frame)) % 1
+        return _draw_frames(rng, states, self._size)
+
+
+# A motion adds to place (right, down), angle and size, each in cycles: (frames, 4).
+_RIGHT, _DOWN, _ANGLE, _SIZE = np.eye(4)
+
+
+def _steady(direction: np.ndarray, either_way: bool = False):
+    def motion(rng: np.random.Generator, frame: np.ndarray) -> np.ndarray:
+        sign = rng.choice([-1, 1]) if either_way else 1
+        return frame * sign * rng.uniform(*_SPEEDS) * direction
+
+    return motion
+
+
+def _swinging(width: np.ndarray, height: np.ndarray):
+    """Round an ellipse, either way; to and fro if it has no height."""
+
+    def motion(rng: np.random.Generator, frame: np.ndarray) -> np.ndarray:
+        turn = 2 * np.pi * (rng.uniform() + frame * rng.uniform(*_SWING_RATES))
+        sign = rng.choice([-1, 1])
+        return rng.uniform(*_SWINGS) * (np.cos(turn) * width + sign * np.sin(turn) * height)
+
+    return motion
+
+
+_MOTIONS = {
+    "circling": _swinging(_RIGHT, _DOWN),
+    "down": _steady(_DOWN),
+    "growing": _steady(_SIZE),
+    "shrinking": _steady(-_SIZE),
+    "sideways": _steady(_RIGHT, either_way=True),
+    "to_and_fro": _swinging(_RIGHT, 0 * _DOWN),
+    "turning": _steady(_ANGLE, either_way=True),
+    "up": _steady(-_DOWN),
+}
+
+
+def _draw_frames(rng: np.random.Generator, states: np.ndarray, size: int) -> np.ndarray:
+    """Pictures of a shape in given states: uint8 (frames, size, size, 3)."""
+    colour = rng.uniform(80, 176, size=3)
+    pixel = (np.arange(size, dtype=np.float32) + 0.5) / size
+    turn, periods = rng.uniform(0, np.pi), size / rng.uniform(*_WAVELENGTHS)
+    across = np.cos(turn) * pixel + np.sin(turn) * pixel[:, None]
+    ground = _striped(rng, colour, periods * across)
+
+    right, down, angle, zoom = (states.astype(np.float32).T)[:, :, None, None]
+    radius = _RADII[0] * (_RADII[1] / _RADII[0]) ** zoom
+    x = ((pixel - right + 0.5) % 1 - 0.5) / radius  # from the centre, the short way round
+    y = ((pixel[:, None] - down + 0.5) % 1 - 0.5) / radius
+    # The outline is a circle with 2 to 5 lobes, softened over a pixel.
+    lobes, depth = rng.integers(2, 6), rng.uniform(0.1, 0.3)
+    outline = 1 + depth * (np.cos(lobes * (np.arctan2(y, x) - 2 * np.pi * angle)) - 1)
+    covered = ((outline - np.hypot(x, y)) * radius * size + 0.5).clip(0, 1)[..., None]
+    along = np.cos(2 * np.pi * angle) * x + np.sin(2 * np.pi * angle) * y
+    step = rng.choice([-1, 1], size=3) * rng.uniform(*_COLOUR_STEPS, size=3)
+    shape = _striped(rng, colour + step, rng.uniform(*_STRIPES) * along)
+    return (ground + covered * (shape - ground)).clip(0, 255).astype(np.uint8)
+
+
+def _striped(rng: np.random.Generator, colour: np.ndarray, periods: np.ndarray) -> np.ndarray:
+    """A wave; each of its colours swings, so that each has gradients."""
+    swing = rng.choice([-1, 1], size=3) * rng.uniform(0.5, 1, size=3) * rng.uniform(*_CONTRASTS)
+    wave = np.sin(2 * np.pi * (periods + np.float32(rng.uniform())))
+    return colour.astype(np.float32) + swing.astype(np.float32) * wave[..., None]
+
+
+def _encode(frames: np.ndarray, path: Path) -> None:
+    encoder, options = next(e for e in _ENCODERS if e[0] in av.codecs_available)
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream(encoder, rate=FRAMES_PER_SECOND, options=options)
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.gop_size = GOP
+        stream.codec_context.thread_count = 1
+        for pixels in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())

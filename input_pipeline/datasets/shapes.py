@@ -1,0 +1,152 @@
+"""Shapes: pictures drawn on the spot, for demonstrations and tests without a download."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from input_pipeline.source import Example, fingerprint
+
+SPLITS = {"train": 50_000, "validation": 2_000, "test": 2_000}  # how many, if not told
+_OVERSAMPLING = 3  # shapes are drawn larger, then reduced, for smooth edges
+_RADII = (0.3, 0.42)  # of a shape, as a fraction of the side of the picture
+_WAVELENGTHS = (4.0, 7.0)  # of stripes, pixels
+_SWINGS = (30.0, 50.0)  # of stripes around their mean, on the scale 0 to 255
+_COLOUR_STEP = 70.0  # largest difference between the mean colours of ground and shape
+_NOISE = 2.0  # largest standard deviation
+
+
+def _ring_points(radii: list[float], start: float = 0.0) -> np.ndarray:
+    angles = start + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+    return np.stack([np.cos(angles), np.sin(angles)], axis=1) * np.array(radii)[:, None]
+
+
+def _circle(radius: float, x: float = 0.0) -> np.ndarray:
+    return _ring_points([radius] * 24) + np.array([x, 0.0])
+
+
+def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
+    return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
+
+
+# Class -> outlines to fill and outlines to cut out again.
+_OUTLINES: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {
+    "arrow": (
+        [np.array([[0, -1], [0.9, 0], [0.3, 0], [0.3, 1], [-0.3, 1], [-0.3, 0], [-0.9, 0]])],
+        [],
+    ),
+    "bars": ([_box(-1, y - 0.2, 1, y + 0.2) for y in (-0.8, 0.0, 0.8)], []),
+    "crescent": ([_circle(1.0)], [_circle(0.85, x=0.5)]),
+    "cross": ([_box(-1, -0.3, 1, 0.3), _box(-0.3, -1, 0.3, 1)], []),
+    "disc": ([_circle(0.9)], []),
+    "ell": ([_box(-0.8, -1, -0.25, 1), _box(-0.8, 0.45, 0.8, 1)], []),
+    "ring": ([_circle(1.0)], [_circle(0.6)]),
+    "square": ([_box(-0.8, -0.8, 0.8, 0.8)], []),
+    "star": ([_ring_points([1.2, 0.5] * 5, start=-np.pi / 2)], []),
+    "triangle": ([_ring_points([1.1] * 3, start=-np.pi / 2)], []),
+}
+_SHAPES = tuple(_OUTLINES.values())  # by class index; the names above are in order
+
+
+class Shapes:
+    """One striped shape on a ground of other stripes; the class is the shape, nothing else.
+
+    Colours, stripes, size, place, rotation and the line that may cross the ground are drawn from
+    the same distribution for each class, and the stripes of ground and shape from the same as each
+    other (their directions differ by 36 degrees or more). Stripes go on where they are hidden, so
+    most of what is masked can be told from what is around it; where an outline goes, only by who
+    has an idea of the shape. Classes come in turn: any first n examples hold each class n / 10
+    times, up to one.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        num_examples: int | None = None,
+        size: int = 32,
+        seed: int = 0,
+    ):
+        """Draws nothing yet.
+
+        Args:
+          split: "train", "validation" or "test": independent pictures.
+          num_examples: the first so many of the split; None means 50,000 of train, 2,000 of others.
+          size: side of the pictures, in pixels.
+          seed: another seed is another dataset.
+
+        Raises:
+          ValueError: no such split, or a number out of range.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        self.num_examples = SPLITS[split] if num_examples is None else num_examples
+        if self.num_examples < 1:
+            raise ValueError(f"num_examples is {num_examples}; it must be at least 1")
+        if size < 16:
+            raise ValueError(f"size is {size}; shapes need at least 16 pixels")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must be 0 or more")
+        self.class_names: tuple[str, ...] | None = tuple(_OUTLINES)
+        self._split, self._size, self._seed = split, size, seed
+        self.fingerprint = fingerprint(
+            f"shapes 2 {split} {self.num_examples} {size} {seed}".encode().split()
+        )
+
+    def name_of(self, index: int) -> str:
+        """A name such as "shapes/train/17"."""
+        return f"shapes/{self._split}/{index}"
+
+    def read(self, index: int) -> Example:
+        """Draws one picture: a pure function of (seed, split, size, index)."""
+        key = np.array([self._seed, list(SPLITS).index(self._split)], np.uint64)
+        rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, index, 0]))
+        label = index % len(_OUTLINES)
+        return Example(_draw(rng, _SHAPES[label], self._size), label)
+
+
+def _draw(rng: np.random.Generator, outlines, size: int) -> np.ndarray:
+    angle = rng.uniform(0, np.pi)
+    colour = rng.uniform(80, 176, size=3)
+    picture = _stripes(rng, angle, colour, size)
+    layers = [(_clutter(rng, size), rng.uniform(0, np.pi))]
+    layers.append((_shape_mask(rng, outlines, size), angle + rng.uniform(np.pi / 5, 4 * np.pi / 5)))
+    for mask, turned in layers:
+        covered = np.asarray(mask, np.float32)[..., None] / 255
+        step = rng.uniform(-_COLOUR_STEP, _COLOUR_STEP, size=3)
+        picture += covered * (_stripes(rng, turned, colour + step, size) - picture)
+    picture += rng.normal(0, rng.uniform(0, _NOISE), size=picture.shape)
+    return picture.clip(0, 255).astype(np.uint8)
+
+
+def _stripes(rng: np.random.Generator, angle: float, colour: np.ndarray, size: int) -> np.ndarray:
+    """A wave across the picture; each of its colours swings, so that each has gradients."""
+    pixels = np.arange(size, dtype=np.float32)
+    across = np.cos(angle) * pixels + np.sin(angle) * pixels[:, None]
+    wave = np.sin(2 * np.pi * (across / rng.uniform(*_WAVELENGTHS) + rng.uniform()))
+    swing = rng.uniform(0.5, 1, size=3) * rng.choice([-1, 1], size=3) * rng.uniform(*_SWINGS)
+    return (colour + swing * wave[..., None]).astype(np.float32)
+
+
+def _shape_mask(rng: np.random.Generator, outlines, size: int) -> Image.Image:
+    filled, cut = outlines
+    canvas = size * _OVERSAMPLING
+    radius = canvas * rng.uniform(*_RADII)
+    angle = rng.uniform(-np.pi / 12, np.pi / 12)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    centre = rng.uniform(1.1 * radius, canvas - 1.1 * radius, size=2)
+    mask = Image.new("L", (canvas, canvas))
+    pencil = ImageDraw.Draw(mask)
+    for points, value in [(p, 255) for p in filled] + [(p, 0) for p in cut]:
+        pencil.polygon((radius * points @ turn + centre).ravel().tolist(), fill=value)
+    return mask.reduce(_OVERSAMPLING)
+
+
+def _clutter(rng: np.random.Generator, size: int) -> Image.Image:
+    canvas = size * _OVERSAMPLING
+    mask = Image.new("L", (canvas, canvas))
+    pencil = ImageDraw.Draw(mask)
+    for _ in range(int(rng.integers(0, 2))):
+        ends = rng.uniform(0, canvas, size=4).tolist()
+        pencil.line(ends, fill=255, width=int(rng.integers(canvas // 24, canvas // 10)))
+    return mask.reduce(_OVERSAMPLING)

@@ -1,0 +1,181 @@
+"""Something-Something v2 as it is distributed: JSON files of annotations and a folder of videos."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.datasets.video_index import VideoIndex
+from input_pipeline.datasets.video_lists import raise_problems
+from input_pipeline.source import Example, fingerprint
+
+NUM_CLASSES = 174
+SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+FOLDERS = ("20bn-something-something-v2", "videos", "")  # of the videos, below the root
+SUFFIXES = (".webm", ".mp4")
+
+
+class Ssv2:
+    """Something-Something v2: the videos of a split in the order of its annotations.
+
+    Of a record, `id` names the file and `template` without brackets the class; the test split has
+    no labels. Files that are missing count as bad inputs when they are read.
+
+    Attributes:
+      flippable: False: "from left to right" is a class, so clips must not be flipped.
+    """
+
+    flippable = False
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        path: str,
+        videos: str | None = None,
+        index: str | None = None,
+    ):
+        """Reads the annotations.
+
+        Args:
+          split: "train", "val" (or "validation"), or "test".
+          path: the folder with something-something-v2-labels.json, -train.json, -validation.json
+            and -test.json, or labels.json, train.json, ...; or one that has them in labels/.
+          videos: the folder of {id}.webm (or .mp4); None means 20bn-something-something-v2, or
+            videos, below `path`, or `path` itself.
+          index: JSON lines that `input_pipeline.prepare` made of that folder; None means its
+            index.jsonl, if it is there.
+
+        Raises:
+          ValueError: files are not there, or do not hold what they should: 174 labels numbered from
+            0, records with an id, and with a template that is one of the labels.
+          OSError: a file cannot be read.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
+        root = Path(path).expanduser()
+        file = _find(root, SPLITS[split])
+        records = _load(file, list)
+        self.class_names: tuple[str, ...] | None = None
+        self._labels: np.ndarray | None = None
+        if split == "test":
+            _check_ids(file, records)
+        else:
+            self.class_names = _class_names(_find(root, "labels"))
+            self._labels = _labels(file, records, self.class_names)
+        folder = _find_videos(root, records[0]["id"]) if videos is None else Path(videos)
+        self._folder = str(folder.expanduser())
+        suffix = _suffix(self._folder, [record["id"] for record in records[:20]])
+        self._files = [f"{record['id']}{suffix}" for record in records]
+        self._index = VideoIndex(self._folder, index)
+        self.num_examples = len(self._files)
+        self.fingerprint = fingerprint(self._identity())
+
+    def name_of(self, index: int) -> str:
+        """The path of the file."""
+        return os.path.join(self._folder, self._files[index])
+
+    def read(self, index: int) -> Example:
+        """A video, not opened yet; raises BadMedia if the index calls it bad."""
+        label = None if self._labels is None else int(self._labels[index])
+        return Example(self._index.video(self._files[index]), label)
+
+    def _identity(self) -> Iterator[bytes]:
+        for name in self.class_names or ():
+            yield name.encode()
+        yield b"files"
+        for name in self._files:  # without the suffix: a copy in another container is the same
+            yield os.path.splitext(name)[0].encode()
+        yield b"labels" if self._labels is None else self._labels.tobytes()
+
+
+def _find(root: Path, name: str) -> Path:
+    names = (f"something-something-v2-{name}.json", f"{name}.json")
+    for folder in (root, root / "labels"):
+        for file in names:
+            if (folder / file).is_file():
+                return folder / file
+    raise ValueError(f"{root} and {root / 'labels'} hold neither {names[0]} nor {names[1]}")
+
+
+def _load(file: Path, kind: type) -> Any:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(content, kind) or not content:
+        what = "list of records" if kind is list else "table of labels"
+        raise ValueError(f"{file} holds no {what}, but {str(content)[:60]!r}")
+    return content
+
+
+def _class_names(file: Path) -> tuple[str, ...]:
+    """Names by class index; the file maps names to indices, which are strings."""
+    table = _load(file, dict)
+    wanted = [str(label) for label in range(NUM_CLASSES)]
+    if sorted(map(str, table.values())) != sorted(wanted):
+        raise ValueError(
+            f"{file} holds {len(table)} labels; expected {NUM_CLASSES}, numbered from 0 to "
+            f"{NUM_CLASSES - 1}, each once"
+        )
+    return tuple(sorted(table, key=lambda name: int(table[name])))
+
+
+def _check_ids(file: Path, records: list) -> None:
+    seen: set[str] = set()
+    problems = []
+    for number, record in enumerate(records, 1):
+        name = record.get("id") if isinstance(record, dict) else None
+        if not isinstance(name, str) or not name.isdigit():
+            problems.append(f"record {number}: expected an id such as '78687', found {name!r}")
+        elif name in seen:
+            problems.append(f"record {number}: id {name} for the second time")
+        else:
+            seen.add(name)
+    raise_problems(file, problems)
+
+
+def _labels(file: Path, records: list, class_names: tuple[str, ...]) -> np.ndarray:
+    _check_ids(file, records)
+    label_of = {name: label for label, name in enumerate(class_names)}
+    labels = np.empty(len(records), np.int32)
+    problems = []
+    for row, record in enumerate(records):
+        template = str(record.get("template")).replace("[", "").replace("]", "")
+        if template in label_of:
+            labels[row] = label_of[template]
+        else:
+            problems.append(
+                f"record {row + 1} (id {record['id']}): template {template!r} is none of the labels"
+            )
+    raise_problems(file, problems)
+    return labels
+
+
+def _find_videos(root: Path, first: str) -> Path:
+    folders = [root / name for name in FOLDERS]
+    for folder in folders:
+        if any((folder / f"{first}{suffix}").exists() for suffix in SUFFIXES):
+            return folder
+    for folder in folders[:-1]:
+        if folder.is_dir():
+            return folder
+    raise ValueError(
+        f"no videos in {', '.join(map(str, folders))}, such as {first}.webm; name their folder in "
+        "data.videos"
+    )
+
+
+def _suffix(folder: str, ids: list[str]) -> str:
+    for suffix in SUFFIXES:
+        if any(os.path.exists(os.path.join(folder, name + suffix)) for name in ids):
+            return suffix
+    raise ValueError(
+        f"{folder} holds none of the first {len(ids)} videos, such as {ids[0]}.webm; name their "
+        "folder in data.videos"
+    )

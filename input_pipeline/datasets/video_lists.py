@@ -1,0 +1,267 @@
+"""Videos in text lists `path label`, as PySlowFast, mae_st, VideoMAE and mmaction2 write them."""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import itertools
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from input_pipeline.datasets.video_index import VideoIndex
+from input_pipeline.source import Example, fingerprint
+
+SUFFIXES = (".csv", ".txt")
+MAX_PATH = 4096  # characters
+_SHOWN = 20  # problems and missing files to look at
+_SEPARATORS = " ,\t"
+_LABEL = re.compile(r"-?[0-9]{1,9}")
+_NO_LABEL = -(2**62)
+_NUMBER_AT_END = re.compile(r"[ ,\t]-?[0-9]+$")
+
+
+class Entry(NamedTuple):
+    """One line of a list: path and class index, None for none."""
+
+    path: str
+    label: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed:
+    """What a list says; iterating gives `Entry`.
+
+    Attributes:
+      paths: as they stand there.
+      labels: int64 (paths,), class indices; None for none.
+      lines: int64 (paths,), line numbers from 1.
+    """
+
+    paths: list[str]
+    labels: np.ndarray | None
+    lines: np.ndarray
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Entries in the order of the lines."""
+        labels = itertools.repeat(None) if self.labels is None else self.labels.tolist()
+        return map(Entry, self.paths, labels)
+
+
+class VideoList:
+    """The videos of a text file with lines `path label`, in that order.
+
+    The label follows the last space, comma or tab, so paths may hold all of these; a path may stand
+    in double quotes. Empty lines and lines that start with # do not count. Either all lines end
+    with a label or none does. Files that are missing count as bad inputs when they are read.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        path: str,
+        root: str | None = None,
+        classes: str | int | None = None,
+        labels: Literal["auto", "none"] = "auto",
+        index: str | None = None,
+    ):
+        """Reads the list.
+
+        Args:
+          split: which list. `path` must say where: one list without a split in its name is "train".
+          path: a folder that holds {split}.csv or {split}.txt, or one list, such as
+            "lists/k400_{split}_videos.txt", where {split} stands for the split.
+          root: the folder that paths are relative to; None means that of the list. Absolute paths
+            stand for themselves.
+          classes: a text file with the name of each class, one a line, in the order of the labels;
+            or their number; None means the largest label + 1, which a small split may lack.
+          labels: "none" ignores them.
+          index: JSON lines that `input_pipeline.prepare` made of the root; None means
+            root/index.jsonl, if it is there.
+
+        Raises:
+          ValueError: no such list, wrong lines (the first 20 are named), labels out of range, or
+            none of the first 20 files exists.
+          OSError: a list cannot be read.
+        """
+        if labels not in ("auto", "none"):
+            raise ValueError(f'labels is {labels!r}; it must be "auto" or "none"')
+        file = _find_list(Path(path).expanduser(), split)
+        listed = read_list(file)
+        self._root = str(file.parent if root is None else Path(root).expanduser())
+        self._paths = [os.path.normpath(path) for path in listed.paths]
+        self.class_names: tuple[str, ...] | None = None
+        self._labels: np.ndarray | None = None
+        if listed.labels is not None and labels == "auto":
+            self.class_names = _class_names(file, listed.labels, listed.lines, classes)
+            self._labels = listed.labels.astype(np.int32)
+        _check_root(file, self._root, self._paths)
+        self._index = VideoIndex(self._root, index)
+        self.num_examples = len(self._paths)
+        self.fingerprint = fingerprint(self._identity())
+
+    def name_of(self, index: int) -> str:
+        """The path of the file."""
+        return os.path.join(self._root, self._paths[index])
+
+    def read(self, index: int) -> Example:
+        """A video, not opened yet; raises BadMedia if the index calls it bad."""
+        label = None if self._labels is None else int(self._labels[index])
+        return Example(self._index.video(self._paths[index]), label)
+
+    def _identity(self) -> Iterator[bytes]:
+        for name in self.class_names or ():
+            yield os.fsencode(name)
+        yield b"files"
+        for path in self._paths:
+            yield os.fsencode(path)
+        yield b"labels" if self._labels is None else self._labels.tobytes()
+
+
+def read_list(file: Path) -> Listed:
+    """Reads lines `path label`, or `path`.
+
+    Args:
+      file: UTF-8, with or without a byte order mark, any ends of lines.
+
+    Raises:
+      ValueError: empty, or lines are wrong; names the first 20 with what was expected.
+      OSError: it cannot be read.
+    """
+    paths, numbers, lines = [], array.array("q"), array.array("q")
+    for line_number, line in _lines_of(file):
+        path, last = _split(line)
+        is_number = _LABEL.fullmatch(last) is not None
+        paths.append(path if is_number else line)
+        numbers.append(int(last) if is_number else _NO_LABEL)
+        lines.append(line_number)
+    if not paths:
+        raise ValueError(f"{file} lists nothing; expected lines `path label`")
+    labels = np.array(numbers)
+    labelled = 2 * int(np.count_nonzero(labels != _NO_LABEL)) >= len(labels)
+    problems = (
+        f"line {line}: {problem}"
+        for line, path, label in zip(lines, paths, numbers, strict=True)
+        if (problem := _problem(path, label, labelled))
+    )
+    raise_problems(file, problems)
+    listed = Listed(list(map(_unquote, paths)), labels if labelled else None, np.array(lines))
+    raise_problems(file, _contradictions(listed))
+    return listed
+
+
+def _lines_of(file: Path) -> Iterator[tuple[int, str]]:
+    """Numbers and text of lines that say something."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if number == 1:
+                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise ValueError(f"{file} is UTF-16; save it as UTF-8")
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            text = line.decode("utf-8", "surrogateescape").strip(" \t\r\n")
+            if text and not text.startswith("#"):
+                yield number, text
+
+
+def raise_problems(file: Path, problems: Iterable[str]) -> None:
+    """Raises ValueError with the first 20 problems of a file, if there are any."""
+    found = list(problems)
+    if found:
+        shown = "\n  ".join(found[:_SHOWN])
+        more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise ValueError(f"{file} has {len(found)} wrong lines or entries:\n  {shown}{more}")
+
+
+def _split(line: str) -> tuple[str, str]:
+    at = max(line.rfind(separator) for separator in _SEPARATORS)
+    return line[: max(at, 0)].rstrip(_SEPARATORS), line[at + 1 :]
+
+
+def _unquote(path: str) -> str:
+    if len(path) > 1 and path[0] == path[-1] == '"':
+        return path[1:-1].replace('""', '"')
+    return path
+
+
+def _problem(path: str, label: int, labelled: bool) -> str | None:
+    if labelled != (label != _NO_LABEL):
+        wanted = "`path label` with a whole number" if labelled else "a path without a label"
+        return f"expected {wanted}, as in other lines: {path[:80]!r}"
+    if not path:
+        return "expected a path before the label"
+    if "\0" in path:
+        return "there is a NUL byte in the path; save the list as UTF-8 text"
+    if len(path) > MAX_PATH:
+        return f"a path of more than {MAX_PATH} characters; expected one file a line"
+    if labelled and label < 0:
+        return f"label {label}; expected 0 or more"
+    if labelled and _NUMBER_AT_END.search(path):
+        return (
+            f"expected `path label`, found further numbers: {path[-60:]!r}; lists of frame folders "
+            "are not read"
+        )
+    return None
+
+
+def _contradictions(listed: Listed) -> Iterator[str]:
+    paths, labels, lines = listed.paths, listed.labels, listed.lines
+    if labels is None or len(set(paths)) == len(paths):
+        return
+    first: dict[str, int] = {}
+    for row, path in enumerate(paths):
+        before = first.setdefault(path, row)
+        if labels[before] != labels[row]:
+            yield (
+                f"line {lines[row]}: {path} has label {labels[row]}, but {labels[before]} in line "
+                f"{lines[before]}"
+            )
+
+
+def _find_list(path: Path, split: str) -> Path:
+    if path.is_dir():
+        files = [path / f"{split}{suffix}" for suffix in SUFFIXES]
+        found = [file for file in files if file.is_file()]
+        if len(found) != 1:
+            names = " or ".join(file.name for file in files)
+            raise ValueError(f"{path} holds {len(found) or 'no'} {names}; expected one of them")
+        return found[0]
+    file = Path(str(path).replace("{split}", split))
+    if not file.is_file():
+        raise ValueError(f"{file} is not a file; point data.path to a list or a folder of lists")
+    if split != "train" and split not in file.name:
+        raise ValueError(
+            f"{file} is one list, which is the split 'train'; for {split!r}, point data.path to a "
+            'folder of lists or write "{split}" in its place'
+        )
+    return file
+
+
+def _class_names(
+    file: Path, labels: np.ndarray, lines: np.ndarray, classes: str | int | None
+) -> tuple[str, ...]:
+    if isinstance(classes, str):
+        text = Path(classes).expanduser().read_text(encoding="utf-8-sig")
+        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+    else:
+        names = tuple(map(str, range(labels.max() + 1 if classes is None else classes)))
+    problems = (
+        f"line {lines[row]}: label {labels[row]}; there are {len(names)} classes, from 0"
+        for row in np.flatnonzero(labels >= len(names))
+    )
+    raise_problems(file, problems)
+    return names
+
+
+def _check_root(file: Path, root: str, paths: list[str]) -> None:
+    """A wrong root would make a bad input of every video."""
+    first = [os.path.join(root, path) for path in paths[:_SHOWN]]
+    if not any(map(os.path.exists, first)):
+        raise ValueError(
+            f"{file}: none of the first {len(first)} files exists, such as {first[0]}; point "
+            "data.root to the folder that the paths are relative to"
+        )

@@ -1,0 +1,254 @@
+"""Videos in TFRecord files: one SequenceExample for each video, one JPEG for each frame."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.records.index import Record, open_indexes
+from input_pipeline.source import Example, fingerprint
+from input_pipeline.views import crops
+
+MAX_PIXELS = 4096 * 4096
+MAX_CLASSES = 1_000_000
+_JPEG_END = b"\xff\xd9"
+_SHARD = re.compile(r"(?P<split>.+?)(\.tfrecords?)?-(?P<number>\d{5,})-of-(?P<count>\d{5,})$")
+
+cv2.setNumThreads(0)  # the loader has its own threads
+
+
+class VideoRecords:
+    """The videos of `path/<split>-00000-of-00010` and so on, read in any order.
+
+    The files are those that `python -m input_pipeline.prepare --records` writes, and those of dmvr
+    and scenic (uncompressed, at most one label). Of a video only the wanted frames are read: the
+    place of each is in an index beside the file, made on first use, or beforehand with
+    `python -m input_pipeline.index_records PATH`. They lie in a file system; mount a bucket.
+    """
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        path: str,
+        fps: float | None = None,
+        classes: str | None = None,
+    ):
+        """Opens the indexes; makes missing ones, which reads those files whole.
+
+        Args:
+          split: what the names of the files begin with; `.tfrecord` may follow it.
+          path: the folder.
+          fps: frames per second of what is stored; None means as the records say (`clip/fps`).
+          classes: text file with the name of each class, one a line, by class index; None means
+            `classes.txt` in the folder if there is one, else the names in the records.
+
+        Raises:
+          ValueError: no such files, some are missing, cut short or hold something else, records
+            that do not say their frame rate, labels on some videos only or beyond the classes.
+          OSError: a file cannot be read.
+        """
+        if fps is not None and not 0 < fps <= 1000:
+            raise ValueError(f"fps is {fps}; it must be above 0 and at most 1000")
+        self._shards = _find_shards(Path(path).expanduser(), split)
+        self._indexes = open_indexes(self._shards)
+        counts = [len(index.records) for index in self._indexes]
+        self._firsts = np.cumsum([0, *counts])
+        self.num_examples = int(self._firsts[-1])
+        sound = [r for index in self._indexes for r in index.records if r.damage is None]
+        if not sound:
+            raise ValueError(f"{path} holds no usable video of split {split!r}")
+        self._fps = fps
+        if fps is None and (silent := [record.name for record in sound if record.fps is None]):
+            raise ValueError(
+                f"{len(silent)} videos of {path} do not say their frame rate (clip/fps), such as "
+                f"{silent[0] or 'the first'}; give that of all with data.fps"
+            )
+        self.class_names = _class_names(sound, _classes_file(Path(path).expanduser(), classes))
+        self.fingerprint = fingerprint(self._identity())
+
+    def name_of(self, index: int) -> str:
+        """The file, the place in it, and what the video was made from."""
+        shard, row = self._find(index)
+        name = self._indexes[shard].records[row].name
+        return f"{self._shards[shard]}:{row}" + (f" ({name})" if name else "")
+
+    def read(self, index: int) -> Example:
+        """One video, not opened yet, and its class."""
+        shard, row = self._find(index)
+        record = self._indexes[shard].records[row]
+        frames = self._indexes[shard].frames(row)
+        return Example(RecordVideo(self._shards[shard], record, frames, self._fps), record.label)
+
+    def _find(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < self.num_examples:
+            raise IndexError(f"example {index} of {self.num_examples}")
+        shard = int(np.searchsorted(self._firsts, index, side="right")) - 1
+        return shard, index - int(self._firsts[shard])
+
+    def _identity(self) -> Iterator[bytes]:
+        for name in self.class_names or ():
+            yield os.fsencode(name)
+        for shard, index in zip(self._shards, self._indexes, strict=True):
+            yield os.fsencode(shard.name)
+            for record in index.records:
+                yield os.fsencode(f"{record.name} {record.label} {record.num_frames}")
+
+
+class RecordVideo(NamedTuple):
+    """A video of a shard that is not open yet.
+
+    Attributes:
+      shard: the file.
+      record: what is known of the video.
+      places: where its frames lie, of dtype `record_index.FRAME`.
+      fps: frames per second; None means as the record says.
+    """
+
+    shard: Path
+    record: Record
+    places: np.ndarray
+    fps: float | None = None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[OpenRecord]:
+        """Opens the file; raises BadMedia if it is damaged or too large, OSError."""
+        if self.record.damage is not None:
+            raise BadMedia("decode_error", self.record.damage)
+        if (pixels := self.record.height * self.record.width) > MAX_PIXELS:
+            raise BadMedia("too_large", f"{pixels} pixels, the limit is {MAX_PIXELS}")
+        with open(self.shard, "rb", buffering=0) as file:
+            yield OpenRecord(self, file.fileno())
+
+
+class OpenRecord:
+    """A video of a shard, an `example.OpenVideo`.
+
+    Attributes:
+      num_frames: frames in the order of presentation.
+      fps: frames per second.
+      height: in pixels.
+      width: in pixels.
+    """
+
+    def __init__(self, video: RecordVideo, descriptor: int):
+        """Wraps an open file."""
+        self._video, self._descriptor = video, descriptor
+        record = video.record
+        self.num_frames, self.height, self.width = record.num_frames, record.height, record.width
+        self.fps = video.fps or record.fps or 0.0
+
+    def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
+        """Reads and decodes some frames; repeated ones once.
+
+        Args:
+          indices: in increasing order, repeats allowed, from 0 to `num_frames - 1`.
+          short_side: scale so that the shorter side has so many pixels: by area if that is less,
+            else bicubic; None for none.
+
+        Returns:
+          uint8 `(len(indices), height, width, 3)`, RGB, the pixels that Pillow decodes.
+
+        Raises:
+          ValueError: there is no such frame.
+          BadMedia: the bytes of a frame are not those that were indexed, or not a JPEG file.
+        """
+        height, width = self.height, self.width
+        if short_side is not None:
+            height, width = crops.short_side(height, width, short_side)
+        clip = np.empty((len(indices), height, width, 3), np.uint8)
+        for row, index in enumerate(indices):
+            if row and index == indices[row - 1]:
+                clip[row] = clip[row - 1]
+                continue
+            frame = self._decode(int(index))
+            if (height, width) != (self.height, self.width):
+                smaller = height < self.height
+                method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
+                frame = cv2.resize(frame, (width, height), interpolation=method)
+            clip[row] = frame
+        return clip
+
+    def _decode(self, index: int) -> np.ndarray:
+        if not 0 <= index < self.num_frames:
+            raise ValueError(f"frame {index} of a video of {self.num_frames}")
+        offset, length, crc = self._video.places[index].tolist()
+        jpeg = os.pread(self._descriptor, length, offset)
+        if zlib.crc32(jpeg) != crc:
+            raise BadMedia(
+                "decode_error", f"the checksum of frame {index} in {self._video.shard} is wrong"
+            )
+        if not jpeg.rstrip(b"\0").endswith(_JPEG_END):  # OpenCV would fill up with grey
+            raise BadMedia("decode_error", f"frame {index} is not a JPEG file, or cut short")
+        flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
+        if frame is None:
+            raise BadMedia("decode_error", f"frame {index} is a damaged JPEG file")
+        if frame.shape[:2] != (self.height, self.width):
+            size = f"{frame.shape[1]}x{frame.shape[0]}"
+            expected = f"{self.width}x{self.height}"
+            raise BadMedia("decode_error", f"frame {index} has {size} pixels, the first {expected}")
+        return frame
+
+
+def _find_shards(folder: Path, split: str) -> list[Path]:
+    """All files of a split, by number."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; point data.path to the TFRecord files")
+    matches = [match for name in os.listdir(folder) if (match := _SHARD.match(name))]
+    found = sorted(match.string for match in matches if match["split"] == split)
+    if not found:
+        splits = ", ".join(sorted({match["split"] for match in matches})) or "no such files at all"
+        raise ValueError(f"{folder} has no files {split}-00000-of-...; it has {splits}")
+    counts = {match["count"] for match in matches if match["split"] == split}
+    if len(counts) > 1:
+        raise ValueError(
+            f"{folder} holds files of {split} in different numbers: {', '.join(sorted(counts))}; "
+            "keep those of one conversion"
+        )
+    (count,) = counts
+    numbers = [int(match["number"]) for match in matches if match["split"] == split]
+    missing = sorted(set(range(int(count))) - set(numbers))
+    if missing or len(numbers) != int(count):
+        which = ", ".join(f"{number:05d}" for number in missing[:5])
+        raise ValueError(
+            f"{folder} holds {len(numbers)} of {int(count)} files of {split}; "
+            f"{len(missing)} are missing: {which}; copy or make them again"
+        )
+    return [folder / name for name in found]
+
+
+def _classes_file(folder: Path, classes: str | None) -> Path | None:
+    if classes is not None:
+        return Path(classes).expanduser()
+    return path if (path := folder / "classes.txt").exists() else None
+
+
+def _class_names(records: list[Record], classes_file: Path | None) -> tuple[str, ...] | None:
+    labels = {record.label for record in records}
+    if labels == {None}:
+        return None
+    known = [label for label in labels if label is not None]
+    if len(known) < len(labels):
+        raise ValueError("some videos have a label (clip/label/index) and others have none")
+    if min(known) < 0 or max(known) >= MAX_CLASSES:
+        raise ValueError(
+            f"labels (clip/label/index) are from {min(known)} to {max(known)}; expected 0 to "
+            f"{MAX_CLASSES - 1}"
+        )
+    if classes_file is not None:
+        names = tuple(classes_file.read_text(encoding="utf-8").splitlines())
+        if max(known) >= len(names):
+            raise ValueError(f"{classes_file} names {len(names)} classes; there is {max(known)}")
+        return names
+    texts = {record.label: record.label_text for record in records}
+    return tuple(texts.get(label) or str(label) for label in range(max(known) + 1))

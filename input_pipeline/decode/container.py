@@ -1,0 +1,150 @@
+"""Opens a video file so that hostile bytes can do little: told by its first bytes, alone, limited.
+
+FFmpeg would guess the format and, for a play list, open what it names. Here the format is forced,
+only this file may be read, and sizes are checked before anything is decoded. Needs PyAV.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.video.stream import VideoStream
+
+from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.decode.regular_files import open_regular
+from input_pipeline.decode.structure import Read, check_matroska, check_mp4
+
+MAX_STREAMS = 16
+HEAD_BYTES = 256
+GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
+# Text in a header need not be UTF-8. PyAV 19 replaces what is not by itself.
+_TEXT: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
+_CHECKS = {"matroska": check_matroska, "mov": check_mp4}
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
+
+
+def open_container(data: str | bytes, timeout_seconds: float, max_pixels: int) -> InputContainer:
+    """Opens a file of which every byte may be wrong.
+
+    Args:
+      data: the path of a file, or its bytes.
+      timeout_seconds: for the header, and for each packet later.
+      max_pixels: the decoder refuses larger frames.
+
+    Raises:
+      BadMedia: empty, or no MP4/MOV, Matroska/WebM or AVI, or not a file but a pipe or a device; or
+        its parts do not fit into one another.
+      OSError: it cannot be read.
+      av.error.FFmpegError: the header is wrong.
+    """
+    if isinstance(data, bytes):
+        head, num_bytes = data[:HEAD_BYTES], len(data)
+    else:
+        head, num_bytes = _head_of(data)
+    name = _format_of(head, num_bytes)
+    if name in _CHECKS:
+        with _reader(data) as read:
+            _CHECKS[name](read, num_bytes, time.monotonic() + timeout_seconds)
+    container = av.open(
+        io.BytesIO(data) if isinstance(data, bytes) else f"file:{os.path.abspath(data)}",
+        "r",
+        format=name,
+        options={"max_pixels": str(max_pixels), "threads": "1"},
+        container_options={"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS + 1)},
+        **_TEXT,
+        timeout=timeout_seconds,
+    )
+    container.flags &= ~GENERATE_TIMES
+    return container
+
+
+def video_stream(container: InputContainer, max_pixels: int, max_frames: int) -> VideoStream:
+    """The main video stream (not a cover picture), set to decode on one thread.
+
+    Args:
+      container: as opened.
+      max_pixels: of a frame.
+      max_frames: that the header may promise.
+
+    Raises:
+      BadMedia: there is none, it cannot be decoded, it is too large, or one of too many.
+    """
+    if len(container.streams) > MAX_STREAMS:
+        raise BadMedia("too_large", f"more than {MAX_STREAMS} streams")
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream):
+        raise BadMedia("no_video", f"{len(container.streams)} streams, none of them video")
+    codec = stream.codec_context
+    if codec is None:
+        raise BadMedia("decode_error", "no decoder for the codec of this video")
+    if codec.width < 1 or codec.height < 1:
+        raise BadMedia("decode_error", "the header gives no size of the frames")
+    if codec.width * codec.height > max_pixels:
+        raise BadMedia(
+            "too_large",
+            f"{codec.width}x{codec.height} pixels, the limit is {max_pixels} (max_pixels)",
+        )
+    if stream.frames > max_frames:
+        raise BadMedia(
+            "too_large", f"{stream.frames} frames, the limit is {max_frames} (max_frames)"
+        )
+    codec.thread_count, codec.thread_type = 1, "NONE"
+    codec.options = {"max_pixels": str(max_pixels)}
+    return stream
+
+
+def _head_of(path: str) -> tuple[bytes, int]:
+    """First bytes and size of a file."""
+    with open_regular(path) as (descriptor, num_bytes):
+        return os.read(descriptor, HEAD_BYTES), num_bytes
+
+
+@contextlib.contextmanager
+def _reader(data: str | bytes) -> Iterator[Read]:
+    """Reads a few bytes anywhere."""
+    if isinstance(data, bytes):
+        yield lambda at, count: data[at : at + count]
+        return
+    with open_regular(data) as (descriptor, _):
+        yield lambda at, count: os.pread(descriptor, count, at)
+
+
+def _format_of(head: bytes, num_bytes: int) -> str:
+    if not head:
+        raise BadMedia("empty", "0 bytes")
+    if head[4:8] in _MP4_BOXES:
+        return "mov"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        if num_bytes < (promised := _matroska_bytes(head)):
+            raise BadMedia("short", f"{num_bytes} of {promised} bytes")
+        return "matroska"
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return "avi"
+    raise BadMedia(
+        "not_media", f"starts with {head[:12]!r}; expected MP4, MOV, Matroska, WebM or AVI"
+    )
+
+
+def _matroska_bytes(head: bytes) -> int:
+    """How long a Matroska file says it is; 0 if it does not (live recordings)."""
+    length, body = _matroska_size(head, 4)
+    segment = body + length
+    if head[segment : segment + 4] != b"\x18\x53\x80\x67":
+        return 0
+    length, body = _matroska_size(head, segment + 4)
+    return body + length
+
+
+def _matroska_size(head: bytes, at: int) -> tuple[int, int]:
+    """Length of an element, 0 if unknown, and where its content starts."""
+    width = 9 - head[at].bit_length() if len(head) > at and head[at] else 1
+    mask = (1 << 7 * width) - 1
+    length = int.from_bytes(head[at : at + width], "big") & mask
+    return (0 if length == mask else length), at + width

@@ -1,0 +1,134 @@
+"""Bytes of an image file to pixels, checked before anything is allocated.
+
+JPEG, PNG and WebP, by their first bytes (a PNG named .jpg is a PNG). Results equal Pillow's: grey
+is repeated over the channels, alpha is dropped, CMYK is converted, 16 bits keep the upper eight, of
+an animation the first frame counts, and EXIF orientation is ignored as in the originals.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+
+import numpy as np
+from PIL import Image
+
+from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.views.crops import Window
+
+MAX_PIXELS = 64_000_000
+MAX_SCANS = 64  # of a progressive JPEG; each of a few bytes makes the decoder go over all pixels
+_MAGIC = {"JPEG": (b"\xff\xd8\xff",), "PNG": (b"\x89PNG\r\n\x1a\n",), "WEBP": (b"RIFF",)}
+_JPEG_END = b"\xff\xd9"
+
+
+class Picture:
+    """An image whose size is known and whose pixels are not decoded yet.
+
+    Attributes:
+      height: in pixels.
+      width: in pixels.
+    """
+
+    def __init__(self, header: Image.Image, jpeg: bytes | None = None):
+        """Wraps an opened image.
+
+        Args:
+          header: as Pillow opened it; pixels are read on demand.
+          jpeg: the file, if it is a plain JPEG of which a window can be decoded alone.
+        """
+        self.width, self.height = header.size
+        self._header, self._jpeg = header, jpeg
+
+    def crop(self, window: Window) -> Image.Image:
+        """Decodes a window: mode RGB, `window.width` by `window.height`."""
+        top, left, height, width = window
+        # For larger windows Pillow is as fast; both give the same pixels.
+        if self._jpeg is not None and height * width < 0.5 * self.height * self.width:
+            return self._decode_jpeg(self._jpeg, window)
+        return _to_rgb(self._header).crop((left, top, left + width, top + height))
+
+    def whole(self) -> Image.Image:
+        """Decodes everything, mode RGB."""
+        return self.crop(Window(0, 0, self.height, self.width))
+
+    def _decode_jpeg(self, jpeg: bytes, window: Window) -> Image.Image:
+        """Decodes little more than the window.
+
+        The accurate transform is the one that Pillow uses. Chroma is interpolated, at the border of
+        what is decoded from one side only: with a margin of one pixel the window equals that of the
+        whole image, bit for bit.
+        """
+        from input_pipeline.tensorflow_cpu import tf  # here, as videos do without it
+
+        top, left = max(0, window.top - 1), max(0, window.left - 1)
+        bottom = min(self.height, window.top + window.height + 1)
+        right = min(self.width, window.left + window.width + 1)
+        pixels = tf.raw_ops.DecodeAndCropJpeg(
+            contents=jpeg,
+            crop_window=[top, left, bottom - top, right - left],
+            channels=3,
+            dct_method="INTEGER_ACCURATE",
+        )
+        x, y = window.left - left, window.top - top
+        image = Image.fromarray(np.asarray(pixels))
+        return image.crop((x, y, x + window.width, y + window.height))
+
+
+def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Reads the header of an image file, or wraps pixels.
+
+    Args:
+      data: the file, or uint8 (height, width, 3) RGB.
+      max_pixels: larger images are refused before their pixels are allocated.
+
+    Raises:
+      BadMedia: empty, not an image, too large, or a PNG whose checksums say that it is damaged.
+      Exception: whatever the decoder finds wrong with the header.
+    """
+    if isinstance(data, np.ndarray):
+        return Picture(Image.fromarray(data))
+    header = Image.open(io.BytesIO(data), formats=[_format_of(data)])
+    width, height = header.size
+    if width * height > max_pixels:
+        raise BadMedia(
+            "too_large", f"{width}x{height} pixels, the limit is {max_pixels} (max_pixels)"
+        )
+    if header.format == "PNG":
+        _check_png(data)
+    # Within a scan these two bytes do not occur.
+    if header.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise BadMedia("too_large", f"a JPEG of {scans} scans, the limit is {MAX_SCANS}")
+    # A window of a file cut short might still decode; Pillow reads on and notices the missing end.
+    plain_jpeg = header.format == "JPEG" and header.mode in ("RGB", "L") and data[-2:] == _JPEG_END
+    return Picture(header, data if plain_jpeg else None)
+
+
+def _format_of(data: bytes) -> str:
+    if not data:
+        raise BadMedia("empty", "0 bytes")
+    for name, starts in _MAGIC.items():
+        if data.startswith(starts):
+            return name
+    raise BadMedia("not_media", f"starts with {data[:12]!r}; expected JPEG, PNG or WebP")
+
+
+def _check_png(data: bytes) -> None:
+    """Compares the pixels of a PNG with their checksums, which Pillow does not look at."""
+    at = 8
+    while at + 12 <= len(data):
+        kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if kind == b"IDAT" and zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(
+            data[end : end + 4], "big"
+        ):
+            raise BadMedia("decode_error", f"the pixels at byte {at} do not fit their checksum")
+        if kind == b"IEND":
+            return
+        at = end + 4
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip at 255
+        grey = (np.asarray(image).astype(np.int32) >> 8).clip(0, 255)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,1 @@
+"""Once, before training: `python -m input_pipeline.prepare`."""

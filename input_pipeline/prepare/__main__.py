@@ -1,0 +1,312 @@
+"""Raw videos to a checked list and, if wanted, to TFRecord files.
+
+    python -m input_pipeline.prepare VIDEOS OUT               # OUT/index.jsonl
+    python -m input_pipeline.prepare VIDEOS OUT --records     # and OUT/train-00000-of-00010, ...
+
+Every video is decoded once, in parallel; broken ones are listed with the reason. Both commands can
+be interrupted: run them again and they go on. VIDEOS is not changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+from tqdm import tqdm
+
+from input_pipeline.decode.video import EXTENSIONS
+from input_pipeline.prepare import labels as video_labels
+from input_pipeline.prepare import scan as video_scan
+from input_pipeline.prepare import worker_processes
+from input_pipeline.prepare.scan import Line
+from input_pipeline.prepare.worker_processes import Died
+from input_pipeline.records import writer as record_writer
+from input_pipeline.records.writer import Settings, ShardJob
+
+_MORE = """
+OUT may be VIDEOS; else tell video_folder, video_list or ssv2 where the list is:
+
+    config.data = dict(name="video_folder", path="VIDEOS", index="OUT/index.jsonl")
+
+--records writes each video as one SequenceExample with one JPEG for each frame, at the frame rate
+of the video, in files that TensorFlow, dmvr and scenic read too. Labels: if VIDEOS (or each of its
+folders train, val, ...) holds two or more folders and no videos beside them, these are the classes,
+in the order of their names; they are written to OUT/classes.txt. Or give a --list, and write the
+name of each class, one a line, to OUT/classes.txt yourself. Each file has an index beside it, so
+that a few frames can be read alone; OUT/<split>.manifest.json says what was written, from what,
+and what was left out and why. In a recipe:
+
+    config.data = dict(name="video_records", path="OUT")
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command; see `--help`.
+
+    Raises:
+      SystemExit: wrong use (code 2); what was written is not what was read, the disk is full, a
+        folder cannot be read, a process ended, or it was interrupted (code 1).
+    """
+    parser = _parser()
+    args = parser.parse_args(arguments)
+    source, out = args.videos.expanduser(), args.out.expanduser()
+    if not source.is_dir():
+        parser.error(f"{source} is not a folder; give the folder that holds the videos")
+    if out.exists() and not out.is_dir():
+        parser.error(f"{out} is a file; give a folder to write to")
+    if not args.records and (args.list or args.split or args.shards or args.beam is not None):
+        parser.error("--list, --split, --shards and --beam are about --records, which is not given")
+    if not video_scan.find_videos(source):
+        parser.error(f"{source} holds no videos ({', '.join(EXTENSIONS)}), at any depth")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        index = out / "index.jsonl"
+        lines = video_scan.scan(source, index, decode=args.decode == "all", workers=args.workers)
+        print(_summary(lines, index))
+        if args.records:
+            splits = video_labels.splits(source, lines, args.list, args.split)
+            video_labels.write_classes(out / "classes.txt", splits)
+            for split in splits:
+                _write_records(args, source, out, split)
+    except ValueError as error:
+        parser.error(str(error))
+    except (OSError, RuntimeError) as error:
+        sys.exit(f"stopped: {error}\nrun the same command again to go on")
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; run the same command again to go on")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m input_pipeline.prepare",
+        description=__doc__,
+        epilog=_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos, any depth")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+    parser.add_argument(
+        "--decode",
+        choices=("all", "none"),
+        default="all",
+        help="all: decode each frame (default); none: only count frames, some 50 times faster, "
+        "but damaged pictures are not noticed",
+    )
+    parser.add_argument(
+        "--workers",
+        type=_whole_number(0),
+        default=os.cpu_count(),
+        metavar="N",
+        help="processes (default: one for each core; 0: none, for debugging)",
+    )
+    records = parser.add_argument_group("records")
+    records.add_argument("--records", action="store_true", help="write TFRecord files")
+    records.add_argument(
+        "--short-side",
+        type=_whole_number(16),
+        default=256,
+        metavar="PIXELS",
+        help="of the stored frames (default 256); smaller videos keep their size",
+    )
+    records.add_argument(
+        "--quality",
+        type=_whole_number(1, 100),
+        default=95,
+        metavar="Q",
+        help="of JPEG, 1 to 100 (default 95)",
+    )
+    records.add_argument(
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="text list of lines `path label`, as video_list reads it, paths relative to VIDEOS; "
+        "only these are written",
+    )
+    records.add_argument(
+        "--split",
+        metavar="NAME",
+        help="folder of VIDEOS to write, or the name for a --list (default: each of train, val, "
+        "... that VIDEOS has, else train)",
+    )
+    records.add_argument(
+        "--shards",
+        type=_whole_number(1),
+        metavar="N",
+        help="files of a split (default: of about 150 MB)",
+    )
+    records.add_argument(
+        "--verify",
+        type=_whole_number(0),
+        default=2,
+        metavar="K",
+        help="records of each file to compare with their videos afterwards (default 2)",
+    )
+    records.add_argument(
+        "--beam",
+        nargs="?",
+        const="",
+        metavar="OPTIONS",
+        help="write the files on Apache Beam, such as --beam='--runner=SparkRunner'; its workers "
+        "need this package, and VIDEOS and OUT under the same paths",
+    )
+    return parser
+
+
+def _whole_number(least: int, most: int | None = None):
+    def parse(text: str) -> int:
+        if not text.isdigit() or int(text) < least or (most is not None and int(text) > most):
+            limits = f"from {least} to {most}" if most is not None else f"from {least}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number {limits}")
+        return int(text)
+
+    return parse
+
+
+def _summary(lines: list[Line], index: Path) -> str:
+    """A table of counts by status, and the first few bad files."""
+    rows = [f"{'status':<14}{'videos':>10}{'frames':>14}{'hours':>10}"]
+    counts = collections.Counter(line["status"] for line in lines)
+    for status, count in sorted(counts.items(), key=lambda item: (item[0] != "ok", item[0])):
+        usable = [line for line in lines if line["status"] == status and line["num_frames"]]
+        frames = sum(line["num_frames"] for line in usable)
+        hours = sum(line["num_frames"] / line["fps"] for line in usable) / 3600
+        numbers = f"{frames:>14,}{hours:>10,.2f}" if usable else ""
+        rows.append(f"{status:<14}{count:>10,}{numbers}")
+    bad = [line for line in lines if line["status"] != "ok"]
+    rows += [f"  {_printable(line['path'])}: {_printable(line['reason'])}" for line in bad[:3]]
+    if len(bad) > 3:
+        rows.append(f"  and {len(bad) - 3:,} more")
+    return "\n".join([*rows, f"listed in {index}"])
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which file names and decoders may bring."""
+    return text.encode("unicode_escape").decode() if not text.isprintable() else text
+
+
+def _write_records(
+    args: argparse.Namespace, source: Path, out: Path, split: video_labels.Split
+) -> None:
+    settings = Settings(args.short_side, args.quality)
+    jobs = record_writer.plan(source, out, split.name, split.examples, settings, args.shards)
+    names = {job.shard.name for job in jobs}
+    others = [p.name for p in out.glob(f"{split.name}-?????-of-?????") if p.name not in names]
+    if others:
+        raise ValueError(
+            f"{out} holds {sorted(others)[0]}, of another conversion into another number of files; "
+            f"this one makes {len(names)}. Remove those, or write elsewhere"
+        )
+    manifest = out / f"{split.name}.manifest.json"
+    earlier = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {}
+    reports = {report["shard"]: report for report in earlier.get("shards", [])}
+    todo = [job for job in jobs if record_writer.finished(job, reports) is None]
+    if args.beam is not None:
+        _on_beam(todo, args.beam)
+    else:
+        _in_processes(todo, len(jobs), split.name, args.workers)
+    made = [record_writer.finished(job, reports) for job in jobs]
+    done = [report for report in made if report is not None]
+    if len(done) < len(jobs):
+        raise RuntimeError(f"{len(jobs) - len(done)} files of {out} were not written")
+    if any(job.report.exists() for job in jobs):  # written since the last check
+        _check(jobs, args.verify, args.workers)
+    text = json.dumps(_manifest(args, split, settings, done), indent=1)
+    video_scan.write_atomically(manifest, text)
+    for job in jobs:
+        job.report.unlink(missing_ok=True)
+    if (out / "progress").is_dir() and not any((out / "progress").iterdir()):
+        shutil.rmtree(out / "progress")
+    videos, frames, size = (
+        sum(report[key] for report in done) for key in ("num_examples", "num_frames", "bytes")
+    )
+    left_out = len(split.skipped) + sum(len(report["skipped"]) for report in done)
+    print(
+        f"{split.name}: {videos:,} videos, {frames:,} frames, {size / 1e9:.2f} GB in {len(done)} "
+        f"files; {left_out:,} left out, see {manifest}"
+    )
+
+
+def _in_processes(todo: list[ShardJob], total: int, name: str, workers: int) -> None:
+    written = worker_processes.results(record_writer.write_shard, todo, min(workers, len(todo)))
+    done = total - len(todo)
+    try:
+        for job, outcome in tqdm(written, f"writing {name}", total, initial=done, unit=" files"):
+            if isinstance(outcome, Died):
+                raise RuntimeError(
+                    f"the process that wrote {job.shard} ended with code {outcome.exit_code}; "
+                    "is the memory too small? Use fewer --workers"
+                )
+    finally:
+        written.close()
+        for job in todo:
+            job.partial.unlink(missing_ok=True)  # of a process that was ended
+
+
+def _on_beam(todo: list[ShardJob], options: str) -> None:
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise ValueError("--beam needs Apache Beam: pip install apache-beam") from None
+    with beam.Pipeline(options=PipelineOptions(shlex.split(options))) as pipeline:
+        _ = (
+            pipeline
+            | beam.Create(todo)
+            | beam.Reshuffle()  # so that each file is a bundle of its own
+            | beam.Map(record_writer.write_shard)
+        )
+
+
+def _check(jobs: list[ShardJob], records: int, workers: int) -> None:
+    check = functools.partial(record_writer.check_shard, records=records)
+    found = worker_processes.results(check, jobs if records else [], min(workers, len(jobs)))
+    problems: list[str] = []
+    for job, outcome in tqdm(found, "checking", len(jobs), unit=" files", disable=not records):
+        problems += [f"{job.shard}: crashed"] if isinstance(outcome, Died) else outcome
+    if problems:
+        sys.exit("\n".join([*problems[:20], f"{len(problems)} differences; the disk may be bad"]))
+
+
+def _manifest(
+    args: argparse.Namespace,
+    split: video_labels.Split,
+    settings: Settings,
+    shards: list[dict[str, Any]],
+) -> dict[str, Any]:
+    labels: collections.Counter[str] = collections.Counter()
+    for shard in shards:
+        labels.update(shard["class_counts"])
+    skipped = split.skipped + [video for shard in shards for video in shard["skipped"]]
+    return dict(
+        format=1,
+        split=split.name,
+        num_examples=sum(shard["num_examples"] for shard in shards),
+        num_frames=sum(shard["num_frames"] for shard in shards),
+        class_names=split.class_names,
+        class_counts=dict(sorted(labels.items(), key=lambda item: int(item[0]))),
+        settings={**settings._asdict(), "frames_per_second": "as in the video"},
+        source=str(args.videos),
+        versions=dict(
+            python=platform.python_version(),
+            av=av.__version__,
+            ffmpeg=av.ffmpeg_version_info,
+            opencv=cv2.__version__,
+        ),
+        skipped=skipped,
+        shards=shards,
+    )
+
+
+if __name__ == "__main__":
+    main()

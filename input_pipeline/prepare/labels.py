@@ -1,0 +1,115 @@
+"""Splits and labels of a folder of videos: from its folders, or from a list."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from input_pipeline.datasets.file_tree import SPLITS
+from input_pipeline.datasets.video_lists import read_list
+from input_pipeline.prepare.scan import Line, write_atomically
+
+Example = tuple[Line, int | None, str | None]  # line of the list, label, name of the class
+
+
+class Split(NamedTuple):
+    """The videos of a split.
+
+    Attributes:
+      name: such as "train".
+      class_names: by label; None if labels are numbers without names, or there are none.
+      examples: usable videos, in order.
+      skipped: the others: path, status, reason.
+    """
+
+    name: str
+    class_names: list[str] | None
+    examples: list[Example]
+    skipped: list[Line]
+
+
+def splits(folder: Path, lines: list[Line], labels: Path | None, name: str | None) -> list[Split]:
+    """The splits of a folder.
+
+    Args:
+      folder: with the videos.
+      lines: its list, as `video_scan.scan` makes it.
+      labels: a list as `video_lists.read_list` reads it, relative to the folder; None means that
+        folders are classes, if there are two or more and no videos beside them.
+      name: of the split; None means each of train, val, ... that is a folder, else "train".
+
+    Raises:
+      ValueError: no such split, no usable video, or a list that cannot be read.
+    """
+    if labels is not None:
+        return [_listed(labels, lines, name or "train")]
+    found = [split for split in SPLITS if (folder / split).is_dir()]
+    if name is not None and found:
+        if not (folder / name).is_dir():
+            raise ValueError(f"{folder} has no split {name!r}; it has {', '.join(found)}")
+        found = [name]
+    roots: dict[str, tuple[str, ...]] = {split: (split,) for split in found} or {
+        name or "train": ()
+    }
+    below = {
+        split: [line for line in lines if PurePath(line["path"]).parts[: len(root)] == root]
+        for split, root in roots.items()
+    }
+    # Classes of all splits together, so that a label means the same in each.
+    of_line = {
+        line["path"]: PurePath(line["path"]).parts[len(roots[split]) : -1][:1]
+        for split, members in below.items()
+        for line in members
+    }
+    folders = {parts[0] for parts in of_line.values() if parts}
+    labelled = len(folders) > 1 and all(of_line.values())
+    names = sorted(folders) if labelled else None
+    return [
+        _split(split, names, [(line, *_label(of_line[line["path"]], names)) for line in members])
+        for split, members in below.items()
+    ]
+
+
+def _label(parts: tuple[str, ...], names: list[str] | None) -> tuple[int | None, str | None]:
+    return (None, None) if names is None else (names.index(parts[0]), parts[0])
+
+
+def _split(name: str, class_names: list[str] | None, examples: list[Example]) -> Split:
+    usable = [example for example in examples if example[0]["status"] == "ok"]
+    if not usable:
+        raise ValueError(f"split {name!r} has no usable video")
+    skipped = [
+        {key: line[key] for key in ("path", "status", "reason")}
+        for line, _, _ in examples
+        if line["status"] != "ok"
+    ]
+    return Split(name, class_names, usable, skipped)
+
+
+def _listed(labels: Path, lines: list[Line], name: str) -> Split:
+    by_path = {line["path"]: line for line in lines}
+    missing = dict(status="missing", reason="it is in the list of labels, not in the folder")
+    examples: list[Example] = []
+    for entry in read_list(labels):
+        path = os.path.normpath(entry.path)
+        examples.append((by_path.get(path, dict(path=path, **missing)), entry.label, None))
+    return _split(name, None, examples)
+
+
+def write_classes(path: Path, found: list[Split]) -> None:
+    """Writes the names of the classes, one a line, by label; nothing if they have no names.
+
+    Raises:
+      ValueError: the file is there with other names.
+    """
+    names = found[0].class_names
+    if names is None:
+        return
+    text = "".join(f"{name}\n" for name in names)
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{path} names other classes than these {len(names)}: labels would differ between "
+            "splits; write elsewhere"
+        )
+    write_atomically(path, text)

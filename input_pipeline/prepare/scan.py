@@ -1,0 +1,162 @@
+"""What videos a folder holds, and which of them can be used: a list made once.
+
+The list is `index.jsonl`, one object a line, in the order of the paths:
+
+    path        relative to the folder
+    status      "ok" or one of `bad_inputs.CLASSES`
+    reason      what is wrong; "" if nothing
+    num_frames, fps, height, width    null if nothing could be opened
+    bytes       size of the file; null if it could not be read
+    mtime_ns    when the file was changed, nanoseconds since 1970
+    decoded     true if each frame was decoded, false if frames were only counted
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from input_pipeline.bad_inputs import BadMedia, media_boundary
+from input_pipeline.datasets.file_tree import walk
+from input_pipeline.decode.video import EXTENSIONS, VideoFile
+from input_pipeline.prepare import worker_processes
+from input_pipeline.prepare.worker_processes import Died
+from input_pipeline.source import OpenVideo
+
+Line = dict[str, Any]
+TIMEOUT_SECONDS = 600.0  # for opening, and for each chunk of frames
+CHUNK = 512  # frames decoded at a time
+_SMALL = 32  # pixels of the short side; nobody looks at these frames
+_AGAIN = ("missing", "unreadable", "timeout")  # may be a matter of the disk, not of the file
+
+
+def find_videos(folder: Path) -> list[str]:
+    """Sorted paths, relative to a folder, of all files below it that are named like videos.
+
+    Links are followed; names that start with a dot are skipped.
+    """
+    return sorted(walk(str(folder), "", EXTENSIONS))
+
+
+def scan(folder: Path, index: Path, *, decode: bool, workers: int) -> list[Line]:
+    """Makes or completes the list of a folder, with a progress bar.
+
+    Files that are in the list are not read again, unless they changed, or were not decoded and now
+    shall be, or could not be read at all. Each result is written at once: a run that is killed goes
+    on where it was, and the result is the same.
+
+    Args:
+      folder: with the videos, at any depth.
+      index: the list, `index.jsonl`.
+      decode: decode each frame; else frames are only counted, and some damage is not seen.
+      workers: processes.
+
+    Returns:
+      The lines of all files that are there, in the order of their paths.
+
+    Raises:
+      OSError: the folder cannot be listed, or the list not be written.
+    """
+    known = {line["path"]: line for line in read_index(index)} if index.exists() else {}
+    paths = find_videos(folder)
+    lines = {path: known[path] for path in paths if _is_current(folder, known.get(path), decode)}
+    todo = [path for path in paths if path not in lines]
+    examined = worker_processes.results(
+        functools.partial(examine, folder, decode), todo, min(workers, len(todo))
+    )
+    with (
+        index.open("a", encoding="utf-8") as file,
+        tqdm(total=len(paths), initial=len(lines), desc="reading", unit=" videos") as bar,
+    ):
+        for path, outcome in examined:
+            if isinstance(outcome, Died):
+                reason = f"the decoder crashed (exit code {outcome.exit_code})"
+                outcome = _line(folder, path, decode, BadMedia("decode_error", reason))
+            file.write(json.dumps(outcome) + "\n")
+            file.flush()
+            lines[path] = outcome
+            bar.update()
+    ordered = [lines[path] for path in paths]
+    write_atomically(index, "".join(json.dumps(line) + "\n" for line in ordered))
+    return ordered
+
+
+def read_index(index: Path) -> list[Line]:
+    """The lines of a list, without a last one that a killed run left incomplete.
+
+    Raises:
+      ValueError: it is not such a list.
+    """
+    text = index.read_text(encoding="utf-8")
+    try:
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            write_atomically(index, whole)
+        lines = [json.loads(line) for line in whole.splitlines()]
+        if all({"path", "status", "mtime_ns", "decoded"} <= line.keys() for line in lines):
+            return lines
+    except (json.JSONDecodeError, AttributeError):
+        pass
+    raise ValueError(f"{index} is not a list of videos of this program; move it away")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a file at once or not at all; raises OSError."""
+    partial = path.with_name(f"partial.{path.name}")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def examine(folder: Path, decode: bool, path: str) -> Line:
+    """Opens a video, counts its frames and decodes them; never fails on a bad one."""
+    file = VideoFile(os.path.join(folder, path), timeout_seconds=TIMEOUT_SECONDS)
+    try:
+        with media_boundary(), file.open() as video:
+            if decode:
+                for start in range(0, video.num_frames, CHUNK):
+                    stop = min(start + CHUNK, video.num_frames)
+                    video.frames(range(start, stop), short_side=_SMALL)
+            return _line(folder, path, decode, None, video)
+    except BadMedia as bad:
+        return _line(folder, path, decode, bad)
+
+
+def _line(
+    folder: Path, path: str, decode: bool, bad: BadMedia | None, video: OpenVideo | None = None
+) -> Line:
+    size, mtime_ns = _stat(folder / path)
+    facts = ("num_frames", "fps", "height", "width")
+    return dict(
+        path=path,
+        status="ok" if bad is None else bad.kind,
+        reason="" if bad is None else bad.reason,
+        **{name: None if video is None else getattr(video, name) for name in facts},
+        bytes=size,
+        mtime_ns=mtime_ns,
+        decoded=decode,
+    )
+
+
+def _stat(path: Path) -> tuple[int | None, int | None]:
+    try:
+        found = path.stat()
+    except OSError:
+        return None, None
+    return found.st_size, found.st_mtime_ns
+
+
+def _is_current(folder: Path, line: Line | None, decode: bool) -> bool:
+    return (
+        line is not None
+        and line["status"] not in _AGAIN
+        and (line["decoded"] or not decode)
+        and (line["bytes"], line["mtime_ns"]) == _stat(folder / line["path"])
+    )

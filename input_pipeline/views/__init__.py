@@ -1,0 +1,1 @@
+"""Views: which frames and which part of them become a clip."""

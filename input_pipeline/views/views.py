@@ -1,0 +1,302 @@
+"""What the network gets to see of an example: clips of fixed shape, uint8.
+
+A view is a section of a recipe. Flips are made on the device, with normalisation and mixing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from input_pipeline.bad_inputs import media_boundary
+from input_pipeline.decode.images import MAX_PIXELS
+from input_pipeline.source import Video
+from input_pipeline.views import crops
+from input_pipeline.views.clips import (
+    OPENCV,
+    PILLOW,
+    Picture,
+    Pixels,
+    as_image,
+    crop,
+    open_clip,
+    resize,
+    size_of,
+)
+from input_pipeline.views.color_jitter import ColorJitter
+from input_pipeline.views.randaugment import MEAN_COLOUR, Fill, RandAugment
+from input_pipeline.views.sampling import SAMPLERS, Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainView:
+    """Random frames, a random crop of them, and (fine-tuning) RandAugment and colour jitter.
+
+    All frames of a clip share their draws. The originals flip before RandAugment; since its signs
+    are fair coins, flipping afterwards gives the same distribution.
+
+    Attributes:
+      size: side of the clip, in pixels.
+      frames: of a clip; 1 for images.
+      stride: frames from one frame of the clip to the next, see `sampling`.
+      sampling: which frames: "dense", "segment" or "strided", see `input_pipeline.views.sampling`.
+      repeats: clips of an example, each augmented on its own; they follow each other in the batch.
+      new_frames: whether each repeat draws frames of its own.
+      short_side: a video is scaled to it while it is decoded, in pixels; None for no scaling.
+      crop_area: smallest and largest area of the crop, as a fraction of the image.
+      crop_ratio: smallest and largest width / height of the crop.
+      scale_jitter: instead of `crop_area` and `crop_ratio`: the shorter side is made this long, its
+        inverse uniform between the two numbers, and a square of `size` is taken anywhere.
+      interpolation: "bilinear", "bicubic" or "lanczos".
+      antialias: as Pillow resizes; False as torch by default does (the originals' videos).
+      rand_augment: timm's notation, such as "rand-m9-mstd0.5-inc1"; None for none.
+      fill: RGB of what RandAugment moves in from outside the image.
+      augment_first: RandAugment and jitter on whole frames, before the crop (video of the
+        originals), instead of after it (images).
+      color_jitter: strength of brightness, contrast and saturation, after RandAugment; 0 for none.
+      max_pixels: larger frames count as bad inputs.
+    """
+
+    size: int = 224
+    frames: int = 1
+    stride: int = 1
+    sampling: str = "dense"
+    repeats: int = 1
+    new_frames: bool = False
+    short_side: int | None = None
+    crop_area: tuple[float, float] = (0.08, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    scale_jitter: tuple[int, int] | None = None
+    interpolation: str = "bicubic"
+    antialias: bool = True
+    rand_augment: str | None = None
+    fill: Fill = MEAN_COLOUR
+    augment_first: bool = False
+    color_jitter: float = 0.0
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self):
+        """Checks the settings."""
+        _check_size(self.size, self.interpolation, self.antialias, self.max_pixels)
+        for name in ("frames", "stride", "repeats", "short_side"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        low, high = self.crop_area
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_area is {self.crop_area}; expected 0 < low <= high <= 1")
+        low, high = self.crop_ratio
+        if not 0 < low <= high:
+            raise ValueError(f"crop_ratio is {self.crop_ratio}; expected 0 < low <= high")
+        if self.scale_jitter is not None:
+            low, high = self.scale_jitter
+            if not self.size <= low <= high:
+                raise ValueError(
+                    f"scale_jitter is {self.scale_jitter}; expected size ({self.size}) <= low <= "
+                    "high"
+                )
+        if self.new_frames and self.repeats == 1:
+            raise ValueError("new_frames=True says something only where repeats is 2 or more")
+        _ = self._augmentations, self._sampler  # made here, so that a bad setting fails at once
+
+    @functools.cached_property
+    def _augmentations(self) -> list[RandAugment | ColorJitter]:
+        augmentations: list[RandAugment | ColorJitter] = []
+        if self.rand_augment is not None:
+            augmentations.append(RandAugment.parse(self.rand_augment, self.fill))
+        if self.color_jitter:
+            augmentations.append(ColorJitter(self.color_jitter))
+        return augmentations
+
+    @functools.cached_property
+    def _sampler(self) -> Sampler:
+        return _sampler(self.sampling, self.frames, self.stride)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Frames, height, width, channels of a clip."""
+        return self.frames, self.size, self.size, 3
+
+    @property
+    def parts(self) -> int:
+        """How many times an example is read in a pass."""
+        return 1
+
+    @property
+    def clips_per_part(self) -> int:
+        """Clips that come of one reading."""
+        return self.repeats
+
+    def __call__(
+        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, part: int = 0
+    ) -> np.ndarray:
+        """Decodes, crops and augments: uint8 (repeats, *shape), RGB.
+
+        Args:
+          data: an image file, its pixels, or a video.
+          rng: the random numbers of this example.
+          part: 0, the only one.
+
+        Raises:
+          BadMedia: the file cannot be decoded.
+        """
+        with media_boundary(), open_clip(data, self.max_pixels) as clip:
+            draws = self.repeats if self.new_frames else 1
+            chosen = [self._sampler.random(rng, clip.num_frames, clip.fps) for _ in range(draws)]
+            pictures = clip.pictures(np.concatenate(chosen).tolist(), self.short_side)
+            starts = [self.frames * (i % draws) for i in range(self.repeats)]
+            decoded = [self._decode(pictures[i : i + self.frames], rng) for i in starts]
+        clips = np.empty((self.repeats, *self.shape), np.uint8)
+        for out, frames in zip(clips, decoded, strict=True):
+            for place, frame in zip(out, self._finish(frames, rng), strict=True):
+                place[:] = np.asarray(frame)
+        return clips
+
+    def _decode(self, pictures: list[Picture], rng: np.random.Generator) -> list[Pixels]:
+        """The part of each frame that is wanted."""
+        if self.augment_first or self.scale_jitter:
+            return [picture.whole() for picture in pictures]
+        window = self._window(rng, pictures[0].height, pictures[0].width)
+        return [picture.crop(window) for picture in pictures]
+
+    def _finish(self, frames: list[Pixels], rng: np.random.Generator) -> list[Pixels]:
+        """Augments, crops and resizes."""
+        if self.augment_first:
+            frames = self._augment(frames, rng)
+        if self.scale_jitter:
+            frames = self._jitter(frames, rng)
+        elif self.augment_first:
+            window = self._window(rng, *size_of(frames[0]))
+            frames = [crop(frame, window) for frame in frames]
+        if not self.scale_jitter:
+            frames = [self._resize(frame, self.size, self.size) for frame in frames]
+        return frames if self.augment_first else self._augment(frames, rng)
+
+    def _window(self, rng: np.random.Generator, height: int, width: int) -> crops.Window:
+        return crops.random_resized_crop(rng, height, width, self.crop_area, self.crop_ratio)
+
+    def _jitter(self, frames: list[Pixels], rng: np.random.Generator) -> list[Pixels]:
+        assert self.scale_jitter is not None
+        height, width = size_of(frames[0])
+        height, width = crops.jittered_short_side(rng, height, width, self.scale_jitter)
+        window = crops.random_square(rng, height, width, self.size)
+        return [crop(self._resize(frame, height, width), window) for frame in frames]
+
+    def _augment(self, frames: list[Pixels], rng: np.random.Generator) -> list[Pixels]:
+        if not self._augmentations:
+            return frames
+        images = [as_image(frame) for frame in frames]
+        for augment in self._augmentations:
+            images = augment(images, rng)
+        return list(images)
+
+    def _resize(self, frame: Pixels, height: int, width: int) -> Pixels:
+        return resize(frame, height, width, self.interpolation, self.antialias)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalView:
+    """Fixed frames, the shorter side resized to `resize`, then squares of the result.
+
+    Attributes:
+      size: side of the clip, in pixels.
+      resize: shorter side before the crop, in pixels; None means size / 0.875, rounded down. A
+        video is scaled while it is decoded.
+      frames: of a clip; 1 for images.
+      stride: frames from one frame of the clip to the next, see `sampling`.
+      sampling: which frames: "dense", "segment" or "strided", see `input_pipeline.views.sampling`.
+      clips: of each example, spread over its time.
+      crops: of each clip: 1 in the middle; 3 along the longer side: start, middle, end.
+      interpolation: of images: "bilinear", "bicubic" or "lanczos", antialiased, as Pillow resizes.
+      max_pixels: larger frames count as bad inputs.
+    """
+
+    size: int = 224
+    resize: int | None = None
+    frames: int = 1
+    stride: int = 1
+    sampling: str = "dense"
+    clips: int = 1
+    crops: int = 1
+    interpolation: str = "bicubic"
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self):
+        """Checks the settings."""
+        _check_size(self.size, self.interpolation, True, self.max_pixels)
+        if self.resize is not None and self.resize < self.size:
+            raise ValueError(
+                f"resize={self.resize} leaves less than the {self.size} pixels of the crop; "
+                "it must be at least size"
+            )
+        for name in ("frames", "stride", "clips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.crops not in (1, 3):
+            raise ValueError(f"crops is {self.crops}; it must be 1 or 3")
+        _ = self._sampler  # made here, so that a bad setting fails at once
+
+    @functools.cached_property
+    def _sampler(self) -> Sampler:
+        return _sampler(self.sampling, self.frames, self.stride)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Frames, height, width, channels of a clip."""
+        return self.frames, self.size, self.size, 3
+
+    @property
+    def parts(self) -> int:
+        """How many times an example is read in a pass."""
+        return self.clips
+
+    @property
+    def clips_per_part(self) -> int:
+        """Clips that come of one reading."""
+        return self.crops
+
+    def __call__(
+        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, part: int = 0
+    ) -> np.ndarray:
+        """Decodes, resizes and crops: uint8 (crops, *shape), RGB.
+
+        Args:
+          data: an image file, its pixels, or a video.
+          rng: not used; views share one signature.
+          part: which of the `clips`.
+
+        Raises:
+          BadMedia: the file cannot be decoded.
+        """
+        short_side = int(self.size / 0.875) if self.resize is None else self.resize
+        with media_boundary(), open_clip(data, self.max_pixels) as clip:
+            chosen = self._sampler.fixed(part, self.clips, clip.num_frames, clip.fps)
+            frames = [p.whole() for p in clip.pictures(chosen.tolist(), short_side)]
+        height, width = crops.short_side(*size_of(frames[0]), short_side)
+        if size_of(frames[0]) != (height, width):
+            frames = [resize(f, height, width, self.interpolation, True) for f in frames]
+        # torchvision rounds half pixels of the middle otherwise than PySlowFast does for videos.
+        if self.frames == 1 and self.crops == 1:
+            windows = [crops.centre(height, width, self.size)]
+        else:
+            windows = crops.along_longer_side(height, width, self.size, self.crops)
+        return np.stack([[np.asarray(crop(frame, w)) for frame in frames] for w in windows])
+
+
+def _sampler(name: str, frames: int, stride: int) -> Sampler:
+    if name not in SAMPLERS:
+        raise ValueError(f"sampling {name!r} is not one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name](frames=frames, stride=stride)
+
+
+def _check_size(size: int, interpolation: str, antialias: bool, max_pixels: int) -> None:
+    if size < 1:
+        raise ValueError(f"size is {size}; it must be at least 1 pixel")
+    known = PILLOW if antialias else OPENCV
+    if interpolation not in known:
+        raise ValueError(
+            f"interpolation {interpolation!r} is not one of {sorted(known)} (antialias={antialias})"
+        )
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels is {max_pixels}; it must be at least 1")

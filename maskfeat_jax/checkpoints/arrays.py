@@ -1,0 +1,149 @@
+"""Arrays in a directory, and back. The only file that knows Orbax.
+
+Leaves are stored under the path of their names in the tree (`params/encoder/...`), so containers
+without leaves (`EmptyState`, None) need no storage; typed PRNG keys are stored as their data.
+"""
+
+from __future__ import annotations
+
+import logging
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from maskfeat_jax.checkpoints.trees import Name, describe, in_words, named_leaves, nest
+
+# What Orbax and TensorStore raise when a file cannot be written or read.
+STORAGE_ERRORS = (OSError, ValueError)
+
+
+class Unfit(Exception):
+    """An array was read in another shape or dtype than it was asked for."""
+
+
+def copied(leaves: Mapping[Name, Any]) -> dict[Name, Any]:
+    """What is written of leaves, safe from their being donated or overwritten.
+
+    With one process: arrays of numpy. With several: arrays of JAX, which on a CPU are copies;
+    elsewhere `start_writing` copies them to the host before it returns.
+    """
+    data = {n: jax.random.key_data(x) if _is_key(x) else x for n, x in leaves.items()}
+    arrays = {name: leaf for name, leaf in data.items() if leaf.size}  # Orbax refuses the others
+    if jax.process_count() > 1:
+        return _copied(arrays) if jax.default_backend() == "cpu" else arrays
+    for leaf in arrays.values():  # so that the transfers overlap
+        if isinstance(leaf, jax.Array):
+            leaf.copy_to_host_async()
+    # An array on the CPU, seen as one of numpy, is the live buffer: hence a copy.
+    return {name: np.array(leaf) for name, leaf in arrays.items()}
+
+
+def write(arrays: Mapping[Name, Any], directory: pathlib.Path) -> None:
+    """Writes what `copied` returned, with one process, from any thread.
+
+    Args:
+      arrays: by name.
+      directory: to be made; its parent exists.
+
+    Raises:
+      OSError, ValueError: storage failed. Something may still be written for a while.
+    """
+    _quietly(lambda: ocp.save(directory, nest(arrays)))
+
+
+def start_writing(arrays: Mapping[Name, Any], directory: pathlib.Path) -> Callable[[], None]:
+    """Begins to write what `copied` returned; all processes call it from their main threads.
+
+    Returns:
+      Waits until all processes have written their parts; from any thread. Raises as `write`.
+    """
+    response = ocp.save_async(directory, nest(arrays))
+    return lambda: _quietly(response.result)
+
+
+def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) -> dict[Name, Any]:
+    """Reads arrays and checks that each came as it was asked for.
+
+    Args:
+      directory: of `writer`.
+      wanted: numpy arrays, or arrays or `jax.ShapeDtypeStruct`s of JAX, by name. What is wanted of
+        numpy is read as numpy; the others go where their `sharding` says, or to the first device.
+      partial: there may be others that are not wanted.
+
+    Raises:
+      Unfit: a shape or dtype differs.
+      OSError, ValueError: storage failed.
+    """
+    abstract = {name: _abstract(leaf) for name, leaf in wanted.items()}
+    stored = {name: leaf for name, leaf in abstract.items() if leaf.size}
+    context = ocp.Context()
+    context.pytree.loading.partial_load = partial
+    with context:
+        found = named_leaves(ocp.load(directory, nest(stored))) if stored else {}
+    loaded: dict[Name, Any] = {}
+    for name, leaf in abstract.items():
+        if leaf.size:
+            value = found[name]
+        elif isinstance(leaf, np.ndarray):
+            value = leaf
+        else:
+            value = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
+        if value.dtype != leaf.dtype or value.shape != leaf.shape:
+            raise Unfit(
+                f"{'/'.join(name)} was read as {in_words(describe(value))}, "
+                f"not {in_words(describe(leaf))}; 64-bit numbers need jax_enable_x64"
+            )
+        key = _is_key(wanted[name])
+        loaded[name] = (
+            jax.random.wrap_key_data(value, impl=_key_impl(wanted[name])) if key else value
+        )
+    return loaded
+
+
+def _quietly(action: Callable[[], None]) -> None:
+    """Without Orbax's hundreds of lines about an error that is raised anyway."""
+
+    def told(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.ERROR
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(told)
+    try:
+        action()
+    finally:
+        logger.removeFilter(told)
+
+
+@jax.jit
+def _copied(arrays: dict[Name, Any]) -> dict[Name, Any]:
+    return {name: jnp.copy(leaf) for name, leaf in arrays.items()}
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _key_impl(leaf: Any) -> str:
+    """Name of the generator of a typed PRNG key, which may be abstract."""
+    for impl in ("threefry2x32", "rbg", "unsafe_rbg"):
+        if jax.eval_shape(lambda impl=impl: jax.random.key(0, impl=impl)).dtype == leaf.dtype:
+            return impl
+    raise ValueError(f"PRNG keys of type {leaf.dtype} cannot be stored")
+
+
+def _abstract(leaf: Any) -> Any:
+    """What Orbax is asked for: shape, dtype and sharding of a leaf or of a key's data."""
+    if isinstance(leaf, np.ndarray):
+        return leaf
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if _is_key(leaf):
+        shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        leaf = jax.eval_shape(jax.random.key_data, shape)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

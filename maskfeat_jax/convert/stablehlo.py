@@ -1,0 +1,91 @@
+"""A trained model as one file that any JAX can run, without this project.
+
+    write(load_run("runs/a"), "a.stablehlo")
+    logits = load("a.stablehlo")(video)         # or, with nothing but JAX:
+    logits = jax.export.deserialize(open("a.stablehlo", "rb").read()).call(video)
+
+The function takes uint8 RGB clips `(b, t, h, w, 3)` of any number b and of the size the model is
+meant for; the normalisation of pixels and the parameters are inside. What it returns is the output
+of the model: logits, features, or with a second argument, the mask, the predictions of
+pre-training. It runs on what `PLATFORMS` names, wherever it was made: code that depends on the
+platform (see `lax.platform_dependent`) chooses when it runs. JAX keeps such files readable for six
+months of newer versions, see its documentation of `jax.export`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from maskfeat_jax import steps
+from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.models import MAE, MaskFeat
+from maskfeat_jax.typing import Array
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+LARGEST = 2**31 - 2**25  # bytes of parameters; the format ends at 2 GiB, and the program needs some
+
+
+def export(trained: Trained) -> bytes:
+    """The inference of a model, with its parameters, as `jax.export` serialises it.
+
+    A fused attention kernel is replaced by the one that runs anywhere.
+
+    Raises:
+      ValueError: the parameters are too large for the format.
+    """
+    size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(trained.params))
+    if size > LARGEST:
+        raise ValueError(
+            f"{trained.origin}: {size / 2**30:.1f} GiB of parameters; a StableHLO file of JAX "
+            "holds less than 2 GiB"
+        )
+    model, clip = trained.model, trained.clip
+    model = model.clone(encoder=model.encoder.clone(attention="xla"))
+    (batch,) = jax.export.symbolic_shape("b")
+    inputs = [jax.ShapeDtypeStruct((batch, *clip, 3), np.uint8)]
+    if isinstance(model, MAE | MaskFeat):
+        inputs.append(jax.ShapeDtypeStruct((batch, *model.encoder.grid(clip)), bool))
+
+    def one(video: Array, *mask: Array) -> Array:
+        rows = (trained.normalise(video[None]), *(row[None] for row in mask))
+        return steps.forward(model, trained.params, *rows)[0]
+
+    # Mapped over clips: models may ask for the length of a batch, which here is not a number.
+    exported = jax.export.export(jax.jit(jax.vmap(one)), platforms=PLATFORMS)(*inputs)
+    return bytes(exported.serialize())
+
+
+def write(trained: Trained, path: str | os.PathLike[str]) -> None:
+    """Writes what `export` gives, in one piece.
+
+    Raises:
+      ValueError: see `export`.
+      OSError: the file cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(export(trained))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> Callable[..., Array]:
+    """The compiled function of a file that `write` made.
+
+    Raises:
+      ValueError: it is no such file, or cut short.
+      OSError: it cannot be read.
+    """
+    data = bytearray(Path(path).read_bytes())
+    try:
+        exported = jax.export.deserialize(data)
+    except Exception as error:  # its parser raises many kinds on foreign bytes
+        raise ValueError(f"{path} is not a StableHLO file of JAX, or cut short: {error}") from error
+    return jax.jit(exported.call)

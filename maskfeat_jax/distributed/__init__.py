@@ -1,0 +1,1 @@
+"""Several processes as one run: how they start, compare, agree and stop."""

@@ -1,0 +1,1 @@
+"""Features of images and videos: `python -m maskfeat_jax.extract`."""

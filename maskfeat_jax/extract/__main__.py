@@ -1,0 +1,320 @@
+"""Features of images and videos, from any checkpoint.
+
+    python -m maskfeat_jax.extract runs/a photos --out=features.npz
+    python -m maskfeat_jax.extract vit.safetensors lists/test.csv --out=features.npz --per=frame
+
+Nothing is masked. The layer norm after the encoder, where the checkpoint has one, is applied as its
+head does: that of a classifier to the mean of the tokens, any other to each token. So features per
+clip are what the linear map of a classifier is given, if --pool is as its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import jax
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from input_pipeline import BadInput, BadInputs, EvalView, Loader
+from input_pipeline.bad_inputs import Problem
+from input_pipeline.datasets.media import media_source
+from input_pipeline.memory import keep_freed_memory
+from maskfeat_jax import sharding
+from maskfeat_jax.checkpoints.checkpointer import CheckpointError
+from maskfeat_jax.convert import ConvertError, Trained, load
+from maskfeat_jax.extract.features import AXES, Features
+from maskfeat_jax.models.classifier import POOLS
+from maskfeat_jax.sections import Problems, RecipeError, Section, call
+from maskfeat_jax.workdir.workdir import WorkdirError, environment
+
+DTYPES = ("float32", "float16")
+CHUNK = 1 << 24  # bytes, copied at a time
+_MORE = """
+FILES may be a folder at any depth, one image or video, or a list (.txt, .csv) with lines `path` or
+`path label`. If a folder holds two or more folders and no files beside them, these are the classes.
+
+The result is read with numpy.load, and holds
+  features     of each file that could be read, as --per says:
+               clip (files, width), frame (files, time, width), token (files, time, row, column,
+               width); time, rows and columns are those of the tokens
+  paths        of these files
+  labels, class_names   of these files, where there are classes
+  failed       paths of the files that could not be read
+  info         JSON: checkpoint, view, what was done, versions
+"""
+# Failures whose message says it all: no traceback, and a code for whoever started the program.
+EXIT_CODES: dict[type[Exception], int] = {
+    BadInput: 65,
+    ConvertError: 65,
+    RecipeError: 78,
+    WorkdirError: 78,
+    FloatingPointError: 70,
+    CheckpointError: 74,
+    OSError: 74,
+}
+
+
+def view_of(trained: Trained, clips: int, crops: int, stride: int | None) -> EvalView:
+    """What is shown of a file: as the run evaluates, where the checkpoint is one of a run.
+
+    Args:
+      trained: the checkpoint.
+      clips: of each file.
+      crops: of each clip.
+      stride: frames from one frame of a clip to the next; None for that of the run.
+
+    Raises:
+      RecipeError: a setting is out of range; or nothing says what the stride is.
+    """
+    frames, height, width = trained.clip
+    section: Section = trained.recipe.get("eval_view", {})
+    if height != width:
+        raise RecipeError(f"{trained.origin} is for clips of {height}x{width}; squares are read")
+    if frames > 1 and not section and stride is None:
+        raise RecipeError(
+            f"{trained.origin} does not say how far apart the {frames} frames of its clips are: "
+            "give --stride"
+        )
+    section = {**section, "size": height, "frames": frames, "clips": clips, "crops": crops}
+    return call("view", EvalView, section if stride is None else {**section, "stride": stride})
+
+
+class Failures(BadInputs):
+    """Files that cannot be read: an error at the first, or a list of them.
+
+    Attributes:
+      names: of the files, in order.
+      first: what is wrong with the first.
+    """
+
+    def __init__(self, skip: bool):
+        """Whether to go on without such files."""
+        super().__init__()
+        self._skip, self._last = skip, -1
+        self.names, self.first = list[str](), ""
+
+    def note(self, name: str, index: int, problem: Problem) -> None:
+        """Raises BadInput, or lists the file; once for all of its views."""
+        what = f"{name} cannot be read ({problem.kind}: {problem.reason})"
+        self.first = self.first or what
+        if not self._skip:
+            raise BadInput(f"{what}; repair it, or leave such files out with --skip-bad")
+        if index != self._last:
+            self._last = index
+            self.names.append(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Some files that could be read.
+
+    Attributes:
+      features: their features, means over the views of each.
+      index: int64 (files,), which of the source they are.
+      labels: int32 (files,), or None without classes.
+    """
+
+    features: np.ndarray
+    index: np.ndarray
+    labels: np.ndarray | None
+
+
+def extract(features: Features, loader: Loader, dtype: str = "float32") -> Iterator[Rows]:
+    """Features of the files of a source, in order, batch by batch, on all devices.
+
+    Args:
+      features: what is wanted.
+      loader: batches of whole files, as many rows for each device.
+      dtype: one of `DTYPES`.
+
+    Raises:
+      BadInput: a file cannot be read, and the loader's bad inputs do not want to go on.
+      FloatingPointError: features are not finite, or too large for the dtype.
+    """
+    mesh, views = sharding.create_mesh(), loader.views
+    rows = sharding.batch_sharding(mesh)
+    params = jax.device_put(features.params, sharding.replicated(mesh))
+    step = jax.jit(features, in_shardings=(None, rows), out_shardings=rows)
+
+    def place(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], jax.Array]:
+        return batch, sharding.to_device(mesh, {"video": batch["video"]})["video"]
+
+    for batch, video in sharding.prefetch(loader.eval_batches("skip"), place):
+        computed = np.asarray(step(params, video))
+        valid = batch["valid"].reshape(-1, views).all(1)
+        computed = computed.reshape(-1, views, *computed.shape[1:]).mean(1)[valid]
+        index = batch["index"][::views][valid]
+        with np.errstate(over="ignore"):
+            computed = computed.astype(dtype)
+        finite = np.isfinite(computed).all(tuple(range(1, computed.ndim)))
+        if not finite.all():
+            name = loader.source.name_of(int(index[np.argmin(finite)]))
+            raise FloatingPointError(f"{name}: features are not finite in {dtype}")
+        labels = batch["label"][::views][valid] if "label" in batch else None
+        yield Rows(computed, index, labels)
+
+
+def batch_rows(view: EvalView, files: int, wanted: int) -> int:
+    """Rows of a batch of about so many clips: whole files, as many rows for each device."""
+    views = view.clips * view.crops
+    unit = math.lcm(views, jax.device_count())
+    return max(1, min(wanted // unit, -(-files * views // unit))) * unit
+
+
+def write(
+    out: Path, features: Features, loader: Loader, failures: Failures, dtype: str, info: Section
+) -> tuple[int, ...]:
+    """Writes the features of all files of a loader as an .npz, in one piece.
+
+    They need not fit in memory: they go to a file beside the target first, since how many there
+    are is known at the end.
+
+    Args:
+      out: the file to write.
+      features: what is wanted.
+      loader: the files.
+      failures: the loader's bad inputs.
+      dtype: one of `DTYPES`.
+      info: stored as JSON.
+
+    Returns:
+      The shape of the features.
+
+    Raises:
+      BadInput: a file cannot be read, or with `failures` that go on, none.
+      FloatingPointError: features are not finite, or too large for the dtype.
+      OSError: the file cannot be written.
+    """
+    source, shape = loader.source, ()
+    index: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    with _beside(out, "rows") as raw, _beside(out, "tmp") as packed:
+        with raw.open("wb") as file:
+            steps = extract(features, loader, dtype)
+            for rows in tqdm(steps, total=loader.eval_steps, disable=None):
+                file.write(rows.features.tobytes())
+                index.append(rows.index)
+                labels += [] if rows.labels is None else [rows.labels]
+                shape = rows.features.shape[1:]
+        names = [source.name_of(int(i)) for i in np.concatenate(index)]
+        if not names:
+            raise BadInput(f"none of {source.num_examples} files can be read: {failures.first}")
+        arrays = {"paths": np.array(names), "failed": np.array(failures.names, np.str_)}
+        if source.class_names is not None:
+            arrays["labels"] = np.concatenate(labels)
+            arrays["class_names"] = np.array(source.class_names)
+        arrays["info"] = np.array(json.dumps(info))
+        with raw.open("rb") as file:
+            _pack(packed, file, (len(names), *shape), np.dtype(dtype), arrays)
+        os.replace(packed, out)
+    return len(names), *shape
+
+
+@contextlib.contextmanager
+def _beside(out: Path, what: str) -> Iterator[Path]:
+    """A path in the same folder, of which nothing is left."""
+    path = out.with_name(f".{out.name}.{os.getpid()}.{what}")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _pack(
+    path: Path, rows: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, arrays: dict[str, Any]
+) -> None:
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    with zipfile.ZipFile(path, "w") as archive:
+        with archive.open("features.npy", "w", force_zip64=True) as entry:
+            np.lib.format.write_array_header_1_0(entry, header)
+            shutil.copyfileobj(rows, entry, CHUNK)
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def run(words: argparse.Namespace) -> str:
+    """Does what the command line says; returns what to say at the end."""
+    trained = load(words.checkpoint)
+    problems = Problems()
+    with problems.gather():
+        features = Features(trained, words.per, words.pool)
+    with problems.gather():
+        view = view_of(trained, words.clips, words.crops, words.stride)
+    with problems.gather():
+        source = media_source(words.files, root=words.root, labelled=not words.no_labels)
+    if words.per != "clip" and words.clips * words.crops > 1:
+        problems.append("--clips and --crops are about --per=clip, where their mean is taken")
+    if words.batch_size < 1:
+        problems.append(f"--batch-size={words.batch_size} is not positive")
+    if not words.out.absolute().parent.is_dir():
+        problems.append(f"--out={words.out}: its folder does not exist")
+    if words.out.is_dir():
+        problems.append(f"--out={words.out} is a folder")
+    problems.stop()
+    failures = Failures(words.skip_bad)
+    info = {
+        "checkpoint": trained.origin,
+        "files": str(words.files),
+        "axes": ("file", *AXES[words.per]),
+        "pool": words.pool if words.per == "clip" else None,
+        "norm": features.norm,
+        "view": dataclasses.asdict(view),
+        **environment(),
+    }
+    rows = batch_rows(view, source.num_examples, words.batch_size)
+    loader = Loader(source, view, batch_size=rows, bad_inputs=failures)
+    shape = write(words.out, features, loader, failures, words.dtype, info)
+    size, lost = "x".join(map(str, shape)), len(failures.names)
+    said = f"{words.out}: features {size} {words.dtype} of {shape[0]} files, by {trained.origin}"
+    return f"{said}; {lost} could not be read, see `failed`" if lost else said
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m maskfeat_jax.extract",
+        description=__doc__,
+        epilog=_MORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="work directory of a run, one of its steps, or PyTorch file")
+    add("files", type=Path, metavar="FILES", help="folder, list, image or video")
+    add("--out", type=Path, required=True, help=".npz to write")
+    add("--per", choices=AXES, default="clip", help="what a feature describes (%(default)s)")
+    add("--pool", choices=POOLS, default="mean", help="of features per clip (%(default)s)")
+    add("--clips", type=int, default=1, help="of a video, whose mean is taken (%(default)s)")
+    add("--crops", type=int, default=1, help="1 or 3 of a clip, whose mean is taken (%(default)s)")
+    add("--stride", type=int, help="frames from one to the next, if not as the run evaluates")
+    add("--root", help="folder that paths of a list are relative to, if not that of the list")
+    add("--no-labels", action="store_true", help="folders are not classes; ignore labels of a list")
+    add("--batch-size", type=int, default=64, help="clips at a time (%(default)s)")
+    add("--dtype", choices=DTYPES, default="float32", help="of the features (%(default)s)")
+    add("--skip-bad", action="store_true", help="go on without files that cannot be read")
+    words = parser.parse_args(arguments)
+    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it reads
+    keep_freed_memory()
+    try:
+        print(run(words))
+    except tuple(EXIT_CODES) as error:
+        code = next(code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Features: what the encoder of a trained model makes of clips, nothing masked."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float, UInt8
+
+from maskfeat_jax.convert import Trained
+from maskfeat_jax.models import Classifier
+from maskfeat_jax.models.classifier import check_pool
+from maskfeat_jax.models.layers import LayerNorm
+from maskfeat_jax.typing import Array
+
+AXES = {
+    "clip": ("width",),
+    "frame": ("time", "width"),
+    "token": ("time", "row", "column", "width"),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Features:
+    """What is taken of a model's tokens, after the layer norm that belongs to them.
+
+    The norm is applied as the head does: a classifier's to what is pooled, that of any other head
+    to the tokens. So features per clip, pooled as a classifier pools, are what its linear map sees.
+
+    Attributes:
+      trained: the model.
+      per: key of `AXES`.
+      pool: of features per clip: "mean" of the tokens of the grid, or the "class" token.
+    """
+
+    trained: Trained
+    per: str = "clip"
+    pool: str = "mean"
+
+    def __post_init__(self) -> None:
+        if self.per != "clip" and self.pool != "mean":
+            raise ValueError("--pool is about --per=clip; frames and places have no class token")
+        check_pool(self.pool, self.trained.model.encoder)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters that `__call__` needs."""
+        params = self.trained.params
+        return {name: params[name] for name in ("encoder", "norm") if name in params}
+
+    @property
+    def norm(self) -> str | None:
+        """Where the layer norm stands: "after pooling", "before pooling", or None without one."""
+        if "norm" not in self.trained.params:
+            return None
+        return f"{'after' if isinstance(self.trained.model, Classifier) else 'before'} pooling"
+
+    def __call__(
+        self, params: Mapping[str, Any], video: UInt8[Array, "b t h w 3"]
+    ) -> Float[Array, "b ..."]:
+        """Features of clips, at least in float32."""
+        encoder = self.trained.model.encoder
+        if jax.default_backend() != "gpu":
+            encoder = encoder.clone(attention="xla")  # the fused kernel is NVIDIA's
+        clips = self.trained.normalise(video)
+        tokens: Any = encoder.apply({"params": params["encoder"]}, clips)
+        tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
+        if self.norm is None:
+            return self._taken(tokens)
+        norm: Any = functools.partial(LayerNorm().apply, {"params": params["norm"]})
+        after = self.norm == "after pooling"
+        return norm(self._taken(tokens)) if after else self._taken(norm(tokens))
+
+    def _taken(self, tokens: Float[Array, "b tokens d"]) -> Float[Array, "b ..."]:
+        encoder = self.trained.model.encoder
+        if self.pool == "class":
+            return tokens[:, 0]
+        grid = encoder.grid(self.trained.clip)
+        tokens = tokens[:, encoder.class_tokens :].reshape(len(tokens), *grid, -1)
+        return tokens.mean({"clip": (1, 2, 3), "frame": (2, 3), "token": ()}[self.per])

@@ -1,1 +1,0 @@
-"""What tests need inside the package."""

@@ -1,0 +1,84 @@
+"""What is kept of a run that stopped because its numbers were no longer finite."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from maskfeat_jax.checkpoints.checkpointer import Checkpoints
+from maskfeat_jax.checkpoints.trees import named_leaves
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.train.metrics import Bad
+from maskfeat_jax.workdir.workdir import write_atomically
+
+Batch = dict[str, Any]
+
+
+def keep_evidence(
+    workdir: pathlib.Path,
+    state: TrainState,
+    bad: Sequence[Bad],
+    batch: Batch,
+    *,
+    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
+    place: Callable[[Batch], Batch],
+) -> str:
+    """Writes down the first of the bad updates, and makes it again.
+
+    `nonfinite/<step>` becomes a checkpoint of the state, `nonfinite/batch_<step>_<process>.npz` its
+    batch and `nonfinite/<step>.json` what was found: loss and norm of the gradient, then and when
+    repeated, and of each block of the parameters its norm. All processes call this.
+
+    Args:
+      workdir: the work directory.
+      state: after the last of them; updates that are left out change nothing but its counters.
+      bad: updates in a row that were left out.
+      batch: of the first of them, on the host.
+      step: the compiled step; takes the state over.
+      place: moves a batch to the devices.
+
+    Returns:
+      A sentence that says what the repetition shows.
+    """
+    first, folder = bad[0], workdir / "nonfinite"
+    then = state.replace(
+        step=jnp.full_like(state.step, first.step), skipped=state.skipped - len(bad)
+    )
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(first.step, then, {"examples": first.examples})
+    checkpoints.finish()
+    np.savez(folder / f"batch_{first.step}_{jax.process_index()}.npz", **batch)
+    norms = jax.device_get(_norms(state.params))
+    _, again = step(jax.tree.map(jnp.copy, then), place(batch))
+    repeated = {name: float(again[name]) for name in ("loss", "grad_norm")}
+    found = {
+        "step": first.step,
+        "examples": first.examples,
+        "then": {"loss": str(first.loss), "grad_norm": str(first.grad_norm)},
+        "repeated": {name: str(value) for name, value in repeated.items()},
+        "norms": {name: str(float(norm)) for name, norm in norms.items()},
+    }
+    if jax.process_index() == 0:
+        write_atomically(folder / f"{first.step}.json", json.dumps(found, indent=1) + "\n")
+    if np.isfinite(list(repeated.values())).all():
+        return (
+            f"step {first.step} was made again and is finite now: the same program on the same "
+            "data gives two results, so the hardware is suspected"
+        )
+    return f"step {first.step} was made again and is not finite either: it is the data or the code"
+
+
+@jax.jit
+def _norms(params: Any) -> dict[str, jax.Array]:
+    """Norm of each block, or top-level part outside the blocks."""
+    squares: dict[str, jax.Array] = {}
+    for (*words, _), leaf in named_leaves(params).items():
+        name = "/".join(words[:3] if "blocks" in words[:2] else words[:2])
+        squares[name] = squares.get(name, jnp.float32(0)) + jnp.sum(jnp.square(leaf))
+    return {name: jnp.sqrt(square) for name, square in squares.items()}

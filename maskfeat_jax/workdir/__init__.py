@@ -1,0 +1,1 @@
+"""The directory of a run: whose it is, and what the run reports there."""

@@ -1,0 +1,303 @@
+"""The directory of a run: whose it is, which recipe it belongs to, who is using it.
+
+Layout: `config.json` (the recipe), `environment.json`, `STATUS.json`, `lock`, and what the other
+modules add (`checkpoints/`, `metrics.jsonl`, `log.txt`, `pictures/`, ...). Local disks and shared
+mounts; paths of object stores (`gs://`) are not handled here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import importlib.metadata
+import io
+import json
+import math
+import os
+import pathlib
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+
+from maskfeat_jax.distributed.processes import on_first_process
+from maskfeat_jax.workdir import lock as run_lock
+
+_BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+
+State = Literal["running", "finished", "failed", "stopped"]
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class WorkdirError(ValueError):
+    """The work directory cannot be used: foreign, not writable, or in use by another run."""
+
+
+class StorageError(RuntimeError):
+    """The disk of the work directory is full or broken."""
+
+
+class RecipeChanged(WorkdirError):
+    """The recipe differs from the one this work directory was started with."""
+
+
+def open_workdir(
+    path: str | os.PathLike[str], recipe: Mapping[str, Any], harmless: Sequence[str] = ()
+) -> pathlib.Path:
+    """Creates the work directory of a run, or opens it again to go on with the same recipe.
+
+    Process 0 does the work and holds the lock until `close_workdir` or the end of the process;
+    an error there is an error in every process.
+
+    Args:
+      path: the directory; made, with its parents, if it does not exist.
+      recipe: the resolved recipe; nested dictionaries of what JSON can hold.
+      harmless: dotted keys (`run.log_every_steps`, or a whole section `input`) that may differ
+        from the stored recipe. The stored recipe is then replaced by the new one.
+
+    Returns:
+      The absolute path.
+
+    Raises:
+      WorkdirError: a non-empty directory that is not ours, not writable, or used by a live run.
+      RecipeChanged: a key outside `harmless` differs; lists every such key, old and new.
+      StorageError: the disk is full or broken.
+      ValueError: the recipe holds something that JSON cannot.
+    """
+    directory = pathlib.Path(path).absolute()
+
+    def prepare() -> int:
+        check_workdir(directory, recipe, harmless)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            run_lock.take(directory)
+            for torn in directory.glob(".*.tmp"):  # a run was killed while it wrote a file
+                torn.unlink(missing_ok=True)
+            text = _as_json(recipe)
+            if not (config := directory / "config.json").exists() or config.read_text() != text:
+                write_atomically(config, text)
+        except run_lock.InUse as error:
+            raise WorkdirError(str(error)) from None
+        except OSError as error:
+            kind = StorageError if error.errno in _BROKEN else WorkdirError
+            raise kind(
+                f"{directory}: not writable ({error.strerror or error}); "
+                "choose another --workdir, make room or correct its permissions"
+            ) from error
+        with warn_on_oserror("environment.json"):
+            write_atomically(directory / "environment.json", _as_json(environment()))
+        return 0
+
+    on_first_process(prepare)
+    return directory
+
+
+def close_workdir(workdir: pathlib.Path) -> None:
+    """Releases the lock, if this process holds it; from any thread, and never an error.
+
+    Also done by itself at a normal exit; `os._exit` is none.
+    """
+    run_lock.release(workdir)
+
+
+def check_workdir(
+    path: str | os.PathLike[str], recipe: Mapping[str, Any], harmless: Sequence[str] = ()
+) -> None:
+    """The checks of `open_workdir` that need neither a device nor a write; raises what it raises.
+
+    For a program that wants to report every problem before it touches a device.
+    """
+    directory = pathlib.Path(path)
+    text = _as_json(recipe)
+    if directory.exists() and not directory.is_dir():
+        raise WorkdirError(f"{directory} is a file; --workdir must be a directory")
+    if not directory.exists():
+        return
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise WorkdirError(f"{directory}: not writable; choose another --workdir")
+    if (directory / "config.json").exists():
+        changed = [
+            line
+            for key, line in _differences(read_recipe(directory), json.loads(text))
+            if not any(key == safe or key.startswith(safe + ".") for safe in harmless)
+        ]
+        if changed:
+            raise RecipeChanged(
+                f"{directory} was started with another recipe:\n  "
+                + "\n  ".join(changed)
+                + "\nRestore these values to go on, or choose a new --workdir."
+            )
+        return
+    foreign = sorted(p.name for p in directory.iterdir() if not _is_own_leftover(p.name))
+    if foreign:
+        raise WorkdirError(
+            f"{directory} is not empty and not a run of ours (it has {foreign[0]!r} but no "
+            "config.json); choose an empty or new --workdir"
+        )
+
+
+def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Every difference between two recipes, as `section.key: old -> new`, sorted by key."""
+    return [line for _, line in _differences(old, json.loads(_as_json(new)))]
+
+
+def read_recipe(workdir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The recipe stored in a work directory.
+
+    Raises:
+      WorkdirError: there is none, or it is not a JSON object.
+    """
+    path = pathlib.Path(workdir) / "config.json"
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WorkdirError(
+            f"{path} does not exist: {path.parent} is not a work directory"
+        ) from error
+    except ValueError as error:
+        raise WorkdirError(
+            f"{path} is damaged ({error}); restore it, or choose a new --workdir"
+        ) from error
+    if not isinstance(recipe, dict):
+        raise WorkdirError(f"{path} holds a {type(recipe).__name__}, expected an object")
+    return recipe
+
+
+def write_status(workdir: pathlib.Path, state: State, **facts: Any) -> None:
+    """Writes `STATUS.json` in one piece (process 0 only); a failure to do so is but a warning.
+
+    Args:
+      workdir: the work directory.
+      state: what became of the run.
+      **facts: more entries, for instance `step`, `reason` and `exit_code`. What JSON cannot hold
+        becomes text.
+    """
+    if jax.process_index() == 0:
+        status: dict[str, Any] = {"state": state, "time": time.time(), "host": socket.gethostname()}
+        for name, value in facts.items():
+            unfit = isinstance(value, float) and not math.isfinite(value)
+            status[name] = str(value) if unfit else value
+        text = json.dumps(status, indent=2, sort_keys=True, default=str)
+        with warn_on_oserror("STATUS.json"):
+            write_atomically(workdir / "STATUS.json", text + "\n")
+
+
+def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows of the same keys as CSV, in one piece (process 0 only); no rows, no file.
+
+    A failure to do so is but a warning.
+    """
+    if rows and jax.process_index() == 0:
+        text = io.StringIO()
+        table = csv.DictWriter(text, rows[0], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        with warn_on_oserror(path.name):
+            write_atomically(path, text.getvalue())
+
+
+@contextlib.contextmanager
+def warn_on_oserror(name: str) -> Iterator[None]:
+    """For files that a run can do without: inside, an OSError becomes a warning on stderr."""
+    try:
+        yield
+    except OSError as error:
+        print(f"warning: {name} could not be written: {error}", file=sys.stderr)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices and source revision of this process, for `environment.json`."""
+    devices = jax.devices()
+    return {
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        "backend": jax.default_backend(),
+        "device_kind": devices[0].device_kind,
+        "device_count": len(devices),
+        "process_count": jax.process_count(),
+        "git_commit": _git_commit(),
+    }
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Writes a text file so that a reader, or a crash, sees the old content or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: pathlib.Path) -> None:
+    """Makes renames inside a directory survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _as_json(value: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"only numbers, strings, booleans, None, lists and dictionaries can be stored: {error}"
+        ) from error
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted keys to the JSON text of their values; an empty dictionary is a value."""
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: json.dumps(tree)}
+    flat = {}
+    for key, value in tree.items():
+        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str]]:
+    before, after = _flatten(old), _flatten(new)
+    return [
+        (key, f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}")
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _is_own_leftover(name: str) -> bool:
+    """Names a start that was cut short can leave before `config.json` exists."""
+    return name == "lock" or (name.startswith(".") and name.endswith(".tmp"))
+
+
+def _git_commit() -> str | None:
+    """Commit of the checkout this file is tracked in, `+changes` if edited; None outside one."""
+    here = pathlib.Path(__file__).resolve()
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here.parent), *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)
+        edited = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if edited else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

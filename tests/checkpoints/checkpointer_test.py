@@ -1,0 +1,458 @@
+from __future__ import annotations
+
+import json
+import pathlib
+import random
+import re
+import shutil
+import threading
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maskfeat_jax.checkpoints import arrays as stored_arrays
+from maskfeat_jax.checkpoints import manifest, storage
+from maskfeat_jax.checkpoints.checkpointer import CheckpointError, Checkpoints, load_params
+
+
+@flax.struct.dataclass
+class State:
+    step: Any
+    params: Any
+    opt_state: Any
+    key: Any
+    ema: Any = None
+
+
+def make_state(step: int, *, ema: bool = False) -> State:
+    """Everything that is awkward: bfloat16, scalars, no elements, masked and empty states, keys."""
+    keys = jax.random.split(jax.random.key(step), 3)
+    params = {
+        "encoder": {
+            "block.0": {"kernel": jax.random.normal(keys[0], (7, 5)), "scale": jnp.float32(0.1)},
+            "half": jax.random.normal(keys[1], (3,), jnp.bfloat16),
+        },
+        "unused": jnp.zeros((0, 4)),
+    }
+    decay = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.masked(optax.adamw(1e-3), decay))
+    opt_state = tx.init(params)
+    assert {"EmptyState", "MaskedNode"} <= set(re.findall(r"\w+", repr(opt_state)))
+    return State(
+        jnp.int32(step), params, opt_state, keys[2], ema=params["encoder"] if ema else None
+    )
+
+
+def like(state: Any) -> Any:
+    return jax.eval_shape(lambda: state)
+
+
+def assert_same(actual: Any, wanted: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(wanted)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+        assert a.dtype == b.dtype
+        assert a.shape == b.shape
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def save(where: Any, step: int, state: Any, facts: Any, **settings: Any) -> Checkpoints:
+    """Saves to the last byte."""
+    checkpoints = where if isinstance(where, Checkpoints) else Checkpoints(where, **settings)
+    checkpoints.save(step, state, facts)
+    checkpoints.finish()
+    return checkpoints
+
+
+def files_of(directory: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> pathlib.Path:
+    """A directory with good steps 1 and 2; copy it before damaging it."""
+    directory = tmp_path_factory.mktemp("saved") / "checkpoints"
+    checkpoints = Checkpoints(directory)
+    for step in (1, 2):
+        save(checkpoints, step, make_state(step), {"seed": step})
+    return directory
+
+
+@pytest.fixture
+def copy(saved, tmp_path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(saved, tmp_path / "checkpoints"))
+
+
+@pytest.mark.parametrize("ema", [False, True])
+def test_a_state_comes_back_bit_for_bit(tmp_path, ema):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.latest_good() is None
+    assert checkpoints.steps() == []
+    state = make_state(7, ema=ema)
+    facts = {"examples_seen": 7 * 256, "recipe": {"lr": 1e-3}, "by_epoch": {2: "a", 10: "b"}}
+    save(checkpoints, 7, state, facts)
+    assert checkpoints.latest_good() == 7
+    restored, stored_facts = Checkpoints(tmp_path / "checkpoints").restore(7, like(state))
+    assert_same(restored, state)
+    assert stored_facts == json.loads(json.dumps(facts))
+    assert checkpoints.bad == []
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_keys_of_every_kind_come_back(tmp_path, impl):
+    state = {"key": jax.random.split(jax.random.key(3, impl=impl), (2, 3))}
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 0, state, {})
+    restored, _ = checkpoints.restore(0, like(state))
+    assert restored["key"].dtype == state["key"].dtype
+    draw = jax.random.normal(restored["key"][1, 2], (5,))
+    np.testing.assert_array_equal(draw, jax.random.normal(state["key"][1, 2], (5,)))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda p: {**p, "w": p["w"][:1]}, r"params/w: stored float32 \(2, 3\), wanted .*\(1, 3\)"),
+        (lambda p: {**p, "w": p["w"].astype(jnp.bfloat16)}, "stored float32 .* wanted bfloat16"),
+        (lambda p: {"w": p["w"]}, r"params/b: stored float32 \(3\), not wanted"),
+        (lambda p: {**p, "head": p["b"]}, r"params/head: wanted float32 \(3\), not stored"),
+    ],
+)
+def test_another_model_is_refused_key_by_key(tmp_path, change, words):
+    state = {"params": {"w": jnp.ones((2, 3)), "b": jnp.zeros(3)}}
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1, state, {})
+    with pytest.raises(CheckpointError, match=words):
+        checkpoints.restore(1, like({"params": change(state["params"])}))
+
+
+def test_long_lists_of_differences_are_cut(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1, {"params": {f"w{i}": jnp.ones(2) for i in range(15)}}, {})
+    with pytest.raises(CheckpointError, match="and 6 more"):
+        checkpoints.restore(1, like({"params": {"x": jnp.ones(2)}}))
+
+
+def put_back(directory: pathlib.Path, step: int) -> None:
+    """What was set aside, so that it can be damaged in another way."""
+    (directory / "bad" / str(step)).rename(directory / str(step))
+
+
+def test_a_flipped_bit_anywhere_is_found_named_set_aside_and_never_loaded(copy):
+    rng = random.Random(0)
+    names = [path.relative_to(copy / "2") for path in files_of(copy / "2")]
+    flipped = 0
+    for name in names:
+        path = copy / "2" / name
+        good = path.read_bytes()
+        for _ in range(min(len(good), 6)):
+            position, bit = rng.randrange(len(good)), rng.randrange(8)
+            data = bytearray(good)
+            data[position] ^= 1 << bit
+            path.write_bytes(data)
+            checkpoints = Checkpoints(copy)
+            with pytest.raises(CheckpointError, match=re.escape(str(name))):
+                checkpoints.restore(2, like(make_state(2)))
+            assert checkpoints.latest_good() == 1, (name, position, bit)
+            assert re.search(rf"step 2: {re.escape(str(name))} ", checkpoints.bad[0])
+            assert checkpoints.messages() == checkpoints.bad
+            assert checkpoints.messages() == []
+            assert (copy / "bad" / "2" / name).read_bytes() == data
+            assert checkpoints.steps() == [1]
+            put_back(copy, 2)
+            flipped += 1
+        path.write_bytes(good)
+    assert flipped >= 40
+    assert Checkpoints(copy).latest_good() == 2
+
+
+def test_every_bit_of_the_manifest_counts(copy):
+    path = copy / "2" / "manifest.json"
+    good = path.read_bytes()
+    for position in range(0, len(good), 29):
+        data = bytearray(good)
+        data[position] ^= 1 << (position % 7)
+        path.write_bytes(data)
+        assert Checkpoints(copy).latest_good() == 1, good[position - 20 : position + 20]
+        put_back(copy, 2)
+
+
+def test_truncated_emptied_deleted_and_exchanged_files_are_found(copy):
+    for path in files_of(copy / "2"):
+        good = path.read_bytes()
+        other = copy / "1" / path.relative_to(copy / "2")
+        damages = [good[: len(good) // 2], b"", good + b"\n"]
+        damages += [other.read_bytes()] if other.exists() else []
+        for data in damages:
+            if data != good:
+                path.write_bytes(data)
+                assert Checkpoints(copy).latest_good() == 1
+                put_back(copy, 2)
+        path.unlink()
+        checkpoints = Checkpoints(copy)
+        assert checkpoints.latest_good() == 1
+        assert f"{path.name} is missing" in checkpoints.bad[0]
+        put_back(copy, 2)
+        path.write_bytes(good)
+    assert Checkpoints(copy).latest_good() == 2
+
+
+def test_a_half_copied_step_and_a_manifest_of_another_step_are_found(copy):
+    for path in random.Random(1).sample(files_of(copy / "2"), k=5):
+        path.unlink()
+    shutil.copytree(copy / "1", copy / "3")
+    (copy / "bad" / "3").mkdir(parents=True)  # the name is taken
+    checkpoints = Checkpoints(copy)
+    assert checkpoints.latest_good() == 1
+    assert "manifest.json belongs to step 1; not loaded, moved to bad/3-1" in checkpoints.bad[0]
+    assert len(checkpoints.bad) == 2
+    assert checkpoints.steps() == [1]
+    assert {path.name for path in (copy / "bad").iterdir()} == {"2", "3", "3-1"}
+    assert (copy / "bad" / "3-1" / "manifest.json").exists()
+
+
+def test_if_all_are_bad_the_run_stops_and_says_so_and_stops_again(copy):
+    (copy / "1" / "manifest.json").unlink()
+    data = next((copy / "2" / "arrays" / "state" / "d").iterdir())
+    data.write_bytes(data.read_bytes()[:-1])
+    kept = len(files_of(copy))
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoints(copy).latest_good()
+    message = str(caught.value)
+    assert f"step 2: arrays/state/d/{data.name} has" in message
+    assert "step 1: manifest.json is missing" in message
+    assert "Nothing was deleted" in message
+    assert "--workdir" in message
+    with pytest.raises(CheckpointError, match="bad/1: set aside at an earlier start"):
+        Checkpoints(copy).latest_good()
+    checkpoints = Checkpoints(copy, allow_fresh_start=True)
+    assert checkpoints.latest_good() is None
+    assert "starting from scratch" in checkpoints.messages()[-1]
+    assert len(files_of(copy)) == kept
+    save(checkpoints, 1, make_state(1), {})
+    assert Checkpoints(copy).latest_good() == 1
+
+
+def test_a_damaged_step_that_cannot_be_moved_is_reported_and_passed_over(copy):
+    (copy / "2" / "manifest.json").unlink()
+    (copy / "bad").write_text("a file in the way")
+    checkpoints = Checkpoints(copy)
+    assert checkpoints.latest_good() == 1
+    assert "could not be moved to bad/" in checkpoints.bad[0]
+
+
+def test_a_damaged_step_is_moved_aside_when_its_number_is_saved_anew(copy):
+    data = next((copy / "2" / "arrays" / "state" / "d").iterdir())
+    data.write_bytes(b"broken")
+    checkpoints = Checkpoints(copy)
+    for name in ("2", "2-1"):
+        save(checkpoints, 2, make_state(2), {})
+        assert f"moved to bad/{name}, saved anew" in checkpoints.messages()[0]
+        assert (copy / "bad" / name / "arrays").is_dir()
+        assert Checkpoints(copy).latest_good() == 2
+        (copy / "2" / "manifest.json").unlink()
+
+
+def test_large_steps_are_verified_by_length_unless_told_otherwise(copy, monkeypatch):
+    data = next((copy / "2" / "arrays" / "state" / "d").iterdir())
+    data.write_bytes(bytes(len(data.read_bytes())))
+    monkeypatch.setattr(manifest, "AUTO_BYTES", 0)
+    assert Checkpoints(copy).latest_good() == 2
+    assert Checkpoints(copy, verify="full").latest_good() == 1
+    put_back(copy, 2)
+    monkeypatch.undo()
+    checkpoints = Checkpoints(copy, verify="length")
+    assert checkpoints.latest_good() == 2
+    with pytest.raises(CheckpointError, match="2 cannot be loaded"):  # Orbax sees this one
+        checkpoints.restore(2, like(make_state(2)))
+    assert Checkpoints(copy).latest_good() == 1
+
+
+def test_a_good_step_is_not_saved_again(copy):
+    before = {path: path.stat().st_mtime_ns for path in files_of(copy)}
+    save(copy, 2, make_state(2), {"seed": 2})
+    assert {path: path.stat().st_mtime_ns for path in files_of(copy)} == before
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    steps=st.lists(st.integers(0, 30), min_size=1, max_size=7, unique=True).map(sorted),
+    damaged=st.sets(st.integers(0, 30), max_size=2),
+    keep_last=st.integers(1, 3),
+    every=st.sampled_from([None, 1, 4]),
+)
+def test_the_keep_rule(tmp_path_factory, steps, damaged, keep_last, every):
+    directory = tmp_path_factory.mktemp("keep")
+    checkpoints = Checkpoints(directory, keep_last=keep_last, keep_every_steps=every)
+    good: list[int] = []
+    broken: list[int] = []
+    for step in steps:
+        save(checkpoints, step, {"w": jnp.full(3, step)}, {})
+        good.append(step)
+        good = [s for s in good if s in good[-keep_last:] or (every and s % every == 0)]
+        assert checkpoints.steps() == sorted(good + broken)
+        assert checkpoints.latest_good() == step
+        if step in damaged and step != steps[-1]:
+            (directory / str(step) / "manifest.json").unlink()
+            good.remove(step)
+            broken.append(step)
+    assert all((directory / str(step) / "arrays").is_dir() for step in broken)
+
+
+def test_the_keep_rule_neither_counts_nor_deletes_damaged_steps(copy):
+    """Also damage that leaves the length of a file as it was."""
+    data = next((copy / "1" / "arrays" / "state" / "d").iterdir())
+    data.write_bytes(bytes(len(data.read_bytes())))
+    checkpoints = Checkpoints(copy, keep_last=1)
+    save(checkpoints, 3, make_state(3), {})
+    assert checkpoints.steps() == [1, 3]
+    assert f"step 1: arrays/state/d/{data.name} has other contents" in checkpoints.messages()[0]
+
+
+def test_a_truncated_step_does_not_count_for_the_keep_rule(copy):
+    checkpoints = Checkpoints(copy, keep_last=3)
+    save(checkpoints, 3, make_state(3), {})
+    data = next((copy / "3" / "arrays" / "state" / "d").iterdir())
+    data.write_bytes(data.read_bytes()[:-1])
+    save(checkpoints, 4, make_state(4), {})
+    assert checkpoints.steps() == [1, 2, 3, 4]
+    save(checkpoints, 5, make_state(5), {})
+    assert checkpoints.steps() == [2, 3, 4, 5]
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "latest"),
+    [
+        (stored_arrays.ocp, "save", 2),
+        (storage.manifest, "write", 2),
+        (storage, "sync_directory", 3),
+        (storage.shutil, "rmtree", 3),
+    ],
+)
+def test_a_crash_at_each_point_of_a_save_leaves_a_good_step(copy, monkeypatch, owner, name, latest):
+    def crash(*arguments: Any, **_: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            return  # what is done about an error that is no crash
+        if name == "rmtree":  # in the middle of it
+            files_of(arguments[0])[0].unlink()
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, crash)
+        with pytest.raises(CheckpointError, match="Crash"):
+            save(copy, 3, make_state(3), {}, keep_last=2)
+    checkpoints = Checkpoints(copy, keep_last=2)
+    assert checkpoints.latest_good() == latest
+    assert checkpoints.bad == []
+    save(checkpoints, 4, make_state(4), {})
+    assert checkpoints.latest_good() == 4
+    assert {path.name for path in copy.iterdir()} == {str(latest), "4"}
+
+
+def test_foreign_files_and_links_are_left_alone(tmp_path):
+    directory = tmp_path / "checkpoints"
+    elsewhere = tmp_path / "elsewhere"
+    for path in (elsewhere, directory / "007", directory / "best", directory / "3.orbax-tmp"):
+        path.mkdir(parents=True)
+        (path / "precious").write_text("precious")
+    (directory / "5").symlink_to(elsewhere)
+    (directory / "6.saving").symlink_to(elsewhere)
+    (directory / "loop").symlink_to(directory)
+    (directory / "4").write_text("a file")
+    (directory / "7.saving").mkdir()
+    (directory / "7.saving" / "precious").write_text("not of a save of ours")
+    checkpoints = Checkpoints(directory, keep_last=1)
+    for step in (8, 9):
+        save(checkpoints, step, {"w": jnp.ones(3)}, {})
+    assert checkpoints.steps() == [9]
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"007", "best", "3.orbax-tmp", "5", "6.saving", "7.saving", "loop", "4", "9"}
+    assert len(list(elsewhere.iterdir())) == 1
+
+
+def test_an_unfinished_save_does_not_count_and_is_cleared_when_there_is_a_good_one(copy):
+    (copy / "2").rename(copy / "3.saving")
+    with pytest.warns(UserWarning, match="3.saving"):
+        load_params(copy)
+    (copy / "1").rename(copy / "hidden")
+    assert Checkpoints(copy).latest_good() is None
+    assert (copy / "3.saving").exists()  # it may be all there is
+    (copy / "hidden").rename(copy / "1")
+    checkpoints = Checkpoints(copy)
+    assert checkpoints.latest_good() == 1
+    assert checkpoints.messages() == ["3.saving: of a save that was cut short, not loaded"]
+    assert {path.name for path in copy.iterdir()} == {"1"}
+    (copy / "4.saving").mkdir()
+    save(checkpoints, 2, make_state(2), {})
+    assert {path.name for path in copy.iterdir()} == {"1", "2"}
+
+
+@pytest.mark.parametrize(
+    ("state", "facts", "words"),
+    [
+        ({}, {}, "named leaves"),
+        (jnp.ones(3), {}, "named leaves"),
+        ({"a": jnp.ones(1), "": jnp.ones(1)}, {}, "not empty"),
+        ({"a/b": jnp.ones(1)}, {}, "without '/'"),
+        ({"a.b": jnp.ones(1), "a": {"b": jnp.ones(1)}}, {}, "joined with dots"),
+        ({"a": jnp.ones(1)}, {"path": pathlib.Path()}, "facts must be"),
+        ({"a": jnp.ones(1)}, {"loss": float("nan")}, "facts must be"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path, state, facts, words):
+    with pytest.raises(ValueError, match=words):
+        save(tmp_path / "checkpoints", 1, state, facts)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_settings_are_checked(tmp_path):
+    for wrong in ({"keep_last": 0}, {"keep_every_steps": 0}):
+        with pytest.raises(ValueError, match="at least 1"):
+            Checkpoints(tmp_path, **wrong)
+    with pytest.raises(ValueError, match="expected one of auto, full, length"):
+        Checkpoints(tmp_path, verify="none")
+    with pytest.raises(ValueError, match="-1 is negative"):
+        save(tmp_path, -1, {"w": jnp.ones(1)}, {})
+    with pytest.raises(CheckpointError, match="no such step"):
+        Checkpoints(tmp_path).restore(5, {"w": jnp.ones(1)})
+
+
+def test_load_params_reads_the_newest_good_weights_only(tmp_path, copy):
+    state = make_state(3, ema=True)
+    save(copy, 3, state, {"seed": 3})
+    for path in (tmp_path, copy, copy / "3"):
+        weights = load_params(path)
+        assert (weights.step, weights.facts) == (3, {"seed": 3})
+        assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(weights.params))
+        assert_same(weights.params, state.params)
+        assert_same(weights.ema, state.ema)
+    (copy / "3" / "manifest.json").unlink()
+    before = files_of(copy)
+    with pytest.warns(UserWarning, match="step 3: manifest.json is missing; not loaded, left as"):
+        weights = load_params(tmp_path)
+    assert (weights.step, weights.ema) == (2, None)
+    assert files_of(copy) == before  # it may be the directory of another run
+
+
+def test_load_params_says_what_is_missing(tmp_path):
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        load_params(tmp_path)
+    save(tmp_path / "a", 1, {"weights": jnp.ones(3)}, {})
+    with pytest.raises(CheckpointError, match="no params, only weights"):
+        load_params(tmp_path / "a" / "1")
+    data = next((tmp_path / "a" / "1" / "arrays" / "state" / "d").iterdir())
+    data.unlink()
+    with pytest.raises(CheckpointError, match=f"{data.name} is missing"):
+        load_params(tmp_path / "a" / "1")

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from maskfeat_jax.augment import Normalise
+from maskfeat_jax.convert import stablehlo
+from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.models import create_model
+
+CLASSES = {"name": "classifier", "num_classes": 5}
+VIT = {"encoder": "vit_ti16", "width": 32, "depth": 2, "heads": 2}
+MVIT = {"encoder": "mvit_v2_s", "width": 8, "depth": 2, "stages": (1,), "tubelet": (2, 8, 8)}
+MAE = {"name": "mae", "dim": 7, "visible": 3, "width": 32, "depth": 1, "heads": 2}
+CASES = {
+    "vit": (CLASSES, VIT, (1, 32, 32)),
+    # So many tokens that a CPU computes attention in chunks.
+    "chunks": (CLASSES, {**VIT, "scan": True, "tubelet": (1, 2, 2)}, (1, 96, 96)),
+    "mvit": ({"name": "maskfeat", "dim": 7}, MVIT, (4, 32, 32)),
+    "mae": (MAE, {**VIT, "tubelet": (2, 16, 16), "dtype": "bfloat16"}, (4, 32, 32)),
+    "probe": ({**CLASSES, "name": "attentive_probe", "heads": 2}, VIT, (1, 32, 32)),
+}
+
+
+def trained_and_inputs(head, encoder, clip):
+    model = create_model(head["name"], head={k: head[k] for k in head if k != "name"}, **encoder)
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(0, 256, (3, *clip, 3), dtype=np.uint8)]
+    if head["name"] in ("mae", "maskfeat"):
+        grid = model.encoder.grid(clip)
+        hidden = np.arange(np.prod(grid)) >= MAE["visible"]
+        inputs.append(np.stack([rng.permutation(hidden).reshape(grid) for _ in range(3)]))
+    normalise = Normalise(std=(0.1, 0.2, 0.3))
+    shapes = jax.eval_shape(model.init, jax.random.key(0), normalise(inputs[0]), *inputs[1:])
+    draw = lambda like: rng.normal(0, 0.2, like.shape).astype(like.dtype)  # noqa: E731
+    params = jax.tree.map(draw, shapes["params"])
+    recipe = {"head": head, "model": encoder}
+    return Trained(model, params, clip, normalise, recipe, "a test"), inputs
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_file_gives_what_the_model_gives_for_any_batch(tmp_path, name):
+    trained, inputs = trained_and_inputs(*CASES[name])
+    stablehlo.write(trained, tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    loaded = stablehlo.load(tmp_path / "model")
+    apply = jax.jit(trained.model.apply)
+    for rows in (1, 3):
+        video, *mask = (x[:rows] for x in inputs)
+        wanted = apply({"params": trained.params}, trained.normalise(video), *mask)
+        assert np.std(wanted) > 0.1
+        tolerance = 0.02 if name == "mae" else 2e-6  # bfloat16 rounds
+        np.testing.assert_allclose(loaded(video, *mask), wanted, rtol=0, atol=tolerance)
+
+
+def test_platforms_are_all_in_the_file_and_fused_attention_is_not():
+    plain, (video,) = trained_and_inputs(*CASES["vit"])
+    fused = plain.model.clone(encoder=plain.model.encoder.clone(attention="cudnn"))
+    trained = dataclasses.replace(plain, model=fused)
+    exported = jax.export.deserialize(bytearray(stablehlo.export(trained)))
+    assert exported.platforms == ("cpu", "cuda", "rocm", "tpu")
+    wanted = plain.model.apply({"params": plain.params}, plain.normalise(video))
+    np.testing.assert_allclose(exported.call(video), wanted, rtol=0, atol=1e-5)
+
+
+def test_errors_name_the_file_or_the_checkpoint(tmp_path, monkeypatch):
+    trained, (video,) = trained_and_inputs(*CASES["vit"])
+    whole = stablehlo.export(trained)
+    for wrong in (b"", b"no module " * 99, whole[:-1000]):
+        (tmp_path / "model").write_bytes(wrong)
+        with pytest.raises(ValueError, match="model is not a StableHLO file of JAX, or cut short"):
+            stablehlo.load(tmp_path / "model")
+    (tmp_path / "model").write_bytes(whole)
+    with pytest.raises(ValueError, match="Shape mismatch"):
+        stablehlo.load(tmp_path / "model")(video[:, :, :16])
+    monkeypatch.setattr(stablehlo, "LARGEST", 1000)
+    with pytest.raises(ValueError, match="a test: .* of parameters; .* less than 2 GiB"):
+        stablehlo.write(trained, tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == whole

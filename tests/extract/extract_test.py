@@ -1,0 +1,289 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from input_pipeline import EvalView
+from input_pipeline.decode.video import VideoFile
+from maskfeat_jax.augment import Normalise
+from maskfeat_jax.checkpoints.checkpointer import Checkpoints
+from maskfeat_jax.convert import Trained, load
+from maskfeat_jax.extract.__main__ import main, view_of
+from maskfeat_jax.extract.features import Features
+from maskfeat_jax.models import create_model
+from maskfeat_jax.sections import Problems, RecipeError
+from maskfeat_jax.tasks import task_of
+from tests.input_pipeline.samples import encode, picture
+from tests.input_pipeline.video_samples import encode_video
+from tests.recipes import ROOT, shrunken
+
+VIT = {"encoder": "vit_ti16", "width": 32, "depth": 2, "heads": 2, "tubelet": (2, 16, 8)}
+MVIT = {"encoder": "mvit_v2_s", "width": 8, "depth": 2, "stages": (1,), "tubelet": (2, 8, 8)}
+BARE = {**VIT, "class_token": False, "positions": "sinusoid"}
+CLIP = (4, 32, 32)
+CLASSIFIER = {"name": "classifier", "num_classes": 5}
+
+
+def drawn(shapes):
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda like: rng.normal(0, 0.2, like.shape).astype(np.float32), shapes)
+
+
+def trained_as(head, encoder, *inputs):
+    model = create_model(head["name"], head={k: head[k] for k in head if k != "name"}, **encoder)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *CLIP, 3)), *inputs)
+    return Trained(model, drawn(shapes["params"]), CLIP, Normalise(), {"head": head}, "a test")
+
+
+def some_video():
+    return np.random.default_rng(1).integers(0, 256, (2, *CLIP, 3), dtype=np.uint8)
+
+
+def features_of(trained, **settings):
+    features = Features(trained, **settings)
+    return np.asarray(jax.jit(features)(features.params, some_video()))
+
+
+def outputs_of(trained, *inputs):
+    clips = trained.normalise(some_video())
+    return np.asarray(jax.jit(trained.model.apply)({"params": trained.params}, clips, *inputs))
+
+
+def project(trained, features):
+    projection = trained.params["projection"]
+    return features @ projection["kernel"] + projection["bias"]
+
+
+@pytest.mark.parametrize(("pool", "encoder"), [("mean", VIT), ("class", MVIT), ("mean", BARE)])
+def test_a_clip_is_what_the_linear_map_of_a_classifier_sees(pool, encoder):
+    trained = trained_as({**CLASSIFIER, "pool": pool}, encoder)
+    logits = project(trained, features_of(trained, pool=pool))
+    np.testing.assert_allclose(logits, outputs_of(trained), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["mean", "class"])
+def test_a_clip_is_what_neighbours_and_linear_probes_see(pool):
+    trained = trained_as({"name": "features", "pool": pool}, VIT)
+    np.testing.assert_allclose(
+        features_of(trained, pool=pool), outputs_of(trained), rtol=0, atol=1e-5
+    )
+
+
+def test_tokens_are_what_the_linear_map_of_pre_training_sees():
+    mask = np.zeros((2, 2, 2, 4), bool)
+    trained = trained_as({"name": "maskfeat", "dim": 7}, VIT, mask[:1])
+    tokens = features_of(trained, per="token")
+    assert tokens.shape[:4] == mask.shape
+    predicted = project(trained, tokens)
+    np.testing.assert_allclose(predicted, outputs_of(trained, mask), rtol=0, atol=1e-5)
+    frames = features_of(trained, per="frame")
+    np.testing.assert_allclose(frames, tokens.mean((2, 3)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(features_of(trained), frames.mean(1), rtol=0, atol=1e-5)
+
+
+def test_without_a_norm_tokens_are_those_of_the_encoder():
+    trained = trained_as(CLASSIFIER, VIT)
+    with_norm = features_of(trained)
+    bare = {name: x for name, x in trained.params.items() if name != "norm"}
+    trained = dataclasses.replace(trained, params=bare)
+    tokens = trained.model.encoder.apply(
+        {"params": bare["encoder"]}, trained.normalise(some_video())
+    )
+    np.testing.assert_allclose(features_of(trained), tokens[:, 1:].mean(1), rtol=0, atol=1e-5)
+    assert np.abs(with_norm - features_of(trained)).max() > 0.1
+
+
+def a_run(workdir, name, **eval_view):
+    """A work directory of a recipe with drawn parameters."""
+    recipe = shrunken(name)
+    recipe["eval_view"].update(eval_view)
+    view, problems = EvalView(**recipe["eval_view"]), Problems()
+    task = task_of(recipe).from_recipe(recipe, view.shape[:3], problems)
+    problems.stop()
+    params = drawn(jax.eval_shape(task.init, jax.random.key(0)))
+    workdir.mkdir()
+    (workdir / "config.json").write_text(json.dumps(recipe))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(0, {"params": params}, {})
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def image_run(tmp_path_factory):
+    return a_run(tmp_path_factory.mktemp("runs") / "images", "finetune_vit_b16_in1k")
+
+
+@pytest.fixture(scope="module")
+def video_run(tmp_path_factory):
+    return a_run(tmp_path_factory.mktemp("runs") / "videos", "mae_vit_l16_k400")
+
+
+def write_images(folder, names):
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encode(picture(seed)))
+
+
+def extracted(*words):
+    main([*map(str, words)])
+    out = next(str(word)[6:] for word in words if str(word).startswith("--out="))
+    with np.load(out) as file:
+        return {name: file[name] for name in file}
+
+
+def test_folder_of_classes_with_a_broken_image(tmp_path, image_run, capsys):
+    names = ["cat/a.jpg", "cat/b.jpg", "dog/deep/c.jpg", "dog/d.jpg", "dog/e.JPG"]
+    write_images(tmp_path / "pets", names)
+    (tmp_path / "pets/cat/b.jpg").write_bytes(b"no image")
+    out = f"--out={tmp_path}/f.npz"
+    with pytest.raises(SystemExit) as stopped:
+        main([str(image_run), str(tmp_path / "pets"), out])
+    assert stopped.value.code == 65
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}/pets/cat/b.jpg cannot be read (not_media: ")
+    assert "--skip-bad" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["pets"]
+    found = extracted(image_run, tmp_path / "pets", out, "--skip-bad", "--batch-size=1")
+    assert capsys.readouterr().out.endswith(
+        f" of 4 files, by {image_run}, step 0; 1 could not be read, see `failed`\n"
+    )
+    in_order = [0, 3, 2, 4]
+    assert found["paths"].tolist() == [str(tmp_path / "pets" / names[i]) for i in in_order]
+    assert found["labels"].tolist() == [0, 1, 1, 1]
+    assert found["class_names"].tolist() == ["cat", "dog"]
+    assert found["failed"].tolist() == [str(tmp_path / "pets/cat/b.jpg")]
+    np.testing.assert_allclose(found["features"], direct(image_run, found["paths"]), atol=1e-5)
+    assert len(np.unique(found["features"], axis=0)) == 4
+
+
+def test_nothing_but_broken_files(tmp_path, image_run, capsys):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    words = [str(image_run), str(tmp_path / "a.jpg"), f"--out={tmp_path}/f.npz", "--skip-bad"]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 65
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: none of 1 files can be read: {tmp_path}/a.jpg cannot be read (")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
+
+
+def direct(workdir, paths, **views):
+    """Features per clip of files, one at a time."""
+    trained = load(workdir)
+    features = Features(trained)
+    step = jax.jit(features)
+    view = EvalView(**{**trained.recipe["eval_view"], "clips": 1, **views})
+    rows = []
+    for path in map(pathlib.Path, paths):
+        data = VideoFile(str(path)) if path.suffix == ".mp4" else path.read_bytes()
+        clips = [view(data, np.random.default_rng(0), part) for part in range(view.clips)]
+        rows.append(step(features.params, np.concatenate(clips)).mean(0))
+    return np.stack(rows)
+
+
+def write_videos(folder):
+    """Two videos, an image, and a list of them with labels."""
+    write_images(folder, ["still.jpg"])
+    for name, frames in (("a.mp4", 20), ("b.mp4", 30)):
+        (folder / name).write_bytes(encode_video(frames))
+    (folder / "list.csv").write_text("b.mp4 2\nstill.jpg 0\na.mp4 0\n")
+
+
+def test_command_takes_means_of_views_on_several_devices(tmp_path, video_run):
+    write_videos(tmp_path)
+    words = [video_run, tmp_path / "list.csv", f"--out={tmp_path}/f.npz", "--clips=2", "--crops=3"]
+    done = subprocess.run(
+        [sys.executable, "-m", "maskfeat_jax.extract", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    found = np.load(tmp_path / "f.npz")
+    assert found["labels"].tolist() == [2, 0, 0]
+    assert found["class_names"].tolist() == ["0", "1", "2"]
+    assert [os.path.basename(path) for path in found["paths"]] == ["b.mp4", "still.jpg", "a.mp4"]
+    wanted = direct(video_run, found["paths"], clips=2, crops=3)
+    np.testing.assert_allclose(found["features"], wanted, rtol=0, atol=1e-5)
+    info = json.loads(str(found["info"]))
+    assert info["device_count"] == 4
+    assert info["axes"] == ["file", "width"]
+    assert info["norm"] == "before pooling"
+
+
+def test_tokens_in_half_precision_of_one_video(tmp_path, video_run):
+    write_videos(tmp_path)
+    out = f"--out={tmp_path}/f.npz"
+    one = extracted(video_run, tmp_path / "a.mp4", out, "--per=token", "--dtype=float16")
+    trained = load(video_run)
+    assert one["features"].shape == (1, *trained.model.encoder.grid(trained.clip), 32)
+    assert one["features"].dtype == np.float16
+    assert "labels" not in one
+    clip = one["features"].astype(np.float32).mean((1, 2, 3))
+    np.testing.assert_allclose(clip, direct(video_run, [tmp_path / "a.mp4"]), rtol=0, atol=1e-3)
+    faster = extracted(video_run, tmp_path / "a.mp4", out, "--stride=1")["features"]
+    wanted = direct(video_run, [tmp_path / "a.mp4"], stride=1)
+    np.testing.assert_allclose(faster, wanted, rtol=0, atol=1e-5)
+    assert np.abs(faster - clip).max() > 0.01
+
+
+def test_numbers_that_are_not_finite_leave_the_old_file(tmp_path, image_run, capsys):
+    write_images(tmp_path, ["a.jpg"])
+    weights = load(image_run)
+    weights.params["norm"]["bias"][0] = 1e5
+    with Checkpoints(tmp_path / "run/checkpoints") as checkpoints:
+        checkpoints.save(0, {"params": weights.params}, {})
+    (tmp_path / "run/config.json").write_text((image_run / "config.json").read_text())
+    (tmp_path / "f.npz").write_text("old")
+    words = [str(tmp_path / "run"), str(tmp_path / "a.jpg"), f"--out={tmp_path}/f.npz"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--dtype=float16"])
+    assert stopped.value.code == 70
+    assert "a.jpg: features are not finite in float16" in capsys.readouterr().err
+    assert (tmp_path / "f.npz").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["none.jpg"], "none.jpg: no such file or folder"),
+        (["data"], "holds train, test; name one of them"),
+        (["data/test"], "holds no images or videos"),
+        (["data/train", "--per=frame", "--clips=2"], "--clips and --crops are about --per=clip"),
+        (["data/train", "--per=frame", "--pool=class"], "--pool is about --per=clip"),
+        (["data/train", "--crops=2"], "crops is 2; it must be 1 or 3"),
+        (["data/train", "--batch-size=0"], "--batch-size=0 is not positive"),
+        (["data/train", "--root=."], "a root is for lists"),
+        (["data/train", "--out=/"], "--out=/ is a folder"),
+        (["list.txt"], "none of the first 1 files exists"),
+    ],
+)
+def test_wrong_use_is_told(tmp_path, image_run, capsys, words, said):
+    write_images(tmp_path / "data", ["train/a.jpg"])
+    (tmp_path / "data/test").mkdir()
+    (tmp_path / "list.txt").write_text("absent.jpg\n")
+    path, *rest = words
+    with pytest.raises(SystemExit) as stopped:
+        main([str(image_run), str(tmp_path / path), f"--out={tmp_path}/f.npz", *rest])
+    assert stopped.value.code == 78
+    assert said in capsys.readouterr().err
+
+
+def test_what_a_checkpoint_does_not_say_is_asked_for():
+    trained = trained_as(CLASSIFIER, VIT)
+    with pytest.raises(RecipeError, match=r"a test does not say how far .* give --stride"):
+        view_of(trained, clips=1, crops=1, stride=None)
+    view = view_of(trained, clips=2, crops=3, stride=4)
+    assert view == EvalView(size=32, frames=4, stride=4, clips=2, crops=3)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from input_pipeline.views.sampling import SAMPLERS, Dense, Segment, Strided
+
+
+def numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split()]
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "fps", "clip", "clips", "start", "wanted"),
+    [
+        (
+            300,
+            30,
+            0,
+            1,
+            "offset",
+            "118 122 126 130 134 139 143 147 151 155 160 164 168 172 176 181",
+        ),
+        (300, 30, 0, 10, "offset", "0 4 8 12 16 21 25 29 33 37 42 46 50 54 58 63"),
+        (
+            300,
+            30,
+            9,
+            10,
+            "offset",
+            "234 238 242 246 250 255 259 263 267 271 276 280 284 288 292 297",
+        ),
+        (
+            300,
+            30,
+            9,
+            10,
+            "ratio",
+            "212 216 220 225 229 233 237 241 246 250 254 258 262 267 271 275",
+        ),
+        (250, 25, 2, 5, "offset", "98 101 104 108 111 115 118 122 125 129 132 136 139 143 146 150"),
+        (240, 24, 0, 1, "offset", "94 97 100 104 107 110 114 117 120 124 127 130 134 137 140 144"),
+        (40, 30, 0, 1, "offset", "0 4 8 12 16 21 25 29 33 37 39 39 39 39 39 39"),
+        (10, 30, 3, 7, "offset", "0 4 8 9 9 9 9 9 9 9 9 9 9 9 9 9"),
+    ],
+)
+def test_dense_clips_equal_pyslowfast(num_frames, fps, clip, clips, start, wanted):
+    assert Dense(16, 4, start).fixed(clip, clips, num_frames, fps).tolist() == numbers(wanted)
+
+
+@pytest.mark.parametrize(
+    ("clips", "wanted"), [(5, "0 59 118 177 236"), (7, "0 39 78 117 156 195 234")]
+)
+def test_starts_of_dense_clips(clips, wanted):
+    starts = [Dense(16, 4).fixed(clip, clips, 300, 30)[0] for clip in range(clips)]
+    assert starts == numbers(wanted)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "wanted"),
+    [
+        (100, "3 9 15 22 28 34 40 46 53 59 65 71 77 83 90 96"),
+        (60, "2 5 9 13 16 20 24 28 31 35 39 42 46 50 53 57"),
+        (17, "0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15"),
+        (16, "0 1 2 3 4 5 6 7 8 8 9 10 11 12 13 14"),
+        (12, "0 1 1 2 3 3 4 5 6 6 7 8 8 9 10 10"),
+        (1, "0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0"),
+    ],
+)
+def test_segments_equal_pyslowfast(num_frames, wanted):
+    for clip in range(2):
+        assert Segment(16).fixed(clip, 2, num_frames, 12).tolist() == numbers(wanted)
+
+
+def test_strided_clips_equal_dmvr():
+    assert [Strided(32, 2).fixed(k, 4, 250, 25)[0] for k in range(4)] == [0, 62, 124, 186]
+    assert [Strided(16, 4).fixed(k, 4, 300, 25)[0] for k in range(4)] == [0, 78, 157, 236]
+    assert Strided(32, 2).fixed(0, 1, 250, 25)[0] == 93
+    assert Strided(16, 4).fixed(0, 1, 300, 25)[0] == 118
+    wanted = [0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 0, 4, 8, 12, 16, 20]
+    assert Strided(16, 4).fixed(2, 4, 40, 25).tolist() == wanted
+
+
+@given(
+    name=st.sampled_from(sorted(SAMPLERS)),
+    frames=st.integers(1, 40),
+    stride=st.integers(1, 8),
+    num_frames=st.integers(1, 1000),
+    fps=st.floats(5, 120),
+    clips=st.integers(1, 10),
+    seed=st.integers(0, 100),
+)
+def test_all_frames_exist(name, frames, stride, num_frames, fps, clips, seed):
+    sampler = SAMPLERS[name](frames=frames, stride=1 if name == "segment" else stride)
+    clip = sampler.random(np.random.default_rng(seed), num_frames, fps)
+    fixed = [sampler.fixed(k, clips, num_frames, fps) for k in range(clips)]
+    for indices in (clip, *fixed):
+        assert indices.shape == (frames,)
+        assert indices.dtype == np.int64
+        assert indices.min() >= 0
+        assert indices.max() < num_frames
+        if name != "strided":
+            assert (np.diff(indices) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    # The start of a dense clip is a real number, rounded down: the last frame has probability 0.
+    [("dense", 38), ("segment", 39), ("strided", 39)],
+)
+def test_random_clips_reach_the_whole_video(name, last):
+    sampler = SAMPLERS[name](frames=4, stride=1)
+    rng = np.random.default_rng(0)
+    clips = np.stack([sampler.random(rng, 40, 30) for _ in range(2000)])
+    assert clips.min() == 0
+    assert clips.max() == last
+    assert (np.bincount(clips.reshape(-1))[: last + 1] > 0).all()
+
+
+def test_dense_covers_the_same_time_at_any_frame_rate():
+    for fps in (12, 25, 60):
+        clip = Dense(16, 4).fixed(0, 1, int(10 * fps), fps)
+        assert (clip[-1] - clip[0]) / fps == pytest.approx(64 / 30, abs=2 / fps)
+
+
+def test_segment_has_no_stride():
+    with pytest.raises(ValueError, match="stride=4"):
+        Segment(16, 4)

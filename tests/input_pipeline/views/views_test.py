@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import EvalView, TrainView
+from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.views.crops import random_resized_crop
+from tests.input_pipeline.samples import FakeVideo, encode, picture
+
+
+def test_training_crop_equals_pillow_bit_for_bit():
+    data = encode(picture(0, 120, 170), quality=90)
+    view = TrainView(size=56, crop_area=(0.08, 1.0))
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    for seed in range(30):
+        top, left, height, width = random_resized_crop(
+            np.random.default_rng(seed), 120, 170, (0.08, 1.0), (3 / 4, 4 / 3)
+        )
+        wanted = image.crop((left, top, left + width, top + height)).resize(
+            (56, 56), Image.Resampling.BICUBIC
+        )
+        clip = view(data, np.random.default_rng(seed))
+        assert view.shape == (1, 56, 56, 3)
+        assert clip.shape == (1, *view.shape)
+        assert clip.dtype == np.uint8
+        assert np.array_equal(clip[0, 0], np.asarray(wanted))
+
+
+@pytest.mark.parametrize(("height", "width"), [(75, 100), (101, 70), (30, 30)])
+def test_evaluation_view_equals_pillow(height, width):
+    data = encode(picture(1, height, width))
+    image = Image.open(io.BytesIO(data))
+    scale = 36 / min(height, width)
+    size = (36, int(36 * height / width)) if width < height else (int(36 * width / height), 36)
+    assert size[0] == pytest.approx(width * scale, abs=1)
+    resized = image.resize(size, Image.Resampling.BICUBIC)
+    left, top = round((size[0] - 32) / 2), round((size[1] - 32) / 2)
+    wanted = np.asarray(resized.crop((left, top, left + 32, top + 32)))
+    clip = EvalView(size=32, resize=36)(data, np.random.default_rng(0))
+    assert np.array_equal(clip, wanted[None, None])
+
+
+def test_evaluation_resizes_to_eight_sevenths_unless_told():
+    data = encode(picture(2, 300, 400))
+    rng = np.random.default_rng(0)
+    assert np.array_equal(EvalView(size=224)(data, rng), EvalView(size=224, resize=256)(data, rng))
+    assert not np.array_equal(
+        EvalView(size=224)(data, rng), EvalView(size=224, resize=224)(data, rng)
+    )
+
+
+def test_augmentations_change_the_clip_and_repeat():
+    data = encode(picture(3))
+    plain = TrainView(size=32)
+    for view in (
+        TrainView(size=32, rand_augment="rand-m9-mstd0.5-inc1"),
+        TrainView(size=32, color_jitter=0.4),
+    ):
+        changed = 0
+        for seed in range(12):
+            clip = view(data, np.random.default_rng(seed))
+            assert np.array_equal(clip, view(data, np.random.default_rng(seed)))
+            changed += not np.array_equal(clip, plain(data, np.random.default_rng(seed)))
+        assert changed > 4
+
+
+def test_bad_bytes_are_bad_media():
+    for view in (TrainView(size=16), EvalView(size=16)):
+        with pytest.raises(BadMedia):
+            view(encode(picture(4))[:300], np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"size": 0}, "size is 0"),
+        ({"crop_area": (0.0, 1.0)}, "crop_area"),
+        ({"crop_area": (0.5, 1.1)}, "crop_area"),
+        ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
+        ({"interpolation": "cubic"}, "'cubic' is not one of"),
+        ({"rand_augment": "augmix"}, "augmix"),
+        ({"color_jitter": -0.4}, "color_jitter is -0.4"),
+        ({"max_pixels": 0}, "max_pixels is 0"),
+    ],
+)
+def test_refuses_bad_settings(settings, words):
+    with pytest.raises(ValueError, match=words):
+        TrainView(**settings)
+
+
+def test_refuses_to_crop_more_than_it_resized():
+    with pytest.raises(ValueError, match="resize=200 leaves less than the 224 pixels"):
+        EvalView(size=224, resize=200)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def test_a_clip_shares_one_window_and_one_augmentation():
+    video = FakeVideo(100)
+    still = picture(5, 60, 81)
+    video.frames = lambda indices, short_side: np.stack([still] * len(indices))
+    for view in (
+        TrainView(size=32, frames=5, stride=3, rand_augment="rand-m9-mstd0.5-inc1"),
+        TrainView(
+            size=32,
+            frames=5,
+            rand_augment="rand-m9-mstd0.5-inc1",
+            augment_first=True,
+            interpolation="bilinear",
+            antialias=False,
+            short_side=60,
+        ),
+        TrainView(size=32, frames=5, scale_jitter=(32, 48)),
+    ):
+        for seed in range(5):
+            (clip,) = view(video, rng(seed))
+            assert clip.shape == view.shape == (5, 32, 32, 3)
+            assert (clip == clip[:1]).all()
+
+
+def test_only_the_frames_of_the_clip_are_decoded_and_each_once():
+    video = FakeVideo(10)
+    (clip,) = TrainView(size=16, frames=16, stride=4)(video, rng())
+    assert clip[:, 0, 0, 0].tolist() == [0, 4, 8] + [9] * 13
+    assert video.decoded == [0, 4, 8, 9]
+
+
+def test_repeats_share_frames_unless_told():
+    video = FakeVideo(200)
+    for seed in range(5):
+        clips = TrainView(size=16, frames=4, stride=4, repeats=3)(video, rng(seed))
+        assert (clips[:, :, 0, 0, 0] == clips[:1, :, 0, 0, 0]).all()
+    clips = TrainView(size=16, frames=4, repeats=8, new_frames=True)(video, rng())
+    assert len({tuple(clip[:, 0, 0, 0]) for clip in clips}) > 4
+
+
+def test_repeats_are_cropped_each_on_its_own():
+    video = FakeVideo(10)
+    still = picture(6, 60, 81)
+    video.frames = lambda indices, short_side: np.stack([still] * len(indices))
+    first, second = TrainView(size=16, frames=2, repeats=2)(video, rng())
+    assert not np.array_equal(first, second)
+
+
+def test_resizing_without_antialiasing_equals_torch():
+    """Numbers of torch.nn.functional.interpolate(bilinear, align_corners=False)."""
+    video = FakeVideo(1)
+    pixels = np.arange(6 * 9, dtype=np.uint8).reshape(6, 9, 1).repeat(3, 2) * 4
+    video.frames = lambda indices, short_side: np.stack([pixels] * len(indices))
+    view = TrainView(
+        size=4,
+        crop_area=(1.0, 1.0),
+        crop_ratio=(1.5, 1.5),
+        interpolation="bilinear",
+        antialias=False,
+    )
+    (clip,) = view(video, rng())
+    y = (np.arange(4) + 0.5) * 6 / 4 - 0.5
+    x = (np.arange(4) + 0.5) * 9 / 4 - 0.5
+    wanted = 4 * (9 * y[:, None] + x[None])  # the picture is linear
+    np.testing.assert_allclose(clip[0, :, :, 0], wanted, atol=0.6)
+
+
+def test_crops_of_evaluation_lie_along_the_longer_side():
+    video = FakeVideo(1)
+    columns = np.arange(297, dtype=np.uint8).repeat(3).reshape(1, 297, 3)
+    video.frames = lambda indices, short_side: columns[None].repeat(224, 1)
+    clips = EvalView(size=224, resize=224, frames=1, crops=3)(video, rng())
+    assert clips[:, 0, 0, 0, 0].tolist() == [0, 37, 73]
+    video.frames = lambda indices, short_side: columns[None].repeat(224, 1).swapaxes(1, 2)
+    clips = EvalView(size=224, resize=224, frames=1, crops=3)(video, rng())
+    assert clips[:, 0, 0, 0, 0].tolist() == [0, 37, 73]
+    odd = np.zeros((1, 256, 341, 3), np.uint8) + np.arange(341)[:, None].astype(np.uint8)
+    video.frames = lambda indices, short_side: odd.repeat(len(indices), 0)
+    (clip,) = EvalView(size=224, resize=256, frames=2)(video, rng())
+    assert clip[0, 0, 0, 0] == 59  # PySlowFast rounds up
+
+
+def test_an_image_is_a_video_of_one_frame():
+    data = encode(picture(7))
+    (clip,) = EvalView(size=32, frames=4, stride=2)(data, rng())
+    assert (clip == EvalView(size=32)(data, rng())[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"frames": 0}, "frames is 0"),
+        ({"sampling": "densely"}, "sampling 'densely' is not one of dense, segment, strided"),
+        ({"sampling": "segment", "stride": 4}, "stride=4"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"new_frames": True}, "new_frames=True"),
+        ({"scale_jitter": (200, 320)}, "scale_jitter"),
+        ({"interpolation": "lanczos", "antialias": False}, "'lanczos' is not one of"),
+    ],
+)
+def test_refuses_bad_settings_of_clips(settings, words):
+    with pytest.raises(ValueError, match=words):
+        TrainView(**settings)
+
+
+def test_too_large_videos_are_refused_before_decoding():
+    video = FakeVideo()
+    with pytest.raises(BadMedia, match="81x60 pixels"):
+        TrainView(size=16, max_pixels=1000)(video, rng())
+    assert video.decoded == []

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from maskfeat_jax.train.prefetch import Feed
+
+
+def rows(count, closed=None, error=None):
+    try:
+        for i in range(count):
+            yield {"index": i}
+        if error is not None:
+            raise error
+    finally:
+        if closed is not None:
+            closed.append(True)
+
+
+def test_batches_come_in_order_each_once_and_ahead():
+    placed, closed = [], []
+
+    def place(batch):
+        placed.append(batch["index"])
+        return {"index": -batch["index"]}
+
+    feed = Feed(rows(6, closed), place, ahead=2)
+    assert feed.peek() == {"index": 0}
+    time.sleep(0.2)
+    assert feed.next() == {"index": 0}
+    assert len(placed) >= 2  # the transfer of others has begun
+    assert [feed.next()["index"] for _ in range(5)] == [-1, -2, -3, -4, -5]
+    with pytest.raises(StopIteration):
+        feed.next()
+    feed.close()
+    assert placed == list(range(6))
+    assert closed == [True]
+
+
+def test_an_error_comes_after_the_batches_before_it():
+    feed = Feed(rows(3, error=ValueError("file 3")), lambda batch: batch)
+    assert [feed.next()["index"] for _ in range(3)] == [0, 1, 2]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="file 3"):
+            feed.next()
+    feed.close()
+
+
+def test_waiting_can_be_left_and_a_stuck_loader_does_not_hold_the_end(monkeypatch):
+    monkeypatch.setattr("maskfeat_jax.train.prefetch._END_SECONDS", 0.1)
+    stuck, asked = threading.Event(), iter([False, False, True])
+
+    def never():
+        stuck.wait(20)
+        yield {}
+
+    feed = Feed(never(), lambda batch: batch)
+    assert feed.next(lambda: next(asked)) is None
+    start = time.monotonic()
+    feed.close()
+    assert time.monotonic() - start < 5
+    stuck.set()
+
+
+def test_closing_early_closes_the_iterator():
+    closed = []
+    feed = Feed(rows(100, closed), lambda batch: batch)
+    feed.next()
+    feed.close()
+    assert closed == [True]
