@@ -274,10 +274,11 @@ def test_slow_decoding_ends_itself(monkeypatch):
 
 
 def test_a_stuck_decoder_does_not_keep_the_program_from_ending():
+    package = os.path.dirname(os.path.dirname(video_decode.__file__))
     code = f"""
 import sys, time, types
 package = sys.modules["input_pipeline"] = types.ModuleType("input_pipeline")
-package.__path__ = [{os.path.dirname(os.path.dirname(video_decode.__file__))!r}]  # without TensorFlow: seconds
+package.__path__ = [{package!r}]  # without TensorFlow: seconds
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.decode.time_limit import LimitedThread
 try:
