@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from maskfeat_jax.workdir.workdir import write_atomically
+from maskfeat_jax.files import write_atomically
 
 FORMAT = 1
 FILE = "manifest.json"

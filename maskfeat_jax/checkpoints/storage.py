@@ -22,7 +22,7 @@ from typing import Any
 from maskfeat_jax.checkpoints import manifest
 from maskfeat_jax.checkpoints.manifest import Damaged
 from maskfeat_jax.faults import fault_point
-from maskfeat_jax.workdir.workdir import sync_directory
+from maskfeat_jax.files import sync_directory
 
 ARRAYS = "arrays"  # in a step
 _SAVING = ".saving"

@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from tqdm import tqdm
 
-from maskfeat_jax.workdir.workdir import write_atomically
+from maskfeat_jax.files import write_atomically
 
 USABLE, TOO_MANY_BAD = 0, 65  # exit codes
 _FIRST = 3  # files of a class that are shown

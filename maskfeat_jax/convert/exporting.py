@@ -18,9 +18,9 @@ from maskfeat_jax.convert.layouts import Form
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import layout_of
 from maskfeat_jax.convert.trained import Params, Trained
+from maskfeat_jax.files import write_atomically
 from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
 from maskfeat_jax.models.layers import unstack_blocks
-from maskfeat_jax.workdir.workdir import write_atomically
 
 State = dict[str, np.ndarray]
 

@@ -16,10 +16,10 @@ import flax.linen as nn
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.convert.files import Contents, sha256
 from maskfeat_jax.convert.trained import Params, Trained
+from maskfeat_jax.files import write_atomically
 from maskfeat_jax.models import MODELS, VARIANTS
 from maskfeat_jax.sections import choose
 from maskfeat_jax.tasks.base import encoder_of
-from maskfeat_jax.workdir.workdir import write_atomically
 
 FILE = "maskfeat_jax.json"
 FORMAT = 1

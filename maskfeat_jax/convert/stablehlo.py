@@ -23,6 +23,7 @@ import numpy as np
 
 from maskfeat_jax import steps
 from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.files import write_atomically
 from maskfeat_jax.models import MAE, MaskFeat
 from maskfeat_jax.typing import Array
 
@@ -67,13 +68,7 @@ def write(trained: Trained, path: str | os.PathLike[str]) -> None:
       ValueError: see `export`.
       OSError: the file cannot be written.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(export(trained))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(Path(path), export(trained))
 
 
 def load(path: str | os.PathLike[str]) -> Callable[..., Array]:

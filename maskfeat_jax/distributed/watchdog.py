@@ -19,7 +19,7 @@ from types import TracebackType
 
 from maskfeat_jax.distributed.dead_man import DeadMan
 from maskfeat_jax.distributed.preemption import EXIT_CODE
-from maskfeat_jax.workdir.workdir import write_atomically
+from maskfeat_jax.files import write_atomically
 
 _LOOK_SECONDS = 0.5
 _LATER_SECONDS = 2.0  # when the thread should have seen it long ago

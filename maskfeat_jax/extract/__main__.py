@@ -36,6 +36,7 @@ from maskfeat_jax import sharding
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.convert import ConvertError, Trained, load
 from maskfeat_jax.extract.features import AXES, Features
+from maskfeat_jax.files import replacing
 from maskfeat_jax.models.classifier import POOLS
 from maskfeat_jax.sections import Problems, RecipeError, Section, call
 from maskfeat_jax.workdir.workdir import WorkdirError, environment
@@ -201,7 +202,7 @@ def write(
     source, shape = loader.source, ()
     index: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    with _beside(out, "rows") as raw, _beside(out, "tmp") as packed:
+    with _beside(out, "rows") as raw, replacing(out) as packed:
         with raw.open("wb") as file:
             steps = extract(features, loader, dtype)
             for rows in tqdm(steps, total=loader.eval_steps, disable=None):
@@ -219,7 +220,6 @@ def write(
         arrays["info"] = np.array(json.dumps(info))
         with raw.open("rb") as file:
             _pack(packed, file, (len(names), *shape), np.dtype(dtype), arrays)
-        os.replace(packed, out)
     return len(names), *shape
 
 

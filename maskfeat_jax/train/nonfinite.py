@@ -13,9 +13,9 @@ import numpy as np
 
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.checkpoints.trees import named_leaves
+from maskfeat_jax.files import write_atomically
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.train.metrics import Bad
-from maskfeat_jax.workdir.workdir import write_atomically
 
 Batch = dict[str, Any]
 

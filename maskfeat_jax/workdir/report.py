@@ -22,10 +22,10 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from maskfeat_jax.files import write_atomically
 from maskfeat_jax.pictures import encode
 from maskfeat_jax.workdir.console import Console, Stream
 from maskfeat_jax.workdir.tensorboard import TensorBoard
-from maskfeat_jax.workdir.workdir import write_atomically
 
 Number = int | float | np.floating  # what a metric may be
 

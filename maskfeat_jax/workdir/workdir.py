@@ -27,6 +27,7 @@ from typing import Any, Literal
 import jax
 
 from maskfeat_jax.distributed.processes import on_first_process
+from maskfeat_jax.files import write_atomically
 from maskfeat_jax.workdir import lock as run_lock
 
 _BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -226,30 +227,6 @@ def environment() -> dict[str, Any]:
         "process_count": jax.process_count(),
         "git_commit": _git_commit(),
     }
-
-
-def write_atomically(path: pathlib.Path, text: str) -> None:
-    """Writes a text file so that a reader, or a crash, sees the old content or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(path: pathlib.Path) -> None:
-    """Makes renames inside a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _as_json(value: Mapping[str, Any]) -> str:

@@ -269,17 +269,3 @@ def test_status_is_written_in_one_piece(tmp_path):
     assert status.items() >= {"state": "failed", "step": 7, "reason": "not finite"}.items()
     assert (status["loss"], status["where"]) == ("nan", str(tmp_path))
     assert os.listdir(tmp_path) == ["STATUS.json"]
-
-
-def test_a_failed_write_leaves_the_old_content_and_no_temporary(tmp_path, monkeypatch):
-    path = tmp_path / "a.json"
-    workdirs.write_atomically(path, "old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        workdirs.write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.json"]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline.bad_inputs import BadMedia
-from input_pipeline.decode.images import images as decode
+from input_pipeline.decode import images as decode
 from input_pipeline.views.crops import Window
 from tests.input_pipeline.samples import encode, picture, with_pillow
 
