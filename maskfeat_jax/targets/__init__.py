@@ -1,42 +1,37 @@
 """What is predicted: features of each tubelet of the clean, normalised clip.
 
-To add one: a frozen dataclass with `dim`, `__call__` and `draw`, and its line in `TARGETS` at the
-end of the file.
+To add one: a frozen dataclass with the members of `Target` in a file of this folder, and its line
+in `TARGETS`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-import einops
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from maskfeat_jax import pictures
-from maskfeat_jax.ops.hog import check_hog_settings, hog
-from maskfeat_jax.ops.patches import Size3, token_grid
+from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.targets.hog import Hog
+from maskfeat_jax.targets.pixels import Pixels
 from maskfeat_jax.typing import Array
 
 
 @runtime_checkable
 class Target(Protocol):
-    """Features of a clip on its token grid.
+    """Features of a clip on its token grid."""
 
-    Attributes:
-      tubelet: frames, rows and columns of one token; set from the model.
-    """
-
-    tubelet: Size3
+    @property
+    def tubelet(self) -> Size3:
+        """Frames, rows and columns of one token; set from the model."""
 
     @property
     def dim(self) -> int:
         """Numbers per token."""
 
     def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw {self.dim}"]:
-        """float32 features; no gradient flows through them."""
+        """float32 features; the step keeps the gradient from flowing through them."""
 
     def restore(
         self, features: Float[Array, "b gt gh gw {self.dim}"], clips: Float[Array, "b t h w 3"]
@@ -55,189 +50,6 @@ class Target(Protocol):
         """
 
 
-@dataclasses.dataclass(frozen=True)
-class Hog:
-    """Histograms of oriented gradients of the cells of a token, of its first frame.
+TARGETS: dict[str, type[Target]] = {"hog": Hog, "pixels": Pixels}
 
-    The numbers of a token are ordered channel, bin, cell row, cell column.
-
-    Attributes:
-      tubelet: frames, rows and columns of one token, pixels.
-      bins, cell, signed, normalise, colour, window: see `maskfeat_jax.ops.hog.hog`.
-
-    Source: MaskFeat (arXiv:2112.09133) section 3.2; PySlowFast slowfast/models/masked.py.
-    """
-
-    tubelet: Size3
-    bins: int = 9
-    cell: int = 8
-    signed: bool = False
-    normalise: str = "l2"
-    colour: str = "rgb"
-    window: int = 0
-
-    def __post_init__(self) -> None:
-        check_hog_settings(self.bins, self.cell, self.normalise, self.colour, self.window)
-        _, height, width = self.tubelet
-        if height % self.cell or width % self.cell:
-            raise ValueError(
-                f"patch {height}x{width} is not a whole number of {self.cell}x{self.cell} HOG cells"
-            )
-
-    @property
-    def channels(self) -> int:
-        """Histograms per cell."""
-        return 3 if self.colour == "rgb" else 1
-
-    @property
-    def cells(self) -> tuple[int, int]:
-        """Rows and columns of cells in a token."""
-        return self.tubelet[1] // self.cell, self.tubelet[2] // self.cell
-
-    @property
-    def dim(self) -> int:
-        """Numbers per token."""
-        rows, columns = self.cells
-        return self.channels * self.bins * rows * columns
-
-    def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
-        """Histograms by token."""
-        token_grid(clips.shape[1:4], self.tubelet)
-        histograms = hog(
-            clips[:, :: self.tubelet[0]],
-            bins=self.bins,
-            cell=self.cell,
-            signed=self.signed,
-            normalise=self.normalise,
-            colour=self.colour,
-            window=self.window,
-        )
-        rows, columns = self.cells
-        return einops.rearrange(
-            histograms, "b t (h y) (w x) c k -> b t h w (c k y x)", y=rows, x=columns
-        )
-
-    def restore(
-        self, features: Float[Array, "b gt gh gw d"], clips: Float[Array, "b t h w 3"]
-    ) -> Float[Array, "b gt gh gw d"]:
-        """The features themselves."""
-        return features
-
-    def draw(
-        self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
-    ) -> UInt8[np.ndarray, "height width 3"]:
-        """Oriented strokes along the edges."""
-        cells = pictures.tokens_to_cells(features, self.bins, self.channels, self.cells[0])
-        scale = max(1, 448 // (cells.shape[0] * self.cell))
-        return pictures.draw_hog(cells, self.cell, scale, signed=self.signed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-    """Pixels of a token, of one of its frames or of all.
-
-    Attributes:
-      tubelet: frames, rows and columns of one token, pixels.
-      normalise: scales the numbers of each token to zero mean and unit (unbiased) variance.
-      channels: "first" orders the numbers channel, row, column (PySlowFast, images), "last" row,
-        column, channel (PySlowFast, video; MAE).
-      frames: which of its frames a token predicts: "first" (PySlowFast); "spread", evenly from the
-        first to the last frame of the clip, so that it is the first one except in the last token
-        (mae_st); "all" of them, one after the other (PySlowFast without `TIME_STRIDE_LOSS`).
-      statistics: mean and variance that `normalise` takes away: of all numbers of a "token", or of
-        each "channel" of it on its own (VideoMAE, with `channels="last"` and `frames="all"`).
-
-    VideoMAE first goes back to colours in [0, 1]. Mean and variance of a channel undo that, but
-    for its 1e-6 beside a standard deviation, which here is one of normalised colours.
-
-    Source: MaskFeat (arXiv:2112.09133) section 3.2, MAE for video (arXiv:2205.09113) section 3,
-    VideoMAE (arXiv:2203.12602); PySlowFast slowfast/models/masked.py, mae_st models_mae.py,
-    engine_for_pretraining.py of MCG-NJU/VideoMAE.
-    """
-
-    tubelet: Size3
-    normalise: bool = True
-    channels: str = "first"
-    frames: str = "first"
-    statistics: str = "token"
-
-    def __post_init__(self) -> None:
-        if self.channels not in ("first", "last"):
-            raise ValueError(f"channels={self.channels!r} is not 'first' or 'last'")
-        if self.frames not in ("first", "spread", "all"):
-            raise ValueError(f"frames={self.frames!r} is not 'first', 'spread' or 'all'")
-        if self.statistics not in ("token", "channel"):
-            raise ValueError(f"statistics={self.statistics!r} is not 'token' or 'channel'")
-
-    @property
-    def dim(self) -> int:
-        """Numbers per token."""
-        frames, height, width = self.tubelet
-        return (frames if self.frames == "all" else 1) * height * width * 3
-
-    def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
-        """Pixels by token."""
-        tokens = self._tokens(clips)
-        if not self.normalise:
-            return tokens
-        mean, std = self._scale(tokens)
-        return (tokens - mean) / std
-
-    def restore(
-        self, features: Float[Array, "b gt gh gw d"], clips: Float[Array, "b t h w 3"]
-    ) -> Float[Array, "b gt gh gw d"]:
-        """Pixels, with the mean and variance of the true ones where those were scaled away.
-
-        Of a prediction this shows more than was predicted: brightness and contrast of each patch
-        are the true ones.
-        """
-        if not self.normalise:
-            return features
-        mean, std = self._scale(self._tokens(clips))
-        return features * std + mean
-
-    def draw(
-        self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
-    ) -> UInt8[np.ndarray, "height width 3"]:
-        """The pixels, of several frames the first."""
-        _, p, q = self.tubelet
-        first = features[..., : 3 * p * q]
-        order = self._order.removeprefix("u ")
-        image = einops.rearrange(first, f"h w ({order}) -> (h p) (w q) c", p=p, q=q)
-        return pictures.to_uint8(image, mean, std)
-
-    @property
-    def _order(self) -> str:
-        return "u c p q" if self.channels == "first" else "u p q c"
-
-    def _tokens(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
-        grid = token_grid(clips.shape[1:4], self.tubelet)
-        u, p, q = self.tubelet
-        if self.frames == "first":
-            clips = clips[:, ::u]
-        elif self.frames == "spread":
-            clips = clips[:, np.linspace(0, clips.shape[1] - 1, grid[0]).astype(int)]
-        pattern = f"b (t u) (h p) (w q) c -> b t h w ({self._order})"
-        wide = clips.astype(jnp.promote_types(clips.dtype, jnp.float32))
-        return einops.rearrange(wide, pattern, t=grid[0], p=p, q=q)
-
-    def _scale(
-        self, tokens: Float[Array, "b gt gh gw d"]
-    ) -> tuple[Float[Array, "b gt gh gw #d"], Float[Array, "b gt gh gw #d"]]:
-        """Mean and (unbiased) standard deviation that go with the numbers of each token."""
-        if self.statistics == "token":
-            variance = tokens.var(-1, keepdims=True, ddof=1)
-            return tokens.mean(-1, keepdims=True), jnp.sqrt(variance + 1e-6)
-        mixed, apart = f"b t h w ({self._order})", "b t h w c (u p q)"
-        _, p, q = self.tubelet
-        channels = einops.rearrange(tokens, f"{mixed} -> {apart}", c=3, p=p, q=q)
-        # From the first pixel on: else a flat patch is rounding errors divided by 1e-6.
-        first = channels[..., :1]
-        mean = first + (channels - first).mean(-1, keepdims=True)
-        std = (channels - first).std(-1, keepdims=True, ddof=1) + 1e-6
-        mean, std = (jnp.broadcast_to(x, channels.shape) for x in (mean, std))
-        back = f"{apart} -> {mixed}"
-        return einops.rearrange(mean, back, p=p, q=q), einops.rearrange(std, back, p=p, q=q)
-
-
-TARGETS: dict[str, type] = {"hog": Hog, "pixels": Pixels}
+__all__ = ["TARGETS", "Hog", "Pixels", "Target"]

@@ -5,7 +5,7 @@ import functools
 import jax
 import numpy as np
 
-from maskfeat_jax.ops.cube_masks import cube_mask
+from maskfeat_jax.masking.cube import cube_mask
 
 
 def draws(count, grid, **settings):
