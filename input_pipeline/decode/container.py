@@ -6,11 +6,9 @@ only this file may be read, and sizes are checked before anything is decoded. Ne
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -18,15 +16,14 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.decode.mp4 import Read, check_samples
 from input_pipeline.decode.regular_files import open_regular
-from input_pipeline.decode.structure import Read, check_matroska, check_mp4
 
 MAX_STREAMS = 16
 HEAD_BYTES = 256
 GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
 # Text in a header need not be UTF-8. PyAV 19 replaces what is not by itself.
 _TEXT: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-_CHECKS = {"matroska": check_matroska, "mov": check_mp4}
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
@@ -40,18 +37,17 @@ def open_container(data: str | bytes, timeout_seconds: float, max_pixels: int) -
 
     Raises:
       BadMedia: empty, or no MP4/MOV, Matroska/WebM or AVI, or not a file but a pipe or a device; or
-        its parts do not fit into one another.
+        an MP4 file that promises more samples than it has bytes.
       OSError: it cannot be read.
       av.error.FFmpegError: the header is wrong.
     """
     if isinstance(data, bytes):
-        head, num_bytes = data[:HEAD_BYTES], len(data)
+        name = _checked(lambda at, count: data[at : at + count], len(data), timeout_seconds)
     else:
-        head, num_bytes = _head_of(data)
-    name = _format_of(head, num_bytes)
-    if name in _CHECKS:
-        with _reader(data) as read:
-            _CHECKS[name](read, num_bytes, time.monotonic() + timeout_seconds)
+        with open_regular(data) as (descriptor, num_bytes):
+            name = _checked(
+                lambda at, count: os.pread(descriptor, count, at), num_bytes, timeout_seconds
+            )
     container = av.open(
         io.BytesIO(data) if isinstance(data, bytes) else f"file:{os.path.abspath(data)}",
         "r",
@@ -100,23 +96,20 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
     return stream
 
 
-def _head_of(path: str) -> tuple[bytes, int]:
-    """First bytes and size of a file."""
-    with open_regular(path) as (descriptor, num_bytes):
-        return os.read(descriptor, HEAD_BYTES), num_bytes
+def _checked(read: Read, num_bytes: int, timeout_seconds: float) -> str:
+    """The format of a file that FFmpeg can be given without harm to memory."""
+    name = format_of(read(0, HEAD_BYTES), num_bytes)
+    if name == "mov":
+        check_samples(read, num_bytes, time.monotonic() + timeout_seconds)
+    return name
 
 
-@contextlib.contextmanager
-def _reader(data: str | bytes) -> Iterator[Read]:
-    """Reads a few bytes anywhere."""
-    if isinstance(data, bytes):
-        yield lambda at, count: data[at : at + count]
-        return
-    with open_regular(data) as (descriptor, _):
-        yield lambda at, count: os.pread(descriptor, count, at)
+def format_of(head: bytes, num_bytes: int) -> str:
+    """FFmpeg's name of a format, by the first `HEAD_BYTES` of a file.
 
-
-def _format_of(head: bytes, num_bytes: int) -> str:
+    Raises:
+      BadMedia: empty, no format of videos, or shorter than its header says.
+    """
     if not head:
         raise BadMedia("empty", "0 bytes")
     if head[4:8] in _MP4_BOXES:

@@ -8,7 +8,7 @@ The list is `index.jsonl`, one object a line, in the order of the paths:
     num_frames, fps, height, width    null if nothing could be opened
     bytes       size of the file; null if it could not be read
     mtime_ns    when the file was changed, nanoseconds since 1970
-    decoded     true if each frame was decoded, false if frames were only counted
+    decoded     true if each frame was decoded, false if the file was checked and frames counted
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.datasets.file_tree import walk
 from input_pipeline.decode.video import EXTENSIONS, VideoFile
 from input_pipeline.prepare import worker_processes
+from input_pipeline.prepare.structure import check_structure
 from input_pipeline.prepare.worker_processes import Died
 from input_pipeline.source import OpenVideo
 
@@ -53,7 +54,8 @@ def scan(folder: Path, index: Path, *, decode: bool, workers: int) -> list[Line]
     Args:
       folder: with the videos, at any depth.
       index: the list, `index.jsonl`.
-      decode: decode each frame; else frames are only counted, and some damage is not seen.
+      decode: decode each frame; else files are only checked and frames counted, and damage of
+        pictures is not seen.
       workers: processes.
 
     Returns:
@@ -116,10 +118,11 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def examine(folder: Path, decode: bool, path: str) -> Line:
-    """Opens a video, counts its frames and decodes them; never fails on a bad one."""
+    """Counts the frames of a video, checks the file and decodes it; never fails on a bad one."""
     file = VideoFile(os.path.join(folder, path), timeout_seconds=TIMEOUT_SECONDS)
     try:
         with media_boundary(), file.open() as video:
+            check_structure(os.path.join(folder, path), TIMEOUT_SECONDS)
             if decode:
                 for start in range(0, video.num_frames, CHUNK):
                     stop = min(start + CHUNK, video.num_frames)

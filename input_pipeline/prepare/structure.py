@@ -1,0 +1,122 @@
+"""Whether a video file is complete: its elements must follow one another without a gap.
+
+FFmpeg goes on after damage, at the next element that it knows, and says nothing of the frames in
+between. But each element says how long it is: where one is damaged, the next does not begin where
+it should. This goes through the whole file, so it is done once, when the index is made.
+
+Source: RFC 8794 (EBML), RFC 9559 (Matroska); ISO/IEC 14496-12 (MP4).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.decode.container import HEAD_BYTES, format_of
+from input_pipeline.decode.mp4 import Read, boxes, check_time
+from input_pipeline.decode.regular_files import open_regular
+
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+_ANYWHERE = {0xEC, 0xBF}  # void, checksum
+# Head, information, tracks, chapters, cues, attachments, tags.
+_IN_SEGMENT = {0x114D9B74, 0x1549A966, 0x1654AE6B, 0x1043A770, 0x1C53BB6B, 0x1941A469, 0x1254C367}
+_IN_SEGMENT |= {_CLUSTER} | _ANYWHERE
+# Time, silent tracks, position, size before, blocks of four kinds.
+_IN_CLUSTER = {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xA2, 0xAF} | _ANYWHERE
+
+
+def check_structure(path: str, timeout_seconds: float) -> None:
+    """Goes through a Matroska, WebM or fragmented MP4 file, 2 microseconds an element.
+
+    Other MP4 files, and AVI, list their frames in one table, so that a missing one is noticed
+    whenever they are read.
+
+    Args:
+      path: of the file.
+      timeout_seconds: for all of it.
+
+    Raises:
+      BadMedia: an element is missing, unknown, or reaches beyond the one that holds it; the time is
+        over; or it is no video file by its first bytes.
+      OSError: it cannot be read.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    with open_regular(path) as (descriptor, num_bytes):
+
+        def read(at: int, count: int) -> bytes:
+            return os.pread(descriptor, count, at)
+
+        check = _CHECKS.get(format_of(read(0, HEAD_BYTES), num_bytes))
+        if check is not None:
+            check(read, num_bytes, deadline)
+
+
+def _check_matroska(read: Read, num_bytes: int, deadline: float) -> None:
+    _, length, body = _element(read, 0)
+    kind, length, at = _element(read, body + length)
+    if kind != _SEGMENT:
+        raise _damage(body + length)
+    end = at + length if length >= 0 else num_bytes
+    while at < end:
+        check_time(at, deadline)
+        kind, length, body = _element(read, at)
+        if kind == _CLUSTER:
+            at = _check_cluster(read, body, body + length if length >= 0 else None, end, deadline)
+        elif kind in _IN_SEGMENT and length >= 0:
+            at = body + length
+        else:
+            raise _damage(at)
+    if at > end:
+        raise BadMedia("short", f"the last element ends {at - end} bytes after the file")
+
+
+def _check_cluster(read: Read, at: int, end: int | None, limit: int, deadline: float) -> int:
+    """Where a cluster ends; `end` is None where it does not say so itself, as in recordings."""
+    stop = limit if end is None else min(end, limit)
+    while at < stop:
+        check_time(at, deadline)
+        kind, length, body = _element(read, at)
+        if end is None and kind in _IN_SEGMENT - _ANYWHERE:
+            return at
+        if kind not in _IN_CLUSTER or length < 0:
+            raise _damage(at)
+        at = body + length
+    if at > stop:
+        raise _damage(stop)
+    return at
+
+
+def _element(read: Read, at: int) -> tuple[int, int, int]:
+    """Kind, length (-1 if unknown) and where the content begins."""
+    head = read(at, 12)
+    id_width = 9 - head[0].bit_length() if head else 9
+    if id_width > 4 or len(head) <= id_width or not head[id_width]:
+        raise _damage(at)
+    size_width = 9 - head[id_width].bit_length()
+    begin = id_width + size_width
+    if len(head) < begin:
+        raise _damage(at)
+    mask = (1 << 7 * size_width) - 1
+    length = int.from_bytes(head[id_width:begin], "big") & mask
+    kind = int.from_bytes(head[:id_width], "big")
+    return kind, -1 if length == mask else length, at + begin
+
+
+def _damage(at: int) -> BadMedia:
+    return BadMedia("decode_error", f"there is no element of Matroska at byte {at}")
+
+
+def _check_fragments(read: Read, num_bytes: int, deadline: float) -> None:
+    """Nothing may come between the fragments of an MP4 file, if it has any, or after them."""
+    fragments = at = 0
+    for kind, _, end in boxes(read, 0, num_bytes, deadline):
+        fragments += kind == b"moof"
+        at = end
+    if fragments and at < num_bytes:
+        raise BadMedia("decode_error", f"there is no box of MP4 at byte {at}")
+    if fragments and at > num_bytes:
+        raise BadMedia("short", f"the last box ends {at - num_bytes} bytes after the file")
+
+
+_CHECKS = {"matroska": _check_matroska, "mov": _check_fragments}

@@ -1,0 +1,123 @@
+"""Damage that FFmpeg passes over in silence: seen when an index is made, or by its frame count."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from input_pipeline.bad_inputs import BadMedia, media_boundary
+from input_pipeline.decode.video import VideoFile
+from input_pipeline.prepare.scan import examine
+from input_pipeline.prepare.structure import check_structure
+from tests.input_pipeline.video_samples import encode_video
+
+FRAMES = 48
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
+LIVE = {"live": "1"}  # clusters that do not say how long they are
+SOUND = {
+    "mkv": dict(container="matroska"),
+    "webm": dict(container="webm", codec="libvpx-vp9", deadline="realtime"),
+    "live": dict(container="matroska", muxer=LIVE),
+    "sound": dict(container="matroska", sound=True),
+    "fragments": dict(muxer=FRAGMENTS),
+    "mp4": dict(),
+}
+HEADER = b"\x1a\x45\xdf\xa3\x80" + b"\x18\x53\x80\x67\x01" + b"\xff" * 7
+
+
+@pytest.fixture
+def examined(tmp_path):
+    """Writes a file and says what an index would say of it."""
+
+    def write_and_examine(data: bytes) -> dict:
+        (tmp_path / "x").write_bytes(data)
+        return examine(tmp_path, False, "x")
+
+    return write_and_examine
+
+
+@pytest.mark.parametrize("options", SOUND.values(), ids=SOUND.keys())
+def test_sound_files_pass(options, examined):
+    line = examined(encode_video(FRAMES, **options))
+    assert (line["status"], line["num_frames"]) == ("ok", FRAMES)
+
+
+@pytest.mark.parametrize("name", ["mkv", "webm", "live", "fragments"])
+def test_a_file_in_pieces_that_were_changed_never_gives_fewer_frames_in_silence(name, examined):
+    data = encode_video(FRAMES, **SOUND[name])
+    refused = short = unnoticed = 0
+    for at in range(len(data) // 3, len(data) - 40, len(data) // 40):
+        for piece in (b"", bytes(40), bytes(range(7, 47)), data[at : at + 40] * 2):
+            damaged = data[:at] + piece + data[at + 40 :]
+            line = examined(damaged)
+            assert line["status"] != "ok" or line["num_frames"] == FRAMES
+            refused += line["status"] != "ok"
+            # An index from before the damage tells by the number of frames.
+            short += frames_of(damaged, FRAMES) != FRAMES
+            unnoticed += frames_of(damaged) not in (None, FRAMES)
+    assert refused > 30
+    assert short > 5
+    assert unnoticed > 5  # without an index: docs/video.md says so
+
+
+def frames_of(data: bytes, num_frames: int | None = None) -> int | None:
+    """Frames of a video as training opens it; None if it is refused."""
+    try:
+        with media_boundary(), VideoFile(data, num_frames).open() as video:
+            return video.num_frames
+    except BadMedia:
+        return None
+
+
+def test_an_mp4_whose_first_key_frame_is_damaged_does_not_begin_with_the_next():
+    data = encode_video(FRAMES)
+    start = data.index(b"mdat") + 4
+    assert frames_of(data) == FRAMES
+    assert frames_of(data[:start] + bytes(1200) + data[start + 1200 :]) is None
+
+
+def test_what_follows_the_last_box_of_an_mp4_does_no_harm(examined):
+    assert examined(encode_video(FRAMES) + b"\xff" * 100)["num_frames"] == FRAMES
+    line = examined(encode_video(FRAMES, muxer=FRAGMENTS) + b"\xff" * 100)
+    assert line["reason"].startswith("there is no box of MP4 at byte")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEADER + b"\xec\x80" * 1_000_000,
+        HEADER + b"\x1f\x43\xb6\x75\xff" + b"\xec\x80" * 1_000_000,
+        b"\0\0\0\x08ftyp" + b"\0\0\0\x08moof" * 500_000,
+    ],
+    ids=["segment", "cluster", "boxes"],
+)
+def test_a_million_elements_of_nothing_end_with_the_time(data, tmp_path):
+    (tmp_path / "x").write_bytes(data)
+    start = time.monotonic()
+    with pytest.raises(BadMedia) as caught:
+        check_structure(str(tmp_path / "x"), 0.05)
+    assert caught.value.kind == "timeout"
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (HEADER + b"\xec", "decode_error"),
+        (HEADER + b"\x00" * 20, "decode_error"),
+        (HEADER + b"\x42\x86\x80", "decode_error"),  # known, elsewhere
+        (HEADER + b"\xec\x88", "short"),
+        (HEADER + b"\x1f\x43\xb6\x75\x82\xe7\x81\x00", "decode_error"),  # beyond its cluster
+        (HEADER + b"\x1f\x43\xb6\x75\xff\xe7\x81\x00", None),
+        (HEADER[:4], "decode_error"),
+    ],
+)
+def test_elements_fit_into_one_another(data, kind, tmp_path):
+    (tmp_path / "x").write_bytes(data)
+    if kind is None:
+        check_structure(str(tmp_path / "x"), 5)
+        return
+    with pytest.raises(BadMedia) as caught:
+        check_structure(str(tmp_path / "x"), 5)
+    assert caught.value.kind == kind
