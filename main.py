@@ -32,7 +32,9 @@ from maskfeat_jax.commands.estimate import estimate
 from maskfeat_jax.commands.verify_checkpoint import verify_checkpoint
 from maskfeat_jax.commands.verify_resume import CannotVerify, verify_resume
 from maskfeat_jax.convert import ConvertError
-from maskfeat_jax.distributed import processes
+from maskfeat_jax.distributed import start as processes
+from maskfeat_jax.distributed.collectives import OtherProcessFailed, agree
+from maskfeat_jax.distributed.compare import ProcessesDiffer, compare, facts_of
 from maskfeat_jax.distributed.preemption import EXIT_CODE as AGAIN
 from maskfeat_jax.distributed.preemption import Signals, Stopped
 from maskfeat_jax.faults import fault_point
@@ -58,7 +60,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     StorageError: 74,
     WorkdirError: 78,
     TransferError: 78,
-    processes.ProcessesDiffer: 78,
+    ProcessesDiffer: 78,
     input_pipeline.BadInput: 65,
     input_pipeline.TooManyBadInputs: 65,
     ConvertError: 65,
@@ -66,8 +68,8 @@ EXIT_CODES: dict[type[Exception], int] = {
     CannotVerify: 70,
     CheckpointError: 74,
     Stopped: AGAIN,
-    processes.MissingProcesses: AGAIN,
-    processes.OtherProcessFailed: AGAIN,
+    processes.StartFailed: AGAIN,
+    OtherProcessFailed: AGAIN,
 }
 INTERNAL = 70
 OUT_OF_MEMORY = (
@@ -79,8 +81,8 @@ OUT_OF_MEMORY = (
 def run_recipe(recipe: Section, workdir: Path, signals: Signals | None = None) -> dict[str, float]:
     """Trains or evaluates; returns the metrics of the last evaluation."""
     with at_once(signals):
-        experiment = processes.agree(lambda: build(recipe, workdir))
-        processes.compare(processes.facts_of(recipe, experiment.data.source.fingerprint))
+        experiment = agree(lambda: build(recipe, workdir))
+        compare(facts_of(recipe, experiment.data.source.fingerprint))
         fault_point("start.built")
         workdir = open_workdir(workdir, recipe, HARMLESS)
         if signals is not None:
@@ -114,7 +116,7 @@ def leave(workdir: Path, reason: str) -> None:
 
 def exit_code_of(error: BaseException) -> int:
     """See `EXIT_CODES`; 75 also where a process of several was lost."""
-    if processes.is_lost_peer(error):
+    if processes.is_lost_process(error):
         return AGAIN
     codes = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))
     return next(codes, INTERNAL)
@@ -225,7 +227,6 @@ def main(argv: list[str]) -> None:
                 process_id=_PROCESS_ID.value,
                 distributed=_DISTRIBUTED.value,
                 timeout_seconds=_START_SECONDS.value,
-                end_process=signals.end_process,
             )
             signals.take_back()
         end(command(signals))
@@ -265,7 +266,7 @@ def say(words: str, code: int) -> int:
 
 def end(code: int, failure: str = "") -> NoReturn:
     """Ends the process; at once where threads may be stuck, or other processes do not end too."""
-    processes.finish(failure)
+    processes.finish(bool(failure))
     if code == AGAIN or (failure and jax.process_count() > 1):
         sys.stdout.flush()
         sys.stderr.flush()

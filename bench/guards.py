@@ -28,7 +28,7 @@ from bench.run import interval
 from maskfeat_jax import steps
 from maskfeat_jax.augment import Augment, Normalise
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
-from maskfeat_jax.distributed.agreement import Agreement
+from maskfeat_jax.distributed.collectives import Agreement
 from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.distributed.watchdog import Watchdog
 from maskfeat_jax.faults import fault_point
@@ -180,7 +180,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         signals = Signals()
-        with Watchdog(Path(name), end_process=signals.end_process) as watchdog:
+        with Watchdog(Path(name)) as watchdog:
             clock = time.process_time if args.cpu_time else time.perf_counter
             bare_step, *rest = compiled(args.encoder, args.batch, guarded=False)
             bare = Side(bare_step, *rest, clock)

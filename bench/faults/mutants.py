@@ -302,7 +302,7 @@ def _code_one() -> None:
 
 
 def _deaf() -> None:
-    from maskfeat_jax.distributed.agreement import Agreement, Asked
+    from maskfeat_jax.distributed.collectives import Agreement, Asked
 
     _replace(Agreement, "asked", lambda self: Asked())
     _replace(Agreement, "alone", lambda self: False)
@@ -371,8 +371,7 @@ def _any_recipe() -> None:
 def _never_hangs() -> None:
     from maskfeat_jax.distributed.watchdog import Watchdog
 
-    _replace(Watchdog, "_watch", lambda self: None)
-    _replace(Watchdog, "_arm", lambda self, seconds: None)
+    _replace(Watchdog, "_begin", lambda self, doing, seconds: None)
 
 
 def _leaves_a_process() -> None:

@@ -32,7 +32,7 @@ from maskfeat_jax.checkpoints.pretrained import Weights, load_params, read, veri
 from maskfeat_jax.checkpoints.saving import Writing
 from maskfeat_jax.checkpoints.storage import ARRAYS, CheckpointError, Storage, free_space, in_brief
 from maskfeat_jax.checkpoints.trees import Name, describe, differences, named_leaves
-from maskfeat_jax.distributed.processes import on_first_process
+from maskfeat_jax.distributed.collectives import on_first_process
 from maskfeat_jax.faults import fault_point
 
 __all__ = ["CheckpointError", "Checkpoints", "Weights", "load_params"]

@@ -16,7 +16,7 @@ from maskfeat_jax.checkpoints import arrays as stored_arrays
 from maskfeat_jax.checkpoints import manifest
 from maskfeat_jax.checkpoints.storage import ARRAYS, CheckpointError, Storage, in_brief
 from maskfeat_jax.checkpoints.trees import Name, nest
-from maskfeat_jax.distributed.processes import on_first_process
+from maskfeat_jax.distributed.collectives import on_first_process
 
 
 @dataclasses.dataclass(frozen=True)

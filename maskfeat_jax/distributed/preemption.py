@@ -6,7 +6,7 @@ lose (start, compilation, restoring), the process ends there and then. Elsewhere
 asks `stopping` at every border, saves, and ends in good order. A second signal, or the end of the
 grace time, ends the process for certain.
 
-`distributed.processes` switches off JAX's own handler of SIGTERM: two owners of a signal are none.
+`distributed.start` switches off JAX's own handler of SIGTERM: two owners of a signal are none.
 """
 
 from __future__ import annotations
@@ -76,10 +76,6 @@ class Signals:
     def reason(self) -> str:
         """Which signal it was."""
         return self._reason
-
-    def wait(self, seconds: float) -> bool:
-        """Waits until the process is asked to stop, or for so long; whether it was asked."""
-        return self._stopping.wait(seconds)
 
     @contextlib.contextmanager
     def nothing_to_lose(self) -> Iterator[None]:

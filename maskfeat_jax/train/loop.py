@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
-from maskfeat_jax.distributed.agreement import Agreement
+from maskfeat_jax.distributed.collectives import Agreement
 from maskfeat_jax.distributed.preemption import Stopped
 from maskfeat_jax.distributed.watchdog import Watchdog
 from maskfeat_jax.faults import fault_point

@@ -13,9 +13,8 @@ from jax.sharding import Mesh
 
 from maskfeat_jax import sharding
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
-from maskfeat_jax.distributed.agreement import Agreement
+from maskfeat_jax.distributed.collectives import Agreement, gather, on_first_process
 from maskfeat_jax.distributed.preemption import Signals
-from maskfeat_jax.distributed.processes import gather, on_first_process
 from maskfeat_jax.distributed.watchdog import Watchdog
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.optim import Optimizer
@@ -61,7 +60,6 @@ def run_training(
     step, like = step_and_state(
         experiment.task, experiment.optimizer, experiment.mesh, run.accumulate
     )
-    end_process = signals.end_process if signals else None
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(
             Watchdog(
@@ -69,7 +67,6 @@ def run_training(
                 process=jax.process_index(),
                 start_seconds=run.hang_start_seconds,
                 step_seconds=run.hang_seconds,
-                end_process=end_process,
             )
         )
         checkpoints = stack.enter_context(open_checkpoints(experiment, workdir))

@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import jax
 
-from maskfeat_jax.distributed.processes import on_first_process
+from maskfeat_jax.distributed.collectives import on_first_process
 from maskfeat_jax.files import write_atomically
 from maskfeat_jax.workdir import lock as run_lock
 

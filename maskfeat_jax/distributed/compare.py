@@ -1,0 +1,116 @@
+"""Whether all processes of a run do the same: recipe, data, code, versions, devices."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from maskfeat_jax.distributed.collectives import gather
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "av")
+
+
+class ProcessesDiffer(ValueError):
+    """The processes do not belong to the same run; says in what they differ."""
+
+
+def compare(facts: Mapping[str, str]) -> None:
+    """Makes sure that the processes run the same; all processes call it.
+
+    Args:
+      facts: of this process, see `facts_of`.
+
+    Raises:
+      ProcessesDiffer: in every process; a table of what differs.
+    """
+    counts = [0] * jax.process_count()
+    for device in jax.devices():
+        counts[device.process_index] += 1
+    if len(set(counts)) > 1:  # gathering needs as many in each
+        raise ProcessesDiffer(
+            "the processes have different numbers of devices: "
+            + ", ".join(f"process {i} has {count}" for i, count in enumerate(counts))
+        )
+    digest = hashlib.sha256(json.dumps(dict(facts), sort_keys=True).encode()).hexdigest()
+    if len(set(gather(digest))) > 1:
+        rows = gather([socket.gethostname(), dict(facts)])
+        raise ProcessesDiffer(
+            "the processes do not run the same:\n"
+            + _table(rows)
+            + "\nStart all with the same command, code, packages and data."
+        )
+
+
+def facts_of(recipe: Mapping[str, Any], *fingerprints: str) -> dict[str, str]:
+    """What `compare` compares.
+
+    Args:
+      recipe: the resolved recipe.
+      *fingerprints: of the lists of examples.
+    """
+    return {
+        **_flat(recipe, "recipe"),
+        **{f"data {i}": words for i, words in enumerate(fingerprints)},
+        "code": code_hash(),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in _PACKAGES},
+        "device": jax.local_devices()[0].device_kind,
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def code_hash(root: pathlib.Path = pathlib.Path(__file__).parents[2]) -> str:
+    """SHA-256 of the code of a run: every .py file of the package, its input, and the command.
+
+    Args:
+      root: the folder that the package lies in.
+    """
+    digest = hashlib.sha256()
+    found = [root / name for name in ("main.py",) if (root / name).is_file()]
+    for folder in ("maskfeat_jax", "input_pipeline"):
+        found += sorted((root / folder).rglob("*.py"))
+    for path in found:
+        data = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(data)}\n".encode())
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _flat(tree: Any, name: str) -> dict[str, str]:
+    if not isinstance(tree, Mapping) or not tree:
+        return {name: json.dumps(tree, default=str)}
+    flat: dict[str, str] = {}
+    for key in sorted(tree):
+        flat.update(_flat(tree[key], f"{name}.{key}"))
+    return flat
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _table(rows: Sequence[tuple[str, Mapping[str, str]]]) -> str:
+    """Facts that differ: for each value the processes that have it."""
+    lines = []
+    for fact in sorted({name for _, facts in rows for name in facts}):
+        holders: dict[str, list[str]] = {}
+        for process, (host, facts) in enumerate(rows):
+            holders.setdefault(facts.get(fact, "(absent)"), []).append(f"{process} ({host})")
+        if len(holders) > 1:
+            lines.append(f"  {fact}:")
+            for value, who in holders.items():
+                shown = ", ".join(who[:8]) + (f" and {len(who) - 8} more" if len(who) > 8 else "")
+                lines.append(f"    {value[:200]}: process {shown}")
+    return "\n".join(lines)

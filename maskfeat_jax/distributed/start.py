@@ -1,0 +1,176 @@
+"""The start and the end of a run of several processes.
+
+`jax.distributed` does the work: process 0 runs its coordination service, every process sends it
+heartbeats, and when one is missing JAX ends the others by `abort` (exit code 134, -6 for Python's
+`subprocess`). Whoever started them starts all again; see docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import jax
+
+from maskfeat_jax.distributed.compare import ProcessesDiffer
+
+_HEARTBEAT_SECONDS = 100
+_CONNECT_SECONDS = 30  # longer than the service waits, whose message says who is missing
+_LAST_SECONDS = 3.0
+_LOST = re.compile("gloo|nccl|by peer|socket closed|heartbeat|coordination|unavailable:|deadline")
+_STATUS = re.compile("[A-Z_]+: ")  # how messages of XLA begin
+
+
+class BadStart(ValueError):
+    """The flags do not say how the processes find each other; says what is missing."""
+
+
+class StartFailed(RuntimeError):
+    """The processes could not be connected. Worth another try."""
+
+
+def start(
+    *,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    distributed: bool = False,
+    timeout_seconds: float = 300.0,
+    heartbeat_seconds: int = _HEARTBEAT_SECONDS,
+) -> None:
+    """Waits for the other processes and starts JAX with them; nothing happens for a single one.
+
+    To be called before anything else of JAX. JAX's own handler of SIGTERM stays off. When a process
+    does not come in time, JAX ends this one by `abort`, with the numbers of the missing.
+
+    Args:
+      coordinator: `host:port` of process 0. The port must be free there, and reachable.
+      num_processes: how many there are.
+      process_id: which of them this is, from 0.
+      distributed: find these three as JAX does, on TPU pods, Slurm, Kubernetes and Open MPI.
+      timeout_seconds: how long to wait for the others.
+      heartbeat_seconds: after so long without a heartbeat of a process JAX ends the others.
+
+    Raises:
+      BadStart: a flag is missing or wrong, or no cluster was found.
+      StartFailed: for instance, the coordinator's port is in use.
+      ProcessesDiffer: process 0 was started with another number of processes.
+    """
+    jax.config.update("jax_enable_preemption_service", False)
+    if not distributed:
+        _check(coordinator, num_processes, process_id)
+        if num_processes in (None, 1):
+            return
+        print(
+            f"process {process_id} of {num_processes} on {socket.gethostname()}: waiting up to "
+            f"{timeout_seconds:g} s for the others at {coordinator}",
+            file=sys.stderr,
+        )
+    try:
+        with _missing_are_named(max(1, int(timeout_seconds))):
+            jax.distributed.initialize(
+                coordinator,
+                num_processes,
+                process_id,
+                cluster_detection_method=None if distributed else "deactivate",
+                initialization_timeout=int(timeout_seconds) + _CONNECT_SECONDS,
+                heartbeat_timeout_seconds=heartbeat_seconds,
+            )
+    except ValueError as error:
+        raise BadStart(
+            "--distributed: JAX finds no cluster here (Slurm, TPU pod, Kubernetes, Open MPI); "
+            f"give --coordinator, --num_processes and --process_id instead ({error})"
+        ) from error
+    except jax.errors.JaxRuntimeError as error:
+        raise StartFailed(
+            f"process {process_id} did not start JAX's service at {coordinator} ({error}); another "
+            "run on this host? Choose another port in --coordinator"
+        ) from error
+    if num_processes not in (None, jax.process_count()):
+        raise ProcessesDiffer(
+            f"--num_processes={num_processes}, but process 0 was started as one of "
+            f"{jax.process_count()}; give all the same --num_processes"
+        )
+
+
+def finish(failed: bool = False) -> None:
+    """The end of a process's work in the run; nothing happens for a single process.
+
+    Without a failure it waits until all have come here. After one, JAX is left as it is: then the
+    process must end by `os._exit`, since a normal exit waits minutes for the others.
+
+    Args:
+      failed: whether this process ends before its time.
+    """
+    if not jax.distributed.is_initialized():
+        return
+    if not failed:
+        jax.distributed.shutdown()
+    elif jax.process_index() == 0:
+        time.sleep(_LAST_SECONDS)  # without process 0 JAX aborts the others: let them say why
+
+
+def is_lost_process(error: BaseException) -> bool:
+    """Whether an error, or one behind it, is JAX's way to say that another process is gone."""
+    if not jax.distributed.is_initialized():
+        return False
+    seen: BaseException | None = error
+    while seen is not None:
+        text = str(seen)
+        # Gloo's errors come as ValueError too, where an array is read.
+        jax_says = isinstance(seen, jax.errors.JaxRuntimeError) or (
+            isinstance(seen, ValueError) and _STATUS.match(text)
+        )
+        if jax_says and _LOST.search(text.lower()):
+            return True
+        seen = seen.__cause__
+    return False
+
+
+def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Raises BadStart where the flags do not belong together."""
+    flags = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+    missing = [f"--{name}" for name, value in flags.items() if value is None]
+    if len(missing) == len(flags):
+        return
+    if missing or coordinator is None or num_processes is None or process_id is None:
+        raise BadStart(f"{', '.join(missing)} missing: several processes need all of {[*flags]}")
+    if not 0 <= process_id < num_processes:
+        raise BadStart(
+            f"--process_id={process_id}: expected 0 to {num_processes - 1} "
+            f"with --num_processes={num_processes}"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise BadStart(
+            f"--coordinator: coordinator {coordinator!r}: expected host:port, such as node0:1234"
+        )
+
+
+@contextlib.contextmanager
+def _missing_are_named(timeout_seconds: int) -> Iterator[None]:
+    """Inside, JAX's service stops waiting after so long, and says who is missing.
+
+    `jax.distributed.initialize` (0.10, 0.11) has no argument for that: its service waits an hour,
+    and before that every process gives up with a message that names nobody. As the function is
+    private, it may be gone one day, and the names with it.
+    """
+    try:
+        from jax._src.distributed import _jax
+
+        start_service = _jax.get_distributed_runtime_service
+    except (ImportError, AttributeError):
+        yield
+        return
+    _jax.get_distributed_runtime_service = functools.partial(
+        start_service, cluster_register_timeout=timeout_seconds
+    )
+    try:
+        yield
+    finally:
+        _jax.get_distributed_runtime_service = start_service
