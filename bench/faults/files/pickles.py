@@ -1,13 +1,7 @@
-"""Pickles with code in every wrapping that weights come in: nothing runs.
-
-    python -m bench.faults.pickles --record        # the more with PyTorch installed
-
-A canary file would be there if anything had run; an audit hook listens for programs started.
-"""
+"""Pickles with code in every wrapping that weights come in, the more with PyTorch: nothing runs."""
 
 from __future__ import annotations
 
-import argparse
 import builtins
 import collections
 import functools
@@ -16,26 +10,22 @@ import importlib
 import importlib.util
 import io
 import itertools
-import json
 import operator
 import os
-import pathlib
 import pickle
 import subprocess
-import sys
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
-from bench.faults import isolation, results
-from maskfeat_jax import convert
+from bench.faults.files.archives import weights
+from bench.faults.files.kinds import File, Format
 
-SECONDS = 60.0
+CANARY = "canary"  # a file, in the folder of the process, that is there if anything ran
 
 
 def sound_tensors() -> dict[str, np.ndarray]:
@@ -182,97 +172,16 @@ def wrappings() -> dict[str, tuple[str, Callable[[Any], bytes]]]:
     return WRAPPINGS | (WITH_TORCH if importlib.util.find_spec("torch") else {})
 
 
-class Read(NamedTuple):
-    """What was said, and what was run."""
-
-    words: str
-    ran: list[str]
-
-
-_events: list[str] = []
-_hearing = [False]
-
-
-def _listen(event: str, arguments: tuple) -> None:
-    if _hearing[0] and event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
-        _events.append(f"{event} {arguments!r:.100}")
-
-
-@functools.cache
-def _audit() -> None:
-    sys.addaudithook(_listen)
-
-
-def attempt(job: tuple[str, str, str]) -> Read:
-    """Makes a file and loads it."""
-    wrapping, payload, depth = job
-    _audit()
+def _file(wrapping: str, payload: str, depth: str) -> File:
     suffix, wrap = wrappings()[wrapping]
-    with tempfile.TemporaryDirectory() as folder:
-        canary = pathlib.Path(folder) / "canary"
-        path = pathlib.Path(folder) / f"x{suffix}"
-        path.write_bytes(wrap(DEPTHS[depth](payloads(str(canary))[payload])))
-        canary.unlink(missing_ok=True)  # making it may have run it
-        _events.clear()
-        _hearing[0] = True
-        try:
-            convert.load_torch(path)
-            words = "loaded"
-        except convert.ConvertError as error:
-            words = f"ConvertError: {error}"
-        finally:
-            _hearing[0] = False
-        ran = ["canary"] * canary.exists() + _events[:3]
-    return Read(words.replace(str(path), "FILE")[:200], ran)
+    return File(suffix, lambda: wrap(DEPTHS[depth](payloads(CANARY)[payload])))
 
 
-def verdict(outcome: Any) -> str:
-    """One of the five outcomes."""
-    if not isinstance(outcome, Read) or outcome.ran:
-        return "hang or damage"
-    return "clean stop" if outcome.words.startswith("ConvertError") else "wrong in silence"
-
-
-def series(
-    jobs: list[tuple[str, str, str]], log: Callable[[str], None] = print
-) -> tuple[dict, dict]:
-    """Outcomes; details: how it was refused."""
-    outcomes: collections.Counter[str] = collections.Counter()
-    how: collections.Counter[str] = collections.Counter()
-    for job, outcome in isolation.each(attempt, jobs, SECONDS):
-        judged = verdict(outcome)
-        outcomes[judged] += 1
-        if isinstance(outcome, Read):
-            how[" ".join(outcome.words.split(":")[1].split()[:6])] += 1
-        if judged not in results.GOOD:
-            log(f"{job}: {judged}: {outcome}")
-    return dict(outcomes), {"refused": dict(how.most_common(12))}
-
-
-def all_jobs() -> list[tuple[str, str, str]]:
-    """Every payload at every depth in every wrapping."""
-    return list(itertools.product(wrappings(), payloads("x"), DEPTHS))
-
-
-def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--record", action="store_true", help="in docs/faults.jsonl")
-    chosen = parser.parse_args()
-    outcomes, details = series(all_jobs())
-    print(json.dumps([outcomes, details]))
-    if chosen.record:
-        torch = "with" if importlib.util.find_spec("torch") else "without"
-        results.record(
-            "K1",
-            f"{len(payloads('x'))} pickles with code, {len(DEPTHS)} places, {len(wrappings())} "
-            f"wrappings, {torch} PyTorch",
-            outcomes,
-            command="python -m bench.faults.pickles --record",
-            note="nothing ran: no canary, no program started; refused with a message",
-            **details,
-        )
-
-
-if __name__ == "__main__":
-    main()
+PICKLES = Format(
+    "K1",
+    "pickles with code, each in 4 depths and 14 wrappings, 18 with PyTorch",
+    "nothing ran: no canary, no program started; refused with a message",
+    {", ".join(job): _file(*job) for job in itertools.product(wrappings(), payloads("x"), DEPTHS)},
+    {"weights": weights("")},
+    warm=("bare, protocol 2, map, top",),
+)

@@ -1,14 +1,12 @@
 """Play lists, names with protocols, pipes, devices, links: only the file itself is opened.
 
-    python -m bench.faults.other_opens --record
-
-The system calls of the process that reads are traced with strace: what it opens among the traps
-that lie around, and every connection. A local server counts who calls it.
+The system calls of the process that reads are traced with strace, as FFmpeg's cannot be heard from
+Python: what it opens among the traps that lie around, and every connection. A local server counts
+who calls it.
 """
 
 from __future__ import annotations
 
-import argparse
 import collections
 import json
 import os
@@ -21,12 +19,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from bench.faults import results
 
 SUFFIXES = ("mp4", "mkv", "avi", "webm", "mov")
 SECONDS = 120
+RIGHT = "outside.mp4"  # names another file for its frames, which it has itself
+FAULT = "E7"
+WHAT = "play lists, names with protocols, pipes, devices, links, frames in other files"
+NOTE = (
+    "refused and counted; no other file opened and nobody called, by strace and a server. "
+    f"Recovered: {RIGHT}, which names another file for its frames and has them itself"
+)
 # Names that FFmpeg would take for more than a file; TRAP is a video, PORT of the local server.
 NAMES = (
     "http://127.0.0.1:PORT/x.mp4",
@@ -99,8 +105,8 @@ def make(folder: pathlib.Path, port: int) -> list[str]:
     # An MP4 file that says its frames are in another file.
     at = sound.index(b"url ") + 4
     outside = sound[:at] + bytes(4) + sound[at + 4 :]
-    (place / "outside.mp4").write_bytes(outside)
-    names.append(str(place / "outside.mp4"))
+    (place / RIGHT).write_bytes(outside)
+    names.append(str(place / RIGHT))
     os.mkfifo(place / "pipe.mp4")
     (place / "folder.mp4").mkdir()
     for number, target in enumerate(("/dev/zero", "/dev/random", place / "pipe.mp4", place)):
@@ -165,7 +171,7 @@ def traced() -> tuple[list[tuple[str, str]], list[str], int, float]:
         (work / "sound.mp4").write_bytes(encode_video(4))
         (work / "names.json").write_text(json.dumps(names))
         trace = folder / "trace"
-        command = [sys.executable, "-m", "bench.faults.other_opens", "--child"]
+        command = [sys.executable, "-m", "bench.faults.files.names"]
         strace = shutil.which("strace")
         if strace:
             which = "--trace=openat,connect,execve,stat,newfstatat"
@@ -189,33 +195,20 @@ def traced() -> tuple[list[tuple[str, str]], list[str], int, float]:
     return found, over, calls, seconds
 
 
-def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--record", action="store_true", help="in docs/faults.jsonl")
-    chosen = parser.parse_args()
-    if chosen.child:
-        print(json.dumps(list(read_all(json.loads(pathlib.Path("names.json").read_text())))))
-        return
+def series(log: Callable[[str], None] = print) -> tuple[dict[str, int], dict[str, Any]]:
+    """Outcomes; details: counts by class, seconds."""
     found, over, calls, seconds = traced()
     kinds = collections.Counter(kind for _, kind in found)
-    print(dict(kinds), f"{calls} calls of the server, {seconds:.1f} s", *over, sep="\n")
-    if chosen.record:
-        bad = len(over) + calls
-        results.record(
-            "E7",
-            "play lists, names with protocols, pipes, devices, links, frames in other files",
-            {"clean stop": len(found) - kinds["clip"], "recovered": kinds["clip"]}
-            if not bad
-            else {"hang or damage": len(found)},
-            command="python -m bench.faults.other_opens --record",
-            note="refused and counted; no other file opened and nobody called, by strace and a "
-            "server. Recovered: an MP4 that names another file for its frames, which it has itself",
-            classes=dict(kinds),
-            seconds=round(seconds, 1),
-        )
+    bad = [*over, *([f"{calls} calls of the server"] if calls else [])]
+    bad += [f"{name} was read" for name, kind in found if kind == "clip" and RIGHT not in name]
+    for line in bad:
+        log(line)
+    outcomes = {"clean stop": len(found) - kinds["clip"], "recovered": kinds["clip"]}
+    return {"hang or damage": len(found)} if bad else outcomes, {
+        "classes": dict(kinds),
+        "seconds": round(seconds, 1),
+    }
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(list(read_all(json.loads(pathlib.Path("names.json").read_text())))))
