@@ -1,21 +1,26 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
+import math
 
 import jax
 import numpy as np
+import pytest
 
+from maskfeat_jax.masking import Cube
 from maskfeat_jax.masking.cube import cube_mask
+from tests.masking.draws import draws
 
 
-def draws(count, grid, **settings):
+def boxes(count, grid, **settings):
     one = functools.partial(cube_mask, grid=grid, **settings)
     return np.asarray(jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), count)))
 
 
-def test_one_box_at_every_place_equally_often():
+def test_one_box_everywhere_equally_often():
     """Squares of area 4 and a budget of 4: 2x2 in one frame, at one of 3 * 4 * 3 places."""
-    masks = draws(3600, (3, 5, 4), masked=4, min_area=4.0, aspect=1.0)
+    masks = boxes(3600, (3, 5, 4), masked=4, min_area=4.0, aspect=1.0)
     # One box in twenty fits: a hundred refused in a row happen, and leave nothing masked.
     masks = masks[masks.any((1, 2, 3))]
     assert len(masks) > 3500
@@ -31,24 +36,98 @@ def test_one_box_at_every_place_equally_often():
 
 def test_length_in_time_is_uniform():
     """The first of the boxes that fit: 2x2 over 1, 2 or 3 frames, or 3x3 in one frame."""
-    masks = draws(2000, (3, 5, 4), masked=12, min_area=4.0, aspect=1.0)
-    boxes = [(m == m[0]).all() and m[0].sum() == 4 for m in masks]
+    masks = boxes(2000, (3, 5, 4), masked=12, min_area=4.0, aspect=1.0)
+    alone = [(m == m[0]).all() and m[0].sum() == 4 for m in masks]
     # Areas up to 6.25 of U(4, 20) are 2x2 and up to 12.25 are 3x3, so a third of 0.141 over
     # 0.141 + 0.375 / 3, and a few made of several boxes.
-    assert 0.16 < np.mean(boxes) < 0.23
+    assert 0.16 < np.mean(alone) < 0.23
 
 
 def test_nothing_fits_in_too_small_a_budget():
-    assert not draws(50, (2, 6, 6), masked=3, min_area=9.0, aspect=1.0).any()
-    counts = draws(50, (2, 6, 6), masked=11, min_area=9.0, aspect=1.0, attempts=400).sum((1, 2, 3))
+    assert not boxes(50, (2, 6, 6), masked=3, min_area=9.0, aspect=1.0).any()
+    counts = boxes(50, (2, 6, 6), masked=11, min_area=9.0, aspect=1.0, attempts=400).sum((1, 2, 3))
     assert set(counts.tolist()) <= {9, 10, 11}
 
 
 def test_filled_masks_hold_the_boxes():
     settings = {"masked": 25, "min_area": 4.0, "aspect": 0.5}
-    short, filled = (draws(200, (3, 5, 4), fill=fill, **settings) for fill in (False, True))
+    short, filled = (boxes(200, (3, 5, 4), fill=fill, **settings) for fill in (False, True))
     assert set(filled.sum((1, 2, 3)).tolist()) == {25}
     assert (short <= filled).all()
     full = short.sum((1, 2, 3)) == 25
     assert 0 < full.sum() < 200
     np.testing.assert_array_equal(short[full], filled[full])
+
+
+def test_missing_cells_of_exact_cubes_are_filled_without_favourites():
+    grid, count = (2, 4, 4), 4000
+    masker = Cube(0.75, min_area=1.0, aspect=1.0)  # squares of 16 cells: none is small enough
+    assert not draws(masker, 50, grid).any()
+    frequency = draws(dataclasses.replace(masker, exact=True), count, grid).mean(0)
+    wanted = masker.masked(grid) / 32
+    assert np.abs(frequency - wanted).max() < 5 * math.sqrt(wanted * (1 - wanted) / count)
+
+
+def test_cube_statistics_of_pyslowfast():
+    """On 8x7x7 cells; 40,000 draws of the original have the mean 155.64 and 35.2 % of 157."""
+    masks = draws(Cube(0.4), 4000, (8, 7, 7))
+    counts = masks.sum((1, 2, 3))
+    assert counts.max() == 157
+    assert counts.min() >= 130
+    assert abs(counts.mean() - 155.64) < 0.13
+    assert abs((counts == 157).mean() - 0.352) < 0.038
+    by_frame = [0.236, 0.377, 0.461, 0.508, 0.509, 0.466, 0.383, 0.237]
+    by_row = [0.227, 0.404, 0.502, 0.529, 0.498, 0.398, 0.222]
+    np.testing.assert_allclose(masks.mean((0, 2, 3)), by_frame, atol=0.025)
+    np.testing.assert_allclose(masks.mean((0, 1, 3)), by_row, atol=0.025)
+    np.testing.assert_allclose(masks.mean((0, 1, 2)), by_row, atol=0.025)
+
+
+@pytest.mark.parametrize(
+    ("masker", "grid", "one_cell"),
+    [
+        (Cube(0.4, exact=True), (8, 14, 14), 1),
+        (Cube(0.9, exact=True), (2, 4, 4), 1),
+        (Cube(0.75, window=(1, 3, 5), exact=True), (2, 9, 10), 12),
+    ],
+)
+def test_exact_masks_hide_their_share(masker, grid, one_cell):
+    counts = draws(masker, 16, grid).sum((1, 2, 3))
+    assert counts.tolist() == [masker.masked(grid)] * 16
+    assert abs(masker.masked(grid) - masker.ratio * math.prod(grid)) <= one_cell / 2
+
+
+def test_windows_are_enlarged_to_the_tokens():
+    grid = (8, 14, 21)
+    masks = draws(Cube(0.4, window=(4, 7, 7)), 20, grid)
+    coarse = draws(Cube(0.4), 20, (4, 7, 7))
+    np.testing.assert_array_equal(masks, np.kron(coarse, np.ones((1, 2, 2, 3), bool)))
+    assert Cube(0.4, window=(4, 7, 7)).masked(grid) == Cube(0.4).masked((4, 7, 7)) * 12
+
+
+@pytest.mark.parametrize(
+    ("masker", "grid", "words"),
+    [
+        (
+            Cube(window=(8, 7, 7)),
+            (8, 14, 15),
+            "window 8x7x7 does not divide the token grid 8x14x15",
+        ),
+        (Cube(window=(8, 7, 7)), (4, 14, 14), "does not divide the token grid 4x14x14"),
+        (Cube(), (8, 1, 14), "cube masks need 2x2 tokens or more, there are 1x14"),
+        (Cube(0.01), (1, 3, 3), "mask ratio 0.01 leaves no masked token of 9"),
+        (Cube(0.1), (1, 10, 10), "is 10 cells of 1x10x10, and the smallest box has 20; raise"),
+    ],
+)
+def test_grids_on_which_no_mask_can_be_drawn_are_refused(masker, grid, words):
+    with pytest.raises(ValueError, match=words):
+        masker.check(grid)
+
+
+def test_refuses():
+    with pytest.raises(ValueError, match=r"mask window \(7, 7\) must be 3 positive sizes \(time"):
+        Cube(window=(7, 7))
+    with pytest.raises(ValueError, match="must be 3 positive sizes"):
+        Cube(window=(0, 7, 7))
+    with pytest.raises(ValueError, match=r"min_area=1.5 and aspect=0.3 must be in \(0, 1\]"):
+        Cube(min_area=1.5)
