@@ -6,6 +6,7 @@ They look at files and processes, not at the code that is tested: arrays are rea
 from __future__ import annotations
 
 import collections
+import fcntl
 import functools
 import hashlib
 import json
@@ -25,7 +26,7 @@ from bench.faults.runner import Case, Ended
 # Of a line of metrics: how long things took.
 _TIMES = re.compile(r"time|.*(clips_per_sec|input_wait|_seconds|_ms|_per_sec).*")
 # Orbax leaves stack traces of its own behind ("Event loop is closed") when it cannot write.
-_OUR_FRAMES = re.compile(r'File ".*/(main|parts|maskfeat_jax/\w+)\.py", line')
+_OUR_FRAMES = re.compile(r'File ".*/(main|(maskfeat_jax|input_pipeline)/[\w/]+)\.py", line')
 Problems = list[str]
 
 
@@ -173,8 +174,20 @@ def whole(workdir: pathlib.Path) -> Problems:
 def tidy(case: Case) -> Problems:
     """L: nothing unfinished is left by a run that came to its end."""
     names = [p.relative_to(case.workdir).as_posix() for p in case.workdir.rglob("*")]
-    left = [n for n in names if re.search(r"\.saving|\.tmp$|(^|/)lock$|\.deleting|\.restoring", n)]
-    return [f"left behind: {left}"] if left else []
+    left = [n for n in names if re.search(r"\.saving|\.tmp$|\.deleting|\.restoring", n)]
+    return ([f"left behind: {left}"] if left else []) + unlocked(case.workdir)
+
+
+def unlocked(workdir: pathlib.Path) -> Problems:
+    """L: nobody holds the lock of a directory."""
+    if not (workdir / "lock").exists():
+        return []
+    with open(workdir / "lock") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return ["the lock is held"]
+    return []
 
 
 def left_processes(ended: Ended) -> Problems:

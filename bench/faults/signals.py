@@ -107,7 +107,7 @@ def stop(case: Case, ended: Ended, fault: str, before: int) -> tuple[Problems, P
     if case.workdir.exists():
         damage += oracles.told(ended, "stopped")
         damage += [f"left: {p}" for p in (case.workdir / "checkpoints").glob("*.saving")]
-        damage += ["the lock is left"] if (case.workdir / "lock").exists() else []
+        damage += oracles.unlocked(case.workdir)
     seconds = signalled(ended, fault)
     late = [f"took {seconds:.1f} s"] if seconds > GRACE_SECONDS else []
     return damage, late, seconds

@@ -145,7 +145,9 @@ def test_no_code_of_the_project_unpacks_archives():
     rooms = (ROOT / room for room in ("input_pipeline", "maskfeat_jax"))
     for path in [ROOT / "main.py", *(path for room in rooms for path in room.rglob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text())):
-            imported = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")]
+            imported = [
+                alias.name for alias in getattr(node, "names", []) if hasattr(alias, "name")
+            ]
             called = getattr(getattr(node, "func", None), "attr", "")
             assert "tarfile" not in imported, path
             assert called not in ("unpack_archive", "extractall", "extract"), path
