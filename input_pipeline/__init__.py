@@ -33,28 +33,21 @@ step at which iteration starts change them.
 from __future__ import annotations
 
 from input_pipeline.bad_inputs import BadInput, BadInputs, TooManyBadInputs
-from input_pipeline.datasets.image_folder import ImageFolder
-from input_pipeline.datasets.moving_shapes import MovingShapes
-from input_pipeline.datasets.shapes import Shapes
-from input_pipeline.datasets.ssv2 import Ssv2
-from input_pipeline.datasets.tfds_images import Tfds
-from input_pipeline.datasets.video_folder import VideoFolder
-from input_pipeline.datasets.video_lists import VideoList
-from input_pipeline.datasets.video_records import VideoRecords
+from input_pipeline.datasets import (
+    DATASETS,
+    ImageFolder,
+    MovingShapes,
+    Shapes,
+    Ssv2,
+    Tfds,
+    VideoFolder,
+    VideoList,
+    VideoRecords,
+)
 from input_pipeline.loader import Loader
 from input_pipeline.source import Example, Source
-from input_pipeline.views.views import EvalView, TrainView
-
-DATASETS: dict[str, type[Source]] = {
-    "image_folder": ImageFolder,
-    "moving_shapes": MovingShapes,
-    "shapes": Shapes,
-    "ssv2": Ssv2,
-    "tfds": Tfds,
-    "video_folder": VideoFolder,
-    "video_list": VideoList,
-    "video_records": VideoRecords,
-}
+from input_pipeline.views.eval import EvalView
+from input_pipeline.views.train import TrainView
 
 __all__ = [
     "DATASETS",

@@ -1,20 +1,25 @@
-"""Batches of a source, in an order that is a pure function of seed and step."""
+"""Batches of a source, in an order that is a pure function of seed and step.
+
+Everything follows from (seed, pass, position): there is no state to save. NumPy's Philox is a
+counter-based generator, so each (seed, pass) is a key and each example owns a range of counters
+that no other example can reach.
+"""
 
 from __future__ import annotations
 
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable, Generator, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from input_pipeline import order
 from input_pipeline.bad_inputs import BadInput, BadInputs, BadMedia, Problem, media_boundary
 from input_pipeline.source import Source, Video
 
 Batch = dict[str, np.ndarray]
+_PERMUTATION, _EXAMPLE = 0, 1  # which range of counters
 
 
 class View(Protocol):
@@ -129,7 +134,7 @@ class Loader:
         self.bad_inputs = bad_inputs or BadInputs()
         self._lock = threading.Lock()
         self._permutation = functools.lru_cache(maxsize=2)(
-            lambda turn: order.permutation(seed, turn, source.num_examples)
+            lambda turn: permutation(seed, turn, source.num_examples)
         )
 
     @property
@@ -151,7 +156,7 @@ class Loader:
         """Batches of one evaluation pass, the same on each process."""
         return -(-self.source.num_examples * self.view.parts // self._reads)
 
-    def train_batches(self, start_step: int = 0) -> Iterator[Batch]:
+    def train_batches(self, start_step: int = 0) -> Generator[Batch]:
         """Batches without end, beginning with that of `start_step`; going there costs nothing.
 
         Args:
@@ -171,7 +176,7 @@ class Loader:
             raise ValueError(f"start_step is {start_step}; it must be 0 or more")
         return self._train_batches(start_step)
 
-    def eval_batches(self, on_bad: Literal["fail", "skip"] = "fail") -> Iterator[Batch]:
+    def eval_batches(self, on_bad: str = "fail") -> Generator[Batch]:
         """One pass in the order of the source, each view of each example exactly once.
 
         All views of an example follow each other. The last batches are padded: `valid` is False,
@@ -205,7 +210,7 @@ class Loader:
                 data, label = self.source.read(index)
             if not isinstance(data, Video):
                 num_bytes = len(data) if isinstance(data, bytes) else data.nbytes
-            video = self.view(data, order.example_generator(self.seed, turn, index), part)
+            video = self.view(data, example_generator(self.seed, turn, index), part)
         except BadMedia as bad:
             problem = Problem(bad.kind, bad.reason, num_bytes)
             return Part(self._empty(), 0, index, part, problem)
@@ -232,13 +237,13 @@ class Loader:
     def _empty(self) -> np.ndarray:
         return np.zeros((self._clips, *self.view.shape), np.uint8)
 
-    def _train_batches(self, start_step: int) -> Iterator[Batch]:
+    def _train_batches(self, start_step: int) -> Generator[Batch]:
         for batch, problems in self._batches(self.train_place, start_step, None):
             for index, problem in zip(batch["index"][:: self._clips], problems, strict=True):
                 self.bad_inputs.record(self.source.name_of(index), int(index), problem)
             yield batch
 
-    def _eval_batches(self, on_bad: str) -> Iterator[Batch]:
+    def _eval_batches(self, on_bad: str) -> Generator[Batch]:
         for batch, problems in self._batches(self.eval_place, 0, self.eval_steps):
             for index, problem in zip(batch["index"][:: self._clips], problems, strict=True):
                 if problem is None:
@@ -299,3 +304,20 @@ class Loader:
         if self.source.class_names is not None:
             columns["label"] = label
         return batch | {name: np.repeat(x, self._clips) for name, x in columns.items()}
+
+
+def _philox(seed: int, turn: int, range_: int, index: int) -> np.random.Generator:
+    key = np.array([seed, turn], np.uint64)
+    # The generator counts up in the first word, so the others separate the ranges.
+    counter = np.array([0, 0, index, range_], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def permutation(seed: int, turn: int, num_examples: int) -> np.ndarray:
+    """The order of one pass: int64 (num_examples,), each example once."""
+    return _philox(seed, turn, _PERMUTATION, 0).permutation(num_examples)
+
+
+def example_generator(seed: int, turn: int, index: int) -> np.random.Generator:
+    """The random numbers of one example in one pass, the same wherever and whenever it is read."""
+    return _philox(seed, turn, _EXAMPLE, index)

@@ -1,4 +1,8 @@
-"""Calls a Python function for one position after the other on the threads of tf.data, in order."""
+"""Calls a Python function for one position after the other on the threads of tf.data, in order.
+
+The only module that imports TensorFlow, and to be imported where it is needed, as that takes
+seconds. TensorFlow would reserve the memory of every accelerator it sees, so it sees none.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
-from input_pipeline.tensorflow_cpu import tf
+tf.config.set_visible_devices([], "GPU")
+tf.config.set_visible_devices([], "TPU")
 
 PREFETCHED_BATCHES = 2
 OpError = tf.errors.OpError  # TensorFlow's own name is gone when the interpreter ends

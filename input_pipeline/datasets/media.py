@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from input_pipeline.datasets.file_tree import SPLITS, FileTree
-from input_pipeline.datasets.image_folder import ImageFolder
-from input_pipeline.datasets.video_folder import VideoFolder
+from input_pipeline.datasets.folders import SPLITS, FileTree, ImageFolder, VideoFolder
 from input_pipeline.datasets.video_lists import SUFFIXES, VideoList
 from input_pipeline.decode.regular_files import read_regular
 from input_pipeline.decode.video import VideoFile

@@ -59,7 +59,7 @@ class Picture:
         what is decoded from one side only: with a margin of one pixel the window equals that of the
         whole image, bit for bit.
         """
-        from input_pipeline.tensorflow_cpu import tf  # here, as videos do without it
+        from input_pipeline.tf_data import tf  # here, as videos do without it
 
         top, left = max(0, window.top - 1), max(0, window.left - 1)
         bottom = min(self.height, window.top + window.height + 1)

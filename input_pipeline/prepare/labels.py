@@ -6,7 +6,7 @@ import os
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
-from input_pipeline.datasets.file_tree import SPLITS
+from input_pipeline.datasets.folders import SPLITS
 from input_pipeline.datasets.video_lists import read_list
 from input_pipeline.prepare.scan import Line, write_atomically
 

@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from input_pipeline.bad_inputs import BadMedia, media_boundary
-from input_pipeline.datasets.file_tree import walk
+from input_pipeline.datasets.folders import walk
 from input_pipeline.decode.video import EXTENSIONS, VideoFile
 from input_pipeline.prepare import worker_processes
 from input_pipeline.prepare.structure import check_structure

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from input_pipeline.bad_inputs import BadMedia
-from input_pipeline.decode.images import open_picture
-from input_pipeline.source import OpenVideo, Video
+from input_pipeline.decode.images import Picture, open_picture
+from input_pipeline.source import Video
 from input_pipeline.views.crops import Window
 
 Pixels = Image.Image | np.ndarray  # uint8 RGB; Pillow and OpenCV each have their own form
@@ -26,24 +26,6 @@ PILLOW = {
 OPENCV = {"bilinear": cv2.INTER_LINEAR, "bicubic": cv2.INTER_CUBIC}
 
 cv2.setNumThreads(0)  # the loader has its own threads
-
-
-class Picture(Protocol):
-    """One frame; what is not asked for need not be decoded."""
-
-    @property
-    def height(self) -> int:
-        """In pixels."""
-
-    @property
-    def width(self) -> int:
-        """In pixels."""
-
-    def crop(self, window: Window) -> Pixels:
-        """The pixels of a window."""
-
-    def whole(self) -> Pixels:
-        """All pixels."""
 
 
 class Frame(NamedTuple):
@@ -70,53 +52,19 @@ class Frame(NamedTuple):
         return self.pixels
 
 
-class Clip(Protocol):
-    """An open example."""
+class Clip(NamedTuple):
+    """An open example; an image is a video of one frame.
 
-    @property
-    def num_frames(self) -> int:
-        """1 for an image."""
+    Attributes:
+      num_frames: of the whole example.
+      fps: frames per second; means nothing for an image.
+      pictures: (indices, short side) -> frames, each decoded once however often it is asked for;
+        the short side is for videos only, see `OpenVideo.frames`.
+    """
 
-    @property
-    def fps(self) -> float:
-        """Frames per second; means nothing for an image."""
-
-    def pictures(self, indices: Sequence[int], short_side: int | None) -> list[Picture]:
-        """Frames by index; `short_side` is for videos only, see `OpenVideo.frames`."""
-
-
-class Still(NamedTuple):
-    """An image as a video of one frame."""
-
-    picture: Picture
-    num_frames: int = 1
-    fps: float = 1.0
-
-    def pictures(self, indices: Sequence[int], short_side: int | None) -> list[Picture]:
-        """See `Clip`."""
-        return [self.picture for _ in indices]
-
-
-class Moving(NamedTuple):
-    """A video."""
-
-    video: OpenVideo
-
-    @property
-    def num_frames(self) -> int:
-        """Of the whole video."""
-        return self.video.num_frames
-
-    @property
-    def fps(self) -> float:
-        """Frames per second."""
-        return self.video.fps
-
-    def pictures(self, indices: Sequence[int], short_side: int | None) -> list[Picture]:
-        """See `Clip`; each frame is decoded once, however often it is asked for."""
-        wanted = sorted(set(indices))
-        frames = dict(zip(wanted, self.video.frames(wanted, short_side), strict=True))
-        return [Frame(frames[index]) for index in indices]
+    num_frames: int
+    fps: float
+    pictures: Callable[[Sequence[int], int | None], list[Picture | Frame]]
 
 
 @contextlib.contextmanager
@@ -132,7 +80,8 @@ def open_clip(data: bytes | np.ndarray | Video, max_pixels: int) -> Iterator[Cli
       Exception: whatever the decoder finds wrong.
     """
     if not isinstance(data, Video):
-        yield Still(open_picture(data, max_pixels))
+        picture = open_picture(data, max_pixels)
+        yield Clip(1, 1.0, lambda indices, _: [picture for _ in indices])
         return
     with data.open() as video:
         if video.width * video.height > max_pixels:
@@ -140,7 +89,13 @@ def open_clip(data: bytes | np.ndarray | Video, max_pixels: int) -> Iterator[Cli
                 "too_large",
                 f"{video.width}x{video.height} pixels, the limit is {max_pixels} (max_pixels)",
             )
-        yield Moving(video)
+
+        def pictures(indices: Sequence[int], short_side: int | None) -> list[Picture | Frame]:
+            wanted = sorted(set(indices))
+            frames = dict(zip(wanted, video.frames(wanted, short_side), strict=True))
+            return [Frame(frames[index]) for index in indices]
+
+        yield Clip(video.num_frames, video.fps, pictures)
 
 
 def crop(pixels: Pixels, window: Window) -> Pixels:
@@ -176,3 +131,16 @@ def size_of(pixels: Pixels) -> tuple[int, int]:
     if isinstance(pixels, np.ndarray):
         return pixels.shape[0], pixels.shape[1]
     return pixels.height, pixels.width
+
+
+def check_size(size: int, interpolation: str, antialias: bool, max_pixels: int) -> None:
+    """Raises ValueError if a setting that views share is out of range."""
+    if size < 1:
+        raise ValueError(f"size is {size}; it must be at least 1 pixel")
+    known = PILLOW if antialias else OPENCV
+    if interpolation not in known:
+        raise ValueError(
+            f"interpolation {interpolation!r} is not one of {sorted(known)} (antialias={antialias})"
+        )
+    if max_pixels < 1:
+        raise ValueError(f"max_pixels is {max_pixels}; it must be at least 1")

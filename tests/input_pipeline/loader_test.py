@@ -9,10 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from input_pipeline import BadInput, BadInputs, EvalView, ImageFolder, Loader, Shapes, TrainView
 from input_pipeline.bad_inputs import TooManyBadInputs
+from input_pipeline.loader import example_generator, permutation
 from input_pipeline.views.sampling import Dense
 from tests.input_pipeline.samples import FakeVideo, InMemory, encode, picture
 
@@ -409,3 +412,42 @@ def test_a_pass_is_as_many_epochs_as_clips_of_each_example(repeats, batch_size, 
     assert len({place.example for place in places}) == len(places)
     assert {place.turn for place in places} == {0}
     assert loader.train_place(len(places)).turn == 1
+
+
+SEEDS = st.integers(0, 2**63 - 1)
+
+
+@settings(deadline=None, max_examples=50)
+@given(seed=SEEDS, epoch=st.integers(0, 10**6), num_examples=st.integers(1, 2000))
+def test_each_example_comes_once_and_the_same_again(seed, epoch, num_examples):
+    once = permutation(seed, epoch, num_examples)
+    assert np.array_equal(np.sort(once), np.arange(num_examples))
+    assert np.array_equal(once, permutation(seed, epoch, num_examples))
+
+
+def test_epochs_and_seeds_differ():
+    orders = [permutation(seed, epoch, 100) for seed in (0, 1, 2) for epoch in (0, 1, 2)]
+    assert len({tuple(one) for one in orders}) == 9
+
+
+def test_examples_have_their_own_numbers():
+    draws = {
+        (seed, epoch, index): tuple(example_generator(seed, epoch, index).random(4))
+        for seed in (0, 1)
+        for epoch in (0, 1)
+        for index in (0, 1, 2**40)
+    }
+    assert len(set(draws.values())) == len(draws)
+    assert draws[1, 0, 1] == tuple(example_generator(1, 0, 1).random(4))
+
+
+def test_numbers_of_neighbours_are_independent():
+    draws = np.array([example_generator(3, 0, index).random(2) for index in range(4000)])
+    correlation = np.corrcoef(np.concatenate([draws[:-1], draws[1:]], axis=1).T)
+    assert np.abs(correlation - np.eye(4)).max() < 0.06
+
+
+def test_order_does_not_depend_on_the_version_of_numpy():
+    # A run that is resumed with another NumPy must go on in the same order.
+    assert permutation(7, 2, 8).tolist() == [4, 1, 3, 7, 6, 2, 0, 5]
+    assert example_generator(7, 2, 5).integers(1000, size=4).tolist() == [735, 120, 985, 903]

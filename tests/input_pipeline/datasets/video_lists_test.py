@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from input_pipeline.bad_inputs import BadMedia, media_boundary
-from input_pipeline.datasets.video_folder import VideoFolder
+from input_pipeline.datasets.folders import VideoFolder
 from input_pipeline.datasets.video_lists import VideoList, read_list
 from input_pipeline.decode.video import VideoFile
 from tests.input_pipeline.video_samples import encode_video, numbers_of

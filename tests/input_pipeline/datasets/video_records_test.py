@@ -10,9 +10,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from input_pipeline import index_records
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.datasets.video_records import VideoRecords
+from input_pipeline.records import __main__ as index_records
 from input_pipeline.records import format as record_format
 from input_pipeline.records import index as record_index
 

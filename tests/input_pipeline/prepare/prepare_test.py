@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 
 from input_pipeline.bad_inputs import BadMedia
-from input_pipeline.datasets.video_folder import VideoFolder
+from input_pipeline.datasets.folders import VideoFolder
 from input_pipeline.datasets.video_records import VideoRecords
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.prepare import __main__ as prepare

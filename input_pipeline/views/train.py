@@ -1,6 +1,6 @@
-"""What the network gets to see of an example: clips of fixed shape, uint8.
+"""What the network gets to see of an example in training: random clips of fixed shape, uint8.
 
-A view is a section of a recipe. Flips are made on the device, with normalisation and mixing.
+Flips are made on the device, with normalisation and mixing.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import functools
 import numpy as np
 
 from input_pipeline.bad_inputs import media_boundary
-from input_pipeline.decode.images import MAX_PIXELS
+from input_pipeline.decode.images import MAX_PIXELS, Picture
 from input_pipeline.source import Video
 from input_pipeline.views import crops
 from input_pipeline.views.clips import (
-    OPENCV,
-    PILLOW,
-    Picture,
+    Frame,
     Pixels,
     as_image,
+    check_size,
     crop,
     open_clip,
     resize,
@@ -27,7 +26,7 @@ from input_pipeline.views.clips import (
 )
 from input_pipeline.views.color_jitter import ColorJitter
 from input_pipeline.views.randaugment import MEAN_COLOUR, Fill, RandAugment
-from input_pipeline.views.sampling import SAMPLERS, Sampler
+from input_pipeline.views.sampling import Sampler, make_sampler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,7 @@ class TrainView:
 
     def __post_init__(self):
         """Checks the settings."""
-        _check_size(self.size, self.interpolation, self.antialias, self.max_pixels)
+        check_size(self.size, self.interpolation, self.antialias, self.max_pixels)
         for name in ("frames", "stride", "repeats", "short_side"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -111,7 +110,7 @@ class TrainView:
 
     @functools.cached_property
     def _sampler(self) -> Sampler:
-        return _sampler(self.sampling, self.frames, self.stride)
+        return make_sampler(self.sampling, self.frames, self.stride)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -153,7 +152,7 @@ class TrainView:
                 place[:] = np.asarray(frame)
         return clips
 
-    def _decode(self, pictures: list[Picture], rng: np.random.Generator) -> list[Pixels]:
+    def _decode(self, pictures: list[Picture | Frame], rng: np.random.Generator) -> list[Pixels]:
         """The part of each frame that is wanted."""
         if self.augment_first or self.scale_jitter:
             return [picture.whole() for picture in pictures]
@@ -193,110 +192,3 @@ class TrainView:
 
     def _resize(self, frame: Pixels, height: int, width: int) -> Pixels:
         return resize(frame, height, width, self.interpolation, self.antialias)
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalView:
-    """Fixed frames, the shorter side resized to `resize`, then squares of the result.
-
-    Attributes:
-      size: side of the clip, in pixels.
-      resize: shorter side before the crop, in pixels; None means size / 0.875, rounded down. A
-        video is scaled while it is decoded.
-      frames: of a clip; 1 for images.
-      stride: frames from one frame of the clip to the next, see `sampling`.
-      sampling: which frames: "dense", "segment" or "strided", see `input_pipeline.views.sampling`.
-      clips: of each example, spread over its time.
-      crops: of each clip: 1 in the middle; 3 along the longer side: start, middle, end.
-      interpolation: of images: "bilinear", "bicubic" or "lanczos", antialiased, as Pillow resizes.
-      max_pixels: larger frames count as bad inputs.
-    """
-
-    size: int = 224
-    resize: int | None = None
-    frames: int = 1
-    stride: int = 1
-    sampling: str = "dense"
-    clips: int = 1
-    crops: int = 1
-    interpolation: str = "bicubic"
-    max_pixels: int = MAX_PIXELS
-
-    def __post_init__(self):
-        """Checks the settings."""
-        _check_size(self.size, self.interpolation, True, self.max_pixels)
-        if self.resize is not None and self.resize < self.size:
-            raise ValueError(
-                f"resize={self.resize} leaves less than the {self.size} pixels of the crop; "
-                "it must be at least size"
-            )
-        for name in ("frames", "stride", "clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.crops not in (1, 3):
-            raise ValueError(f"crops is {self.crops}; it must be 1 or 3")
-        _ = self._sampler  # made here, so that a bad setting fails at once
-
-    @functools.cached_property
-    def _sampler(self) -> Sampler:
-        return _sampler(self.sampling, self.frames, self.stride)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Frames, height, width, channels of a clip."""
-        return self.frames, self.size, self.size, 3
-
-    @property
-    def parts(self) -> int:
-        """How many times an example is read in a pass."""
-        return self.clips
-
-    @property
-    def clips_per_part(self) -> int:
-        """Clips that come of one reading."""
-        return self.crops
-
-    def __call__(
-        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, part: int = 0
-    ) -> np.ndarray:
-        """Decodes, resizes and crops: uint8 (crops, *shape), RGB.
-
-        Args:
-          data: an image file, its pixels, or a video.
-          rng: not used; views share one signature.
-          part: which of the `clips`.
-
-        Raises:
-          BadMedia: the file cannot be decoded.
-        """
-        short_side = int(self.size / 0.875) if self.resize is None else self.resize
-        with media_boundary(), open_clip(data, self.max_pixels) as clip:
-            chosen = self._sampler.fixed(part, self.clips, clip.num_frames, clip.fps)
-            frames = [p.whole() for p in clip.pictures(chosen.tolist(), short_side)]
-        height, width = crops.short_side(*size_of(frames[0]), short_side)
-        if size_of(frames[0]) != (height, width):
-            frames = [resize(f, height, width, self.interpolation, True) for f in frames]
-        # torchvision rounds half pixels of the middle otherwise than PySlowFast does for videos.
-        if self.frames == 1 and self.crops == 1:
-            windows = [crops.centre(height, width, self.size)]
-        else:
-            windows = crops.along_longer_side(height, width, self.size, self.crops)
-        return np.stack([[np.asarray(crop(frame, w)) for frame in frames] for w in windows])
-
-
-def _sampler(name: str, frames: int, stride: int) -> Sampler:
-    if name not in SAMPLERS:
-        raise ValueError(f"sampling {name!r} is not one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[name](frames=frames, stride=stride)
-
-
-def _check_size(size: int, interpolation: str, antialias: bool, max_pixels: int) -> None:
-    if size < 1:
-        raise ValueError(f"size is {size}; it must be at least 1 pixel")
-    known = PILLOW if antialias else OPENCV
-    if interpolation not in known:
-        raise ValueError(
-            f"interpolation {interpolation!r} is not one of {sorted(known)} (antialias={antialias})"
-        )
-    if max_pixels < 1:
-        raise ValueError(f"max_pixels is {max_pixels}; it must be at least 1")

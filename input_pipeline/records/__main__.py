@@ -1,10 +1,10 @@
 """Makes the indexes of TFRecord files of videos, which training would else make when it starts.
 
-    python -m input_pipeline.index_records FOLDER
+    python -m input_pipeline.records FOLDER
 
 Reads each file of FOLDER once, on all cores, and checks all checksums; files that have an index are
-not read again. Training needs this once for files that `input_pipeline.prepare` did not write, such
-as those of dmvr and scenic.
+not read again. Needed once for files that `input_pipeline.prepare` did not write, such as those of
+dmvr and scenic.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Rewrites a dataset of TensorFlow Datasets from TFRecord to array_record, for random access.
 
-    python -m input_pipeline.tfds_convert DATA/imagenet2012/5.1.0 OTHER/imagenet2012/5.1.0
+    python -m input_pipeline.datasets.tfds_convert DATA/imagenet2012/5.1.0 OTHER/imagenet2012/5.1.0
 
 Records stay as they are, byte for byte and in their order; nothing is downloaded. An interrupted
 conversion goes on where it was when run again. (`tfds convert_format` does the same, but needs
@@ -14,7 +14,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from input_pipeline.tensorflow_cpu import tf
+from input_pipeline.tf_data import tf
 
 _DESCRIPTION = "dataset_info.json"  # written last: without it the copy is not a dataset
 

@@ -12,7 +12,7 @@ _SOURCES = (
     "  python -c \"import tensorflow_datasets as tfds; tfds.builder('{dataset}', "
     "data_dir='{data_dir}', file_format='array_record').download_and_prepare()\""
 )
-_CONVERT = "  python -m input_pipeline.tfds_convert {version_dir} {data_dir}/{full_name}"
+_CONVERT = "  python -m input_pipeline.datasets.tfds_convert {version_dir} {data_dir}/{full_name}"
 
 
 class Tfds:
@@ -37,7 +37,7 @@ class Tfds:
         """
         import tensorflow_datasets as tfds  # here, as other sources do without it
 
-        import input_pipeline.tensorflow_cpu  # noqa: F401 (hides accelerators from TensorFlow)
+        import input_pipeline.tf_data  # noqa: F401 (hides accelerators from TensorFlow)
 
         self._dataset, self._split = dataset, split
         builder = _find(tfds, dataset, data_dir)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import EvalView, Loader, Tfds
-from input_pipeline.tfds_convert import convert
+from input_pipeline.datasets.tfds_convert import convert
 
 tfds = pytest.importorskip("tensorflow_datasets")
 

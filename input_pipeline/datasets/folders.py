@@ -1,4 +1,4 @@
-"""Media files in a folder tree."""
+"""Images, or videos, in a folder tree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from input_pipeline.source import fingerprint
+from input_pipeline.datasets.video_index import VideoIndex
+from input_pipeline.decode import video
+from input_pipeline.decode.regular_files import read_regular
+from input_pipeline.source import Example, fingerprint
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 
@@ -102,6 +105,59 @@ class FileTree:
         yield b"files"
         for name in self._files:  # with classes, the first folder of the name is the label
             yield os.fsencode(name)
+
+
+class ImageFolder(FileTree):
+    """Images (.jpg, .jpeg, .png, .webp) in a tree; folders are classes, or there are no labels."""
+
+    EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+    NOUN = "images"
+
+    def read(self, index: int) -> Example:
+        """The bytes of the file; raises OSError if it cannot be read, BadMedia if it is no file."""
+        return Example(read_regular(self.name_of(index)), self.label_of(index))
+
+
+class VideoFolder(FileTree):
+    """Videos in a tree; folders are classes, or there are no labels. See `FileTree` for the rules.
+
+    Files end in .mp4, .mov, .mkv, .webm or .avi, in any case.
+    """
+
+    EXTENSIONS = video.EXTENSIONS
+    NOUN = "videos"
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        path: str,
+        labels: Literal["auto", "folders", "none"] = "auto",
+        index: str | None = None,
+    ):
+        """Lists the files.
+
+        Args:
+          split: the folder of `path` to read, as in `FileTree`.
+          path: the tree.
+          labels: as in `FileTree`.
+          index: JSON lines that `input_pipeline.prepare` made of `path`; None means
+            path/index.jsonl, if it is there.
+
+        Raises:
+          ValueError: as in `FileTree`, or the index is none.
+          OSError: a folder or the index cannot be read.
+        """
+        super().__init__(split, path=path, labels=labels)
+        root = Path(path).expanduser()
+        self._below = self._root.relative_to(root)  # of the index
+        self._index = VideoIndex(str(root), index)
+
+    def read(self, index: int) -> Example:
+        """A video, not opened yet; raises BadMedia if the index calls it bad."""
+        return Example(
+            self._index.video(str(self._below / self._files[index])), self.label_of(index)
+        )
 
 
 def _split_root(path: Path, split: str, noun: str) -> Path:
