@@ -78,30 +78,34 @@ def draw_hog(
 
 
 def tokens_to_cells(
-    features: Float[np.ndarray, "grid_h grid_w d"], bins: int = 9, channels: int = 3, u: int = 2
+    features: Float[np.ndarray, "grid_h grid_w d"],
+    bins: int = 9,
+    channels: int = 3,
+    cells: tuple[int, int] = (2, 2),
 ) -> Float[np.ndarray, "rows cols channels bins"]:
     """Undoes the layout of the HOG target: features of patches to histograms of cells.
 
     Args:
-      features: feature ((c * bins + bin) * u + y) * u + x of a patch is the value of `bin` of
-        channel `c` in the cell at row y, column x of the patch.
+      features: feature ((c * bins + bin) * rows + y) * columns + x of a patch is the value of
+        `bin` of channel `c` in the cell at row y, column x of the patch.
       bins: directions per histogram.
       channels: histograms per cell.
-      u: cells along a side of a patch.
+      cells: rows and columns of cells in a patch.
 
     Returns:
-      Histograms of (grid_h * u, grid_w * u) cells.
+      Histograms of (grid_h * rows, grid_w * columns) cells.
 
     Raises:
-      ValueError: d is not channels * bins * u * u.
+      ValueError: d is not channels * bins * rows * columns.
     """
-    if features.ndim != 3 or features.shape[2] != channels * bins * u * u:
+    y, x = cells
+    if features.ndim != 3 or features.shape[2] != channels * bins * y * x:
         raise ValueError(
             f"features of shape {features.shape}: expected (grid_h, grid_w, "
-            f"{channels * bins * u * u}) for {channels} channels, {bins} bins, {u}x{u} cells"
+            f"{channels * bins * y * x}) for {channels} channels, {bins} bins, {y}x{x} cells"
         )
     pattern = "gh gw (c bin y x) -> (gh y) (gw x) c bin"
-    return rearrange(features, pattern, c=channels, bin=bins, y=u, x=u)
+    return rearrange(features, pattern, c=channels, bin=bins, y=y, x=x)
 
 
 def to_uint8(
@@ -118,24 +122,26 @@ def to_uint8(
 
 
 def hide(
-    image: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "grid_h grid_w"], patch: int
+    image: UInt8[np.ndarray, "height width 3"],
+    mask: Bool[np.ndarray, "grid_h grid_w"],
+    patch: tuple[int, int],
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Paints masked patches grey.
 
     Args:
       image: RGB.
       mask: True = masked.
-      patch: side of a patch in pixels.
+      patch: rows and columns of a patch in pixels.
 
     Raises:
       ValueError: image and mask do not have the same number of patches.
     """
-    if image.shape[:2] != (mask.shape[0] * patch, mask.shape[1] * patch):
+    if image.shape[:2] != (mask.shape[0] * patch[0], mask.shape[1] * patch[1]):
         raise ValueError(
             f"image {image.shape[0]}x{image.shape[1]} is not {mask.shape[0]}x{mask.shape[1]} "
-            f"patches of {patch}x{patch}"
+            f"patches of {patch[0]}x{patch[1]}"
         )
-    hidden = mask.repeat(patch, axis=0).repeat(patch, axis=1)
+    hidden = mask.repeat(patch[0], axis=0).repeat(patch[1], axis=1)
     return np.where(hidden[:, :, None], np.uint8(_GREY), image)
 
 
@@ -220,7 +226,7 @@ def draw_features(
         )
     titles = ["input", "masked", "predicted where masked, else wanted", "wanted"]
     firsts = video[:, :: tubelet[0]]
-    hidden = _each(lambda frame, where: hide(frame, where, tubelet[1]), firsts, mask)
+    hidden = _each(lambda frame, where: hide(frame, where, tubelet[1:]), firsts, mask)
     shown = [
         [*map(list, firsts)],
         hidden,

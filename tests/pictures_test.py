@@ -120,13 +120,14 @@ def test_drawing_an_image_takes_a_fifth_of_a_second_at_most():
 
 
 def test_tokens_to_cells_undoes_the_layout_of_the_target():
-    gh, gw, channels, bins, u = 2, 3, 3, 5, 2
-    cells = RNG.random((gh * u, gw * u, channels, bins), np.float32)
-    features = np.empty((gh, gw, channels * bins * u * u), np.float32)
-    for index in np.ndindex(gh, gw, channels, bins, u, u):
+    gh, gw, channels, bins, u, v = 2, 3, 3, 5, 2, 1
+    cells = RNG.random((gh * u, gw * v, channels, bins), np.float32)
+    features = np.empty((gh, gw, channels * bins * u * v), np.float32)
+    for index in np.ndindex(gh, gw, channels, bins, u, v):
         ty, tx, c, k, y, x = index
-        features[ty, tx, ((c * bins + k) * u + y) * u + x] = cells[ty * u + y, tx * u + x, c, k]
-    np.testing.assert_array_equal(pictures.tokens_to_cells(features, bins, channels, u), cells)
+        features[ty, tx, ((c * bins + k) * u + y) * v + x] = cells[ty * u + y, tx * v + x, c, k]
+    found = pictures.tokens_to_cells(features, bins, channels, (u, v))
+    np.testing.assert_array_equal(found, cells)
     with pytest.raises(ValueError, match=r"expected \(grid_h, grid_w, 108\)"):
         pictures.tokens_to_cells(features)
 
@@ -140,15 +141,15 @@ def test_to_uint8_undoes_the_normalisation_and_clips():
 
 
 def test_hide_greys_masked_patches_only():
-    image = RNG.integers(0, 100, (8, 12, 3)).astype(np.uint8)
+    image = RNG.integers(0, 100, (8, 15, 3)).astype(np.uint8)
     mask = np.array([[True, False, False], [False, False, True]])
-    hidden = pictures.hide(image, mask, 4)
-    assert (hidden[:4, :4] == 128).all()
-    assert (hidden[4:, 8:] == 128).all()
-    np.testing.assert_array_equal(hidden[:4, 4:], image[:4, 4:])
-    np.testing.assert_array_equal(hidden[4:, :8], image[4:, :8])
-    with pytest.raises(ValueError, match="8x12 is not 2x3 patches of 5x5"):
-        pictures.hide(image, mask, 5)
+    hidden = pictures.hide(image, mask, (4, 5))
+    assert (hidden[:4, :5] == 128).all()
+    assert (hidden[4:, 10:] == 128).all()
+    np.testing.assert_array_equal(hidden[:4, 5:], image[:4, 5:])
+    np.testing.assert_array_equal(hidden[4:, :10], image[4:, :10])
+    with pytest.raises(ValueError, match="8x15 is not 2x3 patches of 4x4"):
+        pictures.hide(image, mask, (4, 4))
 
 
 def test_panel_scales_to_one_height_and_keeps_every_image():

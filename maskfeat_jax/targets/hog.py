@@ -87,6 +87,6 @@ class Hog:
         self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
     ) -> UInt8[np.ndarray, "height width 3"]:
         """Oriented strokes along the edges."""
-        cells = pictures.tokens_to_cells(features, self.bins, self.channels, self.cells[0])
+        cells = pictures.tokens_to_cells(features, self.bins, self.channels, self.cells)
         scale = max(1, 448 // (cells.shape[0] * self.cell))
         return pictures.draw_hog(cells, self.cell, scale, signed=self.signed)

@@ -1,0 +1,453 @@
+"""Every entry of every table does what its protocol says; each is asked what it can do.
+
+What is added to a table is tested here without a line of its own, but for a dataset, of which a
+small one must be made (`made`). Tests of numbers are beside the code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import inspect
+import json
+import re
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from input_pipeline import DATASETS, EvalView, Example
+from input_pipeline.records.format import sequence_example
+from input_pipeline.source import Video
+from maskfeat_jax import sharding
+from maskfeat_jax.augment import Normalise
+from maskfeat_jax.masking import MASKERS, Masker
+from maskfeat_jax.models import MODELS, VARIANTS
+from maskfeat_jax.optim import OPTIMIZERS
+from maskfeat_jax.sections import Problems, choose
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.targets import TARGETS, Target
+from maskfeat_jax.tasks import TASKS, task_of
+from tests.input_pipeline.samples import encode, picture
+from tests.input_pipeline.video_samples import encode_video
+from tests.recipes import CONFIGS, ROOT, recipe, shrunken
+
+TABLES = {
+    "data": DATASETS,
+    "head": MODELS,
+    "mask": MASKERS,
+    "optim": OPTIMIZERS,
+    "target": TARGETS,
+    "task": TASKS,
+}
+ENTRIES = [(section, name) for section, table in TABLES.items() for name in table]
+KEY = jax.random.key(0)
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.result_type(leaf)), tree)
+
+
+def zeros(tree):
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+
+
+@pytest.mark.parametrize(("section", "name"), ENTRIES)
+def test_entries_are_documented(section, name):
+    assert TABLES[section][name].__doc__
+    words = (f"`{name}`", f'"{name}"')
+    assert any(word in (ROOT / "README.md").read_text() for word in words)
+
+
+# Targets
+
+
+def check_target(make) -> None:
+    """What a target promises: `make(tubelet=...)` is one."""
+    tubelet = (2, 8, 16)
+    target = make(tubelet=tubelet)
+    assert isinstance(target, Target)
+    assert hash(target) == hash(make(tubelet=tubelet))  # part of what is compiled
+    assert target.tubelet == tubelet
+    normalise = Normalise()
+    noise = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 48, 3)).astype(np.uint8)
+    black = np.zeros_like(noise)
+    features_of = jax.jit(target)
+    for video in (noise, black):
+        clips = normalise(video)
+        features = features_of(clips)
+        assert features.shape == (2, 2, 2, 3, target.dim)
+        assert features.dtype == np.float32
+        assert np.isfinite(features).all()
+        np.testing.assert_allclose(features, target(clips), atol=1e-5)
+        np.testing.assert_array_equal(features[1:], features_of(clips)[1:])
+        restored = target.restore(features, clips)
+        assert restored.shape == features.shape
+        drawn = target.draw(np.asarray(restored[0, 1]), normalise.mean, normalise.std)
+        assert drawn.dtype == np.uint8
+        assert drawn.ndim == 3
+        assert drawn.shape[2] == 3
+        assert drawn.shape[0] * 3 == drawn.shape[1] * 2 * 8 // 16  # of 2x3 tokens of 8x16 pixels
+    alone = np.asarray(features_of(normalise(np.stack([noise[1], noise[1]]))))
+    np.testing.assert_allclose(alone[0], features_of(normalise(noise))[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(TARGETS))
+def test_targets(name):
+    check_target(TARGETS[name])
+
+
+def test_the_example_of_contributing_is_a_target_that_trains(tmp_path, monkeypatch):
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    module, section = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert '"mean_colour": MeanColour,' in text
+    file = tmp_path / "mean_colour.py"
+    file.write_text(module)
+    spec = importlib.util.spec_from_file_location("mean_colour", file)
+    example = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "mean_colour", example)
+    spec.loader.exec_module(example)
+    check_target(example.MeanColour)
+    x = np.random.default_rng(0).random((1, 2, 8, 24, 3), np.float32)
+    np.testing.assert_allclose(
+        example.MeanColour((2, 8, 8))(x)[0, 0, 0, 1], x[0, 0, :, 8:16].mean((0, 1)), rtol=1e-5
+    )
+    monkeypatch.setitem(TARGETS, "mean_colour", example.MeanColour)
+    config = ConfigDict(shrunken("smoke"))
+    exec(section, {"config": config})
+    task, optimizer = built(config.to_dict())
+    assert isinstance(task.target, example.MeanColour)
+    state = TrainState.create(jax.jit(task.init)(KEY), optimizer)
+    step = jax.jit(functools.partial(task.train_step, optimizer=optimizer))
+    after, metrics = step(state, batch(task))
+    assert np.isfinite(metrics["loss"])
+    assert int(after.skipped) == 0
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, state.params)
+    assert moved["projection"]["kernel"]
+
+
+# Masks
+
+GRIDS = ((4, 6, 9), (1, 6, 8))
+
+
+def variants(table):
+    """An entry as it is by default and, where that can be chosen, with `exact=True`."""
+    for name, kind in table.items():
+        yield pytest.param(kind(), id=name)
+        if "exact" in {field.name for field in dataclasses.fields(kind)}:
+            yield pytest.param(kind(exact=True), id=f"{name}-exact")
+
+
+@pytest.mark.parametrize("masker", variants(MASKERS))
+def test_masks(masker):
+    assert isinstance(masker, Masker)
+    draw = jax.jit(masker, static_argnums=(1, 2))
+    possible = []
+    for grid in GRIDS:
+        try:
+            masker.check(grid)
+        except ValueError as error:
+            with pytest.raises(ValueError, match=re.escape(str(error))):
+                masker(KEY, 5, grid)
+            continue
+        possible.append(grid)
+        masks = np.asarray(draw(KEY, 5, grid))
+        assert masks.shape == (5, *grid)
+        assert masks.dtype == bool
+        counts = masks.sum((1, 2, 3))
+        assert (counts > 0).all()
+        assert 0 < masker.masked(grid) < np.prod(grid)
+        if masker.exact:
+            assert set(counts) == {masker.masked(grid)}
+        assert counts.max() <= masker.masked(grid)
+        assert len(np.unique(masks, axis=0)) > 1  # independent from clip to clip
+        np.testing.assert_array_equal(masks, draw(KEY, 5, grid))
+        assert (masks != np.asarray(draw(jax.random.key(1), 5, grid))).any()
+    np.testing.assert_array_equal(masks, masker(KEY, 5, possible[-1]))
+
+
+@pytest.mark.parametrize("name", sorted(MASKERS))
+def test_mask_ratios(name):
+    for ratio in (0.0, 1.0):
+        with pytest.raises(ValueError, match=f"mask ratio {ratio} is not between 0 and 1"):
+            MASKERS[name](ratio=ratio)
+
+
+# Models
+
+HEAD = {"dim": 5, "num_classes": 3, "visible": 2}
+ENCODER = {"width": 24, "depth": 2, "heads": 1, "tubelet": (2, 8, 8)}
+ENCODERS = {"ViT": ENCODER, "MViT": {**ENCODER, "stages": (1,)}}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_models(name):
+    families = {family for family, _ in VARIANTS.values()}
+    assert families
+    accepted = [family for family in families if check_model(name, family)]
+    assert accepted
+    assert len([task for task in TASKS.values() if name in task.heads]) == 1
+
+
+def check_model(name, family) -> bool:
+    """Checks a model on a small encoder by shapes alone; False where it refuses the encoder."""
+    encoder = family(**ENCODERS[family.__name__])
+    kind = MODELS[name]
+    own = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
+    head = {field: HEAD[field] for field in own if field in HEAD}
+    try:
+        model = kind(encoder=encoder, **head)
+    except ValueError as error:
+        if family.__name__ not in str(error):
+            raise
+        return False
+    clips = jnp.zeros((3, 4, 16, 24, 3))
+    grid = encoder.grid((4, 16, 24))
+    masks = "mask" in inspect.signature(kind.__call__).parameters
+    inputs = (clips, jnp.zeros((3, *grid), bool)) if masks else (clips,)
+    params = jax.eval_shape(model.init, KEY, *inputs)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+    paths = [
+        "/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    for pattern in model.frozen:
+        assert any(re.search(pattern, path) for path in paths)
+    out = jax.eval_shape(model.apply, {"params": params}, *inputs)
+    if masks:
+        assert out.shape == (3, *grid, head["dim"])
+    else:
+        assert out.shape[0] == 3
+        assert out.shape[1:] == (head.get("num_classes", *out.shape[1:]),)
+    assert out.dtype == np.float32
+    return True
+
+
+# Optimisers
+
+BLOCKS = {"0": {"fc": jnp.ones((4, 4))}, "1-2": {"fc": jnp.ones((2, 4, 4))}}  # of three
+SMALL = {
+    "encoder": {"cls_token": jnp.ones((1, 1, 4)), "blocks": BLOCKS},
+    "projection": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)},
+}
+LENGTH = {"steps_per_epoch": 10, "epochs": 4, "batch_size": 256}
+
+
+def follow(optimizer, params, steps=3):
+    """The parameters after some updates, and what the optimiser keeps of them."""
+    state = optimizer.tx.init(params)
+    for step in range(steps):
+        wave = functools.partial(jnp.add, step)
+        grads = jax.tree.map(
+            lambda x, wave=wave: jnp.cos(wave(jnp.arange(x.size))).reshape(x.shape), params
+        )
+        updates, state = optimizer.tx.update(grads, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    return params, sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_optimisers_leave_frozen_parameters_and_treat_the_others_as_if_alone(name, layer_decay):
+    settings = {"lr": 0.1, "weight_decay": 0.5, "clip_norm": 0.3}
+    rule = OPTIMIZERS[name](**settings, layer_decay=layer_decay, no_decay=("cls_token",))
+    after, kept = follow(rule.optimizer(SMALL, **LENGTH, frozen=("^encoder/",)), SMALL)
+    jax.tree.map(np.testing.assert_array_equal, after["encoder"], SMALL["encoder"])
+    head = {"projection": SMALL["projection"]}
+    wanted, kept_alone = follow(OPTIMIZERS[name](**settings).optimizer(head, **LENGTH), head)
+    jax.tree.map(np.testing.assert_array_equal, after["projection"], wanted["projection"])
+    assert kept == kept_alone > 0
+    assert not np.array_equal(wanted["projection"]["kernel"], head["projection"]["kernel"])
+
+
+# Tasks
+
+
+def built(config):
+    """The task of a recipe, and its optimiser if it trains."""
+    problems = Problems()
+    task = task_of(config).from_recipe(config, EvalView(**config["eval_view"]).shape[:3], problems)
+    problems.stop()
+    if not task.learns:
+        return task, None
+    rule = choose("optim", OPTIMIZERS, config["optim"])
+    params = jax.eval_shape(task.init, KEY)
+    return task, rule.optimizer(params, **LENGTH, frozen=task.model.frozen)
+
+
+def batch(task, rows=8):
+    return {
+        "video": np.random.default_rng(0).integers(0, 256, (rows, *task.clip, 3)).astype(np.uint8),
+        "label": np.arange(rows, dtype=np.int32) % 3,
+        "valid": np.ones(rows, bool),
+    }
+
+
+def config_of(name, head):
+    """A small recipe of the task, with the head if one has it."""
+    stems = [stem for stem in CONFIGS if recipe(stem)["task"] == name]
+    config = shrunken(min(stems, key=lambda stem: recipe(stem)["head"]["name"] != head))
+    fields = {field.name for field in dataclasses.fields(MODELS[head])} - {"name"}
+    given = {"heads": 4, **config["head"], "name": head}
+    config["head"] = {k: v for k, v in given.items() if k in fields | {"name"}}
+    if "knn" in config:
+        config["knn"]["k"] = 4
+    return config
+
+
+@pytest.mark.parametrize(
+    ("name", "head"), [(name, head) for name, task in TASKS.items() for head in task.heads]
+)
+def test_tasks(name, head):
+    """By shapes alone, but for what a task takes of the training data."""
+    config = config_of(name, head)
+    assert head in MODELS
+    assert task_of(config) is TASKS[name] is task_of({**config, "task": "evaluate"})
+    assert set(TASKS[name].sections) <= set(config)
+    task, optimizer = built(config)
+    rows = batch(task)
+    params = jax.eval_shape(task.init, KEY)
+    assert set(task.init_parts) <= set(params)
+    task.check_batch(len(rows["video"]))
+    if task.learns:
+        state = jax.eval_shape(lambda key: TrainState.create(task.init(key), optimizer), KEY)
+        step = functools.partial(task.train_step, optimizer=optimizer)
+        after, metrics = jax.eval_shape(step, state, rows)
+        assert shapes(after) == shapes(state)
+        assert {"loss", "grad_norm", "nonfinite", "lr"} <= set(metrics)
+        assert {leaf.shape for leaf in metrics.values()} == {()}
+    if task.needs_data:
+        mesh = sharding.create_mesh()
+        params = task.with_data(task.init(KEY), iter([rows]), views=1, mesh=mesh)
+    sums = jax.eval_shape(functools.partial(task.eval_step, views=2), params, rows)
+    assert sums["examples"].shape == ()
+    ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), sums)
+    assert all(isinstance(value, float) for value in task.summary(ones).values())
+    classes = tuple(map(str, range(config.get("knn", config["head"]).get("num_classes", 3))))
+    task.check_labels(classes)
+    for row in task.table(ones, classes):
+        assert row["class"] in classes
+    shown = zeros(jax.eval_shape(task.show_step, params, rows["video"]))
+    drawn = task.draw(rows["video"], shown, classes)
+    assert drawn
+    assert {(p.dtype, p.shape[-1]) for p in drawn.values()} == {(np.dtype("uint8"), 3)}
+
+
+# Datasets
+
+
+def made(name, root) -> dict:
+    """Writes a small dataset, two examples in its split "train", and gives its section."""
+    videos = [encode_video(frames) for frames in (5, 6)]
+
+    def write(path, data) -> None:
+        path = root / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data if isinstance(data, bytes) else data.encode())
+
+    section = {"path": str(root)}
+    match name:
+        case "image_folder":
+            for i, label in enumerate(("ant", "bee")):
+                write(f"train/{label}/{i}.jpg", encode(picture(i)))
+        case "video_folder":
+            for i, label in enumerate(("ant", "bee")):
+                write(f"train/{label}/{i}.mp4", videos[i])
+        case "video_list":
+            for i in range(2):
+                write(f"{i}.mp4", videos[i])
+            write("train.csv", "0.mp4 0\n1.mp4 1\n")
+        case "ssv2":
+            labels = {f"Moving something {i}": str(i) for i in range(174)}
+            records = [dict(id=str(i), template=f"Moving [something] {i}") for i in range(2)]
+            write("something-something-v2-labels.json", json.dumps(labels))
+            write("something-something-v2-train.json", json.dumps(records))
+            for i in range(2):
+                write(f"20bn-something-something-v2/{i}.mp4", videos[i])
+        case "video_records":
+            tensorflow = pytest.importorskip("tensorflow")
+            with tensorflow.io.TFRecordWriter(str(root / "train-00000-of-00001")) as writer:
+                for i in range(2):
+                    about = {"clip/label/index": i, "clip/label/text": "ab"[i], "clip/fps": 5.0}
+                    frames = [encode(picture(i + 10 * frame)) for frame in range(3)]
+                    writer.write(sequence_example(about, frames))
+        case "tfds":
+            tfds = pytest.importorskip("tensorflow_datasets")
+            tfds.disable_progress_bar()
+            features = tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.ClassLabel(num_classes=2),
+                }
+            )
+            tfds.dataset_builders.store_as_tfds_dataset(
+                name="two_pictures",
+                version="1.0.0",
+                features=features,
+                split_datasets={
+                    "train": [(i, {"image": picture(i), "label": i}) for i in range(2)]
+                },
+                data_dir=str(root),
+                file_format="array_record",
+            )
+            section = {"dataset": "two_pictures", "data_dir": str(root)}
+        case "shapes":
+            section = {"num_examples": 2}
+        case "moving_shapes":
+            section |= {"num_examples": 2, "size": 32, "frames": 3}
+        case _:
+            raise NotImplementedError(f"make two examples of {name} here")
+    return section
+
+
+def contents(example):
+    """What an example holds, videos decoded."""
+    if not isinstance(example.data, Video):
+        return (
+            np.frombuffer(example.data, np.uint8)
+            if isinstance(example.data, bytes)
+            else example.data
+        )
+    with example.data.open() as video:
+        assert video.fps > 0
+        frames = video.frames(range(video.num_frames))
+        assert frames.shape == (video.num_frames, video.height, video.width, 3)
+        return frames
+
+
+@pytest.mark.parametrize("name", sorted(DATASETS))
+def test_datasets(name, tmp_path):
+    (tmp_path / "data").mkdir()
+    section = made(name, tmp_path / "data")
+    source = DATASETS[name]("train", **section)
+    assert source.num_examples == 2
+    assert len({source.name_of(index) for index in range(2)}) == 2
+    examples = [source.read(index) for index in range(2)]
+    for index in (1, 0):  # in any order, and again
+        again = source.read(index)
+        assert isinstance(again, Example)
+        assert again.label == examples[index].label
+        assert contents(again).dtype == np.uint8
+        np.testing.assert_array_equal(contents(again), contents(examples[index]))
+    assert not np.array_equal(*map(contents, examples))
+    if source.class_names is None:
+        assert [example.label for example in examples] == [None, None]
+    else:
+        assert [example.label for example in examples] == [0, 1]
+        assert all(isinstance(word, str) for word in source.class_names)
+        assert len(source.class_names) >= 2
+    # The list counts, not where it is.
+    assert re.fullmatch("[0-9a-f]{16}", source.fingerprint)
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    moved = {
+        k: v.replace(str(tmp_path / "data"), str(tmp_path / "moved")) if isinstance(v, str) else v
+        for k, v in section.items()
+    }
+    assert DATASETS[name]("train", **moved).fingerprint == source.fingerprint
+    with pytest.raises((ValueError, OSError), match="no_such"):
+        DATASETS[name]("no_such_split", **moved)
