@@ -264,7 +264,7 @@ class Loader:
         stop: int | None,
     ) -> Iterator[tuple[Batch, list[Problem | None]]]:
         """Runs `load` on threads, in order; errors that are not bad inputs come out as they are."""
-        from input_pipeline.tf_data import Like, in_order  # here, as it needs TensorFlow
+        from input_pipeline.tf_data import in_order, tf  # here, as TensorFlow takes seconds
 
         problems: dict[int, Problem] = {}
 
@@ -278,8 +278,8 @@ class Loader:
 
         batches = in_order(
             load,
-            [Like(np.uint8, (self._clips, *self.view.shape))]
-            + [Like(dtype) for dtype in (np.int32, np.bool_, np.int64, np.int32)],
+            [tf.TensorSpec((self._clips, *self.view.shape), tf.uint8)]
+            + [tf.TensorSpec((), dtype) for dtype in (tf.int32, tf.bool, tf.int64, tf.int32)],
             start=start * self._local_reads,
             stop=None if stop is None else stop * self._local_reads,
             rows=self._local_reads,

@@ -36,7 +36,8 @@ class OpenVideo(Protocol):
           uint8 `(len(indices), height, width, 3)`, RGB.
 
         Raises:
-          BadMedia: one of the frames is not there.
+          ValueError: the indices are not in increasing order, or none, or negative.
+          BadMedia: one of the frames is missing or damaged, or the time is over.
           Exception: whatever the decoder finds wrong.
         """
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -21,16 +20,9 @@ PREFETCHED_BATCHES = 2
 OpError = tf.errors.OpError  # TensorFlow's own name is gone when the interpreter ends
 
 
-class Like(NamedTuple):
-    """Dtype and shape of an array."""
-
-    dtype: type
-    shape: tuple[int, ...] = ()
-
-
 def in_order(
     call: Callable[[int], tuple],
-    likes: Sequence[Like],
+    specs: Sequence[tf.TensorSpec],
     *,
     start: int,
     stop: int | None,
@@ -41,7 +33,7 @@ def in_order(
 
     Args:
       call: position -> arrays; several calls run at the same time.
-      likes: what these arrays are.
+      specs: shapes and dtypes of these arrays.
       start: first position.
       stop: position after the last; None for no end.
       rows: positions of a batch; what is left at the end is dropped.
@@ -62,7 +54,7 @@ def in_order(
     running = tf.Variable(True, trainable=False)
     positions = tf.data.Dataset.range(start, np.iinfo(np.int64).max if stop is None else stop)
     dataset = positions.take_while(lambda _: running).map(
-        lambda position: _call(guarded, position, likes), num_parallel_calls=workers
+        lambda position: _call(guarded, position, specs), num_parallel_calls=workers
     )
     dataset = dataset.batch(rows, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
     iterator = dataset.with_options(_options(workers)).as_numpy_iterator()
@@ -83,12 +75,11 @@ def in_order(
     return generator
 
 
-def _call(function: Callable, position: tf.Tensor, likes: Sequence[Like]) -> tuple[tf.Tensor, ...]:
-    types = [tf.as_dtype(like.dtype) for like in likes]
-    arrays = tf.numpy_function(function, [position], types, stateful=False)
-    for array, like in zip(arrays, likes, strict=True):
-        array.set_shape(like.shape)
-    return tuple(arrays)
+def _call(
+    function: Callable, position: tf.Tensor, specs: Sequence[tf.TensorSpec]
+) -> tuple[tf.Tensor, ...]:
+    arrays = tf.numpy_function(function, [position], [s.dtype for s in specs], stateful=False)
+    return tuple(tf.ensure_shape(a, s.shape) for a, s in zip(arrays, specs, strict=True))
 
 
 def _options(workers: int) -> tf.data.Options:

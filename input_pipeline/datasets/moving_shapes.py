@@ -7,16 +7,17 @@ import os
 import sys
 import uuid
 from pathlib import Path
+from typing import ClassVar
 
 import av
 import numpy as np
 from av.video.stream import VideoStream
 from tqdm import tqdm
 
+from input_pipeline.datasets.shapes import Drawn
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.source import Example, fingerprint
 
-SPLITS = {"train": 2_000, "validation": 400, "test": 400}  # how many, if not told
 FRAMES_PER_SECOND = 12
 GOP = 12  # frames from one key frame to the next
 _SPEEDS = (1 / 64, 1 / 32)  # cycles a frame: sides of the picture, turns, or whole zooms
@@ -30,7 +31,7 @@ _COLOUR_STEPS = (30.0, 70.0)  # between the mean colours of ground and shape
 _ENCODERS = (("libx264", {"crf": "20", "preset": "fast"}), ("mpeg4", {"q": "3"}))
 
 
-class MovingShapes:
+class MovingShapes(Drawn):
     """One striped shape that moves over a ground of other stripes; the class is the motion.
 
     A shape has a place, an angle and a size. All go round: what leaves the picture on one side
@@ -42,6 +43,8 @@ class MovingShapes:
     The videos are MP4 files (H.264; MPEG-4 if the encoder is missing) of 12 frames a second with a
     key frame every 12. Classes come in turn, as in `Shapes`.
     """
+
+    SPLITS: ClassVar = {"train": 2_000, "validation": 400, "test": 400}
 
     def __init__(
         self,
@@ -69,19 +72,12 @@ class MovingShapes:
           ValueError: no such split, or a number out of range.
           OSError: the files cannot be written.
         """
-        if split not in SPLITS:
-            raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-        self.num_examples = SPLITS[split] if num_examples is None else num_examples
-        if self.num_examples < 1:
-            raise ValueError(f"num_examples is {num_examples}; it must be at least 1")
+        super().__init__(split, num_examples, seed, tuple(_MOTIONS))
         if size < 32 or size % 2:
             raise ValueError(f"size is {size}; it must be even and at least 32 pixels")
         if frames < 1:
             raise ValueError(f"frames is {frames}; it must be at least 1")
-        if seed < 0:
-            raise ValueError(f"seed is {seed}; it must be 0 or more")
-        self.class_names: tuple[str, ...] | None = tuple(_MOTIONS)
-        self._split, self._size, self._frames, self._seed = split, size, frames, seed
+        self._size, self._frames = size, frames
         settings = f"{size}px_{frames}frames_seed{seed}"
         self._folder = Path(path).expanduser() / settings / split
         self._make_missing()
@@ -125,8 +121,7 @@ class MovingShapes:
             partial.unlink(missing_ok=True)
 
     def _draw(self, index: int) -> np.ndarray:
-        key = np.array([self._seed, list(SPLITS).index(self._split)], np.uint64)
-        rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, index, 0]))
+        rng = self.generator(index)
         motion = list(_MOTIONS.values())[index % len(_MOTIONS)]
         start = rng.uniform(size=4)
         frame = np.arange(self._frames)[:, None]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from PIL import Image, ImageDraw
 
 from input_pipeline.source import Example, fingerprint
 
-SPLITS = {"train": 50_000, "validation": 2_000, "test": 2_000}  # how many, if not told
 _OVERSAMPLING = 3  # shapes are drawn larger, then reduced, for smooth edges
 _RADII = (0.3, 0.42)  # of a shape, as a fraction of the side of the picture
 _WAVELENGTHS = (4.0, 7.0)  # of stripes, pixels
@@ -48,7 +49,32 @@ _OUTLINES: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {
 _SHAPES = tuple(_OUTLINES.values())  # by class index; the names above are in order
 
 
-class Shapes:
+class Drawn:
+    """A dataset that is drawn, not read; base of `Shapes` and `MovingShapes`."""
+
+    SPLITS: ClassVar[dict[str, int]]  # and how many examples each has by default
+
+    def __init__(
+        self, split: str, num_examples: int | None, seed: int, class_names: tuple[str, ...]
+    ):
+        """Checks what all of them take; raises ValueError."""
+        if split not in self.SPLITS:
+            raise ValueError(f"split {split!r} is not one of {', '.join(self.SPLITS)}")
+        self.num_examples = self.SPLITS[split] if num_examples is None else num_examples
+        if self.num_examples < 1:
+            raise ValueError(f"num_examples is {num_examples}; it must be at least 1")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; it must be 0 or more")
+        self.class_names: tuple[str, ...] | None = class_names
+        self._split = split
+        self._key = np.array([seed, list(self.SPLITS).index(split)], np.uint64)
+
+    def generator(self, index: int) -> np.random.Generator:
+        """The random numbers of one example."""
+        return np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, index, 0]))
+
+
+class Shapes(Drawn):
     """One striped shape on a ground of other stripes; the class is the shape, nothing else.
 
     Colours, stripes, size, place, rotation and the line that may cross the ground are drawn from
@@ -58,6 +84,8 @@ class Shapes:
     has an idea of the shape. Classes come in turn: any first n examples hold each class n / 10
     times, up to one.
     """
+
+    SPLITS: ClassVar = {"train": 50_000, "validation": 2_000, "test": 2_000}
 
     def __init__(
         self,
@@ -78,17 +106,10 @@ class Shapes:
         Raises:
           ValueError: no such split, or a number out of range.
         """
-        if split not in SPLITS:
-            raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-        self.num_examples = SPLITS[split] if num_examples is None else num_examples
-        if self.num_examples < 1:
-            raise ValueError(f"num_examples is {num_examples}; it must be at least 1")
+        super().__init__(split, num_examples, seed, tuple(_OUTLINES))
         if size < 16:
             raise ValueError(f"size is {size}; shapes need at least 16 pixels")
-        if seed < 0:
-            raise ValueError(f"seed is {seed}; it must be 0 or more")
-        self.class_names: tuple[str, ...] | None = tuple(_OUTLINES)
-        self._split, self._size, self._seed = split, size, seed
+        self._size = size
         self.fingerprint = fingerprint(
             f"shapes 2 {split} {self.num_examples} {size} {seed}".encode().split()
         )
@@ -99,10 +120,8 @@ class Shapes:
 
     def read(self, index: int) -> Example:
         """Draws one picture: a pure function of (seed, split, size, index)."""
-        key = np.array([self._seed, list(SPLITS).index(self._split)], np.uint64)
-        rng = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, index, 0]))
         label = index % len(_OUTLINES)
-        return Example(_draw(rng, _SHAPES[label], self._size), label)
+        return Example(_draw(self.generator(index), _SHAPES[label], self._size), label)
 
 
 def _draw(rng: np.random.Generator, outlines, size: int) -> np.ndarray:

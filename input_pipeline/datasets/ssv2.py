@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from input_pipeline.datasets.video_index import VideoIndex
+from input_pipeline.datasets.video_index import ListedVideos
 from input_pipeline.datasets.video_lists import raise_problems
-from input_pipeline.source import Example, fingerprint
 
 NUM_CLASSES = 174
 SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
@@ -20,7 +18,7 @@ FOLDERS = ("20bn-something-something-v2", "videos", "")  # of the videos, below 
 SUFFIXES = (".webm", ".mp4")
 
 
-class Ssv2:
+class Ssv2(ListedVideos):
     """Something-Something v2: the videos of a split in the order of its annotations.
 
     Of a record, `id` names the file and `template` without brackets the class; the test split has
@@ -61,37 +59,16 @@ class Ssv2:
         root = Path(path).expanduser()
         file = _find(root, SPLITS[split])
         records = _load(file, list)
-        self.class_names: tuple[str, ...] | None = None
-        self._labels: np.ndarray | None = None
-        if split == "test":
-            _check_ids(file, records)
-        else:
-            self.class_names = _class_names(_find(root, "labels"))
-            self._labels = _labels(file, records, self.class_names)
-        folder = _find_videos(root, records[0]["id"]) if videos is None else Path(videos)
-        self._folder = str(folder.expanduser())
-        suffix = _suffix(self._folder, [record["id"] for record in records[:20]])
-        self._files = [f"{record['id']}{suffix}" for record in records]
-        self._index = VideoIndex(self._folder, index)
-        self.num_examples = len(self._files)
-        self.fingerprint = fingerprint(self._identity())
-
-    def name_of(self, index: int) -> str:
-        """The path of the file."""
-        return os.path.join(self._folder, self._files[index])
-
-    def read(self, index: int) -> Example:
-        """A video, not opened yet; raises BadMedia if the index calls it bad."""
-        label = None if self._labels is None else int(self._labels[index])
-        return Example(self._index.video(self._files[index]), label)
-
-    def _identity(self) -> Iterator[bytes]:
-        for name in self.class_names or ():
-            yield name.encode()
-        yield b"files"
-        for name in self._files:  # without the suffix: a copy in another container is the same
-            yield os.path.splitext(name)[0].encode()
-        yield b"labels" if self._labels is None else self._labels.tobytes()
+        _check_ids(file, records)
+        class_names = labels = None
+        if split != "test":
+            class_names = _class_names(_find(root, "labels"))
+            labels = _labels(file, records, class_names)
+        ids = [record["id"] for record in records]
+        folder = str(Path(_find_videos(root, ids[0]) if videos is None else videos).expanduser())
+        suffix = _suffix(folder, ids[:20])
+        # Files are known by their ids: a copy in another container is the same.
+        super().__init__(folder, [name + suffix for name in ids], labels, class_names, index, ids)
 
 
 def _find(root: Path, name: str) -> Path:
@@ -141,7 +118,6 @@ def _check_ids(file: Path, records: list) -> None:
 
 
 def _labels(file: Path, records: list, class_names: tuple[str, ...]) -> np.ndarray:
-    _check_ids(file, records)
     label_of = {name: label for label, name in enumerate(class_names)}
     labels = np.empty(len(records), np.int32)
     problems = []

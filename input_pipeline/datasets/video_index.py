@@ -1,23 +1,19 @@
-"""What `python -m input_pipeline.prepare` found out about the videos of a folder."""
+"""Videos by name, with what `python -m input_pipeline.prepare` found out about them."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+
+import numpy as np
 
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.decode.video import VideoFile
+from input_pipeline.source import Example, fingerprint
 
 NAME = "index.jsonl"
-
-
-class _Known(NamedTuple):
-    status: str
-    reason: str
-    num_frames: int | None
-    fps: float | None
 
 
 class VideoIndex:
@@ -25,9 +21,6 @@ class VideoIndex:
 
     A video that the index calls bad counts as a bad input when it is read, without another try; it
     stays in its dataset, so that no number is ever that of another set of videos.
-
-    Attributes:
-      num_bad: videos that the index calls bad.
     """
 
     def __init__(self, root: str, path: str | None = None):
@@ -44,26 +37,68 @@ class VideoIndex:
         self._root = root
         file = Path(root, NAME) if path is None else Path(path).expanduser()
         self._known = _read(file) if path is not None or file.exists() else {}
-        self.num_bad = sum(known.status != "ok" for known in self._known.values())
 
     def video(self, path: str) -> VideoFile:
         """The video at a path, relative to the root; raises BadMedia if the index says so."""
-        known = self._known.get(path)
-        if known is None:
-            return VideoFile(os.path.join(self._root, path))
-        if known.status != "ok":
-            raise BadMedia(known.status, f"{known.reason} (as the index says)")
-        return VideoFile(os.path.join(self._root, path), known.num_frames, known.fps)
+        status, reason, num_frames, fps = self._known.get(path, ("ok", "", None, None))
+        if status != "ok":
+            raise BadMedia(status, f"{reason} (as the index says)")
+        return VideoFile(os.path.join(self._root, path), num_frames, fps)
 
 
-def _read(file: Path) -> dict[str, _Known]:
+class ListedVideos:
+    """The videos of a list, in its order; `VideoList` and `Ssv2` say where the list comes from."""
+
+    def __init__(
+        self,
+        root: str,
+        files: list[str],
+        labels: np.ndarray | None,
+        class_names: tuple[str, ...] | None,
+        index: str | None,
+        identities: Iterable[str] | None = None,
+    ):
+        """Reads the index.
+
+        Args:
+          root: the folder that files are relative to.
+          files: their paths.
+          labels: integers (files,), class indices; None for none.
+          class_names: by class index; None without labels.
+          index: see `VideoIndex`.
+          identities: what the fingerprint knows files by; None means their paths.
+
+        Raises:
+          ValueError: the index is none.
+          OSError: it cannot be read.
+        """
+        self._root, self._files = root, files
+        self._labels = None if labels is None else labels.astype(np.int32)
+        self.class_names, self.num_examples = class_names, len(files)
+        self._index = VideoIndex(root, index)
+        names = [*(class_names or ()), "files", *(files if identities is None else identities)]
+        encoded = b"labels" if self._labels is None else self._labels.tobytes()
+        self.fingerprint = fingerprint([*map(os.fsencode, names), encoded])
+
+    def name_of(self, index: int) -> str:
+        """The path of the file."""
+        return os.path.join(self._root, self._files[index])
+
+    def read(self, index: int) -> Example:
+        """A video, not opened yet; raises BadMedia if the index calls it bad."""
+        label = None if self._labels is None else int(self._labels[index])
+        return Example(self._index.video(self._files[index]), label)
+
+
+def _read(file: Path) -> dict[str, tuple]:
+    """Status, reason, number of frames and frames per second, by path."""
     known = {}
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-                values = (entry.get(name) for name in _Known._fields)
-                known[os.path.normpath(entry["path"])] = _Known(*values)
+                values = (entry.get(name) for name in ("status", "reason", "num_frames", "fps"))
+                known[os.path.normpath(entry["path"])] = tuple(values)
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ValueError(
                     f"{file}, line {number}: expected a JSON object with path, status, num_frames "

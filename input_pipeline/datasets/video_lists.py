@@ -13,8 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from input_pipeline.datasets.video_index import VideoIndex
-from input_pipeline.source import Example, fingerprint
+from input_pipeline.datasets.video_index import ListedVideos
 
 SUFFIXES = (".csv", ".txt")
 MAX_PATH = 4096  # characters
@@ -52,7 +51,7 @@ class Listed:
         return map(Entry, self.paths, labels)
 
 
-class VideoList:
+class VideoList(ListedVideos):
     """The videos of a text file with lines `path label`, in that order.
 
     The label follows the last space, comma or tab, so paths may hold all of these; a path may stand
@@ -93,34 +92,14 @@ class VideoList:
             raise ValueError(f'labels is {labels!r}; it must be "auto" or "none"')
         file = _find_list(Path(path).expanduser(), split)
         listed = read_list(file)
-        self._root = str(file.parent if root is None else Path(root).expanduser())
-        self._paths = [os.path.normpath(path) for path in listed.paths]
-        self.class_names: tuple[str, ...] | None = None
-        self._labels: np.ndarray | None = None
-        if listed.labels is not None and labels == "auto":
-            self.class_names = _class_names(file, listed.labels, listed.lines, classes)
-            self._labels = listed.labels.astype(np.int32)
-        _check_root(file, self._root, self._paths)
-        self._index = VideoIndex(self._root, index)
-        self.num_examples = len(self._paths)
-        self.fingerprint = fingerprint(self._identity())
-
-    def name_of(self, index: int) -> str:
-        """The path of the file."""
-        return os.path.join(self._root, self._paths[index])
-
-    def read(self, index: int) -> Example:
-        """A video, not opened yet; raises BadMedia if the index calls it bad."""
-        label = None if self._labels is None else int(self._labels[index])
-        return Example(self._index.video(self._paths[index]), label)
-
-    def _identity(self) -> Iterator[bytes]:
-        for name in self.class_names or ():
-            yield os.fsencode(name)
-        yield b"files"
-        for path in self._paths:
-            yield os.fsencode(path)
-        yield b"labels" if self._labels is None else self._labels.tobytes()
+        root = str(file.parent if root is None else Path(root).expanduser())
+        paths = [os.path.normpath(path) for path in listed.paths]
+        names = None
+        numbers = listed.labels if labels == "auto" else None
+        if numbers is not None:
+            names = _class_names(file, numbers, listed.lines, classes)
+        _check_root(file, root, paths)
+        super().__init__(root, paths, numbers, names, index)
 
 
 def read_list(file: Path) -> Listed:

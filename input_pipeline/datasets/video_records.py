@@ -131,14 +131,7 @@ class RecordVideo(NamedTuple):
 
 
 class OpenRecord:
-    """A video of a shard, an `example.OpenVideo`.
-
-    Attributes:
-      num_frames: frames in the order of presentation.
-      fps: frames per second.
-      height: in pixels.
-      width: in pixels.
-    """
+    """A video of a shard, a `source.OpenVideo`."""
 
     def __init__(self, video: RecordVideo, descriptor: int):
         """Wraps an open file."""
@@ -148,15 +141,7 @@ class OpenRecord:
         self.fps = video.fps or record.fps or 0.0
 
     def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
-        """Reads and decodes some frames; repeated ones once.
-
-        Args:
-          indices: in increasing order, repeats allowed, from 0 to `num_frames - 1`.
-          short_side: scale so that the shorter side has so many pixels: by area if that is less,
-            else bicubic; None for none.
-
-        Returns:
-          uint8 `(len(indices), height, width, 3)`, RGB, the pixels that Pillow decodes.
+        """See `OpenVideo.frames`: the pixels that Pillow decodes, scaled by area or, up, bicubic.
 
         Raises:
           ValueError: there is no such frame.

@@ -69,14 +69,7 @@ class VideoFile:
 
 
 class OpenVideoFile:
-    """An open video file, an `example.OpenVideo`; the decoder works on a thread of its own.
-
-    Attributes:
-      num_frames: frames in the order of presentation.
-      fps: frames per second, on average.
-      height: in pixels.
-      width: in pixels.
-    """
+    """An open video file, a `source.OpenVideo`; the decoder works on a thread of its own."""
 
     def __init__(self, thread: LimitedThread, decoder: _Decoder):
         """Wraps a decoder, which only this thread may use."""
@@ -85,21 +78,7 @@ class OpenVideoFile:
         self.height, self.width = decoder.height, decoder.width
 
     def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
-        """Decodes some frames and nothing that is not needed for them.
-
-        Args:
-          indices: in increasing order, repeats allowed, from 0 to `num_frames - 1`.
-          short_side: scale so that the shorter side has so many pixels (bicubic, antialiased, in
-            the pass that converts the colours); None for none.
-
-        Returns:
-          uint8 `(len(indices), height, width, 3)`, RGB.
-
-        Raises:
-          ValueError: the indices are not in increasing order, or none, or negative.
-          BadMedia: a frame is not there or damaged, or the time is over.
-          Exception: whatever FFmpeg finds wrong.
-        """
+        """See `OpenVideo.frames`; scaling is bicubic, in the pass that converts the colours."""
         wanted = [int(index) for index in indices]
         if not wanted or wanted[0] < 0 or any(a > b for a, b in itertools.pairwise(wanted)):
             raise ValueError(f"frames {wanted}: expected indices from 0, in increasing order")

@@ -68,7 +68,8 @@ def encode_video(
     """
     pictures = [numbered(i) for i in range(frames)] if isinstance(frames, int) else frames
     file = io.BytesIO()
-    with av.open(file, "w", format=container, options=muxer or {}) as output:
+    same_bytes = {"fflags": "+bitexact"}  # else Matroska files have random identifiers
+    with av.open(file, "w", format=container, options=same_bytes | (muxer or {})) as output:
         stream = output.add_stream(codec, rate=rate, options=options)
         stream.height, stream.width = pictures[0].shape[:2]
         stream.pix_fmt = pixels
