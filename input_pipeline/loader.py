@@ -30,54 +30,51 @@ class View(Protocol):
         """Frames, height, width, channels."""
 
     @property
-    def parts(self) -> int:
+    def reads(self) -> int:
         """How many times an example is read in a pass, each time for other clips of it."""
 
     @property
-    def clips_per_part(self) -> int:
+    def clips_per_read(self) -> int:
         """Clips that come of one reading."""
 
     def __call__(
-        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, part: int
+        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int
     ) -> np.ndarray:
-        """The clips of a part: uint8 (clips_per_part, *shape)."""
+        """The clips of one reading: uint8 (clips_per_read, *shape)."""
 
 
-class Place(NamedTuple):
-    """What is read at a position of a run: in which pass, which part of which example.
-
-    Example -1 is padding.
-    """
+class Read(NamedTuple):
+    """One reading: in which pass, of which example, which of its `View.reads`; -1 is padding."""
 
     turn: int
     example: int
-    part: int
+    read: int
 
 
-class Part(NamedTuple):
+class Loaded(NamedTuple):
     """The clips of one reading, and what is wrong with them if they are empty.
 
     Attributes:
       video: uint8 (clips, frames, height, width, 3).
       label: class index; 0 where there is none.
       example: which example of the source; -1 is padding.
-      part: which part of the example.
+      read: which reading of the example.
       problem: None if all is well.
     """
 
     video: np.ndarray
     label: int
     example: int
-    part: int
+    read: int
     problem: Problem | None
 
 
 class Loader:
     """Loads, augments and batches the examples of a source.
 
-    What is read at once is a position; it gives `view.clips_per_part` rows of the batch, one after
+    What is read at once is a position; it gives `view.clips_per_read` rows of the batch, one after
     the other. Global batch k of training holds positions [k * reads, (k + 1) * reads) of the run,
-    reads = batch_size / clips_per_part; process p of n takes the p-th of n equal shares. Each pass
+    reads = batch_size / clips_per_read; process p of n takes the p-th of n equal shares. Each pass
     over the examples has its own permutation and leaves out the last, incomplete batch.
 
     An epoch is as many clips as there are examples: where a view makes R clips of each, one pass is
@@ -103,8 +100,8 @@ class Loader:
           view: what to show of each.
           batch_size: rows (clips) of a global batch, over all processes.
           seed: of order and augmentation, 0 or more.
-          process_index: which part of each global batch is wanted.
-          process_count: into how many parts a global batch is cut.
+          process_index: which share of each global batch is wanted.
+          process_count: into how many shares a global batch is cut.
           workers: threads; None means one for each CPU core.
           bad_inputs: counts and lists files that cannot be used; None means the default limits
             and no list.
@@ -113,7 +110,7 @@ class Loader:
           ValueError: an argument is out of range, or the batch is not divisible by the processes
             and the clips of one reading.
         """
-        clips = view.clips_per_part
+        clips = view.clips_per_read
         if batch_size < 1 or batch_size % (process_count * clips):
             each = f" x {clips} clips of each example" if clips > 1 else ""
             raise ValueError(
@@ -140,7 +137,7 @@ class Loader:
     @property
     def views(self) -> int:
         """Rows of each example in a pass."""
-        return self.view.parts * self._clips
+        return self.view.reads * self._clips
 
     @property
     def steps_per_epoch(self) -> float:
@@ -149,12 +146,12 @@ class Loader:
 
     @property
     def _steps_per_pass(self) -> int:
-        return self.source.num_examples * self.view.parts // self._reads
+        return self.source.num_examples * self.view.reads // self._reads
 
     @property
     def eval_steps(self) -> int:
         """Batches of one evaluation pass, the same on each process."""
-        return -(-self.source.num_examples * self.view.parts // self._reads)
+        return -(-self.source.num_examples * self.view.reads // self._reads)
 
     def train_batches(self, start_step: int = 0) -> Generator[Batch]:
         """Batches without end, beginning with that of `start_step`; going there costs nothing.
@@ -194,57 +191,57 @@ class Loader:
             raise ValueError(f'on_bad is {on_bad!r}; it must be "fail" or "skip"')
         return self._eval_batches(on_bad)
 
-    def load(self, turn: int, index: int, part: int = 0) -> Part:
-        """Loads clips of one example: a pure function of (seed, turn, index, part) and the file.
+    def load(self, turn: int, index: int, read: int = 0) -> Loaded:
+        """Loads clips of one example: a pure function of (seed, turn, index, read) and the file.
 
         Args:
           turn: the number of the pass; decides frames, crop and augmentation, with the seed.
           index: of the example; -1 gives padding.
-          part: which part of the example.
+          read: which reading of the example.
         """
         if index < 0:
-            return Part(self._empty(), 0, -1, part, None)
+            return Loaded(self._empty(), 0, -1, read, None)
         num_bytes = None
         try:
             with media_boundary():
                 data, label = self.source.read(index)
             if not isinstance(data, Video):
                 num_bytes = len(data) if isinstance(data, bytes) else data.nbytes
-            video = self.view(data, example_generator(self.seed, turn, index), part)
+            video = self.view(data, example_generator(self.seed, turn, index), read)
         except BadMedia as bad:
             problem = Problem(bad.kind, bad.reason, num_bytes)
-            return Part(self._empty(), 0, index, part, problem)
-        return Part(video, 0 if label is None else label, index, part, None)
+            return Loaded(self._empty(), 0, index, read, problem)
+        return Loaded(video, label or 0, index, read, None)
 
-    def train_place(self, local_position: int) -> Place:
+    def train_read(self, local_position: int) -> Read:
         """What is read at a position of this process's share of a run."""
-        step, read = divmod(local_position, self._local_reads)
+        step, row = divmod(local_position, self._local_reads)
         turn, step = divmod(step, self._steps_per_pass)
         with self._lock:  # so that one thread computes a new order while the others wait for it
             permutation = self._permutation(turn)
-        example, part = divmod(self._global_position(step, read), self.view.parts)
-        return Place(turn, int(permutation[example]), part)
+        example, read = divmod(self._global_position(step, row), self.view.reads)
+        return Read(turn, int(permutation[example]), read)
 
-    def eval_place(self, local_position: int) -> Place:
+    def eval_read(self, local_position: int) -> Read:
         """What is read at a position of this process's share of an evaluation pass."""
         position = self._global_position(*divmod(local_position, self._local_reads))
-        example, part = divmod(position, self.view.parts)
-        return Place(0, example if example < self.source.num_examples else -1, part)
+        example, read = divmod(position, self.view.reads)
+        return Read(0, example if example < self.source.num_examples else -1, read)
 
-    def _global_position(self, step: int, read: int) -> int:
-        return step * self._reads + self.process_index * self._local_reads + read
+    def _global_position(self, step: int, row: int) -> int:
+        return step * self._reads + self.process_index * self._local_reads + row
 
     def _empty(self) -> np.ndarray:
         return np.zeros((self._clips, *self.view.shape), np.uint8)
 
     def _train_batches(self, start_step: int) -> Generator[Batch]:
-        for batch, problems in self._batches(self.train_place, start_step, None):
+        for batch, problems in self._batches(self.train_read, start_step, None):
             for index, problem in zip(batch["index"][:: self._clips], problems, strict=True):
                 self.bad_inputs.record(self.source.name_of(index), int(index), problem)
             yield batch
 
     def _eval_batches(self, on_bad: str) -> Generator[Batch]:
-        for batch, problems in self._batches(self.eval_place, 0, self.eval_steps):
+        for batch, problems in self._batches(self.eval_read, 0, self.eval_steps):
             for index, problem in zip(batch["index"][:: self._clips], problems, strict=True):
                 if problem is None:
                     continue
@@ -258,52 +255,39 @@ class Loader:
             yield batch
 
     def _batches(
-        self,
-        place_at: Callable[[int], Place],
-        start: int,
-        stop: int | None,
+        self, read_at: Callable[[int], Read], start: int, stop: int | None
     ) -> Iterator[tuple[Batch, list[Problem | None]]]:
         """Runs `load` on threads, in order; errors that are not bad inputs come out as they are."""
         from input_pipeline.tf_data import in_order, tf  # here, as TensorFlow takes seconds
 
         problems: dict[int, Problem] = {}
 
-        def load(local_position: int) -> tuple:
-            part = self.load(*place_at(local_position))
-            if part.problem is not None:
-                problems[local_position] = part.problem
-            valid = part.problem is None and part.example >= 0
-            numbers = np.int32(part.label), np.bool_(valid), np.int64(part.example)
-            return part.video, *numbers, np.int32(part.part)
+        def load(position: int) -> tuple:
+            video, label, example, read, problem = self.load(*read_at(position))
+            if problem is not None:
+                problems[position] = problem
+            valid = problem is None and example >= 0
+            return video, np.int32(label), np.bool_(valid), np.int64(example), np.int32(read)
 
-        batches = in_order(
+        dtypes = (tf.int32, tf.bool, tf.int64, tf.int32)
+        arrays = in_order(
             load,
             [tf.TensorSpec((self._clips, *self.view.shape), tf.uint8)]
-            + [tf.TensorSpec((), dtype) for dtype in (tf.int32, tf.bool, tf.int64, tf.int32)],
+            + [tf.TensorSpec((), dtype) for dtype in dtypes],
             start=start * self._local_reads,
             stop=None if stop is None else stop * self._local_reads,
             rows=self._local_reads,
             workers=self.workers,
         )
-        for step, parts in enumerate(batches, start):
-            reads = range(step * self._local_reads, (step + 1) * self._local_reads)
-            yield self._batch(*parts), [problems.pop(read, None) for read in reads]
-
-    def _batch(
-        self,
-        video: np.ndarray,
-        label: np.ndarray,
-        valid: np.ndarray,
-        index: np.ndarray,
-        part: np.ndarray,
-    ) -> Batch:
-        """One row for each clip."""
-        view = part[:, None] * self._clips + np.arange(self._clips, dtype=part.dtype)
-        batch = {"video": video.reshape(-1, *self.view.shape), "view": view.reshape(-1)}
-        columns = {"valid": valid, "index": index}
-        if self.source.class_names is not None:
-            columns["label"] = label
-        return batch | {name: np.repeat(x, self._clips) for name, x in columns.items()}
+        for step, (video, label, valid, index, read) in enumerate(arrays, start):
+            view = read[:, None] * self._clips + np.arange(self._clips, dtype=read.dtype)
+            batch = {"video": video.reshape(-1, *self.view.shape), "view": view.reshape(-1)}
+            columns = {"valid": valid, "index": index}
+            if self.source.class_names is not None:
+                columns["label"] = label
+            batch |= {name: np.repeat(x, self._clips) for name, x in columns.items()}
+            positions = range(step * self._local_reads, (step + 1) * self._local_reads)
+            yield batch, [problems.pop(position, None) for position in positions]
 
 
 def _philox(seed: int, turn: int, range_: int, index: int) -> np.random.Generator:

@@ -67,31 +67,31 @@ class EvalView:
         return self.frames, self.size, self.size, 3
 
     @property
-    def parts(self) -> int:
+    def reads(self) -> int:
         """How many times an example is read in a pass."""
         return self.clips
 
     @property
-    def clips_per_part(self) -> int:
+    def clips_per_read(self) -> int:
         """Clips that come of one reading."""
         return self.crops
 
     def __call__(
-        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, part: int = 0
+        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0
     ) -> np.ndarray:
         """Decodes, resizes and crops: uint8 (crops, *shape), RGB.
 
         Args:
           data: an image file, its pixels, or a video.
           rng: not used; views share one signature.
-          part: which of the `clips`.
+          read: which of the `clips`.
 
         Raises:
           BadMedia: the file cannot be decoded.
         """
         short_side = int(self.size / 0.875) if self.resize is None else self.resize
         with media_boundary(), open_clip(data, self.max_pixels) as clip:
-            chosen = self._sampler.fixed(part, self.clips, clip.num_frames, clip.fps)
+            chosen = self._sampler.fixed(read, self.clips, clip.num_frames, clip.fps)
             frames = [p.whole() for p in clip.pictures(chosen.tolist(), short_side)]
         height, width = crops.short_side(*size_of(frames[0]), short_side)
         if size_of(frames[0]) != (height, width):

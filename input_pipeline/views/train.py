@@ -118,24 +118,24 @@ class TrainView:
         return self.frames, self.size, self.size, 3
 
     @property
-    def parts(self) -> int:
+    def reads(self) -> int:
         """How many times an example is read in a pass."""
         return 1
 
     @property
-    def clips_per_part(self) -> int:
+    def clips_per_read(self) -> int:
         """Clips that come of one reading."""
         return self.repeats
 
     def __call__(
-        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, part: int = 0
+        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0
     ) -> np.ndarray:
         """Decodes, crops and augments: uint8 (repeats, *shape), RGB.
 
         Args:
           data: an image file, its pixels, or a video.
           rng: the random numbers of this example.
-          part: 0, the only one.
+          read: 0, the only one.
 
         Raises:
           BadMedia: the file cannot be decoded.
@@ -153,7 +153,7 @@ class TrainView:
         return clips
 
     def _decode(self, pictures: list[Picture | Frame], rng: np.random.Generator) -> list[Pixels]:
-        """The part of each frame that is wanted."""
+        """The window of each frame that is wanted."""
         if self.augment_first or self.scale_jitter:
             return [picture.whole() for picture in pictures]
         window = self._window(rng, pictures[0].height, pictures[0].width)

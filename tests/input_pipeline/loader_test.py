@@ -118,7 +118,7 @@ def test_seeking_far_is_quick(source):
     loader = Loader(source, VIEW, batch_size=4)
     (batch,) = take(loader, 1, start=10**9)
     epoch = 10**9 // 2
-    wanted = [loader.train_place(4 * 10**9 + row) for row in range(4)]
+    wanted = [loader.train_read(4 * 10**9 + row) for row in range(4)]
     assert [(epoch, index, 0) for index in batch["index"]] == wanted
 
 
@@ -252,7 +252,7 @@ def test_errors_that_are_not_bad_files_come_out_as_they_are():
             return "x"
 
     class BrokenView(TrainView):
-        def __call__(self, data, rng, part):
+        def __call__(self, data, rng, read):
             raise ZeroDivisionError("a mistake of ours")
 
     with pytest.raises(ZeroDivisionError, match="a mistake of ours"):
@@ -408,10 +408,10 @@ def test_a_pass_is_as_many_epochs_as_clips_of_each_example(repeats, batch_size, 
     view = TrainView(size=16, frames=4, repeats=repeats)
     loader = Loader(videos, view, batch_size=batch_size)
     assert loader.steps_per_epoch == steps / repeats
-    places = [loader.train_place(read) for read in range(steps * batch_size // repeats)]
+    places = [loader.train_read(read) for read in range(steps * batch_size // repeats)]
     assert len({place.example for place in places}) == len(places)
     assert {place.turn for place in places} == {0}
-    assert loader.train_place(len(places)).turn == 1
+    assert loader.train_read(len(places)).turn == 1
 
 
 SEEDS = st.integers(0, 2**63 - 1)
