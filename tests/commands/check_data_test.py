@@ -29,7 +29,7 @@ def folder(path, bad: int, count: int = 30):
 def loader(path, section="data", max_fraction=0.2):
     view = VIEWS[section]
     bad_inputs = BadInputs(max_fraction=max_fraction)
-    rows = 2 * view.clips_per_part
+    rows = 2 * view.clips_per_read
     return Loader(ImageFolder(path=path), view, batch_size=rows, workers=3, bad_inputs=bad_inputs)
 
 

@@ -57,7 +57,7 @@ class Format(NamedTuple):
 
 def load(source, view, index: int = 0):
     """An example as training reads it; raises `BadMedia`."""
-    read = Loader(source, view, batch_size=view.clips_per_part).load(0, index)
+    read = Loader(source, view, batch_size=view.clips_per_read).load(0, index)
     if read.problem is not None:
         raise BadMedia(read.problem.kind, read.problem.reason)
     return read.video
