@@ -63,9 +63,11 @@ def start(
     """
     jax.config.update("jax_enable_preemption_service", False)
     if not distributed:
-        _check(coordinator, num_processes, process_id)
+        port = _port(coordinator, num_processes, process_id)
         if num_processes in (None, 1):
             return
+        if process_id == 0:
+            _check_free(port)
         print(
             f"process {process_id} of {num_processes} on {socket.gethostname()}: waiting up to "
             f"{timeout_seconds:g} s for the others at {coordinator}",
@@ -87,10 +89,7 @@ def start(
             f"give --coordinator, --num_processes and --process_id instead ({error})"
         ) from error
     except jax.errors.JaxRuntimeError as error:
-        raise StartFailed(
-            f"process {process_id} did not start JAX's service at {coordinator} ({error}); another "
-            "run on this host? Choose another port in --coordinator"
-        ) from error
+        raise StartFailed(f"JAX did not connect the processes: {error}") from error
     if num_processes not in (None, jax.process_count()):
         raise ProcessesDiffer(
             f"--num_processes={num_processes}, but process 0 was started as one of "
@@ -132,12 +131,12 @@ def is_lost_process(error: BaseException) -> bool:
     return False
 
 
-def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Raises BadStart where the flags do not belong together."""
+def _port(coordinator: str | None, num_processes: int | None, process_id: int | None) -> int:
+    """The coordinator's port, 0 without flags; raises BadStart where one is missing or wrong."""
     flags = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [f"--{name}" for name, value in flags.items() if value is None]
     if len(missing) == len(flags):
-        return
+        return 0
     if missing or coordinator is None or num_processes is None or process_id is None:
         raise BadStart(f"{', '.join(missing)} missing: several processes need all of {[*flags]}")
     if not 0 <= process_id < num_processes:
@@ -150,6 +149,18 @@ def _check(coordinator: str | None, num_processes: int | None, process_id: int |
         raise BadStart(
             f"--coordinator: coordinator {coordinator!r}: expected host:port, such as node0:1234"
         )
+    return int(port)
+
+
+def _check_free(port: int) -> None:
+    """Raises StartFailed where a port is in use; JAX often crashes there (139, jaxlib 0.10.2)."""
+    try:
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        raise StartFailed(
+            f"process 0 cannot listen on port {port} ({error.strerror}); another run on this host? "
+            "Choose another port in --coordinator"
+        ) from error
 
 
 @contextlib.contextmanager
