@@ -53,7 +53,7 @@ def compare(run: Path, batch_size: int = 250) -> dict[str, Any]:
     return {**hits, "largest_difference_of_logits": furthest, "timm_version": timm.__version__}
 
 
-def _batches(trained: convert.Trained, batch_size: int) -> Any:
+def _batches(trained: convert.Pretrained, batch_size: int) -> Any:
     recipe = trained.recipe
     source = choose("eval_data", input_pipeline.DATASETS, recipe["eval_data"])
     view = call("eval_view", input_pipeline.EvalView, recipe["eval_view"])

@@ -16,14 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from maskfeat_jax.checkpoints.trees import Name, describe, in_words, named_leaves, nest
+from maskfeat_jax.checkpoints.trees import Name, describe, dtype_and_shape, named_leaves, nest
 
 # What Orbax and TensorStore raise when a file cannot be written or read.
 STORAGE_ERRORS = (OSError, ValueError)
-
-
-class Unfit(Exception):
-    """An array was read in another shape or dtype than it was asked for."""
 
 
 def copied(leaves: Mapping[Name, Any]) -> dict[Name, Any]:
@@ -60,7 +56,7 @@ def start_writing(arrays: Mapping[Name, Any], directory: pathlib.Path) -> Callab
     """Begins to write what `copied` returned; all processes call it from their main threads.
 
     Returns:
-      Waits until all processes have written their parts; from any thread. Raises as `write`.
+      Waits until all processes have written their shards; from any thread. Raises as `write`.
     """
     response = ocp.save_async(directory, nest(arrays))
     return lambda: _quietly(response.result)
@@ -70,14 +66,13 @@ def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) 
     """Reads arrays and checks that each came as it was asked for.
 
     Args:
-      directory: of `writer`.
+      directory: of `write`.
       wanted: numpy arrays, or arrays or `jax.ShapeDtypeStruct`s of JAX, by name. What is wanted of
         numpy is read as numpy; the others go where their `sharding` says, or to the first device.
       partial: there may be others that are not wanted.
 
     Raises:
-      Unfit: a shape or dtype differs.
-      OSError, ValueError: storage failed.
+      OSError, ValueError: storage failed, or a shape or dtype differs.
     """
     abstract = {name: _abstract(leaf) for name, leaf in wanted.items()}
     stored = {name: leaf for name, leaf in abstract.items() if leaf.size}
@@ -94,9 +89,9 @@ def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) 
         else:
             value = jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding)
         if value.dtype != leaf.dtype or value.shape != leaf.shape:
-            raise Unfit(
-                f"{'/'.join(name)} was read as {in_words(describe(value))}, "
-                f"not {in_words(describe(leaf))}; 64-bit numbers need jax_enable_x64"
+            raise ValueError(
+                f"{'/'.join(name)} was read as {dtype_and_shape(describe(value))}, "
+                f"not {dtype_and_shape(describe(leaf))}; 64-bit numbers need jax_enable_x64"
             )
         key = _is_key(wanted[name])
         loaded[name] = (
@@ -108,15 +103,15 @@ def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) 
 def _quietly(action: Callable[[], None]) -> None:
     """Without Orbax's hundreds of lines about an error that is raised anyway."""
 
-    def told(record: logging.LogRecord) -> bool:
+    def no_error(record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR
 
     logger = logging.getLogger("absl")
-    logger.addFilter(told)
+    logger.addFilter(no_error)
     try:
         action()
     finally:
-        logger.removeFilter(told)
+        logger.removeFilter(no_error)
 
 
 @jax.jit

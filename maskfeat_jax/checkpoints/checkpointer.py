@@ -14,6 +14,8 @@ only, and knows from Orbax when the others have written their arrays.
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import functools
 import os
 import pathlib
@@ -23,32 +25,60 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
 from maskfeat_jax.checkpoints import arrays as stored_arrays
 from maskfeat_jax.checkpoints import manifest
 from maskfeat_jax.checkpoints.arrays import STORAGE_ERRORS
-from maskfeat_jax.checkpoints.pretrained import Weights, load_params, read, verified
-from maskfeat_jax.checkpoints.saving import Writing
-from maskfeat_jax.checkpoints.storage import ARRAYS, CheckpointError, Storage, free_space, in_brief
+from maskfeat_jax.checkpoints.storage import ARRAYS, CheckpointError, Storage, error_text
 from maskfeat_jax.checkpoints.trees import Name, describe, differences, named_leaves
 from maskfeat_jax.distributed.collectives import on_first_process
 from maskfeat_jax.faults import fault_point
 
-__all__ = ["CheckpointError", "Checkpoints", "Weights", "load_params"]
+__all__ = ["CheckpointError", "Checkpoints"]
+
+_RUNNING, _DONE, _FAILED = 0, 1, 2  # states of a save that processes exchange
 
 T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class PendingSave:
+    """A save in flight.
+
+    Attributes:
+      step: that is saved.
+      size: of its arrays in memory, bytes.
+      work: of this process, in a thread, which the end of the program waits for; its result is the
+        seconds since the call of `save`.
+    """
+
+    step: int
+    size: int
+    work: concurrent.futures.Future[float]
+
+    def wait(self) -> list[int]:
+        """Waits for the end in all processes, which all call it; the numbers of those that failed.
+
+        Returns as soon as one has failed: in others the work may then wait for it in vain.
+        """
+        while True:
+            # Short waits: an operation of all processes must not wait long for one of them.
+            done, _ = concurrent.futures.wait([self.work], timeout=0.2)
+            state = (_FAILED if self.work.exception() else _DONE) if done else _RUNNING
+            states = np.ravel(multihost_utils.process_allgather(np.int32(state)))
+            if _FAILED in states or _RUNNING not in states:
+                return [int(i) for i in np.flatnonzero(states == _FAILED)]
 
 
 class Checkpoints:
     """The saved steps of one run.
 
     Attributes:
-      bad: what `latest_good` found damaged on its last call, one sentence per step; process 0 only.
       blocked_s: seconds that the last call of `save` took.
       waited_s: seconds of these that were spent waiting for the save before.
       written_s: seconds that the last finished save took from its call to its last file.
-      written_bytes: bytes of its arrays in memory.
     """
 
     def __init__(
@@ -56,7 +86,6 @@ class Checkpoints:
         directory: str | os.PathLike[str],
         *,
         keep_last: int = 3,
-        keep_every_steps: int | None = None,
         verify: str = "auto",
         allow_fresh_start: bool = False,
         pause_s: float = 5.0,
@@ -66,7 +95,6 @@ class Checkpoints:
         Args:
           directory: `<workdir>/checkpoints`. With several processes: the same shared directory.
           keep_last: how many of the newest good steps stay.
-          keep_every_steps: steps that are a multiple of this stay for ever; None: no such steps.
           verify: what is compared with the manifest before a step is trusted: "full" the contents
             of each file, "length" its length only, "auto" the contents up to 5 GB per step.
           allow_fresh_start: `latest_good` answers None also if there are damaged steps only.
@@ -75,41 +103,32 @@ class Checkpoints:
         Raises:
           ValueError: a number is not positive, or `verify` is no such word.
         """
-        if keep_last < 1 or (keep_every_steps is not None and keep_every_steps < 1):
-            raise ValueError(
-                f"keep_last {keep_last}, keep_every_steps {keep_every_steps}: expected at least 1"
-            )
+        if keep_last < 1:
+            raise ValueError(f"keep_last {keep_last}: expected at least 1")
         if verify not in manifest.LEVELS:
             raise ValueError(f"verify {verify!r}: expected one of {', '.join(manifest.LEVELS)}")
         self._storage = Storage(
-            pathlib.Path(directory).absolute(),
-            keep_last=keep_last,
-            keep_every_steps=keep_every_steps,
-            level=verify,
+            pathlib.Path(directory).absolute(), keep_last=keep_last, level=verify
         )
-        self._verify = verify
+        self._level = verify
         self._allow_fresh_start = allow_fresh_start
         self._pause_s = pause_s
-        self._writing: Writing | None = None
+        self._pending: PendingSave | None = None
+        self._just_verified: int | None = None
         self.blocked_s = self.waited_s = self.written_s = 0.0
-        self.written_bytes = 0
 
     def __enter__(self) -> Checkpoints:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Waits for the save that is running; after an error only for this process's part."""
+        """Waits for the pending save; after an error only for the work of this process."""
         if error is None:
             self.finish()
-        elif self._writing is not None and (failure := self._writing.wait_here()):
-            error.add_note(f"step {self._writing.step} could not be saved: {in_brief(failure)}")
-
-    @property
-    def bad(self) -> list[str]:  # noqa: D102 (see the class)
-        return self._storage.bad
+        elif self._pending is not None and (failure := self._pending.work.exception()):
+            error.add_note(f"step {self._pending.step} could not be saved: {error_text(failure)}")
 
     def messages(self) -> list[str]:
-        """What a person should be told since the last call, one sentence each; `bad` included."""
+        """Sentences for people since the last call: damaged steps, tries that failed, no space."""
         taken = list(self._storage.messages)
         del self._storage.messages[: len(taken)]  # the thread of a save may have added more
         return taken
@@ -127,11 +146,11 @@ class Checkpoints:
         """Begins to save a state and returns when it is copied; all processes call it.
 
         The save before is waited for. A good step that is already there, or is being written, is
-        left as it is; a damaged one of that number is moved to `bad/`. When the new step has been
-        read back and verified, older good ones that the keep rule does not name are deleted.
+        left as it is; a damaged one of that number is moved to `bad/`. When the new step is
+        complete, good ones that are older than the newest `keep_last` are deleted.
         What fails in storage is tried once more, after deleting the oldest good step (never the
-        newest, nor one that stays for ever) if the disk is full. (With several processes arrays
-        that cannot be written are an error at once.)
+        newest) if the disk is full. (With several processes arrays that cannot be written are an
+        error at once.)
 
         Args:
           step: number of updates made.
@@ -143,23 +162,40 @@ class Checkpoints:
           ValueError: the state or the facts cannot be stored.
         """
         begun = time.perf_counter()
+        if step < 0:
+            raise ValueError(f"step {step} is negative")
         leaves = named_leaves(state)
+        size = _bytes(leaves)
         body = {
-            "step": _valid_step(step),
+            "step": int(step),
             "facts": dict(facts),
             "leaves": {"/".join(name): describe(leaf) for name, leaf in leaves.items()},
         }
-        manifest.check_body(body)  # complains about the facts before anything is written
-        if self._writing is not None and self._writing.step == step:
+        manifest.render(body)  # complains about the facts before anything is written
+        before, asked = self._pending, time.perf_counter()
+        if before is not None and before.step == step:
             return
-        self.waited_s = self._settle(step)
-        size = _bytes(leaves)
+        self.finish()
+        self.waited_s = time.perf_counter() - asked
+        if before is not None and self.waited_s > 1:
+            self._storage.messages.append(
+                f"step {step} waited {self.waited_s:.0f} s for the save of step {before.step}: the "
+                f"disk writes {before.size / 1e6 / self.written_s:.1f} MB/s; save more seldom "
+                "(run.checkpoint_every_epochs) or on a faster disk"
+            )
+        make_room = functools.partial(self._storage.make_room, step, size)
         try:
             fault_point("save.begin")
-            room = functools.partial(self._storage.make_room, step, size)
-            if on_first_process(lambda: self._twice(step, room)):
+            if on_first_process(lambda: self._twice(step, make_room)):
                 work = self._work(step, leaves, body)
-                self._writing = Writing(step, begun, size, work)
+
+                def timed() -> float:
+                    work()
+                    return time.perf_counter() - begun
+
+                # A thread of its own: the one of a save that failed elsewhere may wait in vain.
+                thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+                self._pending = PendingSave(step, size, thread.submit(timed))
         except STORAGE_ERRORS as error:
             raise self._failure(step, error) from error
         self.blocked_s = time.perf_counter() - begun
@@ -170,12 +206,18 @@ class Checkpoints:
         Raises:
           CheckpointError: it failed, in whichever process.
         """
-        self._settle(None)
+        if (pending := self._pending) is None:
+            return
+        failed = pending.wait()
+        self._pending = None  # a save that failed is not remembered as done
+        if failed:
+            self._raise(pending, failed)
+        self.written_s = pending.work.result()
 
     def latest_good(self) -> int | None:
         """The newest step whose files all match their manifest; None if nothing was saved yet.
 
-        Newer, damaged ones are moved to `bad/` and described in `bad`. What is left of saves that
+        Newer, damaged ones are moved to `bad/`, with a message for each. What is left of saves that
         were cut short is cleared.
 
         Raises:
@@ -190,10 +232,11 @@ class Checkpoints:
                 raise CheckpointError(f"{self._storage.directory}: {error}") from error
 
         found = on_first_process(find)
-        return found - 1 if found else None
+        self._just_verified = found - 1 if found else None
+        return self._just_verified
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """Restores a saved state, after verifying it.
+        """Restores a saved state, after verifying it, unless `latest_good` has just done so.
 
         Args:
           step: a saved step.
@@ -209,8 +252,10 @@ class Checkpoints:
             between it and `like`; each one is named.
         """
         self.finish()
-        directory = self._storage.directory / str(_valid_step(step))
-        body = verified(directory, step, self._verify)
+        directory = self._storage.directory / str(step)
+        level = "length" if step == self._just_verified else self._level
+        self._just_verified = None
+        body = verified(directory, step, level)
         wanted = named_leaves(like)
         described = {"/".join(name): describe(leaf) for name, leaf in wanted.items()}
         if lines := differences(body["leaves"], described):
@@ -240,22 +285,23 @@ class Checkpoints:
             stored_arrays.write(arrays, temporary / ARRAYS)
             return temporary
 
-        def publish(temporary: pathlib.Path) -> None:
-            if jax.process_index() == 0:
-                self._twice(step, lambda: storage.commit(step, temporary, body), keep=temporary)
-                storage.drop_old(step)
-                fault_point("save.end")
-
         if jax.process_count() == 1:
-            return lambda: publish(self._twice(step, fill))
+            return lambda: self._publish(step, self._twice(step, fill), body)
         together = storage.temporary(step, on_first_process(lambda: self._twice(step, begin)))
         wait = stored_arrays.start_writing(arrays, together / ARRAYS)
 
-        def work() -> None:
+        def wait_and_publish() -> None:
             wait()
-            publish(together)
+            if jax.process_index() == 0:
+                self._publish(step, together, body)
 
-        return work
+        return wait_and_publish
+
+    def _publish(self, step: int, temporary: pathlib.Path, body: dict[str, Any]) -> None:
+        """Closes a filled directory; then old steps may go."""
+        self._twice(step, lambda: self._storage.commit(step, temporary, body), keep=temporary)
+        self._storage.drop_old(step)
+        fault_point("save.end")
 
     def _twice(self, step: int, action: Callable[[], T], keep: pathlib.Path | None = None) -> T:
         try:
@@ -265,53 +311,62 @@ class Checkpoints:
             time.sleep(self._pause_s)
         return action()
 
-    def _settle(self, waiting: int | None) -> float:
-        """Waits for the save that is running, all processes together; the seconds of that.
-
-        Raises:
-          CheckpointError: it failed, in whichever process.
-        """
-        writing = self._writing
-        if writing is None:
-            return 0.0
-        begun = time.perf_counter()
-        failed = writing.wait()
-        self._writing = None  # a save that failed is not remembered as done
-        if failed:
-            self._raise(writing, failed)
-        self.written_s, self.written_bytes = writing.seconds, writing.bytes
-        waited_s = time.perf_counter() - begun
-        if waiting is not None and waited_s > 1:
-            self._storage.messages.append(
-                f"step {waiting} waited {waited_s:.0f} s for {writing}; save more seldom "
-                "(run.checkpoint_every_epochs) or on a faster disk"
-            )
-        return waited_s
-
-    def _raise(self, writing: Writing, failed: list[int]) -> None:
-        if isinstance(writing.error, CheckpointError):
-            raise writing.error
-        if writing.error is None:
+    def _raise(self, pending: PendingSave, failed: list[int]) -> None:
+        error = pending.work.exception() if pending.work.done() else None
+        if isinstance(error, CheckpointError):
+            raise error
+        if error is None:
             raise CheckpointError(
-                f"step {writing.step} could not be saved in {self._storage.directory}: process "
+                f"step {pending.step} could not be saved in {self._storage.directory}: process "
                 f"{', '.join(map(str, failed))} failed, its message says why"
             )
-        raise self._failure(writing.step, writing.error) from writing.error
+        raise self._failure(pending.step, error) from error
 
     def _failure(self, step: int, error: BaseException) -> CheckpointError:
         if jax.process_count() == 1:  # else others may still be writing there
             self._storage.clear()  # what is left of the disk is needed
         return CheckpointError(
-            f"step {step} could not be saved in {self._storage.directory}: {in_brief(error)}\n"
-            f"The good steps before it are there. {free_space(self._storage.directory)}; make room "
+            f"step {step} could not be saved in {self._storage.directory}: {error_text(error)}\n"
+            "The good steps before it are there. "
+            f"{self._storage.free_bytes() / 1e9:.1f} GB are free; make room "
             "or correct the permissions, then run the same command again."
         )
 
 
-def _valid_step(step: int) -> int:
-    if step < 0:
-        raise ValueError(f"step {step} is negative")
-    return int(step)
+def verified(directory: pathlib.Path, step: int | None, level: str) -> dict[str, Any]:
+    """Checks a step on process 0; the content of its manifest in all processes, which all call it.
+
+    Args:
+      directory: of the step.
+      step: the number it should have; None: any.
+      level: how closely, see `manifest.verify`.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
+
+    def look(closely: str) -> dict[str, Any]:
+        try:
+            return manifest.verify(directory, step, closely)
+        except manifest.Damaged as damage:
+            raise CheckpointError(
+                f"{directory} cannot be loaded: {damage}. Use another step, or a copy of this one."
+            ) from damage
+
+    on_first_process(lambda: int(not look(level)))
+    return look("length")
+
+
+def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) -> dict[Name, Any]:
+    """Reads arrays of a verified step, see `arrays.read`.
+
+    Raises:
+      CheckpointError: they cannot be read, or not as wanted.
+    """
+    try:
+        return stored_arrays.read(directory / ARRAYS, wanted, partial=partial)
+    except STORAGE_ERRORS as error:
+        raise CheckpointError(f"{directory} cannot be loaded: {error_text(error)}") from error
 
 
 def _bytes(leaves: Mapping[Name, Any]) -> int:

@@ -1,7 +1,7 @@
 """The manifest of a saved step: what its files are, so that damage is seen before it is loaded.
 
-`manifest.json` lies in the directory it describes and holds a body of the caller's (at least
-`format` and `step`), length and SHA-256 of each file, and the SHA-256 of all that.
+`manifest.json` is in the directory it describes and holds a body of the caller's (at least `step`),
+length and SHA-256 of each file, and the SHA-256 of all that.
 """
 
 from __future__ import annotations
@@ -30,13 +30,8 @@ class Damaged(Exception):
     """What is wrong with a directory, naming the file."""
 
 
-def check_body(body: dict[str, Any]) -> None:
-    """Raises ValueError if the body holds something that JSON cannot."""
-    _render(body)
-
-
 def write(directory: pathlib.Path, body: dict[str, Any]) -> None:
-    """Writes the manifest of all files that lie in a directory now, in one piece.
+    """Writes the manifest of all files that are in a directory now, in one piece.
 
     Raises:
       OSError: a file cannot be read, or the manifest cannot be written.
@@ -44,7 +39,7 @@ def write(directory: pathlib.Path, body: dict[str, Any]) -> None:
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = [path.relative_to(directory).as_posix() for path in files]
     listed = dict(zip(names, _fingerprints(files), strict=True))
-    write_atomically(directory / FILE, _render({**body, "format": FORMAT, "files": listed}))
+    write_atomically(directory / FILE, render({**body, "format": FORMAT, "files": listed}))
 
 
 def verify(directory: pathlib.Path, step: int | None, level: str = "full") -> dict[str, Any]:
@@ -86,6 +81,27 @@ def size(body: dict[str, Any]) -> int:
     return sum(file["bytes"] for file in body["files"].values())
 
 
+def render(body: dict[str, Any]) -> str:
+    """The one spelling of a manifest: a file that is not exactly this is damaged.
+
+    Raises:
+      ValueError: the body holds something that JSON cannot.
+    """
+    try:
+        plain = json.loads(json.dumps(body, allow_nan=False))  # keys become strings, then sort
+        text = json.dumps(plain, indent=1, sort_keys=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"facts must be what JSON can hold: {error}") from error
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{{"sha256": "{digest}",\n"body": {text}}}\n'
+
+
+def sha256(path: pathlib.Path) -> str:
+    """Of the contents of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _read(directory: pathlib.Path) -> dict[str, Any]:
     try:
         text = (directory / FILE).read_bytes().decode("utf-8")
@@ -98,7 +114,7 @@ def _read(directory: pathlib.Path) -> dict[str, Any]:
         raise Damaged(f"{FILE} is not UTF-8 text") from error
     try:
         body = json.loads(text)["body"]
-        intact = _render(body) == text
+        intact = render(body) == text
     except (ValueError, TypeError, KeyError, RecursionError):
         intact = False
     if not intact:
@@ -118,17 +134,4 @@ def _fingerprints(paths: Iterable[pathlib.Path]) -> Iterator[dict[str, Any]]:
 
 
 def _fingerprint(path: pathlib.Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": file.tell(), "sha256": digest}
-
-
-def _render(body: dict[str, Any]) -> str:
-    """The one spelling of a manifest: a file that is not exactly this is damaged."""
-    try:
-        plain = json.loads(json.dumps(body, allow_nan=False))  # keys become strings, then sort
-        text = json.dumps(plain, indent=1, sort_keys=True)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"facts must be what JSON can hold: {error}") from error
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return f'{{"sha256": "{digest}",\n"body": {text}}}\n'
+    return {"bytes": path.stat().st_size, "sha256": sha256(path)}

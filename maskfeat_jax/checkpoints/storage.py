@@ -5,6 +5,9 @@ numbered directory without a valid manifest is damaged: it is moved to `bad/<ste
 never deleted. Each try has a directory of its own (`<step>-1.saving`), as what failed may still be
 writing to the one before. An old step is renamed to `<step>.deleting` first, so that what a crash
 leaves of it does not look like a damaged one. Nothing else is touched.
+
+Contents are hashed once when a step is saved, for its manifest, and again before it is trusted or
+deleted. Hashing it a second time right after the save would read the page cache, not the disk.
 """
 
 from __future__ import annotations
@@ -20,7 +23,6 @@ import shutil
 from typing import Any
 
 from maskfeat_jax.checkpoints import manifest
-from maskfeat_jax.checkpoints.manifest import Damaged
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.files import sync_directory
 
@@ -43,24 +45,14 @@ class Storage:
 
     Attributes:
       directory: of the steps; made at the first save.
-      bad: what the last call of `newest_good` found damaged, one sentence per step.
-      messages: what a person should be told; the owner empties it.
+      messages: for people; the owner empties it.
     """
 
-    def __init__(
-        self,
-        directory: pathlib.Path,
-        *,
-        keep_last: int = 1,
-        keep_every_steps: int | None = None,
-        level: str = "auto",
-    ):
+    def __init__(self, directory: pathlib.Path, *, keep_last: int = 1, level: str = "auto"):
         """See `Checkpoints`; `level` as in `manifest.verify`."""
         self.directory = directory
-        self.bad: list[str] = []
         self.messages: list[str] = []
         self._keep_last = keep_last
-        self._keep_every_steps = keep_every_steps
         self._level = level
         self._tries: collections.Counter[int] = collections.Counter()
 
@@ -93,27 +85,24 @@ class Storage:
         Raises:
           CheckpointError: there are, or were, steps, but no good one.
         """
-        self.bad = []
+        bad: list[str] = []
         if names := ", ".join(path.name for path in self.leftovers()):
             self.messages.append(f"{names}: of a save that was cut short, not loaded")
         for step in reversed(self.steps()):
-            try:
-                manifest.verify(self.directory / str(step), step, self._level)
-            except Damaged as damage:
-                where = self._move_aside(step) if move else "left as it is"
-                self.bad.append(f"step {step}: {damage}; not loaded, {where}")
-            else:
-                self.messages += self.bad
+            if not (damage := self._damage(step, self._level)):
+                self.messages += bad
                 if move:
                     self.clear()
                 return step
+            where = self._move_aside(step) if move else "left as it is"
+            bad.append(f"step {step}: {damage}; not loaded, {where}")
         aside = self.set_aside()
-        if not self.bad and not aside:
+        if not bad and not aside:
             return -1
         if fresh:
-            self.messages += [*self.bad, f"{self.directory}: no good step, starting from scratch"]
+            self.messages += [*bad, f"{self.directory}: no good step, starting from scratch"]
             return -1
-        lines = self.bad or [f"bad/{path.name}: set aside at an earlier start" for path in aside]
+        lines = bad or [f"bad/{path.name}: set aside at an earlier start" for path in aside]
         anew = (
             ", choose a new --workdir, or start from scratch in this one with "
             "--config.run.allow_fresh_start=True"
@@ -126,14 +115,10 @@ class Storage:
 
     def make_room(self, step: int, expected_bytes: int) -> int:
         """Clears leftovers and warns of a full disk; 0 if a good step makes the save needless."""
-        final = self.directory / str(step)
-        if final.exists():
-            try:
-                manifest.verify(final, step, self._level)
-            except Damaged as damage:
-                self.messages.append(f"step {step}: {damage}; {self._move_aside(step)}, saved anew")
-            else:
+        if (self.directory / str(step)).exists():
+            if not (damage := self._damage(step, self._level)):
                 return 0
+            self.messages.append(f"step {step}: {damage}; {self._move_aside(step)}, saved anew")
         self.directory.mkdir(parents=True, exist_ok=True)
         self.clear()
         self.check_space(expected_bytes)
@@ -141,12 +126,17 @@ class Storage:
 
     def check_space(self, expected_bytes: int) -> None:
         """Leaves a message if the disk has less than 1.5 times the size of a step."""
-        free = _free_bytes(self.directory)
+        free = self.free_bytes()
         if free < 1.5 * expected_bytes:
             self.messages.append(
                 f"{self.directory}: {free / 1e9:.2f} GB are free, a checkpoint needs "
                 f"{expected_bytes / 1e9:.2f} GB; make room, or the next save may fail"
             )
+
+    def free_bytes(self) -> int:
+        """Of the disk that the directory is, or will be, on."""
+        existing = next(p for p in (self.directory, *self.directory.parents) if p.exists())
+        return shutil.disk_usage(existing).free
 
     def temporary(self, step: int, number: int) -> pathlib.Path:
         """Where a step is filled at the try of this number."""
@@ -178,7 +168,7 @@ class Storage:
                 try:
                     shutil.rmtree(leftover)
                 except OSError as error:  # whoever failed to write there may still try
-                    self.messages.append(f"{leftover} could not be removed ({in_brief(error)})")
+                    self.messages.append(f"{leftover} could not be removed ({error_text(error)})")
 
     def recover(self, step: int, error: Exception, keep: pathlib.Path | None) -> None:
         """What is done between two tries of a save: if there was no space, some is freed.
@@ -189,43 +179,42 @@ class Storage:
           keep: a directory that the second try needs.
         """
         self.clear(keep)
-        freed = self._free_oldest(step) if is_full(error) else ""
+        freed = self._free_oldest(step) if _error_number(error) in _FULL else ""
         self.messages.append(
-            f"step {step} could not be saved ({in_brief(error)}){freed}; once more"
+            f"step {step} could not be saved ({error_text(error)}){freed}; once more"
         )
 
     def drop_old(self, newest: int) -> None:
-        """Deletes what the keep rule does not name, after verifying the newest.
+        """Deletes what is older than the `keep_last` newest good steps.
 
-        Damaged steps neither count for the keep rule nor are deleted.
+        Damaged steps neither count nor are deleted. To count it is enough that the files are there;
+        what is deleted is read from the disk first, which warns of one that forgets.
 
         Raises:
-          CheckpointError: the newest reads back wrong.
+          CheckpointError: files of the newest are not as they were saved.
         """
-        steps = self.steps()
-        try:
-            steps.remove(newest)
-            manifest.verify(self.directory / str(newest), newest, self._level)
-        except (Damaged, ValueError) as damage:
+        if damage := self._damage(newest, "length"):
             raise CheckpointError(
                 f"step {newest} was saved but reads back wrong: {damage}. The disk in "
                 f"{self.directory} cannot be trusted. No older step was deleted."
-            ) from damage
+            )
         good = 1
-        for step in reversed(steps):
-            # To count it is enough that the files are there; to delete they must be sound.
-            kept = good < self._keep_last or self._stays(step)
-            try:
-                manifest.verify(self.directory / str(step), step, "length" if kept else self._level)
-            except Damaged as damage:
+        for step in reversed([step for step in self.steps() if step != newest]):
+            kept = good < self._keep_last
+            if damage := self._damage(step, "length" if kept else self._level):
                 self.messages.append(f"step {step}: {damage}; left as it is")
                 continue
             good += 1
             if not kept:
                 self._delete(step)
 
-    def _stays(self, step: int) -> bool:
-        return self._keep_every_steps is not None and step % self._keep_every_steps == 0
+    def _damage(self, step: int, level: str) -> str:
+        """What is wrong with a step; empty if it is good."""
+        try:
+            manifest.verify(self.directory / str(step), step, level)
+        except manifest.Damaged as damage:
+            return str(damage)
+        return ""
 
     def _delete(self, step: int) -> bool:
         """Whether it worked; if not, there is a message."""
@@ -235,27 +224,22 @@ class Storage:
             fault_point("save.deleting")
             shutil.rmtree(doomed)
         except OSError as error:
-            self.messages.append(f"step {step} could not be deleted ({in_brief(error)})")
+            self.messages.append(f"step {step} could not be deleted ({error_text(error)})")
             return False
         return True
 
     def _free_oldest(self, saving: int) -> str:
-        """Deletes the oldest good step that neither is the newest good one nor stays for ever."""
-        good = []
-        for step in self.steps():
-            try:
-                manifest.verify(self.directory / str(step), step, self._level)
-            except Damaged:
-                continue
-            good.append(step)
-        for step in good[:-1]:
-            if step != saving and not self._stays(step):
-                return f"; step {step} was deleted to make room" if self._delete(step) else ""
-        return "; there is no older step that could be deleted"
+        """Deletes the oldest good step, unless it is the newest good one too."""
+        steps = [step for step in self.steps() if step != saving]
+        good = [step for step in steps if not self._damage(step, self._level)]
+        if len(good) < 2:
+            return "; there is no older step that could be deleted"
+        return f"; step {good[0]} was deleted to make room" if self._delete(good[0]) else ""
 
     def _move_aside(self, step: int) -> str:
         """Moves a damaged step to `bad/`; says where it is now."""
-        aside = _unused(self.directory / "bad" / str(step))
+        names = (f"{step}-{i}" if i else f"{step}" for i in itertools.count())
+        aside = next(p for p in (self.directory / "bad" / n for n in names) if not p.exists())
         try:
             aside.parent.mkdir(exist_ok=True)
             (self.directory / str(step)).rename(aside)
@@ -265,14 +249,9 @@ class Storage:
         return f"moved to bad/{aside.name}"
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether it is the error of a full disk."""
-    return _number(error) in _FULL
-
-
-def in_brief(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What the system calls an error, and of which file; else its first line."""
-    number = _number(error)
+    number = _error_number(error)
     if number is None:
         return str(error).splitlines()[0][:300] if str(error) else repr(error)
     name = getattr(error, "filename", None) or re.search(_TENSORSTORE_FILE, str(error))
@@ -280,7 +259,7 @@ def in_brief(error: BaseException) -> str:
     return os.strerror(number) + where
 
 
-def _number(error: BaseException) -> int | None:
+def _error_number(error: BaseException) -> int | None:
     """The number of the system's error; TensorStore has it in its words only."""
     if isinstance(error, OSError):
         return error.errno
@@ -288,24 +267,8 @@ def _number(error: BaseException) -> int | None:
     return int(found[1]) if found else None
 
 
-def free_space(directory: pathlib.Path) -> str:
-    """For instance "12.3 GB are free"."""
-    return f"{_free_bytes(directory) / 1e9:.1f} GB are free"
-
-
-def _free_bytes(directory: pathlib.Path) -> int:
-    while not directory.exists():
-        directory = directory.parent
-    return shutil.disk_usage(directory).free
-
-
 def _is_ours(path: pathlib.Path) -> bool:
     """Whether there is nothing in it but what a save of ours puts there."""
     if path.is_symlink() or not path.is_dir():
         return False
     return all(_OURS.fullmatch(entry.name) for entry in path.iterdir())
-
-
-def _unused(path: pathlib.Path) -> pathlib.Path:
-    names = (path.with_name(f"{path.name}-{i}") if i else path for i in itertools.count())
-    return next(name for name in names if not name.exists())

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-_SHOWN = 10  # lines of a list of differences
+_MOST_LINES = 10  # lines of a list of differences
 
 Name = tuple[str, ...]  # of a leaf: the keys on the way to it
 
@@ -19,7 +19,7 @@ def named_leaves(tree: PyTree) -> dict[Name, Any]:
     leaves: dict[Name, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
-        if not all(name) or any("/" in part for part in name) or name in leaves:
+        if not all(name) or any("/" in key for key in name) or name in leaves:
             raise ValueError(f"leaf {name}: its keys must be unique, not empty and without '/'")
         leaves[name] = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
     if not leaves or () in leaves:
@@ -35,8 +35,8 @@ def nest(leaves: Mapping[Name, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
         inner = tree
-        for part in name[:-1]:
-            inner = inner.setdefault(part, {})
+        for key in name[:-1]:
+            inner = inner.setdefault(key, {})
         inner[name[-1]] = leaf
     return tree
 
@@ -46,7 +46,7 @@ def describe(leaf: Any) -> dict[str, Any]:
     return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
 
 
-def in_words(described: Mapping[str, Any]) -> str:
+def dtype_and_shape(described: Mapping[str, Any]) -> str:
     """For instance `float32 (7, 5)`."""
     return f"{described['dtype']} ({', '.join(map(str, described['shape']))})"
 
@@ -55,17 +55,17 @@ def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[st
     """One line per name whose description differs or that only one side has.
 
     Args:
-      stored: described leaves by name, its parts joined with '/'.
+      stored: described leaves by name, its keys joined with '/'.
       wanted: likewise.
     """
     lines = []
     for name in sorted(stored.keys() | wanted.keys()):
         if name not in wanted:
-            lines.append(f"{name}: stored {in_words(stored[name])}, not wanted")
+            lines.append(f"{name}: stored {dtype_and_shape(stored[name])}, not wanted")
         elif name not in stored:
-            lines.append(f"{name}: wanted {in_words(wanted[name])}, not stored")
+            lines.append(f"{name}: wanted {dtype_and_shape(wanted[name])}, not stored")
         elif stored[name] != wanted[name]:
-            both = f"stored {in_words(stored[name])}, wanted {in_words(wanted[name])}"
+            both = f"stored {dtype_and_shape(stored[name])}, wanted {dtype_and_shape(wanted[name])}"
             lines.append(f"{name}: {both}")
-    more = [f"... and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return lines[:_SHOWN] + more
+    more = [f"... and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
+    return lines[:_MOST_LINES] + more

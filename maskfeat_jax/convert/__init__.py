@@ -5,22 +5,20 @@ reads whatever there is, `write` writes files that the original programs load. O
 `python -m maskfeat_jax.convert --help`.
 """
 
-from maskfeat_jax.convert.exporting import Export, export, to_torch, write
+from maskfeat_jax.checkpoints.pretrained import Pretrained
+from maskfeat_jax.convert.exporting import Export, export, save, to_torch, write
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.importing import load_torch, resized
+from maskfeat_jax.convert.importing import load, load_torch, resized
 from maskfeat_jax.convert.layouts import LAYOUTS
-from maskfeat_jax.convert.loading import is_run, load, save
 from maskfeat_jax.convert.source import Report
-from maskfeat_jax.convert.trained import Trained
 
 __all__ = [
     "LAYOUTS",
     "ConvertError",
     "Export",
+    "Pretrained",
     "Report",
-    "Trained",
     "export",
-    "is_run",
     "load",
     "load_torch",
     "resized",

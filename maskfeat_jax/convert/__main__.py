@@ -20,8 +20,10 @@ import jax
 
 from maskfeat_jax import convert
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
-from maskfeat_jax.convert import metadata, stablehlo
-from maskfeat_jax.convert.folders import new_folder
+from maskfeat_jax.checkpoints.description import sections_of
+from maskfeat_jax.checkpoints.pretrained import write_description
+from maskfeat_jax.convert import stablehlo
+from maskfeat_jax.convert.exporting import new_folder
 from maskfeat_jax.convert.verify import verify
 from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.transfer import TransferError
@@ -85,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
         prove(exported.trained, arguments.out, arguments.to)
 
 
-def write_stablehlo(trained: convert.Trained, out: Path) -> None:
+def write_stablehlo(trained: convert.Pretrained, out: Path) -> None:
     """Writes the inference function and its description.
 
     Raises:
@@ -97,10 +99,10 @@ def write_stablehlo(trained: convert.Trained, out: Path) -> None:
             stablehlo.write(trained, path)
         except ValueError as error:
             raise convert.ConvertError(str(error)) from error
-        metadata.write(folder, trained, STABLEHLO, [path], [])
+        write_description(folder, trained, STABLEHLO, [path])
 
 
-def prove(trained: convert.Trained, path: Path, layout: str) -> None:
+def prove(trained: convert.Pretrained, path: Path, layout: str) -> None:
     """Prints how far ours and the original are apart.
 
     Raises:
@@ -114,9 +116,9 @@ def prove(trained: convert.Trained, path: Path, layout: str) -> None:
         print(f"  the original was built with {', '.join(trained.report.assumed)}, as assumed")
 
 
-def description(trained: convert.Trained) -> str:
+def description(trained: convert.Pretrained) -> str:
     """What was read, in a few lines."""
-    sections = metadata.sections_of(trained.model)
+    sections = sections_of(trained.model)
     size = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
     lines = [f"{trained.origin}: {size:,} parameters, clips of {_by(trained.clip)} pixels"]
     for name, section in sections.items():

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from maskfeat_jax.checkpoints.description import section_of
 from maskfeat_jax.checkpoints.trees import Name
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.hints import Hints
 from maskfeat_jax.convert.layouts import Form
-from maskfeat_jax.convert.metadata import section_of
 from maskfeat_jax.models import VARIANTS
 from maskfeat_jax.models.mvit import PATCH, MViT
 from maskfeat_jax.models.positions import FIXED

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from maskfeat_jax.checkpoints.description import sections_of
+from maskfeat_jax.checkpoints.pretrained import Params, Pretrained, save_params, write_description
 from maskfeat_jax.checkpoints.trees import Name, named_leaves
-from maskfeat_jax.convert import files, metadata
+from maskfeat_jax.convert import files
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.folders import new_folder
 from maskfeat_jax.convert.importing import computed
 from maskfeat_jax.convert.layouts import Form
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import layout_of
-from maskfeat_jax.convert.trained import Params, Trained
 from maskfeat_jax.files import write_atomically
 from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
 from maskfeat_jax.models.layers import unstack_blocks
@@ -36,7 +40,7 @@ class Export:
       left_out: what they do not hold, a sentence each.
     """
 
-    trained: Trained
+    trained: Pretrained
     form: Form
     state: State
     left_out: tuple[str, ...]
@@ -76,7 +80,7 @@ def to_torch(params: Params, layout: str, *, pool: str = "mean") -> State:
     )
 
 
-def export(trained: Trained, layout: str) -> Export:
+def export(trained: Pretrained, layout: str) -> Export:
     """Tensors of a model in a layout.
 
     Where the layout has no form for a model that was pre-trained, its encoder alone is exported.
@@ -85,7 +89,7 @@ def export(trained: Trained, layout: str) -> Export:
       ConvertError: the layout has no form for it; says what hinders each.
     """
     problems: list[str] = []
-    candidates: list[tuple[Trained, tuple[str, ...]]] = [(trained, ())]
+    candidates: list[tuple[Pretrained, tuple[str, ...]]] = [(trained, ())]
     if isinstance(trained.model, MaskFeat | MAE):
         candidates.append(_encoder_alone(trained))
     for candidate, left_out in candidates:
@@ -98,14 +102,14 @@ def export(trained: Trained, layout: str) -> Export:
                 notes = _dropped(candidate, form)
                 return Export(candidate, form, state, (*left_out, *notes))
     lines = "\n  ".join(dict.fromkeys(problems))
-    sections = metadata.sections_of(trained.model)
+    sections = sections_of(trained.model)
     raise ConvertError(
         f"layout {layout!r} cannot hold this model, {sections['head']} on {sections['model']}:\n"
         f"  {lines}"
     )
 
 
-def write(trained: Trained, folder: str | os.PathLike[str], layout: str) -> Export:
+def write(trained: Pretrained, folder: str | os.PathLike[str], layout: str) -> Export:
     """Writes a folder with the tensors, what the original needs beside them, and a description.
 
     Args:
@@ -129,11 +133,53 @@ def write(trained: Trained, folder: str | os.PathLike[str], layout: str) -> Expo
         for name, document in kind.documents(exported.trained).items():
             written.append(made / name)
             write_atomically(written[-1], json.dumps(document, indent=2, allow_nan=False) + "\n")
-        metadata.write(made, exported.trained, layout, written, exported.left_out)
+        write_description(made, exported.trained, layout, written, exported.left_out)
     return exported
 
 
-def _encoder_alone(trained: Trained) -> tuple[Trained, tuple[str, ...]]:
+def save(trained: Pretrained, folder: str | os.PathLike[str], layout: str) -> None:
+    """Writes a checkpoint of this package to a folder, see `save_params`.
+
+    Args:
+      trained: the model.
+      folder: to be made; it may exist, but must be empty.
+      layout: of the file that it was read from.
+
+    Raises:
+      CheckpointError, ConvertError, OSError: it cannot be written; then nothing is left.
+    """
+    with new_folder(folder) as made:
+        save_params(made, trained, layout)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder to write to; it gets its name when the block ends well, and goes away otherwise.
+
+    Args:
+      path: of the folder; it may exist if it is empty.
+
+    Raises:
+      ConvertError: something is there already.
+      OSError: the folder cannot be made.
+    """
+    path = Path(path)
+    if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+        raise ConvertError(f"{path} exists already; name a new folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _encoder_alone(trained: Pretrained) -> tuple[Pretrained, tuple[str, ...]]:
     kept = {name: trained.params[name] for name in ("encoder", "norm")}
     encoder = {k: v for k, v in kept["encoder"].items() if k != "mask_token"}
     left = [name for name in trained.params if name not in kept]
@@ -149,14 +195,14 @@ def _encoder_alone(trained: Trained) -> tuple[Trained, tuple[str, ...]]:
     return alone, tuple(f"{name} is left out: the layout has no place for it" for name in left)
 
 
-def _export_as(trained: Trained, form: Form) -> State:
+def _export_as(trained: Pretrained, form: Form) -> State:
     """Tensors of a model in one form.
 
     Raises:
       ConvertError: the form is for others.
     """
     model, encoder = trained.model, trained.model.encoder
-    head = metadata.sections_of(model)["head"]
+    head = sections_of(model)["head"]
     kind = "mvit" if isinstance(encoder, MViT) else "vit"
     if (head["name"], kind) != (form.head, form.encoder):
         raise ConvertError(f"there is a form for {form.head} on {form.encoder}")
@@ -208,7 +254,7 @@ def _state(flat: dict[Name, np.ndarray], form: Form) -> State:
     return state | {name: np.array(value) for name, value in form.extras.items()}
 
 
-def _dropped(trained: Trained, form: Form) -> list[str]:
+def _dropped(trained: Pretrained, form: Form) -> list[str]:
     """Biases of keys that the form has no place for."""
     for name, array in _flat(trained.params).items():
         rule = rule_of(form.table, name)

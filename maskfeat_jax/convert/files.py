@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import os
@@ -27,6 +26,9 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from maskfeat_jax.checkpoints import pretrained
+from maskfeat_jax.files import replacing
+
 SAFETENSORS = ".safetensors"
 TORCH_VERSION = (2, 10)  # before it, weights_only=True had holes
 # What training programs wrap tensors in: moving averages, where they are apart, and the rest.
@@ -34,7 +36,7 @@ AVERAGES = ("state_dict_ema", "model_ema")
 WRAPPERS = ("state_dict", "model", "model_state", "module")
 SWAPPED = "ema_state_dict"  # OpenMMLab's: where it is, `state_dict` holds the averages
 PREFIXES = ("module.", "_orig_mod.")
-BESIDE = ("config.json", "preprocessor_config.json", "maskfeat_jax.json")
+BESIDE = ("config.json", "preprocessor_config.json", pretrained.FILE)
 _MOST_JSON = 10_000_000  # bytes
 
 
@@ -130,23 +132,16 @@ def write(path: Path, state: Mapping[str, np.ndarray], wrap: Callable | None) ->
       wrap: what to save instead of the bare tensors, for `torch.save`.
     """
     state = {name: np.asarray(array, order="C") for name, array in state.items()}
-    temporary = path.with_name(path.name + ".writing")
-    if path.suffix == SAFETENSORS:
-        temporary.touch()  # with the usual rights, which its own writing would not give
-        rights = temporary.stat().st_mode
-        save_file(state, temporary, metadata={"format": "pt"})
-        temporary.chmod(rights)
-    else:
-        torch = require_torch(f"to write {path.name}")
-        tensors = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
-        torch.save(wrap(tensors) if wrap else tensors, temporary)
-    temporary.replace(path)
-
-
-def sha256(path: Path) -> str:
-    """Of the file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with replacing(path) as temporary:
+        if path.suffix == SAFETENSORS:
+            temporary.touch()  # with the usual rights, which its own writing would not give
+            rights = temporary.stat().st_mode
+            save_file(state, temporary, metadata={"format": "pt"})
+            temporary.chmod(rights)
+        else:
+            torch = require_torch(f"to write {path.name}")
+            tensors = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
+            torch.save(wrap(tensors) if wrap else tensors, temporary)
 
 
 def require_torch(purpose: str) -> ModuleType:

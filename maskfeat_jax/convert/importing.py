@@ -10,21 +10,59 @@ from typing import Any
 import jax
 import numpy as np
 
+from maskfeat_jax.checkpoints import manifest, pretrained
+from maskfeat_jax.checkpoints.description import model_of
+from maskfeat_jax.checkpoints.pretrained import Params, Pretrained
 from maskfeat_jax.checkpoints.trees import Name, named_leaves, nest
-from maskfeat_jax.convert import files, metadata
+from maskfeat_jax.convert import files
 from maskfeat_jax.convert.describe import check_size
 from maskfeat_jax.convert.files import Contents, ConvertError, Tensor
 from maskfeat_jax.convert.hints import Hints, check_given, told
 from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import Report, Source, find_form, told_sections
-from maskfeat_jax.convert.trained import Params, Trained
 from maskfeat_jax.models import MAE, Classifier, MaskFeat
 from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.transfer import transfer
 
 FLOATS = ("float16", "bfloat16", "float32", "float64", "F16", "BF16", "F32", "F64")
+
+
+def load(
+    path: str | os.PathLike[str],
+    layout: str | None = None,
+    *,
+    resize: Size3 | None = None,
+    ema: bool = True,
+    **arguments: Any,
+) -> Pretrained:
+    """A model with its parameters, from a checkpoint of this package or of PyTorch.
+
+    Args:
+      path: of a work directory, one of its steps, an imported checkpoint, or a PyTorch file.
+      layout: of a PyTorch file; None to find it out.
+      resize: frames, height and width that the model is wanted for, if not its own.
+      ema: take the moving average of the parameters where there is one.
+      **arguments: of `load_torch`, for a PyTorch file alone.
+
+    Raises:
+      CheckpointError, WorkdirError, RecipeError: a checkpoint of ours cannot be read.
+      ConvertError: a PyTorch file cannot be read, or nothing is there.
+    """
+    if not pretrained.is_ours(path):
+        return load_torch(path, layout, resize=resize, ema=ema, **arguments)
+    arguments = {"layout": layout, **arguments}
+    if needless := [name for name, value in arguments.items() if value not in (None, False)]:
+        raise ConvertError(
+            f"{path} is a checkpoint of this package, which tells all about itself; "
+            f"{', '.join(needless)}: only for files of PyTorch"
+        )
+    try:
+        trained = pretrained.load_pretrained(path, ema=ema)
+    except pretrained.DescriptionError as error:
+        raise ConvertError(str(error)) from error
+    return trained if resize in (None, trained.clip) else resized(trained, resize)
 
 
 def load_torch(
@@ -35,7 +73,7 @@ def load_torch(
     ema: bool = True,
     allow_unexpected: bool = False,
     **hints: Any,
-) -> Trained:
+) -> Pretrained:
     """Reads a PyTorch checkpoint: the model is told from the file.
 
     Args:
@@ -60,7 +98,7 @@ def load_torch(
     beside = told(
         lambda: source.layout.hints(contents.wrapper, contents.documents), str(contents.path)
     )
-    known = metadata.about(contents)
+    known = about(contents)
     trained, report = _build(source, beside, given, contents, known)
     report = dataclasses.replace(report, found=(*sentences, *report.found))
     if not (report.fits or (allow_unexpected and not report.missing and not report.wrong)):
@@ -69,7 +107,20 @@ def load_torch(
     return trained if resize in (None, trained.clip) else resized(trained, resize)
 
 
-def resized(trained: Trained, clip: Size3) -> Trained:
+def about(contents: Contents) -> Mapping[str, Any] | None:
+    """The description that this package wrote beside a file, if it is of this very file."""
+    document = contents.documents.get(pretrained.FILE)
+    if not isinstance(document, dict) or document.get("format") != pretrained.FORMAT:
+        return None
+    head = document.get("head")
+    if not isinstance(head, dict) or "name" not in head:
+        return None
+    sums = document.get("sha256")
+    stored = sums.get(contents.path.name) if isinstance(sums, dict) else None
+    return document if stored == manifest.sha256(contents.path) else None
+
+
+def resized(trained: Pretrained, clip: Size3) -> Pretrained:
     """The same for clips of another size; blocks are no longer stacked, if they were.
 
     Raises:
@@ -101,7 +152,7 @@ def _build(
     given: Hints,
     contents: Contents,
     known: Mapping[str, Any] | None,
-) -> tuple[Trained, Report]:
+) -> tuple[Pretrained, Report]:
     """The model that the tensors are, filled with them as far as they fit.
 
     Args:
@@ -118,7 +169,7 @@ def _build(
     hints = {**beside, **given}
     try:
         if known:
-            trained = metadata.trained_of(metadata.corrected(known, given), {}, origin)
+            trained = pretrained.described(_corrected(known, given), {}, origin)
         else:
             trained = _told(source, hints, origin)
         model, clip = trained.model, trained.clip
@@ -143,12 +194,28 @@ def _build(
     return dataclasses.replace(trained, params=params), report
 
 
-def _told(source: Source, hints: Hints, origin: str) -> Trained:
+def _corrected(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with given `HINTS` in the place of what it says."""
+    model, head = dict(document["model"]), dict(document["head"])
+    model |= {name: given[name] for name in ("heads", "kv_stride") if name in given}
+    if "decoder_heads" in given:
+        head["heads"] = given["decoder_heads"]
+    if "pool" in given:
+        head["pool"] = given["pool"]
+    body = {**document, "model": model, "head": head}
+    if "clip" in given:
+        body["clip"] = given["clip"]
+    if "normalise" in given:
+        body["normalise"] = dataclasses.asdict(given["normalise"])
+    return body
+
+
+def _told(source: Source, hints: Hints, origin: str) -> Pretrained:
     """The model that the tensors tell, without parameters."""
     section, head, clip = told_sections(source, hints)
     view = {"eval_view": hints["view"]} if "view" in hints else {}
-    return Trained(
-        model=metadata.model_of(section, head),
+    return Pretrained(
+        model=model_of(section, head),
         params={},
         clip=clip,
         normalise=hints.get("normalise") or (IMAGENET if clip[0] == 1 else KINETICS),
@@ -244,7 +311,7 @@ def _remarks(source: Source, hints: Hints, model: Any) -> Iterable[str]:
         yield "transformers gives the last norm of VideoMAE an epsilon of 1e-5, here it is 1e-6"
 
 
-def _assumed(source: Source, hints: Hints, trained: Trained) -> Iterable[str]:
+def _assumed(source: Source, hints: Hints, trained: Pretrained) -> Iterable[str]:
     model = trained.model
     if "clip" not in hints and ("encoder", "pos_embed") in source.parts:
         yield f"clip={trained.clip}"

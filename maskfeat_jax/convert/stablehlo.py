@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from maskfeat_jax import steps
-from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.files import write_atomically
 from maskfeat_jax.models import MAE, MaskFeat
 from maskfeat_jax.typing import Array
@@ -31,7 +31,7 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 LARGEST = 2**31 - 2**25  # bytes of parameters; the format ends at 2 GiB, and the program needs some
 
 
-def export(trained: Trained) -> bytes:
+def export(trained: Pretrained) -> bytes:
     """The inference of a model, with its parameters, as `jax.export` serialises it.
 
     A fused attention kernel is replaced by the one that runs anywhere.
@@ -61,7 +61,7 @@ def export(trained: Trained) -> bytes:
     return bytes(exported.serialize())
 
 
-def write(trained: Trained, path: str | os.PathLike[str]) -> None:
+def write(trained: Pretrained, path: str | os.PathLike[str]) -> None:
     """Writes what `export` gives, in one piece.
 
     Raises:

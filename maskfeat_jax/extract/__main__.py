@@ -34,11 +34,12 @@ from input_pipeline.datasets.media import media_source
 from input_pipeline.memory import keep_freed_memory
 from maskfeat_jax import sharding
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
-from maskfeat_jax.convert import ConvertError, Trained, load
+from maskfeat_jax.convert import ConvertError, Pretrained, load
 from maskfeat_jax.extract.features import AXES, Features
 from maskfeat_jax.files import replacing
 from maskfeat_jax.models.classifier import POOLS
 from maskfeat_jax.sections import Problems, RecipeError, Section, call
+from maskfeat_jax.train.prefetch import Prefetcher
 from maskfeat_jax.workdir.workdir import WorkdirError, environment
 
 DTYPES = ("float32", "float16")
@@ -68,7 +69,7 @@ EXIT_CODES: dict[type[Exception], int] = {
 }
 
 
-def view_of(trained: Trained, clips: int, crops: int, stride: int | None) -> EvalView:
+def view_of(trained: Pretrained, clips: int, crops: int, stride: int | None) -> EvalView:
     """What is shown of a file: as the run evaluates, where the checkpoint is one of a run.
 
     Args:
@@ -153,19 +154,21 @@ def extract(features: Features, loader: Loader, dtype: str = "float32") -> Itera
     def place(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], jax.Array]:
         return batch, sharding.to_device(mesh, {"video": batch["video"]})["video"]
 
-    for batch, video in sharding.prefetch(loader.eval_batches("skip"), place):
-        computed = np.asarray(step(params, video))
-        valid = batch["valid"].reshape(-1, views).all(1)
-        computed = computed.reshape(-1, views, *computed.shape[1:]).mean(1)[valid]
-        index = batch["index"][::views][valid]
-        with np.errstate(over="ignore"):
-            computed = computed.astype(dtype)
-        finite = np.isfinite(computed).all(tuple(range(1, computed.ndim)))
-        if not finite.all():
-            name = loader.source.name_of(int(index[np.argmin(finite)]))
-            raise FloatingPointError(f"{name}: features are not finite in {dtype}")
-        labels = batch["label"][::views][valid] if "label" in batch else None
-        yield Rows(computed, index, labels)
+    batches = Prefetcher(loader.eval_batches("skip"), place)
+    with contextlib.closing(batches):
+        for batch, video in batches:
+            computed = np.asarray(step(params, video))
+            valid = batch["valid"].reshape(-1, views).all(1)
+            computed = computed.reshape(-1, views, *computed.shape[1:]).mean(1)[valid]
+            index = batch["index"][::views][valid]
+            with np.errstate(over="ignore"):
+                computed = computed.astype(dtype)
+            finite = np.isfinite(computed).all(tuple(range(1, computed.ndim)))
+            if not finite.all():
+                name = loader.source.name_of(int(index[np.argmin(finite)]))
+                raise FloatingPointError(f"{name}: features are not finite in {dtype}")
+            labels = batch["label"][::views][valid] if "label" in batch else None
+            yield Rows(computed, index, labels)
 
 
 def batch_rows(view: EvalView, files: int, wanted: int) -> int:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, UInt8
 
-from maskfeat_jax.convert import Trained
+from maskfeat_jax.convert import Pretrained
 from maskfeat_jax.models import Classifier
 from maskfeat_jax.models.classifier import check_pool
 from maskfeat_jax.models.layers import LayerNorm
@@ -37,7 +37,7 @@ class Features:
       pool: of features per clip: "mean" of the tokens of the grid, or the "class" token.
     """
 
-    trained: Trained
+    trained: Pretrained
     per: str = "clip"
     pool: str = "mean"
 

@@ -13,7 +13,6 @@ import sys
 import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import pytest
 
@@ -44,7 +43,6 @@ DEVICES = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec as P
-from maskfeat_jax import checkpoint
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 
 def state_on(devices):
@@ -88,7 +86,6 @@ def test_eight_devices_to_one_to_four_and_back(tmp_path):
 SAVE_FOR_EVER = """
 import itertools, sys
 import jax.numpy as jnp
-from maskfeat_jax import checkpoint
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 checkpoints = Checkpoints(sys.argv[1], keep_last=2)
 latest = checkpoints.latest_good()
@@ -100,7 +97,7 @@ for step in itertools.count(0 if latest is None else latest + 1):
 
 def test_kill_in_the_middle_of_saving_leaves_a_loadable_state(tmp_path):
     rng = random.Random(0)
-    for _ in range(3):
+    for _ in range(2):
         process = start(SAVE_FOR_EVER, tmp_path)
         assert process.stdout is not None
         process.stdout.readline()
@@ -112,11 +109,9 @@ def test_kill_in_the_middle_of_saving_leaves_a_loadable_state(tmp_path):
         latest = checkpoints.latest_good()
         assert latest is not None
         assert latest >= int(printed[-1] if printed else 0)
-        assert checkpoints.bad == []
-        leaf = jax.ShapeDtypeStruct((300, 100), jnp.int32)
-        restored, _ = checkpoints.restore(
-            latest, {"a": leaf, "b": jax.ShapeDtypeStruct((1000,), jnp.int32)}
-        )
+        assert not (tmp_path / "bad").exists()
+        like = {"a": jnp.zeros((300, 100), jnp.int32), "b": jnp.zeros(1000, jnp.int32)}
+        restored, _ = checkpoints.restore(latest, like)
         assert (restored["a"] == latest).all()
         assert (restored["b"] == latest).all()
 

@@ -11,7 +11,7 @@ import pytest
 
 import main
 from maskfeat_jax import convert
-from maskfeat_jax.checkpoints.checkpointer import load_params
+from maskfeat_jax.checkpoints.pretrained import load_params
 from maskfeat_jax.convert import stablehlo
 from maskfeat_jax.convert.__main__ import main as command
 from maskfeat_jax.train.experiment import initial_params

@@ -8,7 +8,7 @@ import pytest
 
 from maskfeat_jax import convert
 from maskfeat_jax.augment import Normalise
-from maskfeat_jax.convert import metadata
+from maskfeat_jax.checkpoints.description import model_of
 from maskfeat_jax.convert.files import Tensor
 from maskfeat_jax.convert.importing import computed, shapes_of
 from maskfeat_jax.convert.source import find_form, told_sections
@@ -99,7 +99,7 @@ def test_published_models_are_told_from_their_tensors(case):
     )
     if getattr(model.encoder, "positions", "") == "sinusoid":
         params["encoder"]["pos_embed"] = computed(model, clip, "encoder")
-    trained = convert.Trained(model, params, clip, Normalise(), {}, "")
+    trained = convert.Pretrained(model, params, clip, Normalise(), {}, "")
     exported = convert.export(trained, layout).state
     state = {name: Tensor(t.shape, "F32", t.copy) for name, t in exported.items()}
     assert len(state) == tensors
@@ -110,5 +110,5 @@ def test_published_models_are_told_from_their_tensors(case):
     known = {"pool": getattr(model, "pool", None)}
     known |= {"clip": clip} if layout == "hf" else {}
     section, told_head, told_clip = told_sections(source, known)
-    assert metadata.model_of(section, told_head) == model
+    assert model_of(section, told_head) == model
     assert told_clip == clip

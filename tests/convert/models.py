@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from maskfeat_jax.augment import Normalise
-from maskfeat_jax.convert import Trained
+from maskfeat_jax.convert import Pretrained
 from maskfeat_jax.convert.importing import computed, shapes_of
 from maskfeat_jax.models import create_model
 
@@ -91,7 +91,7 @@ def _made(name: str):
     return model, clip, shapes_of(model, clip)
 
 
-def small(name: str, *, without_key_bias: bool = False) -> Trained:
+def small(name: str, *, without_key_bias: bool = False) -> Pretrained:
     """A model of `MODELS` with random parameters."""
     model, clip, shapes = _made(name)
     rng = np.random.default_rng(0)
@@ -106,7 +106,7 @@ def small(name: str, *, without_key_bias: bool = False) -> Trained:
             tree["pos_embed"] = computed(model, clip, part).copy()
     if name == "videomae":
         params["decoder"]["embed"]["bias"][:] = 0
-    return Trained(model, params, clip, Normalise(), {}, "made")
+    return Pretrained(model, params, clip, Normalise(), {}, "made")
 
 
 def leaves(tree) -> dict[str, np.ndarray]:

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from maskfeat_jax import convert
-from maskfeat_jax.convert import LAYOUTS, ConvertError, files, metadata
+from maskfeat_jax.checkpoints import pretrained
+from maskfeat_jax.convert import LAYOUTS, ConvertError, files
 from maskfeat_jax.convert.files import Tensor
+from maskfeat_jax.convert.importing import about
 from maskfeat_jax.convert.source import find_form
 from tests.convert.models import ENCODER, MODELS, WHOLE, assert_same, small
 
@@ -24,7 +26,7 @@ def written(exported: convert.Export, folder, **documents):
     return path
 
 
-def known(trained: convert.Trained) -> dict:
+def known(trained: convert.Pretrained) -> dict:
     """What no file of another program tells."""
     model = trained.model
     hints = {"heads": model.encoder.heads, "clip": trained.clip}
@@ -177,7 +179,7 @@ def test_a_description_is_believed_only_of_its_own_file(tmp_path):
     convert.write(small("mean"), tmp_path / "out", "timm")
     other = convert.export(small("class"), "timm")
     files.write(tmp_path / "out" / "model.safetensors", other.state, None)
-    assert metadata.about(files.read(tmp_path / "out")) is None
+    assert about(files.read(tmp_path / "out")) is None
     with pytest.raises(ConvertError, match="said to be 'mean', the names are those for 'class'"):
         convert.load(tmp_path / "out")  # that is what config.json says
 
@@ -189,7 +191,7 @@ def test_imported_checkpoints_are_read_like_runs(tmp_path):
         read = convert.load(tmp_path / path)
         assert (read.model, read.clip) == (trained.model, trained.clip)
         assert_same(read.params, trained.params)
-    assert not convert.is_run(tmp_path / "a")
+    assert not pretrained.is_run(tmp_path / "a")
 
 
 def test_nothing_is_written_over(tmp_path):

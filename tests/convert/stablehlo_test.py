@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from maskfeat_jax.augment import Normalise
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert import stablehlo
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.models import create_model
 
 CLASSES = {"name": "classifier", "num_classes": 5}
@@ -38,7 +38,7 @@ def trained_and_inputs(head, encoder, clip):
     draw = lambda like: rng.normal(0, 0.2, like.shape).astype(like.dtype)  # noqa: E731
     params = jax.tree.map(draw, shapes["params"])
     recipe = {"head": head, "model": encoder}
-    return Trained(model, params, clip, normalise, recipe, "a test"), inputs
+    return Pretrained(model, params, clip, normalise, recipe, "a test"), inputs
 
 
 @pytest.mark.parametrize("name", CASES)

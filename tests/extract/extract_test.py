@@ -15,7 +15,7 @@ from input_pipeline import EvalView
 from input_pipeline.decode.video import VideoFile
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
-from maskfeat_jax.convert import Trained, load
+from maskfeat_jax.convert import Pretrained, load
 from maskfeat_jax.extract.__main__ import main, view_of
 from maskfeat_jax.extract.features import Features
 from maskfeat_jax.models import create_model
@@ -40,7 +40,7 @@ def drawn(shapes):
 def trained_as(head, encoder, *inputs):
     model = create_model(head["name"], head={k: head[k] for k in head if k != "name"}, **encoder)
     shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *CLIP, 3)), *inputs)
-    return Trained(model, drawn(shapes["params"]), CLIP, Normalise(), {"head": head}, "a test")
+    return Pretrained(model, drawn(shapes["params"]), CLIP, Normalise(), {"head": head}, "a test")
 
 
 def some_video():

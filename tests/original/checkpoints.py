@@ -120,7 +120,7 @@ MODELS = {
 }  # fmt: skip
 
 
-def with_random_numbers(made: Model) -> convert.Trained:
+def with_random_numbers(made: Model) -> convert.Pretrained:
     """Ours with parameters away from zeros and ones; what an original computes is as computed."""
     model, clip, rng = made.model, made.clip, np.random.default_rng(0)
 
@@ -135,7 +135,7 @@ def with_random_numbers(made: Model) -> convert.Trained:
             params[part]["pos_embed"] = computed(model, clip, part)
     if getattr(model, "class_token", "") == "none":
         params["decoder"]["embed"]["bias"][:] = 0  # VideoMAE has none
-    return convert.Trained(model, params, clip, Normalise(), {}, "random numbers")
+    return convert.Pretrained(model, params, clip, Normalise(), {}, "random numbers")
 
 
 def randomise(model: Any) -> None:
@@ -151,7 +151,7 @@ def randomise(model: Any) -> None:
                 tensor.copy_(0.05 * torch.randn(tensor.shape) + (tensor.detach() == 1).all())
 
 
-def save_as_original(layout: str, model: Any, folder: Path, trained: convert.Trained) -> Path:
+def save_as_original(layout: str, model: Any, folder: Path, trained: convert.Pretrained) -> Path:
     """A file of an original as its own training, or its own function, saves it."""
     import torch
 

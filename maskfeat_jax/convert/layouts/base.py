@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from maskfeat_jax.augment import Normalise
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.rules import Rows, Rule, Table, below
-from maskfeat_jax.convert.trained import Trained
 
 Tensors = dict[str, Any]  # of torch, by their name in a file
 Document = dict[str, Any]  # what JSON can hold
@@ -99,8 +99,8 @@ class Layout:
     name: str
     forms: tuple[Form, ...]
     file: str
-    wrap: Callable[[Tensors, Trained], dict[str, Any]] | None = None
-    documents: Callable[[Trained], dict[str, Document]] = lambda trained: {}
+    wrap: Callable[[Tensors, Pretrained], dict[str, Any]] | None = None
+    documents: Callable[[Pretrained], dict[str, Document]] = lambda trained: {}
     hints: Callable[[Mapping[str, Any], Mapping[str, Document]], dict[str, Any]] = (
         lambda wrapper, documents: {}
     )

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskfeat_jax.augment import Normalise
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.layouts.base import HAS_CLASS, Document, Form, Layout
 from maskfeat_jax.convert.layouts.mae import FIELDS
 from maskfeat_jax.convert.rules import COMPUTED, Rows, Rule, below, table
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.models import MAE, Classifier
 
 QKV = tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))
@@ -121,7 +121,7 @@ def _forms() -> tuple[Form, ...]:
     )
 
 
-def documents(trained: Trained) -> dict[str, Document]:
+def documents(trained: Pretrained) -> dict[str, Document]:
     """The files from which transformers builds the model and what prepares its input."""
     model, encoder = trained.model, trained.model.encoder
     video = not encoder.class_token
@@ -166,7 +166,7 @@ def _mask_ratio(visible: int, tokens: int) -> float:
     return ratio if int(tokens * (1 - ratio)) == visible else 1 - (visible + 0.5) / tokens
 
 
-def _kind(trained: Trained) -> Document:
+def _kind(trained: Pretrained) -> Document:
     model = trained.model
     video = not model.encoder.class_token
     if isinstance(model, MAE):
@@ -194,7 +194,7 @@ def _kind(trained: Trained) -> Document:
     }
 
 
-def _preprocessor(trained: Trained, video: bool) -> Document:
+def _preprocessor(trained: Pretrained, video: bool) -> Document:
     size = {"height": trained.clip[1], "width": trained.clip[2]}
     document: Document = {
         "image_processor_type": "VideoMAEImageProcessor" if video else "ViTImageProcessor",

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.layouts import timm
 from maskfeat_jax.convert.layouts.base import BLOCK, HAS_CLASS, IMAGE_VIT, Form, Layout, Tensors
 from maskfeat_jax.convert.rules import Rows, below, table
-from maskfeat_jax.convert.trained import Trained
 
 DECODER = below(
     "decoder/",
@@ -28,7 +28,7 @@ PROBE = {"norm": "norm", "projection": "head.1"}
 STATISTICS = {"batch_norm/mean": "head.0.running_mean", "batch_norm/var": "head.0.running_var"}
 
 
-def wrap(state: Tensors, trained: Trained) -> dict[str, Any]:
+def wrap(state: Tensors, trained: Pretrained) -> dict[str, Any]:
     """As its training saves them and its fine-tuning reads them."""
     return {"model": state}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.layouts.base import (
     HAS_CLASS,
     IMAGE_STEM,
@@ -18,7 +19,6 @@ from maskfeat_jax.convert.layouts.base import (
 from maskfeat_jax.convert.layouts.mae import FIELDS
 from maskfeat_jax.convert.layouts.pyslowfast import SOBEL
 from maskfeat_jax.convert.rules import Rows, below, table
-from maskfeat_jax.convert.trained import Trained
 
 BLOCK = {
     "norm1": "ln1",
@@ -67,7 +67,7 @@ HOG = {
 }
 
 
-def wrap(state: Tensors, trained: Trained) -> dict[str, Any]:
+def wrap(state: Tensors, trained: Pretrained) -> dict[str, Any]:
     """As its training saves them."""
     return {"meta": {}, "state_dict": state}
 

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from maskfeat_jax.augment import Normalise
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.layouts.base import (
     BLOCK,
@@ -27,7 +28,6 @@ from maskfeat_jax.convert.layouts.base import (
     Tensors,
 )
 from maskfeat_jax.convert.rules import Rows, below, table
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.models import MAE, Classifier, MViT
 from maskfeat_jax.ops.patches import Size3
 
@@ -60,13 +60,13 @@ def decoder(block: Rows) -> Rows:
     return below("decoder/", "", {**names, **positions, **head})
 
 
-def wrap(state: Tensors, trained: Trained) -> dict[str, Any]:
+def wrap(state: Tensors, trained: Pretrained) -> dict[str, Any]:
     """As its training saves them: with the settings as YAML."""
     cfg = settings(trained, separate="blocks.0.attn.q.weight" in state)
     return {"epoch": 0, "model_state": state, "cfg": yaml.safe_dump(cfg)}
 
 
-def settings(trained: Trained, *, separate: bool = False) -> Document:
+def settings(trained: Pretrained, *, separate: bool = False) -> Document:
     """The settings of PySlowFast that say what the model is.
 
     Args:

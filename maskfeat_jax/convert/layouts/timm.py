@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from maskfeat_jax.augment import Normalise
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.layouts.base import IMAGE_VIT, Document, Form, Layout
 from maskfeat_jax.convert.rules import table
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.models import Features
 
 HEAD = {"projection": "head"}
@@ -35,7 +35,7 @@ NAMES = {
 }
 
 
-def documents(trained: Trained) -> dict[str, Document]:
+def documents(trained: Pretrained) -> dict[str, Document]:
     """The file from which timm and transformers build the model."""
     encoder = trained.model.encoder
     _, height, width = trained.clip

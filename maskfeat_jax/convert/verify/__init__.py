@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskfeat_jax.convert import files, metadata
+from maskfeat_jax.checkpoints.pretrained import Params, Pretrained
+from maskfeat_jax.convert import files
 from maskfeat_jax.convert.files import ConvertError
+from maskfeat_jax.convert.importing import about
 from maskfeat_jax.convert.source import find_form
-from maskfeat_jax.convert.trained import Params, Trained
 from maskfeat_jax.convert.verify.base import Case, Original, mask_of, noise_of
 from maskfeat_jax.convert.verify.hf import HF
 from maskfeat_jax.convert.verify.mae import MAE
@@ -77,7 +78,7 @@ class Verification:
 
 
 def verify(
-    trained: Trained, path: str | os.PathLike[str], layout: str | None = None
+    trained: Pretrained, path: str | os.PathLike[str], layout: str | None = None
 ) -> Verification:
     """Runs ours and the original, loaded strictly from a file as it loads one, in float32.
 
@@ -96,7 +97,7 @@ def verify(
     contents = files.read(path)
     tensors, _ = files.without_prefixes(contents.tensors)
     if layout is None:
-        known = metadata.about(contents)
+        known = about(contents)
         layout = known["layout"] if known else find_form(tensors, None).layout.name
     original = ORIGINALS[layout]
     torch = files.require_torch("to run an original")
@@ -119,7 +120,7 @@ def verify(
     )
 
 
-def run(trained: Trained, case: Case) -> np.ndarray:
+def run(trained: Pretrained, case: Case) -> np.ndarray:
     """What the original is compared with, on the CPU."""
     encoder = trained.model.encoder.clone(dtype="float32", attention="xla", scan=False)
     model, inputs = trained.model.clone(encoder=encoder), [case.clips]
@@ -145,7 +146,7 @@ def _tokens(model: nn.Module, params: Params, clips: jax.Array) -> Any:
     return LayerNorm().apply({"params": params["norm"]}, tokens)
 
 
-def _case(trained: Trained) -> Case:
+def _case(trained: Pretrained) -> Case:
     clips = np.random.default_rng(SEED).standard_normal((CLIPS, *trained.clip, 3), np.float32)
     grid = trained.model.encoder.grid(trained.clip)
     noise = noise_of(CLIPS, grid, SEED)

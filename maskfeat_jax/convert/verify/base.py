@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import PREFIXES, ConvertError, require_torch
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.ops.patches import Size3
 
 Module = Any  # torch.nn.Module
@@ -36,7 +36,7 @@ class Case:
       seed: see `noise`.
     """
 
-    trained: Trained
+    trained: Pretrained
     clips: Float[np.ndarray, "b t h w 3"]
     noise: Float[np.ndarray, "b n"]
     mask: Bool[np.ndarray, "b gt gh gw"]
@@ -59,7 +59,7 @@ class Case:
         require_torch("to run an original").manual_seed(self.seed)
 
 
-def mask_ratio(trained: Trained) -> float:
+def mask_ratio(trained: Pretrained) -> float:
     """One for which the originals, which round down, leave as many tokens as ours."""
     return 1 - (trained.model.visible + 0.5) / math.prod(trained.model.encoder.grid(trained.clip))
 
@@ -76,8 +76,8 @@ class Original:
     """
 
     name: str
-    build: Callable[[Trained, frozenset[str]], Module]
-    read: Callable[[Trained, Path, frozenset[str]], Module]
+    build: Callable[[Pretrained, frozenset[str]], Module]
+    read: Callable[[Pretrained, Path, frozenset[str]], Module]
     run: Callable[[Module, Case], Tensor]
 
 
@@ -113,7 +113,7 @@ def norm_layer() -> Callable[[int], Module]:
     return functools.partial(require_torch("to run an original").nn.LayerNorm, eps=1e-6)
 
 
-def square(trained: Trained) -> int:
+def square(trained: Pretrained) -> int:
     """The side of the clips.
 
     Raises:
@@ -126,11 +126,11 @@ def square(trained: Trained) -> int:
 
 
 def read_strictly(
-    build: Callable[[Trained, frozenset[str]], Module], *wrappers: str
-) -> Callable[[Trained, Path, frozenset[str]], Module]:
+    build: Callable[[Pretrained, frozenset[str]], Module], *wrappers: str
+) -> Callable[[Pretrained, Path, frozenset[str]], Module]:
     """`Original.read` of a file of `torch.save`, whose tensors are under one of the keys."""
 
-    def read(trained: Trained, path: Path, names: frozenset[str]) -> Module:
+    def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
         return load_strictly(build(trained, names), tensors_of(path, *wrappers), path)
 
     return read

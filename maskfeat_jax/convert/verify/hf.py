@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError, require_torch
 from maskfeat_jax.convert.layouts.hf import documents
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.convert.verify.base import Case, Module, Original, Tensor, imported
 from maskfeat_jax.models import MAE, Features
 
 HINT = "pip install transformers"
 
 
-def build(trained: Trained, names: frozenset[str]) -> Module:
+def build(trained: Pretrained, names: frozenset[str]) -> Module:
     """The model of the config.json that is written."""
     transformers = imported("transformers", HINT)
     document = dict(documents(trained)["config.json"])
@@ -22,7 +22,7 @@ def build(trained: Trained, names: frozenset[str]) -> Module:
     return _class(trained).from_config(config, **_without_pooler(trained, names))
 
 
-def read(trained: Trained, path: Path, names: frozenset[str]) -> Module:
+def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
     """Of the folder of the file, which must have a config.json."""
     arguments = {"output_loading_info": True, "local_files_only": True}
     try:
@@ -36,14 +36,14 @@ def read(trained: Trained, path: Path, names: frozenset[str]) -> Module:
     return model
 
 
-def _without_pooler(trained: Trained, names: frozenset[str]) -> dict[str, Any]:
+def _without_pooler(trained: Pretrained, names: frozenset[str]) -> dict[str, Any]:
     """Leaves out a linear map that encoders have there, if the file has none."""
     if not isinstance(trained.model, Features) or any("pooler." in name for name in names):
         return {}
     return {"add_pooling_layer": False}
 
 
-def _class(trained: Trained) -> Any:
+def _class(trained: Pretrained) -> Any:
     """The one that finds the architecture by config.json."""
     transformers = imported("transformers", HINT)
     if isinstance(trained.model, MAE):

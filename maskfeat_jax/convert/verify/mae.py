@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError, require_torch
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.convert.verify.base import (
     Case,
     Module,
@@ -30,7 +30,7 @@ from maskfeat_jax.models import Features, LinearProbe
 HINT = "put a checkout of github.com/facebookresearch/mae on PYTHONPATH, and pip install timm"
 
 
-def build(trained: Trained, names: frozenset[str]) -> Module:
+def build(trained: Pretrained, names: frozenset[str]) -> Module:
     """Of `models_mae`, or of `models_vit`, for a linear probe as main_linprobe.py changes it."""
     model, encoder = trained.model, trained.model.encoder
     sizes: dict[str, Any] = {

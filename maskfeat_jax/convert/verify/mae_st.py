@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import require_torch
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.convert.verify.base import (
     Case,
     Module,
@@ -26,7 +26,7 @@ HINT = (
 )
 
 
-def build(trained: Trained, names: frozenset[str]) -> Module:
+def build(trained: Pretrained, names: frozenset[str]) -> Module:
     """Of `models_mae`, or of `models_vit`."""
     model, encoder, frames = trained.model, trained.model.encoder, trained.clip[0]
     fields: dict[str, Any] = {

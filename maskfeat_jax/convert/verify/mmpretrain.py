@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.convert.verify.base import (
     Case,
     Module,
@@ -22,7 +22,7 @@ HINT = "pip install mmpretrain mmengine mmcv"
 HINT_OF_VIDEOS = "pip install mmaction2 mmengine mmcv"
 
 
-def build(trained: Trained, names: frozenset[str]) -> Module:
+def build(trained: Pretrained, names: frozenset[str]) -> Module:
     """The model of its configuration, without what prepares images and what computes losses."""
     if isinstance(trained.model.encoder, MViT):
         return _of_videos(trained)
@@ -31,7 +31,7 @@ def build(trained: Trained, names: frozenset[str]) -> Module:
     return imported("mmpretrain.models", HINT).build_classifier(_config(trained, names))
 
 
-def _config(trained: Trained, names: frozenset[str]) -> dict[str, Any]:
+def _config(trained: Pretrained, names: frozenset[str]) -> dict[str, Any]:
     model, encoder = trained.model, trained.model.encoder
     norm = {"type": "LN", "eps": 1e-6}
     backbone: dict[str, Any] = {
@@ -106,7 +106,7 @@ def _config(trained: Trained, names: frozenset[str]) -> dict[str, Any]:
     }
 
 
-def _of_videos(trained: Trained) -> Module:
+def _of_videos(trained: Pretrained) -> Module:
     model, encoder = trained.model, trained.model.encoder
     if not isinstance(model, Classifier):
         raise ConvertError(

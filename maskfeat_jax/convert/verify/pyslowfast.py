@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import require_torch
 from maskfeat_jax.convert.layouts.pyslowfast import settings
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.convert.verify.base import (
     Case,
     Module,
@@ -27,7 +27,7 @@ HINT = "put a checkout of github.com/facebookresearch/SlowFast on PYTHONPATH, wi
 OF_DECODER = re.compile(r"(pred_head\..*\.attn\.)q(\.weight|\.bias)")
 
 
-def build(trained: Trained, names: frozenset[str]) -> Module:
+def build(trained: Pretrained, names: frozenset[str]) -> Module:
     """Of the settings that are written into a checkpoint."""
     square(trained)
     config = imported("slowfast.config.defaults", HINT).get_cfg()
@@ -40,7 +40,7 @@ def build(trained: Trained, names: frozenset[str]) -> Module:
     return imported("slowfast.models.video_model_builder", HINT).MViT(config)
 
 
-def read(trained: Trained, path: Path, names: frozenset[str]) -> Module:
+def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
     """Strictly, after three linear maps in blocks of the decoder have been made one.
 
     The published files of mae_st have three, which no PySlowFast that is public has.

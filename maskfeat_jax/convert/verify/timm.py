@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import SAFETENSORS, ConvertError
 from maskfeat_jax.convert.layouts.timm import documents
-from maskfeat_jax.convert.trained import Trained
 from maskfeat_jax.convert.verify.base import Case, Module, Original, Tensor, imported
 from maskfeat_jax.models import Features
 
 HINT = "pip install timm"
 
 
-def build(trained: Trained, names: frozenset[str], checkpoint: str = "") -> Module:
+def build(trained: Pretrained, names: frozenset[str], checkpoint: str = "") -> Module:
     """The model that config.json describes, or would describe."""
     config = documents(trained)["config.json"]
     return imported("timm", HINT).create_model(
@@ -24,7 +24,7 @@ def build(trained: Trained, names: frozenset[str], checkpoint: str = "") -> Modu
     )
 
 
-def read(trained: Trained, path: Path, names: frozenset[str]) -> Module:
+def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
     """Through config.json where there is one."""
     try:
         if path.suffix == SAFETENSORS and (path.parent / "config.json").exists():

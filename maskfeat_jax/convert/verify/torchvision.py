@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maskfeat_jax.convert.trained import Trained
+from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.verify.base import (
     Case,
     Module,
@@ -18,7 +18,7 @@ from maskfeat_jax.convert.verify.base import (
 KERNEL = [3, 3, 3]
 
 
-def build(trained: Trained, names: frozenset[str]) -> Module:
+def build(trained: Pretrained, names: frozenset[str]) -> Module:
     """`mvit_v2_s` with other sizes; of MaskFeat, where another layer doubles the width."""
     mvit = imported("torchvision.models.video.mvit", "pip install torchvision")
     encoder, (frames, height, width) = trained.model.encoder, trained.clip

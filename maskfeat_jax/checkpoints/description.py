@@ -1,0 +1,52 @@
+"""A model as the sections `model` and `head` of a recipe, and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from maskfeat_jax.models import MODELS, VARIANTS
+from maskfeat_jax.sections import choose
+from maskfeat_jax.tasks.base import encoder_of
+
+_NOT_FIELDS = ("parent", "name", "encoder")
+
+
+def model_of(section: Mapping[str, Any], head: Mapping[str, Any]) -> nn.Module:
+    """The model of sections `model` and `head` that leave nothing to a task.
+
+    Raises:
+      RecipeError: they do not describe one.
+    """
+    return choose("head", MODELS, head, encoder=encoder_of({"model": section}))
+
+
+def sections_of(model: nn.Module) -> dict[str, dict[str, Any]]:
+    """The inverse of `model_of`; `model` says how it differs from the nearest variant."""
+    encoder = model.encoder
+    name = next(name for name, kind in MODELS.items() if type(model) is kind)
+    return {
+        "model": section_of(type(encoder), _fields(encoder)),
+        "head": {"name": name, **_fields(model)},
+    }
+
+
+def section_of(family: type, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `model` of an encoder: the nearest variant, and what differs from it."""
+
+    def differing(variant: str) -> dict[str, Any]:
+        sizes = VARIANTS[variant][1]
+        usual = {key: sizes.get(key, getattr(family, key, None)) for key in fields}
+        return {key: value for key, value in fields.items() if usual[key] != value}
+
+    names = [name for name, (kind, _) in VARIANTS.items() if kind is family]
+    best = min(names, key=lambda name: len(differing(name)))
+    return {"encoder": best, **differing(best)}
+
+
+def _fields(module: nn.Module) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(module)]
+    return {name: getattr(module, name) for name in names if name not in _NOT_FIELDS}
