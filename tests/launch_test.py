@@ -23,6 +23,7 @@ def launch(script: str, folder: pathlib.Path, programs: dict[str, str], *words: 
         ["bash", str(LAUNCH / script), *words],
         capture_output=True,
         text=True,
+        cwd=folder,
         env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder), **env},
     )
     return done, calls.read_text().splitlines() if calls.exists() else []
@@ -30,7 +31,10 @@ def launch(script: str, folder: pathlib.Path, programs: dict[str, str], *words: 
 
 @pytest.mark.parametrize(
     ("code", "restarts", "again"),
-    [(75, 0, True), (137, 3, True), (75, 50, False), (78, 0, False), (0, 0, False)],
+    [
+        *((code, 3, True) for code in (1, 75, 134, 137, 143)),
+        *((75, 50, False), (78, 0, False), (0, 0, False)),
+    ],
 )
 def test_slurm_starts_again_what_can_go_on(tmp_path, code, restarts, again):
     env = {"SLURM_JOB_ID": "17", "SLURM_RESTART_COUNT": str(restarts), "http_proxy": "p:1"}
@@ -41,6 +45,30 @@ def test_slurm_starts_again_what_can_go_on(tmp_path, code, restarts, again):
     assert "main.py --config=configs/smoke.py --workdir=runs/a b --distributed" in calls[0]
     assert calls[0].endswith("--config.seed=1")
     assert calls[1:] == (["scontrol requeue 17"] if again else [])
+
+
+def test_slurm_starts_again_after_three_hangs_in_a_row_but_not_more(tmp_path):
+    def requeued(code):
+        programs = {"srun": f"exit {code}", "scontrol": ""}
+        (tmp_path / "calls").unlink(missing_ok=True)
+        _, calls = launch("slurm.sh", tmp_path, programs, "c.py", "runs/a", SLURM_JOB_ID="17")
+        return len(calls) == 2
+
+    assert [requeued(code) for code in (1, 1, 1, 75)] == [True] * 4
+    assert [requeued(1) for _ in range(4)] == [True, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("codes", "starts"),
+    [((1, 1, 134, 1, 1, 1, 1), 7), ((137, 143, 78), 3), ((255,), 1)],
+)
+def test_a_pod_is_started_again_where_it_helps(tmp_path, codes, starts):
+    coded = f'echo x >> "$0.count"; codes=(0 {" ".join(map(str, codes))})\n'
+    coded += 'exit "${codes[$(wc -l < "$0.count")]}"'
+    words = ("pod1", "zone1", "c.py", "runs/a")
+    done, calls = launch("tpu_pod.sh", tmp_path, {"gcloud": coded, "sleep": ""}, *words)
+    assert done.returncode == codes[-1]
+    assert sum(call.startswith("gcloud") for call in calls) == starts == len(codes)
 
 
 def test_a_pod_is_started_again_with_the_same_command(tmp_path):

@@ -44,9 +44,14 @@ srun .venv/bin/python main.py --config="$config" --workdir="$workdir" \
   --distributed --start_seconds=600 --config.run.grace_seconds=240 "$@"
 code=$?
 
-# 75: stopped in good order, or lost another process. Above 128: killed by a signal. Both go on
-# where the last checkpoint is. Any other code needs a person: see STATUS.json.
-if [ "$code" -eq 75 ] || [ "$code" -gt 128 ]; then
+# 75: stopped in good order, or lost another process. Above 128: ended by a signal, such as 134 by
+# JAX when another process is gone, 137 by SIGKILL, 143 by SIGTERM. 1: a hang (stacks_*.txt in the
+# work directory) or a crash of Python, worth three more tries in a row. All go on where the last
+# checkpoint is. Any other code needs a person: see STATUS.json.
+hung=slurm-$SLURM_JOB_ID.hung # a line for each time in a row
+if [ "$code" -eq 1 ]; then date >>"$hung"; else rm -f "$hung"; fi
+if [ "$code" -eq 75 ] || [ "$code" -gt 128 ] ||
+  { [ "$code" -eq 1 ] && [ "$(wc -l <"$hung")" -le 3 ]; }; then
   if [ "${SLURM_RESTART_COUNT:-0}" -lt "$restarts" ]; then
     echo "exit code $code; starting again" >&2
     scontrol requeue "$SLURM_JOB_ID"

@@ -1,6 +1,6 @@
 #!/bin/bash
 # A training on all hosts of a Cloud TPU pod slice, from your own machine; started again while it
-# ends with 75.
+# ends with a code that means so.
 #
 #     docs/launch/tpu_pod.sh NAME ZONE CONFIG WORKDIR [more words for main.py]
 #     docs/launch/tpu_pod.sh pod1 us-central2-b configs/mae_vit_l16_k400.py /shared/runs/m \
@@ -32,14 +32,20 @@ words=(.venv/bin/python main.py "--config=$config" "--workdir=$workdir" --distri
 command="cd maskfeat_jax &&$(printf ' %q' "${words[@]}")"
 
 restarts=50 # against a run that fails and starts for ever
+hung=0      # times in a row
 for ((n = 0; n <= restarts; n++)); do
   gcloud compute tpus tpu-vm ssh "$name" --zone="$zone" --worker=all --command="$command"
   code=$?
-  # 75: stopped in good order, or lost another host. A preempted pod has to be made anew before.
-  if [ "$code" -ne 75 ]; then
+  # A preempted pod has to be made anew before.
+  case $code in
+    75 | 134 | 137 | 143) hung=0 ;; # stopped, lost another host, ended by a signal
+    1) hung=$((hung + 1)) ;;        # a hang (stacks_*.txt in WORKDIR), or a crash of Python
+    *) exit "$code" ;;
+  esac
+  if [ "$hung" -gt 3 ]; then
     exit "$code"
   fi
-  echo "exit code 75; starting again in 30 s" >&2
+  echo "exit code $code; starting again in 30 s" >&2
   sleep 30
 done
-exit 75
+exit "$code"
