@@ -44,16 +44,3 @@ MASKERS: dict[str, type[Masker]] = {
     "random_tube": RandomTube,
     "tube": Tube,
 }
-
-__all__ = [
-    "MASKERS",
-    "Block",
-    "Cube",
-    "Frame",
-    "Grid",
-    "Masker",
-    "Random",
-    "RandomPerFrame",
-    "RandomTube",
-    "Tube",
-]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -27,7 +28,7 @@ class Block:
     """Rectangles until the wanted number of tokens is covered, for grids of one frame.
 
     Attributes:
-      ratio: part of the tokens that is masked, in (0, 1).
+      ratio: fraction of the tokens that is masked, in (0, 1).
       min_area: smallest rectangle as a fraction of the wanted number; the originals take
         `wanted // 5` tokens.
       aspect: lowest ratio of height to width.
@@ -69,18 +70,15 @@ class Block:
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
         """Independent masks for `batch` clips."""
         self.check(grid)
-
-        def one(key: Key[Array, ""]) -> Bool[Array, "h w"]:
-            return block_mask(
-                key,
-                (grid[1], grid[2]),
-                masked=self.masked(grid),
-                min_area=float(self._min_area(grid)),
-                aspect=self.aspect,
-                attempts=None if self.exact else 10,
-            )
-
-        return jax.vmap(one)(jax.random.split(key, batch))[:, None]
+        draw = functools.partial(
+            block_mask,
+            grid=(grid[1], grid[2]),
+            masked=self.masked(grid),
+            min_area=self._min_area(grid),
+            aspect=self.aspect,
+            attempts=None if self.exact else 10,
+        )
+        return jax.vmap(draw)(jax.random.split(key, batch))[:, None]
 
     def _min_area(self, grid: Grid) -> int:
         return max(1, int(self.masked(grid) * self.min_area))
@@ -91,7 +89,7 @@ class Tube:
     """The rectangles of `Block` on one frame, repeated over all frames.
 
     Attributes:
-      ratio: part of the tokens that is masked, in (0, 1).
+      ratio: fraction of the tokens that is masked, in (0, 1).
       window: rows and columns of the grid on which the rectangles are drawn; each of its cells
         covers a whole number of tokens. None: the tokens themselves. PySlowFast takes 7x7 for
         14x14 tokens.
@@ -147,9 +145,9 @@ def block_mask(
     grid: tuple[int, int],
     *,
     masked: int,
-    min_area: float,
-    aspect: float = 0.3,
-    attempts: int | None = 10,
+    min_area: int,
+    aspect: float,
+    attempts: int | None,
 ) -> Bool[Array, "height width"]:
     """Union of random rectangles, until `masked` tokens are covered or nothing fits any more.
 
@@ -161,13 +159,10 @@ def block_mask(
       key: typed PRNG key.
       grid: rows and columns of tokens.
       masked: tokens to cover.
-      min_area: smallest area of a rectangle, tokens; may exceed what is missing.
+      min_area: in tokens; may exceed what is missing.
       aspect: lowest ratio of height to width.
       attempts: rectangles refused in a row after which the mask stays short (PySlowFast: 10);
         None goes on until exactly `masked` tokens are covered (OpenMMLab).
-
-    Returns:
-      True where masked.
 
     Source: PySlowFast (slowfast/datasets/utils.py, block masks) and BEiT (arXiv:2106.08254).
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -27,7 +28,7 @@ class Cube:
     """Boxes in space and time until the wanted number of cells is covered.
 
     Attributes:
-      ratio: part of the tokens that is masked, in (0, 1).
+      ratio: fraction of the tokens that is masked, in (0, 1).
       window: the grid (time, height, width) on which the boxes are drawn; each of its cells covers
         a whole number of tokens. None: the tokens themselves. PySlowFast takes 8x7x7 for 8x14x14
         tokens.
@@ -72,18 +73,15 @@ class Cube:
         """Independent masks for `batch` clips."""
         self.check(grid)
         cells = self._cells(grid)
-
-        def one(key: Key[Array, ""]) -> Bool[Array, "t h w"]:
-            return cube_mask(
-                key,
-                cells,
-                masked=self._masked_cells(cells),
-                min_area=float(self._min_area(cells)),
-                aspect=self.aspect,
-                fill=self.exact,
-            )
-
-        return enlarge(jax.vmap(one)(jax.random.split(key, batch)), grid)
+        draw = functools.partial(
+            cube_mask,
+            grid=cells,
+            masked=self._masked_cells(cells),
+            min_area=float(self._min_area(cells)),
+            aspect=self.aspect,
+            fill=self.exact,
+        )
+        return enlarge(jax.vmap(draw)(jax.random.split(key, batch)), grid)
 
     def _cells(self, grid: Grid) -> Grid:
         frames, rows, columns = self.window or grid

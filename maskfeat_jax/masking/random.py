@@ -21,7 +21,7 @@ class Random:
     The number of visible tokens is floor(tokens * (1 - ratio)), the same for each clip.
 
     Attributes:
-      ratio: part of the tokens that is masked, in (0, 1).
+      ratio: fraction of the tokens that is masked, in (0, 1).
 
     Source: MAE (arXiv:2111.06377); PySlowFast's `MAE_RND_MASK`.
     """
@@ -54,7 +54,7 @@ class RandomPerFrame(Random):
     A frame keeps floor(height * width * (1 - ratio)) visible tokens.
 
     Attributes:
-      ratio: part of the tokens that is masked, in (0, 1).
+      ratio: fraction of the tokens that is masked, in (0, 1).
 
     Source: MAE for video (arXiv:2205.09113); PySlowFast's `PER_FRAME_MASKING`.
     """
@@ -72,13 +72,13 @@ class RandomPerFrame(Random):
 
 @dataclasses.dataclass(frozen=True)
 class RandomTube(RandomPerFrame):
-    """Places at random, masked in every frame.
+    """Positions at random, masked in every frame.
 
     A frame keeps floor(height * width * (1 - ratio)) visible tokens, as in dmae_st. VideoMAE masks
     floor(height * width * ratio), so on 14x14 tokens its ratio of 0.9 is 0.897 here.
 
     Attributes:
-      ratio: part of the tokens that is masked, in (0, 1).
+      ratio: fraction of the tokens that is masked, in (0, 1).
 
     Source: VideoMAE (arXiv:2203.12602); space-only masks of MAE for video (arXiv:2205.09113).
     """
@@ -95,7 +95,7 @@ class Frame(Random):
     """Whole frames of tokens: round(frames * ratio) of them.
 
     Attributes:
-      ratio: part of the frames that is masked, in (0, 1).
+      ratio: fraction of the frames that is masked, in (0, 1).
 
     Source: MaskFeat (arXiv:2112.09133) section 5; PySlowFast's `MASK_FRAMES`.
     """
@@ -114,6 +114,6 @@ class Frame(Random):
 
 
 def _choose(key: Key[Array, ""], shape: tuple[int, int], count: int) -> Bool[Array, "rows n"]:
-    """`count` of the places in each row, each set with the same probability."""
+    """`count` of the positions in each row, each set with the same probability."""
     rank = jnp.argsort(jnp.argsort(jax.random.uniform(key, shape), axis=-1), axis=-1)
     return rank < count

@@ -51,5 +51,3 @@ class Target(Protocol):
 
 
 TARGETS: dict[str, type[Target]] = {"hog": Hog, "pixels": Pixels}
-
-__all__ = ["TARGETS", "Hog", "Pixels", "Target"]
