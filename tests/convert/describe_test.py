@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -89,14 +91,25 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("case", PUBLISHED.values(), ids=PUBLISHED.keys())
+CASES = [
+    pytest.param(case, id=name, marks=[pytest.mark.slow] * (name == "mvit_l"))
+    for name, case in PUBLISHED.items()
+]
+
+
+@functools.cache
+def zeros(model, clip):
+    """Parameters that take no memory: these models are large."""
+    return jax.tree.map(
+        lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes_of(model, clip)
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_published_models_are_told_from_their_tensors(case):
     layout, head, head_fields, encoder, fields, clip, tensors, numbers = case
     model = create_model(head, encoder=encoder, head=head_fields, **fields)
-    # Zeros that take no memory: these models are large.
-    params = jax.tree.map(
-        lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes_of(model, clip)
-    )
+    params = zeros(model, clip)
     if getattr(model.encoder, "positions", "") == "sinusoid":
         params["encoder"]["pos_embed"] = computed(model, clip, "encoder")
     trained = convert.Pretrained(model, params, clip, Normalise(), {}, "")
