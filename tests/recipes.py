@@ -22,10 +22,15 @@ def recipe(name: str) -> dict[str, Any]:
     return module.get_config().to_dict()
 
 
-def shrunken(name: str) -> dict[str, Any]:
+def shrunken(name: str, *, depth: int = 1) -> dict[str, Any]:
     """The recipe with a small network on a few small shapes, for a few steps.
 
-    What it starts from (`model.init_from`) is left to the test.
+    What it starts from (`model.init_from`) is left to the test. Recipes of the same name are the
+    same program, which is compiled once: tests change what does not matter to it.
+
+    Args:
+      name: of the recipe.
+      depth: of a ViT; drop path drops nothing in the first block.
     """
     small = recipe(name)
     _shrink_data(small)
@@ -36,7 +41,7 @@ def shrunken(name: str) -> dict[str, Any]:
         sizes = {"width": 8, "depth": 2, "heads": 1, "stages": (1,), "tubelet": (2, last, last)}
     else:
         tubelet = (2, 8, 8) if video else (1, 16, 16)
-        sizes = {"width": 32, "depth": 2, "heads": 2, "tubelet": tubelet}
+        sizes = {"width": 32, "depth": depth, "heads": 2, "tubelet": tubelet}
     small["model"] = {**model, **sizes}
     if "init_from" in model:
         small["model"]["init_from"] = ""

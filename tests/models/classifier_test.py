@@ -39,11 +39,12 @@ def test_logits_by_hand(pool, encoder, tokens_read):
 
 def test_dropout_scales_what_it_leaves():
     model = create_model("classifier", head={"num_classes": 5, "dropout": 0.5}, **VIT)
-    params = model.init(jax.random.key(0), CLIPS)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), CLIPS)["params"]
     clips = np.broadcast_to(CLIPS[:1], (400, *CLIPS.shape[1:]))
-    still = model.apply({"params": params}, clips)
+    still = jax.jit(model.apply)({"params": params}, clips)
     rngs = {"dropout": jax.random.key(1)}
-    moved = np.asarray(model.apply({"params": params}, clips, train=True, rngs=rngs))
+    apply = jax.jit(model.apply, static_argnames="train")
+    moved = np.asarray(apply({"params": params}, clips, train=True, rngs=rngs))
     assert np.ptp(moved, 0).min() > 0
     spread = moved.std(0) / np.sqrt(len(moved))
     assert (np.abs(moved.mean(0) - still[0]) < 5 * spread).all()

@@ -14,6 +14,7 @@ from maskfeat_jax.models import create_encoder, create_model
 from maskfeat_jax.models.layers import unstack_blocks
 from maskfeat_jax.models.positions import FIXED, POSITIONS, sincos_table, sinusoid_table
 from maskfeat_jax.ops.visible import visible_tokens
+from tests.models.initial import initial
 
 ENCODER = {"width": 32, "depth": 2, "heads": 2, "tubelet": (2, 8, 8)}
 HEAD = {"dim": 6, "visible": 10, "width": 16, "depth": 1, "heads": 2}
@@ -26,25 +27,18 @@ def model_of(head=(), **fields):
     return create_model("mae", encoder="vit_ti16", head={**HEAD, **dict(head)}, **ENCODER, **fields)
 
 
-def fresh(model):
-    params = model.init(jax.random.key(0), CLIPS, MASK)["params"]
-    leaves, tree = jax.tree.flatten(params)  # nothing stays zero
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    pairs = zip(leaves, keys, strict=True)
-    return tree.unflatten([x + 0.1 * jax.random.normal(k, x.shape) for x, k in pairs])
-
-
 def test_encoder_sees_the_visible_tokens_only():
     model = model_of()
-    params = fresh(model)
+    params = initial(model, CLIPS, MASK)
 
+    @jax.jit
     def predict(clips):
         return model.apply({"params": params}, clips, MASK)
 
     hidden = np.kron(MASK, np.ones((1, 2, 8, 8)))[..., None]
     changed = np.where(hidden > 0, 7.0, CLIPS).astype(np.float32)
     np.testing.assert_array_equal(predict(CLIPS), predict(changed))
-    gradient = jax.grad(lambda clips: jnp.sum(predict(clips) ** 2))(CLIPS)
+    gradient = jax.jit(jax.grad(lambda clips: jnp.sum(predict(clips) ** 2)))(CLIPS)
     # `take_visible` passes gradients to what it takes, and to nothing else.
     assert not np.any(np.where(hidden > 0, gradient, 0))
     assert np.any(np.asarray(gradient))
@@ -55,9 +49,9 @@ def test_encoder_sees_the_visible_tokens_only():
 def test_visible_tokens_enter_as_if_all_had_been_embedded(positions, first):
     fields = {**ENCODER, "depth": 0, "positions": positions, "class_token": bool(first)}
     encoder = create_encoder("vit_ti16", **fields)
-    params = encoder.init(jax.random.key(0), CLIPS)["params"]
-    every = np.asarray(encoder.apply({"params": params}, CLIPS))
-    few = encoder.apply({"params": params}, CLIPS, visible=visible_tokens(MASK, 10))
+    params = {"params": initial(encoder, CLIPS, noise=0.02)}
+    every = np.asarray(jax.jit(encoder.apply)(params, CLIPS))
+    few = jax.jit(encoder.apply)(params, CLIPS, visible=visible_tokens(MASK, 10))
     np.testing.assert_array_equal(few[:, :first], every[:, :first])
     wanted = every[:, first:][~MASK.reshape(2, -1)].reshape(2, 10, -1)
     np.testing.assert_allclose(few[:, first:], wanted, atol=1e-6)
@@ -80,14 +74,14 @@ def test_visible_tokens_enter_as_if_all_had_been_embedded(positions, first):
 def test_all_dialects_use_every_parameter(positions, class_token, encoders):
     head = {"positions": positions, "class_token": class_token}
     model = model_of(head, positions=positions, class_token=encoders)
-    params = fresh(model)
+    params = initial(model, CLIPS, MASK)
 
     def squares(params):
         out = model.apply({"params": params}, CLIPS, MASK)
         assert out.shape == (2, 2, 4, 4, 6)
         return jnp.sum(jnp.square(out))
 
-    gradients = jax.grad(squares)(params)
+    gradients = jax.jit(jax.grad(squares))(params)
     fixed = positions in FIXED
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradients):
         name = "/".join(key.key for key in path)
@@ -106,13 +100,15 @@ def test_all_dialects_use_every_parameter(positions, class_token, encoders):
 @pytest.mark.parametrize("fields", [{"scan": True}, {"remat": True}])
 def test_scan_and_remat_change_nothing(fields):
     model, other = model_of(), model_of(**fields)
-    params = fresh(other)
+    params = initial(other, CLIPS, MASK)
 
-    def loss(model):
-        return lambda p: jnp.sum(jnp.square(model.apply({"params": p}, CLIPS, MASK)))
+    def gradient(model, params):
+        return jax.jit(
+            jax.grad(lambda p: jnp.sum(jnp.square(model.apply({"params": p}, CLIPS, MASK))))
+        )(params)
 
-    found = unstack_blocks(jax.grad(loss(other))(params))
-    wanted = jax.grad(loss(model))(unstack_blocks(params))
+    found = unstack_blocks(gradient(other, params))
+    wanted = gradient(model, unstack_blocks(params))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 

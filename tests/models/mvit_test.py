@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +9,8 @@ from maskfeat_jax.models import VARIANTS, create_encoder, create_model
 from maskfeat_jax.models.layers import LayerNorm, stack_blocks, unstack_blocks
 from maskfeat_jax.models.pooling_attention import PoolingBlock
 from maskfeat_jax.transfer import transfer
+from tests.models.initial import initial
 
-# Compiling takes most of the time here.
-compiled = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 PRETRAINING, FINETUNING = (2, 16, 16), (2, 32, 32)
 TINY = {"width": 8, "depth": 5, "heads": 1, "stages": (1, 2), "tubelet": (2, 16, 16)}
 
@@ -26,18 +23,6 @@ def clips_and_mask(seed=0, batch=2):
     keys = jax.random.split(jax.random.key(seed), 2)
     clips = jax.random.normal(keys[0], (batch, 4, 32, 48, 3))
     return clips, jax.random.bernoulli(keys[1], 0.5, (batch, 2, 2, 3))
-
-
-def initial(model, *inputs, noise=0.1):
-    """Random parameters, without the time that it takes to compile an initialisation."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
-    random = np.random.default_rng(0)
-
-    def fill(path, leaf):
-        values = noise * random.standard_normal(leaf.shape, np.float32)
-        return values + (path[-1].key == "scale")
-
-    return jax.tree_util.tree_map_with_path(fill, shapes)
 
 
 def shapes_of(head, variant, clip=(16, 224, 224), **fields):
@@ -166,7 +151,7 @@ def test_scan_and_remat_change_nothing():
     assert set(like["encoder"]["blocks"]) == {"0", "1", "2", "3-4"}
 
     def loss(model):
-        return compiled(
+        return jax.jit(
             jax.value_and_grad(lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, *inputs))))
         )
 
@@ -217,7 +202,7 @@ def test_large_clips_train(size, sides, rows):
         logits = model.apply({"params": params}, clips, train=True, rngs=rngs)
         return -jax.nn.log_softmax(logits)[0, 1]
 
-    step = compiled(jax.value_and_grad(loss))
+    step = jax.jit(jax.value_and_grad(loss))
     value, grads = step(params)
     stepped = jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
     assert float(step(stepped)[0]) < float(value)
@@ -234,7 +219,7 @@ def test_tables_are_interpolated_for_clips_of_another_size():
     moved = transfer({"encoder": fitting}, {"encoder": params})["encoder"]
     assert moved["blocks"]["0"]["attn"]["rel_pos_w"].shape[0] == 63
     assert params["blocks"]["0"]["attn"]["rel_pos_w"].shape[0] == 31
-    run = compiled(encoder.apply)
+    run = jax.jit(encoder.apply)
     np.testing.assert_allclose(
         run({"params": params}, large), run({"params": moved}, large), rtol=1e-3, atol=1e-4
     )
@@ -247,7 +232,7 @@ def test_masked_pixels_have_no_influence_and_visible_ones_have():
     model = tiny()
     params = initial(model, clips, mask)
     gradient = jax.grad(lambda x: jnp.sum(model.apply({"params": params}, x, mask) ** 2))
-    seen = np.asarray(jnp.abs(compiled(gradient)(clips))[0].max(-1) > 0)
+    seen = np.asarray(jnp.abs(jax.jit(gradient)(clips))[0].max(-1) > 0)
     # Visible patches below and to the right begin 3 pixels earlier. In time the masked ones are the
     # last; those before them see frames 0 and 1.
     hidden = np.zeros_like(seen)
@@ -260,7 +245,7 @@ def test_drop_path_drops_whole_branches_in_training_only():
     model = tiny(drop_path=0.5, scan=True)
     params = initial(model, clips, mask, noise=0.3)
 
-    @compiled
+    @jax.jit
     def trained(seed):
         rngs = {"dropout": jax.random.key(seed)}
         return model.apply({"params": params}, clips, mask, train=True, rngs=rngs)
@@ -268,14 +253,14 @@ def test_drop_path_drops_whole_branches_in_training_only():
     np.testing.assert_array_equal(trained(0), trained(0))
     assert np.abs(trained(0) - trained(1)).max() > 0
     assert np.abs(trained(0) - trained(0)[:1]).max() > 1e-3
-    evaluated = np.asarray(compiled(model.apply)({"params": params}, clips, mask))
+    evaluated = np.asarray(jax.jit(model.apply)({"params": params}, clips, mask))
     np.testing.assert_allclose(evaluated, evaluated[:1].repeat(32, 0), atol=1e-4)
 
 
 def test_initialisation():
     encoder = create_encoder("mvit_v2_s", width=96, depth=2, stages=(1,), tubelet=(2, 8, 8))
     clips = np.zeros((1, 2, 16, 16, 3), np.float32)
-    params = compiled(encoder.init)(jax.random.key(0), clips, np.zeros((1, 1, 2, 2), bool))
+    params = jax.jit(encoder.init)(jax.random.key(0), clips, np.zeros((1, 1, 2, 2), bool))
     params = params["params"]
     block = params["blocks"]["0"]
     for leaf in (
@@ -299,9 +284,9 @@ def test_bfloat16_computes_close_to_float32_with_float32_parameters():
     half = tiny(dtype="bfloat16")
     shapes = jax.eval_shape(half.init, jax.random.key(0), *inputs)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
-    ours = compiled(half.apply)({"params": params}, *inputs)
+    ours = jax.jit(half.apply)({"params": params}, *inputs)
     assert ours.dtype == jnp.float32
-    wanted = compiled(tiny().apply)({"params": params}, *inputs)
+    wanted = jax.jit(tiny().apply)({"params": params}, *inputs)
     assert 0 < float(jnp.abs(ours - wanted).max()) < 0.05 * float(jnp.abs(wanted).max())
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from maskfeat_jax.models import create_model
 from maskfeat_jax.models.probes import RUNNING, BatchNorm
+from tests.models.initial import initial
 
 ENCODER = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 8, 8)}
 HEADS = {"linear_probe": {}, "attentive_probe": {"heads": 3}}
@@ -52,14 +53,14 @@ def test_batch_norm_leaves_unreadable_clips_out():
 @pytest.mark.parametrize("name", HEADS)
 def test_only_the_probe_learns(name):
     model = create_model(name, head={"num_classes": 5, **HEADS[name]}, **ENCODER)
-    params = model.init(jax.random.key(0), CLIPS)["params"]
+    params = initial(model, CLIPS)
     weights = np.random.default_rng(0).standard_normal((6, 5))
 
     def loss(params):
         logits, _ = model.apply({"params": params}, CLIPS, train=True, mutable=[RUNNING])
         return jnp.sum(logits * weights)
 
-    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params)):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params)):
         name = "/".join(key.key for key in path)
         frozen = any(re.search(pattern, name) for pattern in model.frozen)
         # Keys share their bias in the softmax: its exact gradient is zero.
@@ -69,12 +70,13 @@ def test_only_the_probe_learns(name):
 @pytest.mark.parametrize(("pool", "first"), [("class", 1), ("mean", 1), ("mean", 0)])
 def test_features_are_normalised_tokens(pool, first):
     model = create_model("features", head={"pool": pool}, class_token=bool(first), **ENCODER)
-    params = model.init(jax.random.key(0), CLIPS)["params"]
-    tokens = np.asarray(model.encoder.apply({"params": params["encoder"]}, CLIPS))
+    params = jax.jit(model.init)(jax.random.key(0), CLIPS)["params"]
+    tokens = np.asarray(jax.jit(model.encoder.apply)({"params": params["encoder"]}, CLIPS))
     centred = tokens - tokens.mean(-1, keepdims=True)
     tokens = centred / np.sqrt(tokens.var(-1, keepdims=True) + 1e-6)
     wanted = tokens[:, 0] if pool == "class" else tokens[:, first:].mean(1)
-    np.testing.assert_allclose(model.apply({"params": params}, CLIPS), wanted, atol=1e-5)
+    features = jax.jit(model.apply)({"params": params}, CLIPS)
+    np.testing.assert_allclose(features, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,7 @@ def test_attentive_probe_attends_over_the_grid_only():
         create_model("attentive_probe", head=head, class_token=has, **{**ENCODER, "depth": 0})
         for has in (True, False)
     )
-    params = usual.init(jax.random.key(0), CLIPS)["params"]
+    params = jax.jit(usual.init)(jax.random.key(0), CLIPS)["params"]
     encoder = {**params["encoder"], "pos_embed": params["encoder"]["pos_embed"][:, 1:]}
     del encoder["cls_token"]
     logits = other.apply({"params": {**params, "encoder": encoder}}, CLIPS)

@@ -8,6 +8,7 @@ import pytest
 from maskfeat_jax.models import MODELS, VARIANTS, create_encoder, create_model
 from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
 from maskfeat_jax.models.positions import POSITIONS
+from tests.models.initial import initial
 
 TINY = {"width": 24, "depth": 3, "heads": 3, "tubelet": (2, 8, 4)}
 
@@ -20,10 +21,6 @@ def clips_and_mask(seed=0):
     keys = jax.random.split(jax.random.key(seed), 2)
     clips = jax.random.normal(keys[0], (3, 4, 16, 8, 3))
     return clips, jax.random.bernoulli(keys[1], 0.5, (3, 2, 2, 2))
-
-
-def initial(model, *inputs):
-    return model.init(jax.random.key(1), *inputs)["params"]
 
 
 @pytest.mark.parametrize("name", sorted(name for name in VARIANTS if name.startswith("vit_")))
@@ -71,16 +68,16 @@ def test_models_have_names():
 def test_scan_and_remat_change_nothing(fields):
     inputs = clips_and_mask()
     plain, other = tiny(), tiny(**fields)
-    params = jax.tree.map(
-        lambda x: x + jax.random.normal(jax.random.key(2), x.shape), initial(plain, *inputs)
-    )
+    params = initial(plain, *inputs, noise=1)
     params_of = {False: params, True: stack_blocks(params, initial(tiny(scan=True), *inputs))}
 
     def loss(model):
-        return lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, *inputs)))
+        return jax.jit(
+            jax.value_and_grad(lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, *inputs))))
+        )
 
-    wanted = jax.value_and_grad(loss(plain))(params)
-    value, grads = jax.value_and_grad(loss(other))(params_of["scan" in fields])
+    wanted = loss(plain)(params)
+    value, grads = loss(other)(params_of["scan" in fields])
     np.testing.assert_allclose(value, wanted[0], rtol=1e-5)
     grads = unstack_blocks(grads)
     scale = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted[1]))
@@ -104,8 +101,8 @@ def test_masked_pixels_have_no_influence_and_visible_ones_have(class_token):
     clips, mask = clips_and_mask()
     model = tiny(class_token=class_token)
     params = initial(model, clips, mask)
-    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape), params)
-    gradient = jax.grad(lambda x: jnp.sum(model.apply({"params": params}, x, mask) ** 2))(clips)
+    squares = jax.grad(lambda x: jnp.sum(model.apply({"params": params}, x, mask) ** 2))
+    gradient = jax.jit(squares)(clips)
     by_token = jnp.abs(gradient).reshape(3, 2, 2, 2, 8, 2, 4, 3).max((2, 4, 6, 7))
     assert not np.asarray(by_token)[np.asarray(mask)].any()
     assert np.asarray(by_token)[~np.asarray(mask)].all()
@@ -116,8 +113,7 @@ def test_masked_tokens_keep_their_positions():
     mask = jnp.ones((3, 2, 2, 2), bool)
     model = tiny()
     params = initial(model, clips, mask)
-    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape), params)
-    predicted = np.asarray(model.apply({"params": params}, clips, mask)).reshape(3, 8, 5)
+    predicted = np.asarray(jax.jit(model.apply)({"params": params}, clips, mask)).reshape(3, 8, 5)
     np.testing.assert_allclose(predicted[0], predicted[1], atol=1e-6)  # nothing of the clip is seen
     assert np.abs(predicted[0, 0] - predicted[0, 1]).max() > 1e-3
 
@@ -127,28 +123,26 @@ def test_drop_path_drops_whole_branches_in_training_only():
     clips = jnp.repeat(clips[:1], 64, 0)
     mask = jnp.repeat(mask[:1], 64, 0)
     model = tiny(drop_path=0.5, scan=True)
-    params = jax.tree.map(
-        lambda x: x + 0.3 * jax.random.normal(jax.random.key(4), x.shape),
-        initial(model, clips, mask),
-    )
+    params = initial(model, clips, mask, noise=0.3)
 
+    @jax.jit
     def run(seed):
         rngs = {"dropout": jax.random.key(seed)}
-        return np.asarray(model.apply({"params": params}, clips, mask, train=True, rngs=rngs))
+        return model.apply({"params": params}, clips, mask, train=True, rngs=rngs)
 
     np.testing.assert_array_equal(run(0), run(0))
     assert np.abs(run(0) - run(1)).max() > 0
     # Rates 0, 1/4, 1/2 for two branches each: 2 ** 4 outcomes, some of them seen more than once.
-    outcomes = {tuple(np.round(row.ravel(), 4)) for row in run(0)}
+    outcomes = {tuple(np.round(row.ravel(), 4)) for row in np.asarray(run(0))}
     assert 4 < len(outcomes) <= 16
-    evaluated = np.asarray(model.apply({"params": params}, clips, mask))
+    evaluated = np.asarray(jax.jit(model.apply)({"params": params}, clips, mask))
     np.testing.assert_allclose(evaluated, evaluated[:1].repeat(64, 0), atol=1e-5)
 
 
 def test_initialisation():
-    model = create_model("classifier", encoder="vit_s16", head={"num_classes": 7})
-    params = initial(model, jnp.zeros((1, 1, 32, 32, 3)))
-    block = params["encoder"]["blocks"]["4"]
+    model = create_model("classifier", encoder="vit_s16", head={"num_classes": 7}, depth=2)
+    params = jax.jit(model.init)(jax.random.key(1), jnp.zeros((1, 1, 32, 32, 3)))["params"]
+    block = params["encoder"]["blocks"]["1"]
     assert abs(float(block["attn"]["qkv"]["kernel"].std()) - 0.02) < 1e-3
     assert not np.asarray(block["mlp"]["fc1"]["bias"]).any()
     assert (np.asarray(block["norm1"]["scale"]) == 1).all()
@@ -162,10 +156,11 @@ def test_initialisation():
 
 def test_bfloat16_computes_close_to_float32_with_float32_parameters():
     inputs = clips_and_mask()
-    params = initial(tiny(), *inputs)
+    params = jax.jit(tiny().init)(jax.random.key(1), *inputs)["params"]
     half = tiny(dtype="bfloat16")
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(initial(half, *inputs)))
-    ours = half.apply({"params": params}, *inputs)
+    shapes = jax.eval_shape(half.init, jax.random.key(1), *inputs)["params"]
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+    ours = jax.jit(half.apply)({"params": params}, *inputs)
     assert ours.dtype == jnp.float32
-    wanted = tiny().apply({"params": params}, *inputs)
+    wanted = jax.jit(tiny().apply)({"params": params}, *inputs)
     assert 0 < float(jnp.abs(ours - wanted).max()) < 0.02 * float(jnp.abs(wanted).max()) + 0.01
