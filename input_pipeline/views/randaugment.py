@@ -29,14 +29,13 @@ def _either_sign(rng: np.random.Generator, value: float) -> float:
     return -value if rng.random() < 0.5 else value
 
 
-def _affine(image: Image.Image, matrix: tuple[float, ...], fill: Fill) -> Image.Image:
-    return image.transform(
-        image.size,
-        Image.Transform.AFFINE,
-        matrix,
-        resample=Image.Resampling.BICUBIC,
-        fillcolor=fill,
-    )
+def _up_to(most: float) -> Draw:
+    return lambda rng, level: _either_sign(rng, most * level)
+
+
+def _warp(image: Image.Image, matrix: tuple[float, ...], fill: Fill) -> Image.Image:
+    bicubic = Image.Resampling.BICUBIC
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, bicubic, fillcolor=fill)
 
 
 def _rotate(image: Image.Image, degrees: float, fill: Fill) -> Image.Image:
@@ -66,7 +65,7 @@ OPERATIONS: dict[str, tuple[Draw, Apply]] = {
     "AutoContrast": (_nothing, lambda image, _, fill: ImageOps.autocontrast(image)),
     "Equalize": (_nothing, lambda image, _, fill: ImageOps.equalize(image)),
     "Invert": (_nothing, lambda image, _, fill: ImageOps.invert(image)),
-    "Rotate": (lambda rng, level: _either_sign(rng, 30 * level), _rotate),  # degrees
+    "Rotate": (_up_to(30), _rotate),  # degrees
     "Posterize": (lambda rng, level: 4 - int(4 * level), _posterize),  # bits kept
     "Solarize": (
         lambda rng, level: 256 - int(256 * level),  # values from here on are inverted
@@ -77,21 +76,13 @@ OPERATIONS: dict[str, tuple[Draw, Apply]] = {
     "Contrast": _enhance(ImageEnhance.Contrast),
     "Brightness": _enhance(ImageEnhance.Brightness),
     "Sharpness": _enhance(ImageEnhance.Sharpness),
-    "ShearX": (
-        lambda rng, level: _either_sign(rng, 0.3 * level),
-        lambda image, shear, fill: _affine(image, (1, shear, 0, 0, 1, 0), fill),
-    ),
-    "ShearY": (
-        lambda rng, level: _either_sign(rng, 0.3 * level),
-        lambda image, shear, fill: _affine(image, (1, 0, 0, shear, 1, 0), fill),
-    ),
-    "TranslateX": (  # fraction of the width
-        lambda rng, level: _either_sign(rng, 0.45 * level),
-        lambda image, part, fill: _affine(image, (1, 0, part * image.width, 0, 1, 0), fill),
-    ),
-    "TranslateY": (  # fraction of the height
-        lambda rng, level: _either_sign(rng, 0.45 * level),
-        lambda image, part, fill: _affine(image, (1, 0, 0, 0, 1, part * image.height), fill),
+    "ShearX": (_up_to(0.3), lambda i, shear, fill: _warp(i, (1, shear, 0, 0, 1, 0), fill)),
+    "ShearY": (_up_to(0.3), lambda i, shear, fill: _warp(i, (1, 0, 0, shear, 1, 0), fill)),
+    # Fractions of the width and of the height.
+    "TranslateX": (_up_to(0.45), lambda i, x, fill: _warp(i, (1, 0, x * i.width, 0, 1, 0), fill)),
+    "TranslateY": (
+        _up_to(0.45),
+        lambda i, y, fill: _warp(i, (1, 0, 0, 0, 1, y * i.height), fill),
     ),
 }
 

@@ -37,6 +37,12 @@ def take(loader: Loader, count: int, start: int = 0) -> list[dict[str, np.ndarra
     return list(itertools.islice(loader.train_batches(start), count))
 
 
+def shares(source, view, batch_size: int, processes: int, seed: int = 0) -> list[Loader]:
+    """The loaders of all processes."""
+    settings = dict(batch_size=batch_size, seed=seed, process_count=processes)
+    return [Loader(source, view, process_index=i, **settings) for i in range(processes)]
+
+
 def same(batch: dict, other: dict) -> bool:
     return batch.keys() == other.keys() and all(
         np.array_equal(batch[key], other[key]) for key in batch
@@ -100,15 +106,7 @@ def test_neither_workers_nor_start_matter(source, workers, start):
 @pytest.mark.parametrize("processes", [2, 3, 6])
 def test_processes_share_out_the_global_batch(source, processes):
     wanted = take(Loader(source, VIEW, batch_size=6, seed=1), 3)
-    parts = [
-        take(
-            Loader(
-                source, VIEW, batch_size=6, seed=1, process_index=index, process_count=processes
-            ),
-            3,
-        )
-        for index in range(processes)
-    ]
+    parts = [take(loader, 3) for loader in shares(source, VIEW, 6, processes, seed=1)]
     for step, batch in enumerate(wanted):
         joined = {key: np.concatenate([part[step][key] for part in parts]) for key in batch}
         assert same(batch, joined)
@@ -126,16 +124,7 @@ def test_seeking_far_is_quick(source):
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_evaluation_counts_each_example_once(source, batch_size, processes):
     batch_size *= processes
-    loaders = [
-        Loader(
-            source,
-            EvalView(size=8),
-            batch_size=batch_size,
-            process_index=index,
-            process_count=processes,
-        )
-        for index in range(processes)
-    ]
+    loaders = shares(source, EvalView(size=8), batch_size, processes)
     passes = [list(loader.eval_batches()) for loader in loaders]
     assert {len(batches) for batches in passes} == {-(-11 // batch_size)} == {loaders[0].eval_steps}
     rows = [batch for batches in passes for batch in batches]
@@ -150,21 +139,31 @@ def test_evaluation_counts_each_example_once(source, batch_size, processes):
     assert not padding.any()
 
 
-def test_refuses_what_does_not_fit(source):
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"batch_size": 5, "process_count": 2}, "5 is not a positive multiple of 2 processes"),
+        ({"process_index": 2, "process_count": 2}, "process_index 2 is not below 2"),
+        ({"seed": -1}, "seed is -1"),
+        ({"workers": 0}, "workers is 0"),
+    ],
+)
+def test_refuses_what_does_not_fit(source, settings, words):
+    with pytest.raises(ValueError, match=words):
+        Loader(source, VIEW, **{"batch_size": 4} | settings)
+
+
+def test_refuses_batches_and_iterations_that_do_not_fit(source):
     with pytest.raises(ValueError, match="batch_size 12 is more than the 11 clips"):
         Loader(source, VIEW, batch_size=12).train_batches()
-    with pytest.raises(ValueError, match="5 is not a positive multiple of 2 processes"):
-        Loader(source, VIEW, batch_size=5, process_count=2)
-    with pytest.raises(ValueError, match="process_index 2 is not below 2"):
-        Loader(source, VIEW, batch_size=4, process_index=2, process_count=2)
-    with pytest.raises(ValueError, match="seed is -1"):
-        Loader(source, VIEW, batch_size=4, seed=-1)
-    with pytest.raises(ValueError, match="workers is 0"):
-        Loader(source, VIEW, batch_size=4, workers=0)
+    loader = Loader(source, VIEW, batch_size=4)
     with pytest.raises(ValueError, match="start_step is -1"):
-        Loader(source, VIEW, batch_size=4).train_batches(-1)
+        loader.train_batches(-1)
     with pytest.raises(ValueError, match='"fail" or "skip"'):
-        Loader(source, VIEW, batch_size=4).eval_batches("ignore")
+        loader.eval_batches("ignore")
+    view = TrainView(size=16, frames=4, repeats=2)
+    with pytest.raises(ValueError, match="3 is not a positive multiple of 1 processes x 2 clips"):
+        Loader(source, view, batch_size=3)
 
 
 @pytest.fixture
@@ -341,18 +340,7 @@ def test_clips_of_one_reading_follow_each_other():
 def test_evaluation_holds_each_view_once_in_order(processes, clips, crops):
     videos = InMemory([FakeVideo(64 + 8 * k) for k in range(5)], ("ant", "bee"))
     view = EvalView(size=16, resize=16, frames=4, stride=2, clips=clips, crops=crops)
-    parts = [
-        list(
-            Loader(
-                videos,
-                view,
-                batch_size=12 * processes,
-                process_index=index,
-                process_count=processes,
-            ).eval_batches()
-        )
-        for index in range(processes)
-    ]
+    parts = [list(one.eval_batches()) for one in shares(videos, view, 12 * processes, processes)]
     batches = [part[step] for step in range(len(parts[0])) for part in parts]
     rows = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     views = clips * crops
@@ -377,13 +365,6 @@ def test_a_bad_video_leaves_all_its_clips_empty():
     view = EvalView(size=16, frames=4, clips=2)
     with pytest.raises(BadInput, match="memory/1"):
         list(Loader(videos, view, batch_size=4).eval_batches())
-
-
-def test_refuses_batches_that_split_an_example():
-    videos = InMemory([FakeVideo()] * 4)
-    view = TrainView(size=16, frames=4, repeats=2)
-    with pytest.raises(ValueError, match="3 is not a positive multiple of 1 processes x 2 clips"):
-        Loader(videos, view, batch_size=3)
 
 
 @pytest.mark.parametrize(("repeats", "batch_size", "steps"), [(1, 4, 2), (2, 4, 5), (3, 6, 5)])

@@ -144,19 +144,3 @@ def test_an_interrupted_making_goes_on(tmp_path, monkeypatch):
     assert len(encoded) == 12 - len(names)
     assert sorted(os.listdir(folder)) == [f"{index:06d}.mp4" for index in range(12)]
     assert decode(source, 6).shape == (4, SIZE, SIZE, 3)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"split": "val"}, "split 'val' is not one of train, validation, test"),
-        ({"num_examples": 0}, "num_examples is 0"),
-        ({"size": 33}, "size is 33"),
-        ({"frames": 0}, "frames is 0"),
-        ({"seed": -1}, "seed is -1"),
-    ],
-)
-def test_refuses_bad_settings(settings, words, tmp_path):
-    with pytest.raises(ValueError, match=words):
-        MovingShapes(path=str(tmp_path), **settings)
-    assert not list(tmp_path.iterdir())

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from input_pipeline import Shapes
+from input_pipeline import MovingShapes, Shapes
 
 
 def test_pictures_are_a_function_of_seed_split_and_index():
@@ -50,18 +50,25 @@ def test_neither_colours_nor_pixels_give_the_class_away():
     assert linear_accuracy(pixels, labels, 1500) < 0.2
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"split": "val"}, "split 'val' is not one of train, validation, test"),
-        ({"num_examples": 0}, "num_examples is 0"),
-        ({"size": 8}, "size is 8"),
-        ({"seed": -1}, "seed is -1"),
-    ],
-)
+REFUSED = [
+    ({"split": "val"}, "split 'val' is not one of train, validation, test"),
+    ({"num_examples": 0}, "num_examples is 0"),
+    ({"size": 9}, "size is 9"),
+    ({"seed": -1}, "seed is -1"),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), REFUSED)
 def test_refuses_bad_settings(settings, words):
     with pytest.raises(ValueError, match=words):
         Shapes(**settings)
+
+
+@pytest.mark.parametrize(("settings", "words"), [*REFUSED, ({"frames": 0}, "frames is 0")])
+def test_moving_shapes_refuse_bad_settings_before_making_files(settings, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        MovingShapes(path=str(tmp_path), **settings)
+    assert not list(tmp_path.iterdir())
 
 
 def test_fingerprint_tells_datasets_apart():

@@ -158,7 +158,7 @@ PATHS = st.text(st.characters(blacklist_characters="\0\n\r", codec="utf-8"), min
     st.booleans(),
 )
 def test_any_name_comes_out_as_it_went_in(tmp_path_factory, paths, separator, end, bom, labels):
-    file = tmp_path_factory.mktemp("list") / "x.txt"
+    file = tmp_path_factory.getbasetemp() / "x.txt"
     rows = [f"{path}{separator}{i}" if labels else path for i, path in enumerate(paths)]
     file.write_bytes((("\ufeff" if bom else "") + end.join(rows)).encode())
     listed = read_list(file)
@@ -169,7 +169,7 @@ def test_any_name_comes_out_as_it_went_in(tmp_path_factory, paths, separator, en
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_list_or_an_error_with_words(tmp_path_factory, data):
-    file = tmp_path_factory.mktemp("list") / "x.txt"
+    file = tmp_path_factory.getbasetemp() / "x.txt"
     file.write_bytes(data)
     try:
         listed = read_list(file)

@@ -55,6 +55,12 @@ def videos(samples, tmp_path) -> Path:
     return tmp_path / "videos"
 
 
+def damaged(data: bytes) -> bytes:
+    """An MP4 file of which 200 bytes of the pictures are something else."""
+    middle = data.index(b"mdat") + len(data) // 3
+    return data[:middle] + os.urandom(200) + data[middle + 200 :]
+
+
 def test_counts_are_exact_and_bad_files_are_classified(videos, samples, tmp_path, capsys):
     ant = videos / "train" / "ant"
     (ant / "cut.mp4").write_bytes(samples[1][:3000])
@@ -64,10 +70,7 @@ def test_counts_are_exact_and_bad_files_are_classified(videos, samples, tmp_path
     (ant / "up").symlink_to(videos)  # a link that leads round
     (ant / "notes.txt").write_text("not a video")
     (ant / ".hidden.mp4").write_bytes(samples[0])
-    damaged = bytearray(samples[2])
-    middle = damaged.index(b"mdat") + len(damaged) // 3
-    damaged[middle : middle + 200] = os.urandom(200)
-    (ant / "damaged.mp4").write_bytes(damaged)
+    (ant / "damaged.mp4").write_bytes(damaged(samples[2]))
 
     run(videos, tmp_path / "out")
     lines = lines_of(tmp_path / "out")
@@ -247,10 +250,7 @@ def test_records_that_are_interrupted_go_on(videos, tmp_path, monkeypatch):
 
 
 def test_a_video_that_fails_after_all_is_left_out(videos, samples, tmp_path):
-    damaged = bytearray(samples[2])
-    middle = damaged.index(b"mdat") + len(damaged) // 3
-    damaged[middle : middle + 200] = os.urandom(200)
-    (videos / "train/ant/1.mp4").write_bytes(damaged)
+    (videos / "train/ant/1.mp4").write_bytes(damaged(samples[2]))
     run(videos, tmp_path / "out", "--records", "--decode=none", "--split=train")
     manifest = json.loads((tmp_path / "out" / "train.manifest.json").read_text())
     assert manifest["num_examples"] == 5

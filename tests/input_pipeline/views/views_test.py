@@ -74,24 +74,6 @@ def test_bad_bytes_are_bad_media():
             view(encode(picture(4))[:300], np.random.default_rng(0))
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"size": 0}, "size is 0"),
-        ({"crop_area": (0.0, 1.0)}, "crop_area"),
-        ({"crop_area": (0.5, 1.1)}, "crop_area"),
-        ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
-        ({"interpolation": "cubic"}, "'cubic' is not one of"),
-        ({"rand_augment": "augmix"}, "augmix"),
-        ({"color_jitter": -0.4}, "color_jitter is -0.4"),
-        ({"max_pixels": 0}, "max_pixels is 0"),
-    ],
-)
-def test_refuses_bad_settings(settings, words):
-    with pytest.raises(ValueError, match=words):
-        TrainView(**settings)
-
-
 def test_refuses_to_crop_more_than_it_resized():
     with pytest.raises(ValueError, match="resize=200 leaves less than the 224 pixels"):
         EvalView(size=224, resize=200)
@@ -101,10 +83,15 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def test_a_clip_shares_one_window_and_one_augmentation():
+def still(pixels: np.ndarray) -> FakeVideo:
+    """A video in which each frame is the same."""
     video = FakeVideo(100)
-    still = picture(5, 60, 81)
-    video.frames = lambda indices, short_side: np.stack([still] * len(indices))
+    video.frames = lambda indices, short_side: np.stack([pixels] * len(indices))
+    return video
+
+
+def test_a_clip_shares_one_window_and_one_augmentation():
+    video = still(picture(5, 60, 81))
     for view in (
         TrainView(size=32, frames=5, stride=3, rand_augment="rand-m9-mstd0.5-inc1"),
         TrainView(
@@ -141,18 +128,14 @@ def test_repeats_share_frames_unless_told():
 
 
 def test_repeats_are_cropped_each_on_its_own():
-    video = FakeVideo(10)
-    still = picture(6, 60, 81)
-    video.frames = lambda indices, short_side: np.stack([still] * len(indices))
+    video = still(picture(6, 60, 81))
     first, second = TrainView(size=16, frames=2, repeats=2)(video, rng())
     assert not np.array_equal(first, second)
 
 
 def test_resizing_without_antialiasing_equals_torch():
     """Numbers of torch.nn.functional.interpolate(bilinear, align_corners=False)."""
-    video = FakeVideo(1)
     pixels = np.arange(6 * 9, dtype=np.uint8).reshape(6, 9, 1).repeat(3, 2) * 4
-    video.frames = lambda indices, short_side: np.stack([pixels] * len(indices))
     view = TrainView(
         size=4,
         crop_area=(1.0, 1.0),
@@ -160,7 +143,7 @@ def test_resizing_without_antialiasing_equals_torch():
         interpolation="bilinear",
         antialias=False,
     )
-    (clip,) = view(video, rng())
+    (clip,) = view(still(pixels), rng())
     y = (np.arange(4) + 0.5) * 6 / 4 - 0.5
     x = (np.arange(4) + 0.5) * 9 / 4 - 0.5
     wanted = 4 * (9 * y[:, None] + x[None])  # the picture is linear
@@ -168,17 +151,12 @@ def test_resizing_without_antialiasing_equals_torch():
 
 
 def test_crops_of_evaluation_lie_along_the_longer_side():
-    video = FakeVideo(1)
-    columns = np.arange(297, dtype=np.uint8).repeat(3).reshape(1, 297, 3)
-    video.frames = lambda indices, short_side: columns[None].repeat(224, 1)
-    clips = EvalView(size=224, resize=224, frames=1, crops=3)(video, rng())
-    assert clips[:, 0, 0, 0, 0].tolist() == [0, 37, 73]
-    video.frames = lambda indices, short_side: columns[None].repeat(224, 1).swapaxes(1, 2)
-    clips = EvalView(size=224, resize=224, frames=1, crops=3)(video, rng())
-    assert clips[:, 0, 0, 0, 0].tolist() == [0, 37, 73]
-    odd = np.zeros((1, 256, 341, 3), np.uint8) + np.arange(341)[:, None].astype(np.uint8)
-    video.frames = lambda indices, short_side: odd.repeat(len(indices), 0)
-    (clip,) = EvalView(size=224, resize=256, frames=2)(video, rng())
+    wide = np.arange(297, dtype=np.uint8)[None, :, None].repeat(224, 0).repeat(3, 2)
+    view = EvalView(size=224, resize=224, frames=1, crops=3)
+    for pixels in (wide, wide.swapaxes(0, 1)):
+        assert view(still(pixels), rng())[:, 0, 0, 0, 0].tolist() == [0, 37, 73]
+    odd = np.arange(341).astype(np.uint8)[None, :, None].repeat(256, 0).repeat(3, 2)
+    (clip,) = EvalView(size=224, resize=256, frames=2)(still(odd), rng())
     assert clip[0, 0, 0, 0] == 59  # PySlowFast rounds up
 
 
@@ -191,16 +169,24 @@ def test_an_image_is_a_video_of_one_frame():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"size": 0}, "size is 0"),
         ({"frames": 0}, "frames is 0"),
-        ({"sampling": "densely"}, "sampling 'densely' is not one of dense, segment, strided"),
-        ({"sampling": "segment", "stride": 4}, "stride=4"),
         ({"repeats": 0}, "repeats is 0"),
         ({"new_frames": True}, "new_frames=True"),
+        ({"crop_area": (0.0, 1.0)}, "crop_area"),
+        ({"crop_area": (0.5, 1.1)}, "crop_area"),
+        ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"scale_jitter": (200, 320)}, "scale_jitter"),
+        ({"sampling": "densely"}, "sampling 'densely' is not one of dense, segment, strided"),
+        ({"sampling": "segment", "stride": 4}, "stride=4"),
+        ({"interpolation": "cubic"}, "'cubic' is not one of"),
         ({"interpolation": "lanczos", "antialias": False}, "'lanczos' is not one of"),
+        ({"rand_augment": "augmix"}, "augmix"),
+        ({"color_jitter": -0.4}, "color_jitter is -0.4"),
+        ({"max_pixels": 0}, "max_pixels is 0"),
     ],
 )
-def test_refuses_bad_settings_of_clips(settings, words):
+def test_refuses_bad_settings(settings, words):
     with pytest.raises(ValueError, match=words):
         TrainView(**settings)
 
