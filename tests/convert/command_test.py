@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-import main
 from maskfeat_jax import convert
 from maskfeat_jax.checkpoints.pretrained import load_params
+from maskfeat_jax.commands.train import run_recipe
 from maskfeat_jax.convert import stablehlo
 from maskfeat_jax.convert.__main__ import main as command
-from maskfeat_jax.train.experiment import initial_params
+from maskfeat_jax.train.build import build
+from maskfeat_jax.train.initial import initial_params
 from maskfeat_jax.transfer import TransferError
 from tests.convert.models import assert_same, small
 from tests.recipes import ROOT, shrunken
@@ -35,37 +36,35 @@ main(sys.argv[1:])
 
 
 @pytest.fixture(scope="module")
-def finetuned(tmp_path_factory):
+def finetuned(finished_run, tmp_path_factory):
     """A fine-tuning, and the folder that it is exported to."""
-    folder = tmp_path_factory.mktemp("finetuned")
-    results = main.run_recipe(shrunken(FINETUNE), folder / "run")
-    command([str(folder / "run"), str(folder / "timm"), "--to=timm"])
-    return folder, results
+    run, results = finished_run(FINETUNE)
+    exported = tmp_path_factory.mktemp("exported") / "timm"
+    command([str(run), str(exported), "--to=timm"])
+    return run, exported, results
 
 
 def test_a_run_goes_to_timm_and_back_and_is_the_same(finetuned, tmp_path, capsys):
-    folder, results = finetuned
-    command([str(folder / "timm"), str(tmp_path / "back")])
+    run, exported, results = finetuned
+    command([str(exported), str(tmp_path / "back")])
     text = capsys.readouterr().out
     assert "layout timm, head classifier" in text
     assert "checkpoints" in text
-    assert_same(load_params(tmp_path / "back").params, load_params(folder / "run").params)
+    assert_same(load_params(tmp_path / "back").params, load_params(run).params)
     recipe = shrunken(FINETUNE)
     recipe["task"] = "evaluate"
-    for source in (folder / "timm" / "model.safetensors", tmp_path / "back"):
+    for source in (exported / "model.safetensors", tmp_path / "back"):
         recipe["model"]["init_from"] = str(source)
-        assert main.run_recipe(recipe, tmp_path / source.name / "evaluation") == results
+        assert run_recipe(recipe, tmp_path / source.name / "evaluation") == results
 
 
 def test_the_description_beside_an_export_says_where_it_is_from(finetuned):
-    folder, _ = finetuned
-    document = json.loads((folder / "timm" / "maskfeat_jax.json").read_text())
+    run, exported, _ = finetuned
+    document = json.loads((exported / "maskfeat_jax.json").read_text())
     assert document["layout"] == "timm"
-    assert document["origin"].endswith("run, step 6")
-    assert (
-        document["recipe"]["optim"]
-        == json.loads((folder / "run" / "config.json").read_text())["optim"]
-    )
+    assert document["origin"] == f"{run}, step 6"
+    recipe = json.loads((run / "config.json").read_text())
+    assert document["recipe"]["optim"] == recipe["optim"]
     assert set(document["sha256"]) == {"model.safetensors", "config.json"}
     assert len(document["class_names"]) == 10
 
@@ -78,10 +77,10 @@ def test_finetuning_starts_from_a_file_of_pytorch(tmp_path):
     recipe["model"] |= {"width": 32, "depth": 2, "heads": 2, "init_from": str(tmp_path / "hf")}
     recipe["run"]["epochs"] = 1
     with pytest.raises(TransferError, match=r"pos_embed.*model\.init_resize=True"):
-        main.run_recipe(recipe, tmp_path / "without")
+        run_recipe(recipe, tmp_path / "without")
     recipe["model"]["init_resize"] = True
-    experiment = main.build(recipe, tmp_path / "with")
-    params = initial_params(experiment)
+    experiment = build(recipe, tmp_path / "with")
+    params = initial_params(experiment.task, experiment.seed, experiment.init_from)
     block = trained.params["encoder"]["blocks"]["1"]["mlp"]["fc1"]["kernel"]
     np.testing.assert_array_equal(params["encoder"]["blocks"]["1"]["mlp"]["fc1"]["kernel"], block)
     wanted = convert.resized(trained, (1, 32, 32)).params["encoder"]["pos_embed"]
@@ -89,9 +88,9 @@ def test_finetuning_starts_from_a_file_of_pytorch(tmp_path):
 
 
 def test_stablehlo_gives_the_same_logits(finetuned, tmp_path):
-    folder, _ = finetuned
-    command([str(folder / "timm"), str(tmp_path / "out"), "--to=stablehlo"])
-    trained = convert.load(folder / "run")
+    run, exported, _ = finetuned
+    command([str(exported), str(tmp_path / "out"), "--to=stablehlo"])
+    trained = convert.load(run)
     video = np.random.default_rng(0).integers(0, 256, (3, *trained.clip, 3), np.uint8)
     found = stablehlo.load(tmp_path / "out" / "model.stablehlo")(video)
     wanted = trained.model.apply({"params": trained.params}, trained.normalise(video))
@@ -111,7 +110,7 @@ def test_stablehlo_gives_the_same_logits(finetuned, tmp_path):
     ],
 )
 def test_errors_are_one_clear_sentence(words, text, finetuned, tmp_path, capsys):
-    places = {"run": finetuned[0] / "run", "new": tmp_path / "new"}
+    places = {"run": finetuned[0], "new": tmp_path / "new"}
     with pytest.raises(SystemExit) as caught:
         command([word.format(**places) for word in words])
     assert caught.value.code == 65
@@ -120,7 +119,7 @@ def test_errors_are_one_clear_sentence(words, text, finetuned, tmp_path, capsys)
 
 
 def test_what_the_disk_refuses_has_a_code_of_its_own(finetuned, capsys):
-    run = finetuned[0] / "run"
+    run = finetuned[0]
     with pytest.raises(SystemExit) as caught:
         command([str(run), str(run / "config.json" / "x"), "--to=timm"])
     assert caught.value.code == 74
@@ -129,6 +128,6 @@ def test_what_the_disk_refuses_has_a_code_of_its_own(finetuned, capsys):
 
 def test_the_command_runs_without_pytorch_and_tensorflow(finetuned):
     """PyTorch is an extra; TensorFlow has nothing to do here."""
-    words = [sys.executable, "-c", WITHOUT, str(finetuned[0] / "timm")]
+    words = [sys.executable, "-c", WITHOUT, str(finetuned[1])]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "num_classes=10" in done.stdout
