@@ -210,17 +210,19 @@ def main() -> int:
 
     from absl import logging
 
-    import main as command_line  # here, so that --help does not wait for JAX
-    from input_pipeline.memory import keep_freed_memory
+    from input_pipeline.memory import (
+        keep_freed_memory,  # here, so that --help does not wait for JAX
+    )
+    from maskfeat_jax.commands.exit_codes import EXIT_CODES, exit_code_of
+    from maskfeat_jax.commands.train import run_recipe
 
     keep_freed_memory()
     logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it writes
     try:
-        summary = train_all(kind, workdir, seeds, options.quick, command_line.run_recipe)
-    except tuple(command_line.EXIT_CODES) as error:
+        summary = train_all(kind, workdir, seeds, options.quick, run_recipe)
+    except tuple(EXIT_CODES) as error:
         print(f"error: {error}", file=sys.stderr)
-        codes = command_line.EXIT_CODES.items()
-        return next(code for kind, code in codes if isinstance(error, kind))
+        return exit_code_of(error)
     text = json.dumps(summary.as_dict(), indent=2)
     (workdir / "summary.json").write_text(text + "\n", encoding="utf-8")
     print(f"\n{summary.table()}\n\n{where_everything_lies(workdir)}")

@@ -8,18 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 from bench.flops import peak_flops, training_flops
-from maskfeat_jax.augment import Augment, Normalise
+from maskfeat_jax.augment import Normalise
 from maskfeat_jax.masking import Block, Cube, Masker, Random
 from maskfeat_jax.models import create_model
 from maskfeat_jax.ops.hog import hog
 from maskfeat_jax.ops.patches import Size3, token_grid
 from maskfeat_jax.optim import AdamW, Rule
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.targets import Hog, Pixels
+from maskfeat_jax.targets import Hog, Pixels, Target
 from maskfeat_jax.tasks import Pretrain
 
 Once = Callable[[], Any]
@@ -46,7 +47,7 @@ def maskfeat_case(
     target = Hog(tubelet)
     head = {"dim": target.dim}
     model = create_model("maskfeat", encoder=encoder, head=head, tubelet=tubelet, dtype=dtype)
-    task = Pretrain(model, Normalise(), Augment(), masker, target, clip, seed=0)
+    task = task_of(model, clip, masker, target)
     return pretraining([task], AdamW(lr=2e-4, clip_norm=0.02), batch)[0]
 
 
@@ -75,7 +76,14 @@ def mae_task(encoder: str, clip: Size3, ratio: float, dtype: str) -> Pretrain:
         positions="separate",
         dtype=dtype,
     )
-    return Pretrain(model, Normalise(), Augment(), masker, target, clip, seed=0)
+    return task_of(model, clip, masker, target)
+
+
+def task_of(model: nn.Module, clip: Size3, masker: Masker, target: Target) -> Pretrain:
+    """Pre-training without augmentation."""
+    return Pretrain(
+        model=model, normalise=Normalise(), clip=clip, seed=0, masker=masker, target=target
+    )
 
 
 def pretraining(tasks: Sequence[Pretrain], rule: Rule, batch: int) -> list[tuple[Once, Facts]]:

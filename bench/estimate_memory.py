@@ -30,8 +30,8 @@ import numpy as np
 from maskfeat_jax import sharding
 from maskfeat_jax.commands.estimate import batch_shapes, estimate
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.train.build import build_learner
-from maskfeat_jax.train.setup import step_and_state
+from maskfeat_jax.train.build import build_training
+from maskfeat_jax.train.experiment import abstract_state, jitted_step
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {"maskfeat_vit_b16_in1k": 8, "maskfeat_mvit_s_k400": 1, "mae_vit_l16_k400": 4}
@@ -42,10 +42,9 @@ def measure(name: str, batch_size: int) -> dict[str, Any]:
     """Bytes of one recipe: estimated, by the compiler, and of this process."""
     recipe = importlib.import_module(f"configs.{name}").get_config().to_dict()
     recipe["run"]["batch_size"] = batch_size
-    parts = build_learner(recipe)
-    task, optimizer, mesh = (parts[key] for key in ("task", "optimizer", "mesh"))
+    mesh, _, task, optimizer = build_training(recipe)
     found = estimate(task, optimizer, mesh, batch_size=batch_size)
-    step, shapes = step_and_state(task, optimizer, mesh)
+    step, shapes = jitted_step(task, optimizer, mesh), abstract_state(task, optimizer, mesh)
     inputs = batch_shapes(task, mesh, batch_size)
     compiled = step.lower(shapes, inputs).compile()  # again, from the cache
     places = jax.tree.map(lambda leaf: leaf.sharding, shapes)

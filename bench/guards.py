@@ -5,7 +5,7 @@
 
 Both sides run the same network on the same batch in this process, in turns. With guards: loss and
 gradient are checked on the device and an update that is not finite is left out, signals are polled,
-the watchdog is told, fault points are passed, the metrics are kept for the next report. Without:
+the watchdog is called, fault points are passed, the metrics are kept for the next report. Without:
 the update alone. Then a save is timed, as long as it blocks the loop.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 
 from bench.run import interval
 from maskfeat_jax import steps
-from maskfeat_jax.augment import Augment, Normalise
+from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.distributed.collectives import Agreement
 from maskfeat_jax.distributed.preemption import Signals
@@ -38,7 +38,7 @@ from maskfeat_jax.optim import AdamW
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import Hog
 from maskfeat_jax.tasks import Pretrain
-from maskfeat_jax.train.metrics import Window
+from maskfeat_jax.train.metrics import MetricBuffer
 
 CLIP, TUBELET = (1, 224, 224), (1, 16, 16)
 LOG_EVERY = 50  # updates between two reports
@@ -48,7 +48,9 @@ def compiled(encoder: str, batch: int, guarded: bool) -> tuple[Any, TrainState, 
     """A step of pre-training, the state before it, and a batch."""
     target = Hog(TUBELET)
     model = create_model("maskfeat", encoder=encoder, head={"dim": target.dim}, tubelet=TUBELET)
-    task = Pretrain(model, Normalise(), Augment(), Block(), target, CLIP, seed=0)
+    task = Pretrain(
+        model=model, normalise=Normalise(), clip=CLIP, seed=0, masker=Block(), target=target
+    )
     params = jax.jit(task.init)(jax.random.key(0))
     optimizer = AdamW(lr=1e-4, clip_norm=0.02).optimizer(
         params, steps_per_epoch=100, epochs=10, batch_size=batch
@@ -98,7 +100,7 @@ class Guarded(Side):
         """Keeps the guards."""
         super().__init__(*words)
         self._agreement, self._watchdog = agreement, watchdog
-        self._window = Window(5, 0.001)
+        self._metrics = MetricBuffer(5, 0.001)
 
     def update(self) -> dict[str, jax.Array]:
         """Makes one, guarded."""
@@ -108,11 +110,11 @@ class Guarded(Side):
         self._watchdog.beat(self._done)
         fault_point("step")
         metrics = super().update()
-        self._window.add(self._done, metrics, self._batch["index"])
+        self._metrics.add(self._done, metrics, self._batch["index"])
         if self._done % LOG_EVERY == 0:
-            self._window.settle()
-            self._window.spiked()
-            self._window.read()
+            self._metrics.settle()
+            self._metrics.spikes()
+            self._metrics.read()
         return metrics
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -215,16 +215,6 @@ def to_device(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return jax.make_array_from_process_local_data(place, rows, shape)
 
     return {name: put(_narrow(rows)) for name, rows in batch.items()}
-
-
-def prefetch(batches: Iterable[Any], place: Callable[[Any], Any], ahead: int = 2) -> Iterator[Any]:
-    """Starts the transfer of `ahead` batches before they are needed."""
-    waiting = []
-    for batch in batches:
-        waiting.append(place(batch))
-        if len(waiting) > ahead:
-            yield waiting.pop(0)
-    yield from waiting
 
 
 def _spec(

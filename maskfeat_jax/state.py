@@ -22,8 +22,8 @@ class TrainState(struct.PyTreeNode):
       params: nested dict, float32.
       opt_state: of optax.
       ema: moving average of the parameters, or None.
-      recent: loss and gradient norm of the last steps, `(128, 2)` float32, NaN where there were
-        none yet; None where nobody looks for spikes.
+      recent: loss and gradient norm of the last finite steps, `(128, 2)` float32, NaN where there
+        were none yet; None in a state that is only evaluated.
     """
 
     step: Any
@@ -42,8 +42,13 @@ class TrainState(struct.PyTreeNode):
             params=params,
             opt_state=optimizer.tx.init(params),
             ema=jax.tree.map(jnp.copy, params) if optimizer.ema_decay else None,
-            recent=jnp.full((RECENT_STEPS, 2), jnp.nan) if optimizer.skip_spikes else None,
+            recent=jnp.full((RECENT_STEPS, 2), jnp.nan),
         )
+
+    @classmethod
+    def frozen(cls, params: Any) -> TrainState:
+        """A state that is evaluated, not trained."""
+        return cls(step=0, skipped=0, params=params, opt_state=(), ema=None)
 
     @property
     def evaluated(self) -> Any:

@@ -347,19 +347,6 @@ def test_ids_travel_whole():
     np.testing.assert_array_equal(halves.view(np.int64)[:, 0], index)
 
 
-def test_prefetch_keeps_order_and_loses_nothing():
-    placed = []
-
-    def place(x):
-        placed.append(x)
-        return -x
-
-    stream = sharding.prefetch(iter(range(5)), place)
-    assert next(stream) == 0
-    assert placed == [0, 1, 2]
-    assert list(stream) == [-1, -2, -3, -4]
-
-
 def test_create_mesh_refuses():
     with pytest.raises(sharding.MeshError, match=r"1 devices .* groups of 3 \(mesh.parameters=3"):
         sharding.create_mesh(3)

@@ -14,6 +14,7 @@ from maskfeat_jax.models import create_model
 from maskfeat_jax.optim import AdamW, Lars
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import Hog, Pixels
+from maskfeat_jax.tasks import Finetune, Pretrain, Probe
 
 FIELDS = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 8, 8)}
 SETTINGS = {"lr": 3e-3, "warmup_lr": 1e-3}
@@ -34,80 +35,50 @@ def batch(b=8, seed=0, side=32):
     }
 
 
+def trained(task, rule):
+    """The state before the first step, the task and its optimiser."""
+    params = task.init(jax.random.key(0))
+    optimizer = rule.optimizer(params, **LENGTH, frozen=task.model.frozen)
+    return TrainState.create(params, optimizer), task, optimizer
+
+
+COMMON = {"normalise": Normalise(), "clip": (1, 32, 32), "seed": 3}
+
+
 def pretraining(drop_path=0.0, **changes):
     target = Hog((1, 8, 8), cell=4)
     model = create_model("maskfeat", head={"dim": target.dim}, drop_path=drop_path, **FIELDS)
-    inputs = (jnp.zeros((1, 1, 32, 32, 3)), jnp.zeros((1, 1, 4, 4), bool))
-    params = model.init(jax.random.key(0), *inputs)["params"]
-    optimizer = AdamW(**SETTINGS, clip_norm=1.0, **changes).optimizer(params, **LENGTH)
-    parts = {
-        "model": model,
-        "normalise": Normalise(),
-        "augment": Augment(),
-        "masker": Block(0.4),
-        "target": target,
-        "optimizer": optimizer,
-        "seed": 3,
-    }
-    return TrainState.create(params, optimizer), parts
+    task = Pretrain(model=model, masker=Block(0.4), target=target, **COMMON)
+    return trained(task, AdamW(**SETTINGS, clip_norm=1.0, **changes))
 
 
 def finetuning(group=4, ema_decay=0.0):
     model = create_model("classifier", head={"num_classes": 5}, drop_path=0.1, **FIELDS)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)))["params"]
-    rule = AdamW(**SETTINGS, layer_decay=0.75, ema_decay=ema_decay)
-    optimizer = rule.optimizer(params, **LENGTH)
-    parts = {
-        "model": model,
-        "normalise": Normalise(),
-        "augment": Augment(erase=0.25),
-        "mix": Mix(group=group),
-        "classes": 5,
-        "optimizer": optimizer,
-        "seed": 3,
-    }
-    return TrainState.create(params, optimizer), parts
+    task = Finetune(model=model, augment=Augment(erase=0.25), mix=Mix(group=group), **COMMON)
+    return trained(task, AdamW(**SETTINGS, layer_decay=0.75, ema_decay=ema_decay))
 
 
 def autoencoding():
-    _, parts = pretraining()
-    target, masker = Pixels((1, 8, 8), channels="last"), Random(0.75)
+    target = Pixels((1, 8, 8), channels="last")
     head = {"dim": target.dim, "visible": 4, "width": 16, "depth": 1, "heads": 2}
     model = create_model("mae", head=head, positions="sincos", **{**FIELDS, "width": 32})
-    inputs = (jnp.zeros((1, 1, 32, 32, 3)), jnp.zeros((1, 1, 4, 4), bool))
-    params = model.init(jax.random.key(0), *inputs)["params"]
-    optimizer = AdamW(**SETTINGS).optimizer(params, **LENGTH, frozen=model.frozen)
-    changes = {"model": model, "target": target, "masker": masker, "optimizer": optimizer}
-    return TrainState.create(params, optimizer), {**parts, **changes}
+    task = Pretrain(model=model, masker=Random(0.75), target=target, **COMMON)
+    return trained(task, AdamW(**SETTINGS))
 
 
 def probing():
     model = create_model("linear_probe", head={"num_classes": 5}, **FIELDS)
-    params = model.init(jax.random.key(0), jnp.zeros((1, 1, 32, 32, 3)))["params"]
+    state, task, optimizer = trained(Probe(model=model, **COMMON), Lars(lr=3.0))
     # Tokens of fresh parameters are so alike that nothing could be told apart.
-    params["encoder"] = jax.tree.map(lambda x: 10 * x, params["encoder"])
-    optimizer = Lars(lr=3.0).optimizer(params, **LENGTH, frozen=model.frozen)
-    parts = {
-        "model": model,
-        "normalise": Normalise(),
-        "augment": Augment(),
-        "classes": 5,
-        "optimizer": optimizer,
-        "seed": 3,
-    }
-    return TrainState.create(params, optimizer), parts
+    encoder = jax.tree.map(lambda x: 10 * x, state.params["encoder"])
+    return state.replace(params={**state.params, "encoder": encoder}), task, optimizer
 
 
-STEPS = [
-    (steps.pretrain_step, pretraining),
-    (steps.pretrain_step, autoencoding),
-    (steps.finetune_step, finetuning),
-    (steps.probe_step, probing),
-]
+STEPS = [pretraining, autoencoding, finetuning, probing]
 
 
-def compiled(step, parts, **more):
-    return jax.jit(functools.partial(step, **parts, **more))
+def compiled(task, optimizer, accumulate=1):
+    return jax.jit(functools.partial(task.train_step, optimizer=optimizer, accumulate=accumulate))
 
 
 def assert_close(a, b, atol=1e-6):
@@ -118,10 +89,10 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize(("step", "make"), STEPS)
-def test_loss_falls_and_steps_are_pure(step, make):
-    state, parts = make()
-    run = compiled(step, parts)
+@pytest.mark.parametrize("make", STEPS)
+def test_loss_falls_and_steps_are_pure(make):
+    state, task, optimizer = make()
+    run = compiled(task, optimizer)
     assert_equal(run(state, batch()), run(state, batch()))
     history = []
     for _ in range(30):
@@ -130,38 +101,38 @@ def test_loss_falls_and_steps_are_pure(step, make):
     assert np.mean(history[-5:]) < np.mean(history[:3])
     assert int(state.step) == 30
     assert int(state.skipped) == 0
-    assert metrics["lr"] == parts["optimizer"].schedule(29)
+    assert metrics["lr"] == optimizer.schedule(29)
     assert metrics["grad_norm"] > 0
 
 
 def test_every_step_draws_anew():
-    state, parts = pretraining()
-    run = compiled(steps.pretrain_step, parts)
+    state, task, optimizer = pretraining()
+    run = compiled(task, optimizer)
     later = state.replace(step=state.step + 1)
     assert run(state, batch())[1]["loss"] != run(later, batch())[1]["loss"]
 
 
 @pytest.mark.parametrize("accumulate", [2, 4])
 def test_accumulation_is_exactly_the_big_batch(accumulate):
-    state, parts = pretraining()
+    state, task, optimizer = pretraining()
     examples = batch()
     examples["valid"][[1, 6]] = False
-    whole, metrics = compiled(steps.pretrain_step, parts)(state, examples)
-    split, others = compiled(steps.pretrain_step, parts, accumulate=accumulate)(state, examples)
+    whole, metrics = compiled(task, optimizer)(state, examples)
+    split, others = compiled(task, optimizer, accumulate)(state, examples)
     np.testing.assert_allclose(metrics["loss"], others["loss"], rtol=1e-5)
     np.testing.assert_allclose(metrics["grad_norm"], others["grad_norm"], rtol=1e-4)
     assert_close(whole.params, split.params, atol=2e-5)
 
 
-@pytest.mark.parametrize(("step", "make"), STEPS)
-def test_invalid_rows_have_no_influence(step, make):
-    state, parts = make()
-    run = compiled(step, parts)
+@pytest.mark.parametrize("make", STEPS)
+def test_invalid_rows_have_no_influence(make):
+    state, task, optimizer = make()
+    run = compiled(task, optimizer)
     one, other = batch(), batch()
     one["valid"][[0, 5]] = other["valid"][[0, 5]] = False
     other["video"][[0, 5]] = 255 - other["video"][[0, 5]]
     other["label"][[0, 5]] = 0
-    if step is steps.finetune_step:  # their partners are mixed with them and do not count either
+    if make is finetuning:  # their partners are mixed with them and do not count either
         other["video"][[3, 6]] //= 2
     assert_equal(run(state, one), run(state, other))
     none = batch()
@@ -170,8 +141,8 @@ def test_invalid_rows_have_no_influence(step, make):
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
-    state, parts = pretraining(ema_decay=0.9)
-    run = compiled(steps.pretrain_step, parts)
+    state, task, optimizer = pretraining(ema_decay=0.9)
+    run = compiled(task, optimizer)
     state, _ = run(state, batch())
     poisoned = state.replace(
         params={**state.params, "norm": jax.tree.map(lambda x: x * jnp.nan, state.params["norm"])}
@@ -183,28 +154,38 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count():
         assert_equal(getattr(after, name), getattr(poisoned, name))
     healed = after.replace(params=state.params)
     _, metrics = run(healed, batch())
-    np.testing.assert_allclose(metrics["lr"], parts["optimizer"].schedule(1))  # not advanced by it
+    np.testing.assert_allclose(metrics["lr"], optimizer.schedule(1))  # not advanced by it
 
 
 @pytest.mark.parametrize(("usual", "spike"), [(0.01, True), (100.0, False), (np.nan, False)])
-def test_a_spike_is_left_out_where_the_optimiser_minds(usual, spike):
-    state, parts = pretraining(skip_spikes=6.0)
+@pytest.mark.parametrize("skip_spikes", [6.0, 0.0])
+def test_a_spike_is_measured_and_left_out_where_the_optimiser_asks(usual, spike, skip_spikes):
+    state, task, optimizer = pretraining(skip_spikes=skip_spikes)
     noise = 1 + 0.1 * np.random.default_rng(0).standard_normal((128, 2), np.float32)
     before = state.replace(recent=jnp.asarray(usual * noise))
-    after, metrics = compiled(steps.pretrain_step, parts)(before, batch())
-    assert (bool(metrics["spike"]), int(after.skipped)) == (spike, spike)
+    after, metrics = compiled(task, optimizer)(before, batch())
+    assert (metrics["loss_sigmas"] > 6) == spike
+    left_out = spike and skip_spikes > 0
+    assert int(after.skipped) == left_out
     same = jax.tree.map(lambda a, b: bool((a == b).all()), before.params, after.params)
-    assert all(jax.tree.leaves(same)) == spike
+    assert all(jax.tree.leaves(same)) == left_out
     np.testing.assert_allclose(after.recent[0], [metrics["loss"], metrics["grad_norm"]])
     np.testing.assert_array_equal(after.recent[1:], before.recent[1:])
 
 
+def test_deviations_by_hand():
+    recent = np.array([[1.0, 5.0], [3.0, 5.0]])
+    np.testing.assert_allclose(steps.deviations(np.array([6.0, 5.5]), recent), [4.0, 0.5])
+    recent[0, 0] = np.nan  # fewer than n so far
+    np.testing.assert_array_equal(steps.deviations(np.array([6.0, 5.5]), recent), 0)
+
+
 @pytest.mark.parametrize("valid", [True, False])
 def test_a_probe_changes_itself_and_its_running_statistics_only(valid):
-    state, parts = probing()
+    state, task, optimizer = probing()
     examples = batch()
     examples["valid"][:] = valid
-    after, _ = compiled(steps.probe_step, parts)(state, examples)
+    after, _ = compiled(task, optimizer)(state, examples)
     assert_equal(after.params["encoder"], state.params["encoder"])
     assert_equal(after.params["norm"], state.params["norm"])
     moved = {
@@ -215,17 +196,17 @@ def test_a_probe_changes_itself_and_its_running_statistics_only(valid):
 
 
 def test_a_probe_that_is_not_finite_keeps_its_statistics():
-    state, parts = probing()
+    state, task, optimizer = probing()
     params = {**state.params, "norm": {**state.params["norm"]}}
     params["norm"]["bias"] = params["norm"]["bias"] * jnp.nan
-    after, metrics = compiled(steps.probe_step, parts)(state.replace(params=params), batch())
+    after, metrics = compiled(task, optimizer)(state.replace(params=params), batch())
     assert bool(metrics["nonfinite"])
     assert_equal(after.params, params)
 
 
 def test_moving_average():
-    state, parts = finetuning(ema_decay=0.75)
-    after, _ = compiled(steps.finetune_step, parts)(state, batch())
+    state, task, optimizer = finetuning(ema_decay=0.75)
+    after, _ = compiled(task, optimizer)(state, batch())
     wanted = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params, after.params)
     assert_close(after.ema, wanted)
     assert after.evaluated is after.ema
@@ -233,12 +214,11 @@ def test_moving_average():
 
 
 def test_evaluation_sums_over_valid_rows_only():
-    state, parts = finetuning()
-    keep = {k: parts[k] for k in ("model", "normalise")}
+    state, task, _ = finetuning()
     examples = batch()
-    sums = compiled(steps.eval_step, keep)(state.params, examples)
+    sums = jax.jit(task.eval_step)(state.params, examples)
     logits = np.asarray(
-        parts["model"].apply({"params": state.params}, parts["normalise"](examples["video"]))
+        task.model.apply({"params": state.params}, task.normalise(examples["video"]))
     )
     best = logits.argmax(-1) == examples["label"]
     assert int(sums["top1"]) == best.sum()
@@ -246,22 +226,21 @@ def test_evaluation_sums_over_valid_rows_only():
     assert float(sums["examples"]) == 8
     examples["valid"][:3] = False
     examples["label"][:3] = -1
-    sums = compiled(steps.eval_step, keep)(state.params, examples)
+    sums = jax.jit(task.eval_step)(state.params, examples)
     assert (int(sums["top1"]), float(sums["examples"])) == (best[3:].sum(), 5)
     assert np.isfinite(float(sums["loss"]))
 
 
 def test_views_of_an_example_are_averaged_and_count_once():
-    state, parts = finetuning()
-    keep = {k: parts[k] for k in ("model", "normalise")}
+    state, task, _ = finetuning()
     views = batch(b=12)
     views["label"] = np.repeat(np.array([0, 1, 1, 3], np.int32), 3)
     views["valid"][7] = (
         False  # one view of the third example is missing: the example does not count
     )
-    step = functools.partial(steps.eval_step, **keep, views=3)
+    step = functools.partial(task.eval_step, views=3)
     sums = jax.device_get(jax.jit(step)(state.params, views))
-    logits = parts["model"].apply({"params": state.params}, parts["normalise"](views["video"]))
+    logits = task.model.apply({"params": state.params}, task.normalise(views["video"]))
     scores = np.asarray(jax.nn.softmax(logits)).reshape(4, 3, 5).mean(1)
     right = scores.argmax(-1) == [0, 1, 1, 3]
     counted = np.array([True, True, False, True])
@@ -273,13 +252,12 @@ def test_views_of_an_example_are_averaged_and_count_once():
 
 
 def test_pretraining_evaluation_knows_the_best_constant():
-    state, parts = pretraining()
-    keep = {k: parts[k] for k in ("model", "normalise", "masker", "target", "seed")}
-    sums = jax.device_get(compiled(steps.pretrain_eval_step, keep)(state.params, batch()))
-    clips = parts["normalise"](batch()["video"])
-    mask = np.asarray(parts["masker"](jax.random.key(3), 8, (1, 4, 4)))
-    wanted = np.asarray(parts["target"](clips))[mask]
-    predicted = np.asarray(parts["model"].apply({"params": state.params}, clips, mask))[mask]
+    state, task, _ = pretraining()
+    sums = jax.device_get(jax.jit(task.eval_step)(state.params, batch()))
+    clips = task.normalise(batch()["video"])
+    mask = np.asarray(task.masker(jax.random.key(3), 8, (1, 4, 4)))
+    wanted = np.asarray(task.target(clips))[mask]
+    predicted = np.asarray(task.model.apply({"params": state.params}, clips, mask))[mask]
     assert (sums["tokens"], sums["examples"]) == (mask.sum(), 8)
     np.testing.assert_allclose(
         # Compiled in one piece, a pixel on a border between two bins may fall on the other side.
@@ -287,5 +265,5 @@ def test_pretraining_evaluation_knows_the_best_constant():
         np.square(predicted - wanted).mean(),
         rtol=2e-3,
     )
-    mean, square = sums["wanted"] / sums["tokens"], sums["wanted_squared"] / sums["tokens"]
+    mean, square = sums["targets"] / sums["tokens"], sums["targets_squared"] / sums["tokens"]
     np.testing.assert_allclose(np.mean(square - mean**2), wanted.var(0).mean(), rtol=2e-3)

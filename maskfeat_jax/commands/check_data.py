@@ -20,7 +20,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from tqdm import tqdm
 
+from maskfeat_jax.commands.options import Options
+from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.files import write_atomically
+from maskfeat_jax.train.build import build_data
 
 USABLE, TOO_MANY_BAD = 0, 65  # exit codes
 _FIRST = 3  # files of a class that are shown
@@ -33,7 +36,7 @@ class Readable(Protocol):
 
     Attributes:
       source: what there is: `num_examples`, `class_names`, `name_of(index)`.
-      view: what is made of an example: read `parts` times, `clips_per_part` clips each.
+      view: what is made of an example: read `reads` times, `clips_per_read` clips each.
       workers: threads.
       bad_inputs: how many may be bad, `max_fraction`.
     """
@@ -59,8 +62,17 @@ class Bad:
     num_bytes: int | None
 
 
+def command(options: Options, signals: Signals) -> int:
+    """`python main.py check-data --config=…`."""
+    with signals.nothing_to_lose():
+        data, on_bad = build_data(options.recipe)
+        # Beside the work directory: a run refuses one that has foreign files in it.
+        listed = f"{options.directory}.bad_data.jsonl" if options.workdir else None
+        return check_data(data, on_bad=on_bad, list_path=listed)
+
+
 def check_data(
-    data: Mapping[str, Readable | None],
+    data: Mapping[str, Readable],
     *,
     on_bad: str,
     list_path: str | os.PathLike[str] | None = None,
@@ -69,7 +81,7 @@ def check_data(
     """Reads all of it, with a bar of progress on a terminal.
 
     Args:
-      data: by section of the recipe, `data` and `eval_data`; None for what a recipe does not have.
+      data: by section of the recipe, `data` and `eval_data`.
       on_bad: what evaluation does with files that cannot be used, "fail" or "skip".
       list_path: JSON lines of all files that cannot be used are written there, in the form of
         `bad_inputs.jsonl` and with the section; None for no list.
@@ -83,8 +95,6 @@ def check_data(
     found: list[Bad] = []
     good = True
     for section, readable in data.items():
-        if readable is None:
-            continue
         bad, labels, seconds = _read(section, readable)
         found += bad
         for line in _lines(section, readable, bad, labels, seconds):
@@ -100,7 +110,7 @@ def check_data(
 
 def _read(section: str, data: Readable) -> tuple[list[Bad], collections.Counter[int], float]:
     """What is bad, how many usable examples each class has, and the seconds it took."""
-    count, parts = data.source.num_examples, data.view.parts
+    count, parts = data.source.num_examples, data.view.reads
     bad: dict[int, Bad] = {}
     labels: collections.Counter[int] = collections.Counter()
     start = time.monotonic()
@@ -143,7 +153,7 @@ def _lines(
 ) -> Iterator[str]:
     """The result of a section."""
     source, view = data.source, data.view
-    clips = source.num_examples * view.parts * view.clips_per_part
+    clips = source.num_examples * view.reads * view.clips_per_read
     yield f"{section}: {source.num_examples} examples, {clips} clips"
     rate = clips / max(seconds, 1e-9)
     yield f"  {source.num_examples - len(bad)} usable; {seconds:.1f} s, {rate:.0f} clips/s"

@@ -28,10 +28,13 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from maskfeat_jax import sharding
+from maskfeat_jax.commands.options import Options
+from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.flops import training_flops
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.tasks import Learner
-from maskfeat_jax.train.setup import step_and_state
+from maskfeat_jax.tasks import Task
+from maskfeat_jax.train.build import build_training
+from maskfeat_jax.train.experiment import abstract_state, jitted_step
 
 BATCHES = 3  # on a device: the one in use and two that are ready or on their way
 TRIALS = 5  # programs compiled at most to find the largest batch
@@ -47,7 +50,7 @@ class Estimate:
       batch_size: clips per update, over all devices.
       accumulate: parts that a batch is computed in.
       parameters: numbers in the network.
-      learnt: numbers among them that are not frozen.
+      trainable: numbers among them that are not frozen.
       flops_per_clip: operations of products, forward and backward, see `flops.training_flops`.
       flops_per_step: likewise, over all devices.
       parameter_bytes: of the parameters.
@@ -66,7 +69,7 @@ class Estimate:
     batch_size: int
     accumulate: int
     parameters: int
-    learnt: int
+    trainable: int
     flops_per_clip: float
     flops_per_step: float
     parameter_bytes: int
@@ -85,7 +88,7 @@ class Estimate:
         parts = f", in {self.accumulate} parts" if self.accumulate > 1 else ""
         rows = [
             ("mesh", f"{axes}: {self.devices}"),
-            ("parameters", f"{self.parameters:,}, learnt {self.learnt:,}"),
+            ("parameters", f"{self.parameters:,}, learnt {self.trainable:,}"),
             ("operations", f"{self.flops_per_clip / 1e9:,.1f} GFLOP for a clip"),
             ("", f"{self.flops_per_step / 1e12:,.2f} TFLOP for a step"),
             ("batch", f"{self.batch_size} clips{parts}, {self.batch_size // shards} on a device"),
@@ -106,8 +109,24 @@ class Estimate:
         return "\n".join(f"{name:18}{value}".rstrip() for name, value in rows)
 
 
+def command(options: Options, signals: Signals) -> int:
+    """`python main.py estimate --config=…`."""
+    with signals.nothing_to_lose():
+        mesh, run, task, optimizer = build_training(options.recipe)
+        found = estimate(
+            task,
+            optimizer,
+            mesh,
+            batch_size=run.batch_size,
+            accumulate=run.accumulate,
+            memory_bytes=int(options.memory_gb * 1e9) if options.memory_gb else None,
+        )
+    print(found.table())
+    return 0
+
+
 def estimate(
-    task: Learner,
+    task: Task,
     optimizer: Optimizer,
     mesh: Mesh,
     *,
@@ -118,7 +137,7 @@ def estimate(
     """Compiles the training step for a mesh and adds up what it takes.
 
     Args:
-      task: what is learnt.
+      task: what is trained.
       optimizer: of its parameters.
       mesh: of all devices, see `sharding.create_mesh`.
       batch_size: clips per update, over all devices.
@@ -136,7 +155,8 @@ def estimate(
             f"{sharding.row_shards(mesh)} devices with rows of their own x {accumulate} parts "
             "(run.accumulate)"
         )
-    step, state = step_and_state(task, optimizer, mesh, accumulate)
+    state = abstract_state(task, optimizer, mesh)
+    step = jitted_step(task, optimizer, mesh, accumulate)
 
     @functools.cache
     def needed(rows: int) -> tuple[int, int]:
@@ -162,7 +182,7 @@ def estimate(
         batch_size=batch_size,
         accumulate=accumulate,
         parameters=_numbers(state.params),
-        learnt=_numbers(_learnt(state.params, task.model.frozen)),
+        trainable=_numbers(_trainable(state.params, task.model.frozen)),
         flops_per_clip=flops,
         flops_per_step=batch_size * flops,
         parameter_bytes=bytes_of(state.params),
@@ -176,7 +196,7 @@ def estimate(
     )
 
 
-def batch_shapes(task: Learner, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
+def batch_shapes(task: Task, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
     """A batch as it lies on the devices."""
     kinds: dict[str, tuple[tuple[int, ...], Any]] = {
         "video": ((*task.clip, 3), jnp.uint8),
@@ -228,7 +248,7 @@ def bytes_of(shapes: Any) -> int:
     )
 
 
-def _unit_of(task: Learner, unit: int) -> int:
+def _unit_of(task: Task, unit: int) -> int:
     """The smallest multiple of a number of rows that the task takes as a batch."""
     for times in range(1, 1025):
         try:
@@ -243,7 +263,7 @@ def _numbers(shapes: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
-def _learnt(shapes: Any, frozen: tuple[str, ...]) -> list[Any]:
+def _trainable(shapes: Any, frozen: tuple[str, ...]) -> list[Any]:
     named = jax.tree_util.tree_leaves_with_path(shapes)
     paths = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in named]
     return [leaf for name, leaf in paths if not any(re.search(p, name) for p in frozen)]

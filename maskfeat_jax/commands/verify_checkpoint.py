@@ -13,9 +13,17 @@ import numpy as np
 
 from maskfeat_jax.checkpoints import arrays as stored_arrays
 from maskfeat_jax.checkpoints import manifest
-from maskfeat_jax.checkpoints.storage import ARRAYS, CheckpointError, Storage, in_brief
+from maskfeat_jax.checkpoints.storage import ARRAYS, CheckpointError, Storage, error_text
+from maskfeat_jax.commands.options import Options
+from maskfeat_jax.distributed.preemption import Signals
 
 GOOD, DAMAGED = 0, 74  # exit codes
+
+
+def command(options: Options, signals: Signals) -> int:
+    """`python main.py verify-checkpoint --workdir=…`."""
+    with signals.nothing_to_lose():
+        return verify_checkpoint(options.directory)
 
 
 def verify_checkpoint(path: str | os.PathLike[str], tell: Callable[[str], object] = print) -> int:
@@ -63,8 +71,10 @@ def _tell_of(directory: Path, step: int | None, tell: Callable[[str], object]) -
     except manifest.Damaged as damage:
         tell(f"{directory}: DAMAGED, {damage}")
         return True
-    except (*stored_arrays.STORAGE_ERRORS, stored_arrays.Unfit) as error:
-        tell(f"{directory}: DAMAGED, its files are as saved but cannot be read: {in_brief(error)}")
+    except stored_arrays.STORAGE_ERRORS as error:
+        tell(
+            f"{directory}: DAMAGED, its files are as saved but cannot be read: {error_text(error)}"
+        )
         return True
     wrong = sorted("/".join(name) for name in values if not _finite(values[name]))
     tell(

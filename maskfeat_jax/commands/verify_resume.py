@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import numpy as np
 
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.checkpoints.trees import named_leaves
+from maskfeat_jax.commands.options import Options
+from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.sections import Section
-from maskfeat_jax.tasks import Learner
+from maskfeat_jax.train.build import build
 from maskfeat_jax.train.experiment import Experiment
-from maskfeat_jax.train.setup import step_and_state
 
+DIFFERENT = 70  # exit code
 TOLERANCE = 1e-5  # relative, of losses: noise is below, faults of resuming above
 _AS_PROGRAM = """import json
 
@@ -33,6 +36,15 @@ _TIMES = ("time", "train/clips_per_sec", "train/clips_per_sec_per_device", "trai
 
 class CannotVerify(RuntimeError):
     """A run ended in another way than it should have, so that nothing can be compared."""
+
+
+def command(options: Options, signals: Signals) -> int:
+    """`python main.py verify-resume --config=… --workdir=…`."""
+    recipe, workdir = options.recipe, options.directory
+    with signals.nothing_to_lose():
+        experiment = build(recipe, workdir)
+        program = (sys.executable, str(Path(sys.argv[0]).absolute()))
+        return 0 if verify_resume(experiment, recipe, workdir, program) else DIFFERENT
 
 
 def verify_resume(
@@ -152,10 +164,7 @@ def _metrics(workdir: Path) -> list[Mapping[str, Any]]:
 def _same_state(
     experiment: Experiment, whole: Path, other: Path, step: int, tell: Callable[[str], object]
 ) -> None:
-    task, optimizer = experiment.task, experiment.optimizer
-    assert isinstance(task, Learner)
-    assert optimizer is not None
-    _, like = step_and_state(task, optimizer, experiment.mesh)
+    like = experiment.abstract_state
     states = (Checkpoints(w / "checkpoints").restore(step, like)[0] for w in (whole, other))
     ours, theirs = (named_leaves(state) for state in states)
     differ = [name for name, leaf in ours.items() if not _same_bits(leaf, theirs[name])]

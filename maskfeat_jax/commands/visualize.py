@@ -1,7 +1,7 @@
 """Draws what a run makes of images or videos.
 
-    python -m maskfeat_jax.commands.visualize runs/a photo.jpg other.png --out=picture.png
-    python -m maskfeat_jax.commands.visualize runs/b clip.mp4 --out=picture.png
+    python main.py visualize runs/a photo.jpg other.png --out=picture.png
+    python main.py visualize runs/b clip.mp4 --out=picture.png
 
 Pre-training: input, masked input, predicted and wanted features. Fine-tuning: predicted classes.
 """
@@ -21,7 +21,8 @@ from PIL import Image, UnidentifiedImageError
 from input_pipeline import EvalView
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.decode.video import VideoFile
-from maskfeat_jax.checkpoints.checkpointer import CheckpointError, load_params
+from maskfeat_jax.checkpoints.checkpointer import CheckpointError
+from maskfeat_jax.checkpoints.pretrained import load_params
 from maskfeat_jax.pictures import encode
 from maskfeat_jax.sections import Problems, call
 from maskfeat_jax.tasks import task_of
@@ -79,9 +80,9 @@ def is_image(path: Path) -> bool:
     return True
 
 
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def command(arguments: Sequence[str]) -> None:
+    """`python main.py visualize …`."""
+    parser = argparse.ArgumentParser("main.py visualize", description=__doc__.split("\n")[0])
     parser.add_argument("workdir", type=Path, help="work directory of a run")
     parser.add_argument("files", type=Path, nargs="+", help="images or videos")
     parser.add_argument(
@@ -91,7 +92,7 @@ def main() -> None:
         help="PNG to write; what moves goes to a GIF beside it",
     )
     parser.add_argument("--seed", type=int, help="another seed gives other masks")
-    words = parser.parse_args()
+    words = parser.parse_args(arguments)
     try:
         drawn = pictures(words.workdir, words.files, seed=words.seed)
     except (ValueError, CheckpointError, WorkdirError) as error:
@@ -101,7 +102,3 @@ def main() -> None:
         path = words.out.with_suffix(extension)
         path.write_bytes(encoded)
         print(path)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,18 @@
-"""What can be done with a model: a task holds its parts and says what to step, sum up and draw.
+"""What can be done with a model: a task owns its steps, its checks, its data needs, its pictures.
 
-To add one: a class with the members of `Task` in a file of its own, and its line in `TASKS`.
+To add one: a subclass of `Task` in a file of its own, and its line in `TASKS`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 from maskfeat_jax.models import MODELS
 from maskfeat_jax.sections import Section, member
-from maskfeat_jax.tasks.base import Learner, Task
+from maskfeat_jax.tasks.base import Task
 from maskfeat_jax.tasks.classify import Finetune, Probe
 from maskfeat_jax.tasks.knn import Knn
 from maskfeat_jax.tasks.pretrain import Pretrain
 
-__all__ = ["TASKS", "Finetune", "Knn", "Learner", "Pretrain", "Probe", "Task", "task_of"]
+__all__ = ["TASKS", "Finetune", "Knn", "Pretrain", "Probe", "Task", "task_of"]
 
 TASKS: dict[str, type[Task]] = {
     "finetune": Finetune,
@@ -24,14 +22,14 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def task_of(recipe: Section) -> Any:
+def task_of(recipe: Section) -> type[Task]:
     """The class of `TASKS` that a recipe describes; "evaluate" is that of the head it evaluates.
 
     Raises:
       RecipeError: there is no such task or head.
     """
     if recipe["task"] != "evaluate":
-        return member("task", {**TASKS, "evaluate": None}, recipe["task"])
+        return member("task", {**TASKS, "evaluate": Task}, recipe["task"])
     head = recipe["head"].get("name", "")
     member("head.name", MODELS, head)
     return next(task for task in TASKS.values() if head in task.heads)

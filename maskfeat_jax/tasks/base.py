@@ -2,70 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Protocol, runtime_checkable
+import abc
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import flax.linen as nn
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from maskfeat_jax import steps
 from maskfeat_jax.augment import Augment, Normalise
 from maskfeat_jax.models import MODELS, VARIANTS
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.sections import Problems, RecipeError, Section, call, member
 from maskfeat_jax.state import TrainState
+from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.typing import Array
 
 LEARNING = ("view", "augment", "optim")  # sections of the recipes of tasks that learn
 
 
-@runtime_checkable
-class Task(Protocol):
-    """What the main program needs of a task.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task(abc.ABC):
+    """What is done with a model: its steps, its checks, the data it needs, its pictures.
 
     Attributes:
       heads: keys of `MODELS` that it works with.
       sections: of the recipe that it reads besides those that every task does.
-      learns: whether it trains a model (see `Learner`), or only evaluates one.
+      learns: whether it trains the model, or only evaluates one.
+      needs_data: whether evaluation needs the training data, see `with_data`.
+      init_parts: top-level parameters it takes of the checkpoint it starts from, where the recipe
+        does not say.
       model: the encoder with its head.
+      normalise: of pixels.
+      clip: frames, height and width of the clips that the model sees.
+      seed: of masks, augmentation and what is dropped.
+      augment: of the clips that it learns from.
     """
 
     heads: ClassVar[tuple[str, ...]]
     sections: ClassVar[tuple[str, ...]]
-    learns: ClassVar[bool]
+    learns: ClassVar[bool] = True
+    needs_data: ClassVar[bool] = False
+    init_parts: ClassVar[tuple[str, ...]] = ("encoder",)
 
-    @property
-    def model(self) -> nn.Module:
-        """See the class."""
-
-    @property
-    def clip(self) -> Size3:
-        """Frames, height and width of the clips that the model sees."""
+    model: nn.Module
+    normalise: Normalise
+    clip: Size3
+    seed: int
+    augment: Augment = dataclasses.field(default_factory=Augment)
 
     @classmethod
+    @abc.abstractmethod
     def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Task | None:
         """The task, or None after noting what is wrong with the recipe."""
 
-    def check_labels(self, class_names: tuple[str, ...] | None) -> None:
-        """Raises RecipeError where the labels of the data do not fit; None: there are none."""
-
+    @abc.abstractmethod
     def init(self, key: jax.Array) -> Any:
         """Fresh parameters."""
 
-    def eval_step(self, params: Any, batch: steps.Batch, *, views: int) -> steps.Metrics:
-        """Sums over a batch of examples with so many views each, `examples` among them."""
+    def train_step(
+        self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1
+    ) -> tuple[TrainState, Metrics]:
+        """One update: a pure function. The batch is computed in `accumulate` equal parts."""
+        raise NotImplementedError(f"{type(self).__name__} trains nothing")
 
+    @abc.abstractmethod
+    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
+        """Sums over a batch of examples with `views` rows each, `examples` among them."""
+
+    @abc.abstractmethod
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Metrics from sums over a dataset."""
 
     def table(self, sums: Mapping[str, Any], class_names: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Rows of a table of details from sums over a dataset; none if there are no details."""
+        """Rows of a table of details from sums over a dataset; none where there are no details."""
+        return []
 
+    @abc.abstractmethod
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
-        """What `draw` needs of the model for some clips."""
+        """What `draw` needs of the model for uint8 clips `(b, t, h, w, 3)`."""
 
+    @abc.abstractmethod
     def draw(
         self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
     ) -> dict[str, np.ndarray]:
@@ -74,26 +94,22 @@ class Task(Protocol):
         uint8 `(height, width, 3)`, or with a leading axis of frames what moves.
         """
 
+    def check_labels(self, class_names: tuple[str, ...] | None) -> None:  # noqa: B027 (any do)
+        """Raises RecipeError where the labels of the data do not fit; None: there are none."""
 
-@runtime_checkable
-class Learner(Task, Protocol):
-    """A task that trains its model.
-
-    Attributes:
-      init_parts: what it takes of the checkpoint it starts from, where the recipe does not say.
-      augment: of the clips it learns from.
-    """
-
-    init_parts: ClassVar[tuple[str, ...]]
-    augment: Augment
-
-    def check_batch(self, batch_size: int) -> None:
+    def check_batch(self, batch_size: int) -> None:  # noqa: B027 (any do)
         """Raises RecipeError where batches of this size cannot be trained on."""
 
-    def train_step(
-        self, state: TrainState, batch: steps.Batch, *, optimizer: Optimizer, accumulate: int
-    ) -> tuple[TrainState, steps.Metrics]:
-        """One update."""
+    def with_data(self, params: Any, batches: Iterator[Batch], *, views: int, mesh: Mesh) -> Any:
+        """What is evaluated: parameters, and what the task needs to know of the training data.
+
+        Args:
+          params: on the devices.
+          batches: one pass over the training data as evaluation sees it, on the devices.
+          views: rows of each example.
+          mesh: the devices.
+        """
+        return params
 
 
 def encoder_of(recipe: Section) -> nn.Module:

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from maskfeat_jax import pictures, steps
-from maskfeat_jax.augment import Augment, Mix, Normalise
+from maskfeat_jax import losses, pictures, steps
+from maskfeat_jax.augment import Mix
 from maskfeat_jax.models import MODELS
+from maskfeat_jax.models.probes import RUNNING
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.sections import Problems, RecipeError, Section, call, choose
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.tasks.base import LEARNING, encoder_of, head_name, on_device
+from maskfeat_jax.steps import Batch, Metrics
+from maskfeat_jax.tasks.base import LEARNING, Task, encoder_of, head_name, on_device
 from maskfeat_jax.typing import Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Classify:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Classify(Task):
     """What the tasks that tell classes apart have in common."""
-
-    model: nn.Module
-    normalise: Normalise
-    clip: Size3
-    seed: int
-
-    heads: ClassVar[tuple[str, ...]]
 
     @classmethod
     def build_model(cls, recipe: Section, clip: Size3, problems: Problems) -> nn.Module | None:
@@ -60,11 +58,19 @@ class Classify:
         """See `Task`."""
         return self.model.init(key, np.zeros((1, *self.clip, 3), np.float32))["params"]
 
-    def eval_step(self, params: Any, batch: steps.Batch, *, views: int) -> steps.Metrics:
-        """See `steps.eval_step`."""
-        return steps.eval_step(
-            params, batch, model=self.model, normalise=self.normalise, views=views
-        )
+    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
+        """Sums over the examples of which all views are valid: `loss`, and see `class_sums`.
+
+        The score of an example is the mean of its views' probabilities.
+        """
+        logits = steps.forward(self.model, params, self.normalise(batch["video"]))
+        by_view = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
+        scores = jax.nn.logsumexp(by_view, axis=1) - math.log(views)
+        valid = jnp.asarray(batch["valid"]).reshape(-1, views).all(1)
+        labels = jnp.where(valid, batch["label"][::views], 0)
+        targets = jax.nn.one_hot(labels, scores.shape[-1])
+        loss = losses.soft_cross_entropy(scores, targets, valid.astype(jnp.float32))
+        return {"loss": loss, **class_sums(scores, labels, valid)}
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """`loss`; `top1` and `top5` as fractions; `mean_class_top1` over the classes that occur."""
@@ -97,17 +103,18 @@ class Classify:
         return pictures.draw_titled(video, titles)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetune(Classify):
-    """Classification with the whole network."""
+    """Classification with the whole network.
 
-    augment: Augment
+    Attributes:
+      mix: mixup and cutmix of clips and labels.
+    """
+
     mix: Mix
 
     heads: ClassVar[tuple[str, ...]] = ("classifier",)
     sections: ClassVar[tuple[str, ...]] = (*LEARNING, "mix")
-    learns: ClassVar[bool] = True
-    init_parts: ClassVar[tuple[str, ...]] = ("encoder",)
 
     @classmethod
     def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Finetune | None:
@@ -118,10 +125,17 @@ class Finetune(Classify):
             on_clips = on_device(recipe)
         with problems.gather():
             mix = call("mix", Mix, recipe["mix"])
-        if problems or model is None or on_clips is None:
+        if problems or model is None or on_clips is None or mix is None:
             return None
         normalise, augment = on_clips
-        return cls(model, normalise, clip, recipe["seed"], augment, mix)
+        return cls(
+            model=model,
+            normalise=normalise,
+            clip=clip,
+            seed=recipe["seed"],
+            augment=augment,
+            mix=mix,
+        )
 
     def check_batch(self, batch_size: int) -> None:
         """A whole number of mixed groups."""
@@ -129,32 +143,32 @@ class Finetune(Classify):
             raise RecipeError(f"mix.group={self.mix.group} does not divide a batch of {batch_size}")
 
     def train_step(
-        self, state: TrainState, batch: steps.Batch, *, optimizer: Optimizer, accumulate: int
-    ) -> tuple[TrainState, steps.Metrics]:
-        """See `steps.finetune_step`."""
-        return steps.finetune_step(
-            state,
-            batch,
-            model=self.model,
-            normalise=self.normalise,
-            augment=self.augment,
-            mix=self.mix,
-            classes=self.classes,
-            optimizer=optimizer,
-            seed=self.seed,
-            accumulate=accumulate,
-        )
+        self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1
+    ) -> tuple[TrainState, Metrics]:
+        """One update: mix clips and labels, classify, follow the gradient."""
+        augment_key, mix_key, drop_key = steps.step_keys(self.seed, state.step)
+        clips = self.augment(augment_key, self.normalise(batch["video"]))
+        clips, targets = self.mix(mix_key, clips, batch["label"], self.classes)
+        weight = batch["valid"].astype(jnp.float32)
+        if self.mix.probability:  # a clip mixed with an unreadable one counts no more than that one
+            weight = weight * self.mix.partner(weight)
+        total = jnp.maximum(weight.sum(), 1)  # of the whole batch
+
+        def loss_of(params: Any, key: Array, clips: Array, targets: Array, weight: Array):
+            logits = steps.forward(self.model, params, clips, dropout=key)
+            return losses.soft_cross_entropy(logits, targets, weight) / total
+
+        rows = (clips, targets, weight)
+        loss, grads = steps.accumulated_gradient(loss_of, state.params, drop_key, rows, accumulate)
+        return steps.update(state, loss, grads, optimizer)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe(Classify):
     """Classification with a small network on a frozen encoder."""
 
-    augment: Augment
-
     heads: ClassVar[tuple[str, ...]] = ("attentive_probe", "linear_probe")
     sections: ClassVar[tuple[str, ...]] = LEARNING
-    learns: ClassVar[bool] = True
     init_parts: ClassVar[tuple[str, ...]] = ("encoder", "norm")
 
     @classmethod
@@ -173,22 +187,56 @@ class Probe(Classify):
         if problems or model is None or on_clips is None:
             return None
         normalise, augment = on_clips
-        return cls(model, normalise, clip, recipe["seed"], augment)
-
-    def check_batch(self, batch_size: int) -> None:
-        """Any do."""
+        return cls(
+            model=model, normalise=normalise, clip=clip, seed=recipe["seed"], augment=augment
+        )
 
     def train_step(
-        self, state: TrainState, batch: steps.Batch, *, optimizer: Optimizer, accumulate: int
-    ) -> tuple[TrainState, steps.Metrics]:
-        """See `steps.probe_step`; `accumulate` is 1."""
-        return steps.probe_step(
-            state,
-            batch,
-            model=self.model,
-            normalise=self.normalise,
-            augment=self.augment,
-            classes=self.classes,
-            optimizer=optimizer,
-            seed=self.seed,
-        )
+        self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1
+    ) -> tuple[TrainState, Metrics]:
+        """One update of the small network and of its running statistics; `accumulate` is 1."""
+        augment_key, _, _ = steps.step_keys(self.seed, state.step)
+        clips = self.augment(augment_key, self.normalise(batch["video"]))
+        targets = jax.nn.one_hot(batch["label"], self.classes)
+        weight = batch["valid"].astype(jnp.float32)
+
+        def loss_of(params: Any):
+            logits, changed = self.model.apply(
+                {"params": params}, clips, batch["valid"], train=True, mutable=[RUNNING]
+            )
+            loss = losses.soft_cross_entropy(logits, targets, weight)
+            return loss / jnp.maximum(weight.sum(), 1), changed.get(RUNNING, {})
+
+        (loss, running), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        new, metrics = steps.update(state, loss, grads, optimizer)
+        keep = (new.skipped != state.skipped) | ~batch["valid"].any()
+        return new.replace(params=_with(new.params, running, keep)), metrics
+
+
+def class_sums(
+    scores: Float[Array, "b classes"], labels: Int[Array, " b"], valid: Bool[Array, " b"]
+) -> Metrics:
+    """Sums over the valid examples.
+
+    Returns:
+      `examples`, hits among the best 1 and 5 (`top1`, `top5`), and by class `(classes,)`
+      `class_examples` and `class_top1`. An example whose class scores -inf is no hit.
+    """
+    labels = jnp.where(valid, labels, 0)
+    one_hot = jax.nn.one_hot(labels, scores.shape[-1]) * valid[:, None]
+    possible = valid & jnp.isfinite(jnp.take_along_axis(scores, labels[:, None], 1)[:, 0])
+    top1, top5 = (jnp.asarray(losses.hits(scores, labels, k) & possible) for k in (1, 5))
+    return {
+        "examples": jnp.sum(valid.astype(jnp.float32)),
+        "top1": jnp.sum(top1),
+        "top5": jnp.sum(top5),
+        "class_examples": one_hot.sum(0),
+        "class_top1": (one_hot * top1[:, None]).sum(0),
+    }
+
+
+def _with(params: Any, values: Any, keep: Array) -> Any:
+    """Parameters with some replaced by the values at the same paths, unless `keep`."""
+    if not isinstance(values, dict):
+        return jnp.where(keep, params, values)
+    return {**params, **{name: _with(params[name], x, keep) for name, x in values.items()}}

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from maskfeat_jax import steps
+from maskfeat_jax import sharding, steps
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.ops.neighbours import nearest, unit, vote
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.sections import Problems, RecipeError, Section, call
-from maskfeat_jax.tasks.classify import Classify
+from maskfeat_jax.steps import Batch, Metrics
+from maskfeat_jax.tasks.classify import Classify, class_sums
 from maskfeat_jax.typing import Array
 
 
@@ -37,12 +41,16 @@ class Vote:
             raise ValueError(f"{self}: expected 2 classes or more, k of 1 or more, temperature > 0")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Knn(Classify):
-    """k nearest neighbours; nothing is learnt.
+    """k nearest neighbours; nothing is trained.
 
-    What is evaluated are parameters of the model (`model`) with the features of the training data
-    (`bank`, `(parts, m, d)`) and their classes (`labels`, `(parts, m)`, -1 where there is none).
+    What is evaluated (`with_data`) are parameters of the model (`model`) with the features of the
+    training data (`bank`, `(devices, m, d)`) and their classes (`labels`, `(devices, m)`, -1 for
+    padding).
+
+    Attributes:
+      vote: the section `knn`.
     """
 
     vote: Vote
@@ -50,6 +58,7 @@ class Knn(Classify):
     heads: ClassVar[tuple[str, ...]] = ("features",)
     sections: ClassVar[tuple[str, ...]] = ("knn",)
     learns: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = True
 
     @classmethod
     def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Knn | None:
@@ -60,30 +69,50 @@ class Knn(Classify):
             normalise = call("normalise", Normalise, recipe["normalise"])
         with problems.gather():
             rule = call("knn", Vote, recipe["knn"])
-        if problems or model is None:
+        if problems or model is None or normalise is None or rule is None:
             return None
-        return cls(model, normalise, clip, recipe["seed"], rule)
+        return cls(model=model, normalise=normalise, clip=clip, seed=recipe["seed"], vote=rule)
 
     @property
     def classes(self) -> int:
         """Number of classes."""
         return self.vote.num_classes
 
-    def features_step(self, params: Any, batch: steps.Batch, *, views: int) -> dict[str, Array]:
+    def features_step(self, params: Any, batch: Batch, *, views: int = 1) -> dict[str, Array]:
         """Features of length 1, means over the views of each example; labels; which are valid."""
         valid = jnp.asarray(batch["valid"]).reshape(-1, views).all(1)
-        labels = batch["label"][::views]
-        return {"features": self._features(params, batch["video"], views), "label": labels} | {
-            "valid": valid
+        features = self._features(params, batch["video"], views)
+        return {"features": features, "label": batch["label"][::views], "valid": valid}
+
+    def with_data(self, params: Any, batches: Iterator[Batch], *, views: int, mesh: Mesh) -> Any:
+        """The parameters with the bank, which is spread over all devices.
+
+        Raises:
+          RecipeError: there are fewer readable examples than neighbours to ask for.
+        """
+        step = jax.jit(
+            functools.partial(self.features_step, views=views),
+            out_shardings=sharding.replicated(mesh),
+        )
+        found: list[dict[str, np.ndarray]] = []
+        for batch in batches:
+            rows = jax.device_get(step(params, batch))
+            found.append({name: rows[name][rows["valid"]] for name in ("features", "label")})
+        bank, labels = bank_of(found, jax.device_count(), self.vote.k)
+        spread = sharding.batch_sharding(mesh)
+        return {
+            "model": params,
+            "bank": jax.make_array_from_callback(bank.shape, spread, bank.__getitem__),
+            "labels": jax.make_array_from_callback(labels.shape, spread, labels.__getitem__),
         }
 
-    def eval_step(self, params: Any, batch: steps.Batch, *, views: int) -> steps.Metrics:
-        """See `Task`."""
+    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
+        """See `class_sums`."""
         described = self.features_step(params["model"], batch, views=views)
         votes = self._votes(params, described["features"])
         # A class without a vote must not be a hit only because few classes have any.
         scores = jnp.where(votes > 0, votes, -jnp.inf)
-        return steps.class_sums(scores, described["label"], described["valid"])
+        return class_sums(scores, described["label"], described["valid"])
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
         """Votes for the classes."""

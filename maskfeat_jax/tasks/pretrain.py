@@ -9,37 +9,36 @@ from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from maskfeat_jax import pictures, steps
-from maskfeat_jax.augment import Augment, Normalise
+from maskfeat_jax import losses, pictures, steps
 from maskfeat_jax.masking import MASKERS, Masker
 from maskfeat_jax.models import MODELS
 from maskfeat_jax.ops.patches import Size3, token_grid
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.sections import Problems, RecipeError, Section, call, choose
 from maskfeat_jax.state import TrainState
+from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.targets import TARGETS, Target
-from maskfeat_jax.tasks.base import LEARNING, encoder_of, head_name, on_device
+from maskfeat_jax.tasks.base import LEARNING, Task, encoder_of, head_name, on_device
 from maskfeat_jax.typing import Array
 
 
-@dataclasses.dataclass(frozen=True)
-class Pretrain:
-    """Masked feature prediction."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pretrain(Task):
+    """Masked feature prediction: MaskFeat (arXiv:2112.09133) and masked autoencoders.
 
-    model: nn.Module
-    normalise: Normalise
-    augment: Augment
+    Attributes:
+      masker: which tokens are masked.
+      target: what is predicted of them.
+    """
+
     masker: Masker
     target: Target
-    clip: Size3
-    seed: int
 
     heads: ClassVar[tuple[str, ...]] = ("mae", "maskfeat")
     sections: ClassVar[tuple[str, ...]] = (*LEARNING, "target", "mask")
-    learns: ClassVar[bool] = True
-    init_parts: ClassVar[tuple[str, ...]] = ("encoder",)
 
     @classmethod
     def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Pretrain | None:
@@ -60,9 +59,18 @@ class Pretrain:
                 model = cls._model(recipe, encoder, target, masker, clip)
         with problems.gather():
             on_clips = on_device(recipe)
-        if problems or model is None:
+        if problems or model is None or on_clips is None or masker is None or target is None:
             return None
-        return cls(model, *on_clips, masker, target, clip, recipe["seed"])
+        normalise, augment = on_clips
+        return cls(
+            model=model,
+            normalise=normalise,
+            clip=clip,
+            seed=recipe["seed"],
+            augment=augment,
+            masker=masker,
+            target=target,
+        )
 
     @classmethod
     def _model(
@@ -80,78 +88,87 @@ class Pretrain:
             given["visible"] = math.prod(grid) - masker.masked(grid)
         return choose("head", MODELS, recipe["head"], **given)
 
-    def check_labels(self, class_names: tuple[str, ...] | None) -> None:
-        """Any do, or none."""
-
-    def check_batch(self, batch_size: int) -> None:
-        """Any do."""
+    @property
+    def grid(self) -> Size3:
+        """Tokens of a clip along time, height and width."""
+        return token_grid(self.clip, self.target.tubelet)
 
     def init(self, key: jax.Array) -> Any:
         """See `Task`."""
-        clips = np.zeros((1, *self.clip, 3), np.float32)
-        mask = np.zeros((1, *token_grid(self.clip, self.target.tubelet)), bool)
+        clips, mask = np.zeros((1, *self.clip, 3), np.float32), np.zeros((1, *self.grid), bool)
         return self.model.init(key, clips, mask)["params"]
 
     def train_step(
-        self, state: TrainState, batch: steps.Batch, *, optimizer: Optimizer, accumulate: int
-    ) -> tuple[TrainState, steps.Metrics]:
-        """See `steps.pretrain_step`."""
-        return steps.pretrain_step(
-            state,
-            batch,
-            model=self.model,
-            normalise=self.normalise,
-            augment=self.augment,
-            masker=self.masker,
-            target=self.target,
-            optimizer=optimizer,
-            seed=self.seed,
-            accumulate=accumulate,
-        )
+        self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1
+    ) -> tuple[TrainState, Metrics]:
+        """One update: mask tokens, predict their targets, follow the gradient."""
+        augment_key, mask_key, drop_key = steps.step_keys(self.seed, state.step)
+        clips = self.augment(augment_key, self.normalise(batch["video"]))
+        targets = jax.lax.stop_gradient(self.target(clips))
+        mask = self.masker(mask_key, len(clips), self.grid)  # True = masked
+        counted = mask & batch["valid"][:, None, None, None]
+        numbers = jnp.maximum(counted.sum() * self.target.dim, 1)  # of the whole batch
 
-    def eval_step(self, params: Any, batch: steps.Batch, *, views: int) -> steps.Metrics:
-        """See `steps.pretrain_eval_step`."""
-        return steps.pretrain_eval_step(
-            params,
-            batch,
-            model=self.model,
-            normalise=self.normalise,
-            masker=self.masker,
-            target=self.target,
-            seed=self.seed,
-            views=views,
-        )
+        def loss_of(
+            params: Any, key: Array, clips: Array, targets: Array, mask: Array, counted: Array
+        ):
+            predicted = steps.forward(self.model, params, clips, mask, dropout=key)
+            return losses.masked_mse(predicted, targets, counted) / numbers
+
+        rows = (clips, targets, mask, counted)
+        loss, grads = steps.accumulated_gradient(loss_of, state.params, drop_key, rows, accumulate)
+        return steps.update(state, loss, grads, optimizer)
+
+    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
+        """Sums over the masked tokens of the examples of which all views are valid.
+
+        Masks depend on `seed` and the row of the batch only.
+
+        Returns:
+          `examples`, masked `tokens`, `loss` the squared error per number, and of the targets
+          themselves their sum and sum of squares `(d,)`, from which the loss of the best constant
+          follows.
+        """
+        complete = batch["valid"].reshape(-1, views).all(1)
+        clips = self.normalise(batch["video"])
+        targets = self.target(clips)
+        mask = self.masker(jax.random.key(self.seed), len(clips), self.grid)
+        predicted = steps.forward(self.model, params, clips, mask)
+        counted = mask & jnp.repeat(complete, views)[:, None, None, None]
+        weight = counted[..., None].astype(jnp.float32)
+        return {
+            "examples": jnp.sum(complete),
+            "tokens": jnp.sum(weight),
+            "loss": losses.masked_mse(predicted, targets, counted) / self.target.dim,
+            "targets": jnp.sum(targets * weight, (0, 1, 2, 3)),
+            "targets_squared": jnp.sum(jnp.square(targets) * weight, (0, 1, 2, 3)),
+        }
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """`loss`, and that of the best constant prediction of the same tokens."""
-        mean, square = sums["wanted"] / sums["tokens"], sums["wanted_squared"] / sums["tokens"]
+        mean, square = (sums[name] / sums["tokens"] for name in ("targets", "targets_squared"))
         constant = float(np.mean(square - mean**2))
         return {"loss": float(sums["loss"] / sums["tokens"]), "loss_of_best_constant": constant}
 
-    def table(self, sums: Mapping[str, Any], class_names: Sequence[str]) -> list[Mapping[str, Any]]:
-        """None."""
-        return []
-
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
-        """Mask, predicted and wanted features, as they can be drawn."""
+        """Mask, predicted and true features, as they can be drawn."""
         clips = self.normalise(video)
-        grid = token_grid(self.clip, self.target.tubelet)
-        mask = self.masker(jax.random.key(self.seed), len(video), grid)
+        mask = self.masker(jax.random.key(self.seed), len(video), self.grid)
         predicted = steps.forward(self.model, params, clips, mask)
-        restored = {"predicted": predicted, "wanted": self.target(clips)}
+        restored = {"predicted": predicted, "targets": self.target(clips)}
         restored = {name: self.target.restore(x, clips) for name, x in restored.items()}
         return {"mask": mask, **restored}
 
     def draw(
         self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Input, what the model sees of it, predicted and wanted features."""
+        """Input, what the model sees of it, predicted and true features."""
         mean, std = self.normalise.mean, self.normalise.std
         return pictures.draw_features(
             video,
             shown["mask"],
             shown["predicted"],
-            shown["wanted"],
+            shown["targets"],
             self.target.tubelet,
             lambda features: self.target.draw(features, mean, std),
         )

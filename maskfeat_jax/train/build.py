@@ -1,4 +1,4 @@
-"""From a recipe to the parts of a run. The one place that knows package, recipes and input."""
+"""Recipe -> experiment. The one place that knows recipes, the package and its input."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 import input_pipeline
 from maskfeat_jax import sharding
 from maskfeat_jax.models.probes import ENCODER
-from maskfeat_jax.optim import OPTIMIZERS, Optimizer
+from maskfeat_jax.optim import OPTIMIZERS, Optimizer, Rule
 from maskfeat_jax.sections import (
     Problems,
     RecipeError,
@@ -26,7 +27,8 @@ from maskfeat_jax.sections import (
     require_sections,
 )
 from maskfeat_jax.tasks import Task, task_of
-from maskfeat_jax.train.experiment import SHOWN_CLIPS, Experiment
+from maskfeat_jax.train.experiment import Experiment
+from maskfeat_jax.train.initial import InitFrom
 from maskfeat_jax.train.run import Run
 from maskfeat_jax.workdir.workdir import check_workdir
 
@@ -41,7 +43,8 @@ SECTIONS: tuple[str, ...] = (
     "bad_inputs",
 )
 SECTIONS += ("normalise", "model", "head", "mesh", "run")
-# May change when a run goes on: nothing of what is learnt depends on them.
+SHOWN_CLIPS = 6  # in pictures
+# May change when a run goes on: nothing of what is learned depends on them.
 HARMLESS: tuple[str, ...] = (
     "data.path",
     "data.root",
@@ -89,33 +92,103 @@ class Input:
 
 
 def build(recipe: Section, workdir: Path) -> Experiment:
-    """The parts of a recipe.
+    """What a recipe describes.
 
     Raises:
       RecipeError: names everything that is wrong with the recipe, the data or the directory.
+      BadInput: none of the first examples can be read.
     """
     problems = Problems()
-    task_class, learning = kind_of(recipe)
-    with problems.gather():
-        check_sections(recipe, (*SECTIONS, *task_class.sections))
-    with problems.gather():
-        check_workdir(workdir, recipe, HARMLESS)
-    parts = settings(recipe, learning, problems)
-    for where in ("data", "eval_data"):
-        with problems.gather():
-            unused = where == "data" and task_class.learns and not learning
-            wanted = recipe[where]["name"] and not unused
-            parts[where] = choose(where, input_pipeline.DATASETS, recipe[where]) if wanted else None
-    add_task(recipe, parts, learning, problems)
-    with problems.gather():
-        limits = {**recipe["bad_inputs"], "path": str(workdir / "bad_inputs.jsonl")}
-        parts["bad_inputs"] = call("bad_inputs", input_pipeline.BadInputs, limits)
+    task_class, trains = kind_of(recipe)
+    problems.attempt(check_sections, recipe, (*SECTIONS, *task_class.sections))
+    problems.attempt(check_workdir, workdir, recipe, HARMLESS)
+
+    # Each section by itself.
+    listed = str(workdir / "bad_inputs.jsonl")
+    mesh, run, host, view, eval_view, bad_inputs = sections_of(recipe, problems, listed)
+    reads_data = trains or task_class.needs_data
+    data = source_of("data", recipe, problems) if reads_data else None
+    eval_data = source_of("eval_data", recipe, problems)
+    task, rule = task_and_rule(recipe, eval_view, problems)
     problems.stop()
-    return assemble(recipe, parts, learning, problems)
+
+    # What is missing.
+    init_from = recipe["model"].get("init_from") or ""
+    if not init_from and (not trains or set(ENCODER) <= set(task.model.frozen)):
+        problems.append("model.init_from: name the run or checkpoint to evaluate or probe")
+    if init_from and not Path(init_from).exists():
+        problems.append(f"model.init_from={init_from!r}: no such file or directory")
+    if not trains and eval_data is None:
+        problems.append("eval_data.name: nothing to evaluate on")
+    if reads_data and data is None:
+        problems.append("data.name: nothing to learn from, or to compare with")
+    problems.stop()
+
+    # What does not go together.
+    if run.batch_size % (sharding.row_shards(mesh) * run.accumulate):
+        problems.append(
+            f"run.batch_size={run.batch_size} is not divisible by {sharding.row_shards(mesh)} "
+            f"devices x {run.accumulate} parts (run.accumulate)"
+        )
+    if view is not None and view.shape != eval_view.shape:
+        problems.append(f"view gives {view.shape}, eval_view {eval_view.shape}")
+    load = Loading(mesh, run.batch_size, recipe["seed"], host.workers or None, bad_inputs)
+    training = testing = params = optimizer = None
+    with problems.gather():
+        if eval_data is not None:
+            testing = load.whole_examples(eval_data, eval_view)
+            task.check_labels(eval_data.class_names)
+    with problems.gather():
+        params = jax.eval_shape(task.init, jax.random.key(0))
+        sharding.state_sharding(mesh, params)
+    with problems.gather():
+        if data is not None:
+            training = load.whole_examples(data, eval_view) if view is None else load(data, view)
+            task.check_labels(data.class_names)
+            check_same_classes(data, eval_data)
+    with problems.gather():
+        if rule is not None and data is not None and training is not None:
+            task.check_batch(run.batch_size)
+            if task.augment.flip and not getattr(data, "flippable", True):
+                raise RecipeError("augment.flip must be 0: mirroring changes the classes of data")
+            if not training.steps_per_epoch:
+                raise RecipeError(
+                    f"run.batch_size={run.batch_size} clips, but data has only "
+                    f"{data.num_examples} examples"
+                )
+            optimizer = optimizer_of(rule, run, task, params, training.steps_per_epoch)
+    problems.stop()
+
+    return Experiment(
+        mesh=mesh,
+        task=task,
+        run=run,
+        seed=recipe["seed"],
+        training=training,
+        testing=testing,
+        shown=first_clips(testing or load.whole_examples(data, eval_view)),
+        optimizer=optimizer,
+        init_from=InitFrom(
+            init_from,
+            init_parts_of(recipe, task) if trains else None,
+            bool(recipe["model"].get("init_resize")),
+        ),
+        on_bad=host.on_bad_in_evaluation,
+        identity=identity_of(recipe),
+    )
 
 
-def build_learner(recipe: Section) -> dict[str, Any]:
-    """Of a recipe that learns `mesh`, `run`, `task` and `optimizer`; no data is looked for.
+class Training(NamedTuple):
+    """What a training computes, without its data."""
+
+    mesh: Mesh
+    run: Run
+    task: Task
+    optimizer: Optimizer
+
+
+def build_training(recipe: Section) -> Training:
+    """What a recipe computes; no data is looked for.
 
     The length of an epoch is not known then: learning rates are those of another run.
 
@@ -123,163 +196,154 @@ def build_learner(recipe: Section) -> dict[str, Any]:
       RecipeError: names everything that is wrong with the recipe.
     """
     problems = Problems()
-    _, learning = kind_of(recipe)
-    if not learning:
+    if not kind_of(recipe)[1]:
         raise RecipeError(f"task={recipe['task']!r} trains nothing; there is no step to look at")
-    parts = settings(recipe, learning, problems)
-    add_task(recipe, parts, learning, problems)
+    mesh, run, _, _, eval_view, _ = sections_of(recipe, problems)
+    task, rule = task_and_rule(recipe, eval_view, problems)
     problems.stop()
-    run = parts["run"]
     with problems.gather():
-        parts["task"].check_batch(run.batch_size)
-        params = jax.eval_shape(parts["task"].init, jax.random.key(0))
-        sharding.state_sharding(parts["mesh"], params)
-        parts["optimizer"] = optimizer_of(parts, params, steps_per_epoch=100)
+        task.check_batch(run.batch_size)
+        params = jax.eval_shape(task.init, jax.random.key(0))
+        sharding.state_sharding(mesh, params)
+        optimizer = optimizer_of(rule, run, task, params, steps_per_epoch=100)
     problems.stop()
-    return parts
+    return Training(mesh, run, task, optimizer)
 
 
-def build_data(recipe: Section) -> dict[str, Any]:
-    """Loaders of the sections `data` and `eval_data`, None for what a recipe does not have.
-
-    Also `on_bad`, see `Input`.
+def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
+    """Loaders of the sections `data` and `eval_data` that a recipe has, and `input.on_bad_…`.
 
     Raises:
       RecipeError: names everything that is wrong with these sections.
     """
     problems = Problems()
-    parts = settings(recipe, "view" in recipe, problems)
-    loaders: dict[str, Any] = {}
-    with problems.gather():
-        parts["bad_inputs"] = call("bad_inputs", input_pipeline.BadInputs, recipe["bad_inputs"])
-    for where in ("data", "eval_data"):
-        with problems.gather():
-            if recipe[where]["name"]:
-                parts[where] = choose(where, input_pipeline.DATASETS, recipe[where])
-                loaders[where] = loader(where, recipe, parts)
+    kind_of(recipe)
+    mesh, run, host, view, eval_view, bad_inputs = sections_of(recipe, problems)
+    data, eval_data = (source_of(where, recipe, problems) for where in ("data", "eval_data"))
     problems.stop()
-    return {**loaders, "on_bad": parts["input"].on_bad_in_evaluation}
+    load = Loading(mesh, run.batch_size, recipe["seed"], host.workers or None, bad_inputs)
+    loaders = {}
+    with problems.gather():
+        if data is not None:
+            loaders["data"] = load(data, view) if view else load.whole_examples(data, eval_view)
+    with problems.gather():
+        if eval_data is not None:
+            loaders["eval_data"] = load.whole_examples(eval_data, eval_view)
+    problems.stop()
+    return loaders, host.on_bad_in_evaluation
 
 
 def kind_of(recipe: Section) -> tuple[type[Task], bool]:
-    """The task of a recipe that has all its sections, and whether it is to learn something."""
+    """The task of a recipe that has all its sections, and whether something is to be trained."""
     require_sections(recipe, SECTIONS)
     task_class = task_of(recipe)
     require_sections(recipe, task_class.sections)
     return task_class, task_class.learns and recipe["task"] != "evaluate"
 
 
-def settings(recipe: Section, learning: bool, problems: Problems) -> dict[str, Any]:
-    """The parts that need no other."""
-    calls: dict[str, Any] = {
-        "mesh": sharding.create_mesh,
-        "run": Run,
-        "input": Input,
-        "eval_view": input_pipeline.EvalView,
-    }
-    if learning:
-        calls["view"] = input_pipeline.TrainView
-    parts = {}
-    for where, part in calls.items():
-        with problems.gather():
-            parts[where] = call(where, part, recipe[where])
-    return parts
+class Sections(NamedTuple):
+    """What sections describe that need no other; `view` is None where nothing is trained."""
+
+    mesh: Mesh
+    run: Run
+    host: Input
+    view: input_pipeline.TrainView | None
+    eval_view: input_pipeline.EvalView
+    bad_inputs: input_pipeline.BadInputs
 
 
-def add_task(recipe: Section, parts: dict[str, Any], learning: bool, problems: Problems) -> None:
-    """Adds the task, and the rule of its optimiser if it learns."""
-    with problems.gather():
-        if learning:
-            parts["optim"] = choose("optim", OPTIMIZERS, recipe["optim"])
-    with problems.gather():
-        if "eval_view" in parts:
-            clip = parts["eval_view"].shape[:3]
-            parts["task"] = task_of(recipe).from_recipe(recipe, clip, problems)
+def sections_of(recipe: Section, problems: Problems, bad_list: str | None = None) -> Sections:
+    """See `Sections`; None in the place of what is wrong, after noting it.
+
+    Args:
+      recipe: has all sections of its task.
+      problems: takes what is wrong.
+      bad_list: file that lists bad inputs.
+    """
+    trains = "view" in recipe and recipe["task"] != "evaluate"
+    limits = (
+        recipe["bad_inputs"] if bad_list is None else {**recipe["bad_inputs"], "path": bad_list}
+    )
+    return Sections(
+        problems.attempt(call, "mesh", sharding.create_mesh, recipe["mesh"]),
+        problems.attempt(call, "run", Run, recipe["run"]),
+        problems.attempt(call, "input", Input, recipe["input"]),
+        problems.attempt(call, "view", input_pipeline.TrainView, recipe["view"])
+        if trains
+        else None,
+        problems.attempt(call, "eval_view", input_pipeline.EvalView, recipe["eval_view"]),
+        problems.attempt(call, "bad_inputs", input_pipeline.BadInputs, limits),
+    )
 
 
-def optimizer_of(parts: dict[str, Any], params: Any, steps_per_epoch: float) -> Optimizer:
+def task_and_rule(recipe: Section, eval_view: Any, problems: Problems) -> tuple[Any, Any]:
+    """The task, and the rule of its optimiser, which is None where nothing is trained."""
+    task_class, trains = kind_of(recipe)
+    rule = problems.attempt(choose, "optim", OPTIMIZERS, recipe["optim"]) if trains else None
+    clip = eval_view and eval_view.shape[:3]
+    task = clip and problems.attempt(task_class.from_recipe, recipe, clip, problems)
+    return task, rule
+
+
+def source_of(where: str, recipe: Section, problems: Problems) -> Any:
+    """The dataset of a section; None if it names none, or after noting what is wrong."""
+    if not recipe[where]["name"]:
+        return None
+    return problems.attempt(choose, where, input_pipeline.DATASETS, recipe[where])
+
+
+def optimizer_of(
+    rule: Rule, run: Run, task: Task, params: Any, steps_per_epoch: float
+) -> Optimizer:
     """The optimiser for some parameters and the length of the run."""
-    run = parts["run"]
     return call(
         "optim",
-        parts["optim"].optimizer,
+        rule.optimizer,
         {},
         params=params,
         steps_per_epoch=steps_per_epoch,
         epochs=run.epochs,
         batch_size=run.batch_size,
-        frozen=parts["task"].model.frozen,
+        frozen=task.model.frozen,
     )
 
 
-def assemble(
-    recipe: Section, parts: dict[str, Any], learning: bool, problems: Problems
-) -> Experiment:
-    """The second half of `build`: what needs several parts at once."""
-    run, task = parts["run"], parts["task"]
-    training = testing = optimizer = None
-    init_from = recipe["model"].get("init_from", "")
-    if not init_from and (not learning or set(ENCODER) <= set(task.model.frozen)):
-        problems.append("model.init_from: name the run or checkpoint to evaluate or probe")
-    if init_from and not Path(init_from).exists():
-        problems.append(f"model.init_from={init_from!r}: no such file or directory")
-    if not learning and parts["eval_data"] is None:
-        problems.append("eval_data.name: nothing to evaluate on")
-    if parts["data"] is None and (learning or not task.learns):
-        problems.append("data.name: nothing to learn from, or to compare with")
-    problems.stop()
-    rows = sharding.row_shards(parts["mesh"])
-    if run.batch_size % (rows * run.accumulate):
-        problems.append(
-            f"run.batch_size={run.batch_size} is not divisible by {rows} devices "
-            f"x {run.accumulate} parts (run.accumulate)"
+class Loading(NamedTuple):
+    """How this process loads its share of each batch."""
+
+    mesh: Mesh
+    batch_size: int
+    seed: int
+    workers: int | None
+    bad_inputs: input_pipeline.BadInputs
+
+    def __call__(self, source: Any, view: Any) -> input_pipeline.Loader:
+        """Batches to train on."""
+        return self._loader(source, view, self.batch_size)
+
+    def whole_examples(self, source: Any, view: Any) -> input_pipeline.Loader:
+        """Batches of all views of each example, with the same number of rows on each device."""
+        views = view.reads * view.clips_per_read
+        unit = math.lcm(views, sharding.row_shards(self.mesh) * view.clips_per_read)
+        return self._loader(source, view, max(1, self.batch_size // unit) * unit)
+
+    def _loader(self, source: Any, view: Any, rows: int) -> input_pipeline.Loader:
+        share, shares = sharding.batch_share(self.mesh)
+        return input_pipeline.Loader(
+            source,
+            view,
+            batch_size=rows,
+            seed=self.seed,
+            process_index=share,
+            process_count=shares,
+            workers=self.workers,
+            bad_inputs=self.bad_inputs,
         )
-    if learning and parts["view"].shape != parts["eval_view"].shape:
-        problems.append(f"view gives {parts['view'].shape}, eval_view {parts['eval_view'].shape}")
-    with problems.gather():
-        if parts["eval_data"] is not None:
-            testing = loader("eval_data", recipe, parts)
-            task.check_labels(testing.source.class_names)
-    with problems.gather():
-        params = jax.eval_shape(task.init, jax.random.key(0))
-        sharding.state_sharding(parts["mesh"], params)
-    with problems.gather():
-        if learning or not task.learns:
-            training = loader("data", recipe, parts)
-            task.check_labels(training.source.class_names)
-            check_same_classes(training, testing)
-    with problems.gather():
-        if learning and training is not None:
-            task.check_batch(run.batch_size)
-            if task.augment.flip and not getattr(training.source, "flippable", True):
-                raise RecipeError("augment.flip must be 0: mirroring changes the classes of data")
-            if not training.steps_per_epoch:
-                examples = training.source.num_examples
-                raise RecipeError(
-                    f"run.batch_size={run.batch_size} clips, but data has only {examples} examples"
-                )
-            optimizer = optimizer_of(parts, params, training.steps_per_epoch)
-    problems.stop()
-    shown = testing or loader("data", recipe, {**parts, "view": parts["eval_view"]})
-    return Experiment(
-        mesh=parts["mesh"],
-        task=task,
-        run=run,
-        seed=recipe["seed"],
-        training=training,
-        testing=testing,
-        shown=first_clips(shown),
-        optimizer=optimizer,
-        init_from=init_from,
-        init_parts=parts_of(recipe, task) if learning else None,
-        init_resize=recipe["model"].get("init_resize", False),
-        on_bad=parts["input"].on_bad_in_evaluation,
-    )
 
 
-def check_same_classes(training: Any, testing: Any) -> None:
+def check_same_classes(data: Any, eval_data: Any) -> None:
     """Raises RecipeError where the same number stands for different classes."""
-    names = [data.source.class_names for data in (training, testing) if data is not None]
+    names = [source.class_names for source in (data, eval_data) if source is not None]
     if len(names) == 2 and None not in names and tuple(names[0]) != tuple(names[1]):
         differ = next((a, b) for a, b in zip(*names, strict=False) if a != b)
         raise RecipeError(
@@ -287,34 +351,12 @@ def check_same_classes(training: Any, testing: Any) -> None:
         )
 
 
-def parts_of(recipe: Section, task: Any) -> tuple[str, ...]:
+def init_parts_of(recipe: Section, task: Task) -> tuple[str, ...]:
     """Top-level names of the parameters that are taken from `model.init_from`."""
     parts = recipe["model"].get("init_parts")
     if isinstance(parts, str):
         raise RecipeError(f"model.init_parts={parts!r} must be a tuple of names")
     return task.init_parts if parts is None else tuple(parts)
-
-
-def loader(where: str, recipe: Section, parts: dict[str, Any]) -> Any:
-    """Batches of the source of a section, the part of this process."""
-    view, rows = parts.get("view"), parts["run"].batch_size
-    if where == "eval_data" or view is None:
-        # Whole examples, all views of each, on each device the same number of rows.
-        view = parts["eval_view"]
-        views, clips = view.parts * view.clips_per_part, view.clips_per_part
-        unit = math.lcm(views, sharding.row_shards(parts["mesh"]) * clips)
-        rows = max(1, rows // unit) * unit
-    share, shares = sharding.batch_share(parts["mesh"])
-    return input_pipeline.Loader(
-        parts[where],
-        view,
-        batch_size=rows,
-        seed=recipe["seed"],
-        process_index=share,
-        process_count=shares,
-        workers=parts["input"].workers or None,
-        bad_inputs=parts["bad_inputs"],
-    )
 
 
 def first_clips(data: Any) -> np.ndarray:
@@ -336,7 +378,7 @@ def first_clips(data: Any) -> np.ndarray:
 
 
 def identity_of(recipe: Section) -> str:
-    """SHA-256 of all of a recipe that matters to what is learnt."""
+    """SHA-256 of all of a recipe that matters to what is learned."""
     matters = {
         section: {
             key: value

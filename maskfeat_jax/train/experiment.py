@@ -1,10 +1,18 @@
-"""The parts of a run, and evaluation with them. The parts come from `parts.py`."""
+"""A run without its files: state, batches, step, evaluation, pictures.
+
+state = experiment.init()
+with contextlib.closing(experiment.batches(state)) as batches:
+for batch in batches:
+state, metrics = experiment.step(state, batch)
+experiment.evaluate(state)
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,38 +21,48 @@ import numpy as np
 from jax.sharding import Mesh
 
 from maskfeat_jax import sharding
-from maskfeat_jax.checkpoints.checkpointer import load_params
-from maskfeat_jax.convert import is_run, load, resized
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.tasks import Knn, Task
-from maskfeat_jax.tasks.knn import bank_of
-from maskfeat_jax.train.evaluate import evaluate
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.tasks import Task
+from maskfeat_jax.train.evaluate import Interrupt, evaluate, never
+from maskfeat_jax.train.initial import InitFrom, initial_params
+from maskfeat_jax.train.prefetch import Batch, Prefetcher
 from maskfeat_jax.train.run import Run
-from maskfeat_jax.transfer import TransferError, transfer
-from maskfeat_jax.workdir.report import Report
 from maskfeat_jax.workdir.workdir import write_table
-
-SHOWN_CLIPS = 6
-
-Batch = dict[str, Any]
 
 
 @runtime_checkable
 class Source(Protocol):
     """A dataset, as far as training looks at it."""
 
-    num_examples: int
-    class_names: tuple[str, ...] | None
-    fingerprint: str
+    @property
+    def num_examples(self) -> int:
+        """Examples in it."""
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Of the labels; None where there are none."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the list of examples."""
 
 
 @runtime_checkable
 class Data(Protocol):
     """Batches of a dataset, e.g. `input_pipeline.Loader`."""
 
-    source: Source
-    steps_per_epoch: float
-    views: int
+    @property
+    def source(self) -> Source:
+        """The dataset."""
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Batches in an epoch of training; may be a fraction."""
+
+    @property
+    def views(self) -> int:
+        """Rows of each example in one pass of evaluation."""
 
     def train_batches(self, start_step: int) -> Generator[Batch]:
         """Batches without end, from that of a step on."""
@@ -55,22 +73,20 @@ class Data(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """The parts of a run.
+    """What a recipe describes.
 
     Attributes:
       mesh: the devices.
-      task: what is learnt.
+      task: what is trained or evaluated.
       run: how long and how often.
       seed: of the initial parameters.
-      training: the data to learn from, or to compare with; None in a task that needs none.
+      training: the data to train on, or that evaluation needs; None in a task that needs none.
       testing: the data to evaluate on; None for no evaluation.
       shown: clips for pictures, uint8 `(b, t, h, w, 3)`.
       optimizer: None where nothing is trained.
-      init_from: work directory, checkpoint or PyTorch file to start from; empty for fresh
-        parameters.
-      init_parts: top-level names of the parameters to take of it; None for all.
-      init_resize: interpolate tables of positions that were made for another size of clips.
+      init_from: where the first parameters come from.
       on_bad: what evaluation does with unreadable files, "fail" or "skip".
+      identity: of all in the recipe that matters to what is learned; stored with checkpoints.
     """
 
     mesh: Mesh
@@ -81,10 +97,9 @@ class Experiment:
     testing: Data | None
     shown: np.ndarray
     optimizer: Optimizer | None
-    init_from: str
-    init_parts: tuple[str, ...] | None
-    init_resize: bool
+    init_from: InitFrom
     on_bad: str
+    identity: str = ""
 
     @property
     def data(self) -> Data:
@@ -93,123 +108,119 @@ class Experiment:
         assert data is not None
         return data
 
+    @property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        return round(self.run.epochs * self.data.steps_per_epoch)
 
-def run_evaluation(experiment: Experiment, workdir: Path) -> dict[str, float]:
-    """Evaluates the parameters of `init_from`, all of them."""
-    mesh = experiment.mesh
-    params = initial_params(experiment)
-    params = jax.device_put(params, sharding.state_sharding(mesh, params))
-    if isinstance(experiment.task, Knn):
-        params = with_neighbours(experiment, experiment.task, params)
-    places = jax.tree.map(lambda leaf: leaf.sharding, params)
-    with Report(
-        workdir,
-        total_steps=1,
-        steps_per_epoch=1,
-        devices=jax.device_count(),
-        clips_per_step=experiment.run.batch_size,
-    ) as report:
-        results = evaluator(experiment, workdir, places)(params)
-        report.evaluation(0, results)
-        for name, picture in drawer(experiment)(params).items():
-            report.pictures(0, name, picture)
-    return results
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """Shape, dtype and sharding of each array of a state that is trained."""
+        assert self.optimizer is not None
+        return abstract_state(self.task, self.optimizer, self.mesh)
 
+    def init(self) -> TrainState:
+        """The state before the first step, on the devices.
 
-def with_neighbours(experiment: Experiment, task: Knn, params: Any) -> dict[str, Any]:
-    """The parameters of a model, with features and classes of all training data, over all devices.
+        Where nothing is trained, that to evaluate: its parameters, and what the task needs to know
+        of the training data.
 
-    See `Knn`.
-    """
-    training, mesh = experiment.training, experiment.mesh
-    assert training is not None
-    step = jax.jit(
-        functools.partial(task.features_step, views=training.views),
-        out_shardings=sharding.replicated(mesh),
-    )
-    place = functools.partial(sharding.to_device, mesh)
-    found: list[dict[str, np.ndarray]] = []
-    for batch in sharding.prefetch(training.eval_batches(experiment.on_bad), place):
-        rows = jax.device_get(step(params, batch))
-        found.append({name: rows[name][rows["valid"]] for name in ("features", "label")})
-    bank, labels = bank_of(found, jax.device_count(), task.vote.k)
-    spread = sharding.batch_sharding(mesh)
-    return {
-        "model": params,
-        "bank": jax.make_array_from_callback(bank.shape, spread, bank.__getitem__),
-        "labels": jax.make_array_from_callback(labels.shape, spread, labels.__getitem__),
-    }
+        Raises:
+          TransferError, CheckpointError, ConvertError: of `init_from`.
+        """
+        params = initial_params(self.task, self.seed, self.init_from)
+        if self.optimizer is not None:
+            create = functools.partial(TrainState.create, optimizer=self.optimizer)
+            places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+            return jax.jit(create, out_shardings=places)(params)
+        params = jax.device_put(params, sharding.state_sharding(self.mesh, params))
+        if self.training is not None:
+            with self._one_pass(self.training) as batches:
+                views = self.training.views
+                params = self.task.with_data(params, batches, views=views, mesh=self.mesh)
+        return TrainState.frozen(params)
 
+    def batches(self, state: TrainState) -> Prefetcher:
+        """Batches on the devices without end, from that of the state's step on; to be closed."""
+        assert self.training is not None
+        return Prefetcher(self.training.train_batches(int(state.step)), self.place)
 
-def initial_params(experiment: Experiment) -> Any:
-    """Fresh parameters on the host, with the parts of `init_from` in their place."""
-    fresh = jax.device_get(jax.jit(experiment.task.init)(jax.random.key(experiment.seed)))
-    if not experiment.init_from:
-        return fresh
-    parts = tuple(fresh) if experiment.init_parts is None else experiment.init_parts
-    if is_run(experiment.init_from) and not experiment.init_resize:
-        return transfer(fresh, load_params(experiment.init_from).evaluated, parts=parts)
-    source, task = load(experiment.init_from), experiment.task
-    check_same_network(source.model, task.model, parts)
-    if experiment.init_resize:
-        source = resized(source, task.clip)
-    return transfer(fresh, source.params, parts=parts)
+    @functools.cached_property
+    def step(self) -> Any:
+        """The jitted step: takes a state over, and a batch; returns the next state and metrics."""
+        assert self.optimizer is not None
+        return jitted_step(self.task, self.optimizer, self.mesh, self.run.accumulate)
 
-
-def check_same_network(source: Any, wanted: Any, parts: tuple[str, ...]) -> None:
-    """Raises TransferError where parameters fit, but would be computed with in another way."""
-    fields = [("model", name) for name in ("heads", "kv_stride", "widen_in")]
-    fields += [("head", "pool")] if "projection" in parts else []
-    for section, name in fields:
-        models = (m.encoder if section == "model" else m for m in (source, wanted))
-        found, asked = (getattr(model, name, None) for model in models)
-        if None not in (found, asked) and found != asked:
-            raise TransferError(
-                f"{section}.{name}={asked!r}, but what model.init_from names has {found!r}"
-            )
-
-
-def evaluator(experiment: Experiment, workdir: Path, places: Any):
-    """A function of parameters: metrics on the data to evaluate on, nothing if there is none.
-
-    Its second argument is `interrupted` of `evaluate`. Details by class go to `per_class.csv` of
-    the work directory.
-    """
-    testing, task, mesh = experiment.testing, experiment.task, experiment.mesh
-    if testing is None:
-        return lambda params, interrupted=None: {}
-    expected = testing.source.num_examples
-    step = jax.jit(
-        functools.partial(task.eval_step, views=testing.views),
-        in_shardings=(places, sharding.batch_sharding(mesh)),
-        out_shardings=sharding.replicated(mesh),
-    )
-
-    def metrics(
-        params: Any, interrupted: Callable[[bool], bool] = lambda waiting: False
+    def evaluate(
+        self, state: TrainState, *, interrupted: Interrupt = never, table: Path | None = None
     ) -> dict[str, float]:
-        sums = evaluate(
-            params,
-            testing.eval_batches(experiment.on_bad),
-            step=step,
-            place=functools.partial(sharding.to_device, mesh),
-            expected=expected,
-            interrupted=interrupted,
-        )
-        write_table(workdir / "per_class.csv", task.table(sums, testing.source.class_names or ()))
-        return {**task.summary(sums), "used": float(sums["examples"]), "expected": float(expected)}
+        """Metrics on the data to evaluate on; nothing if there is none.
 
-    return metrics
+        Args:
+          state: its moving average is evaluated where there is one.
+          interrupted: see `evaluate`.
+          table: CSV file for details by class.
+
+        Raises:
+          Interrupted: `interrupted` said so.
+        """
+        if self.testing is None:
+            return {}
+        source = self.testing.source
+        with self._one_pass(self.testing) as batches:
+            sums = evaluate(
+                state.evaluated,
+                batches,
+                step=self._eval_step,
+                expected=source.num_examples,
+                interrupted=interrupted,
+            )
+        if table is not None:
+            write_table(table, self.task.table(sums, source.class_names or ()))
+        counts = {"used": float(sums["examples"]), "expected": float(source.num_examples)}
+        return {**self.task.summary(sums), **counts}
+
+    def draw(self, state: TrainState) -> dict[str, np.ndarray]:
+        """Pictures of what the model does with `shown`, by name."""
+        shown = self._show_step(state.evaluated, self.shown)
+        on_host = {name: np.asarray(x.addressable_data(0)) for name, x in shown.items()}
+        return self.task.draw(self.shown, on_host, self.data.source.class_names or ())
+
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A batch on the devices, from the rows of this process."""
+        return sharding.to_device(self.mesh, batch)
+
+    @functools.cached_property
+    def _eval_step(self) -> Any:
+        assert self.testing is not None
+        step = functools.partial(self.task.eval_step, views=self.testing.views)
+        return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
+
+    @functools.cached_property
+    def _show_step(self) -> Any:
+        return jax.jit(self.task.show_step, out_shardings=sharding.replicated(self.mesh))
+
+    def _one_pass(self, data: Data) -> contextlib.closing[Prefetcher]:
+        return contextlib.closing(Prefetcher(data.eval_batches(self.on_bad), self.place))
 
 
-def drawer(experiment: Experiment):
-    """A function of parameters: pictures by name."""
-    task, video, mesh = experiment.task, experiment.shown, experiment.mesh
-    step = jax.jit(task.show_step, out_shardings=sharding.replicated(mesh))
-    names = experiment.data.source.class_names or ()
+def abstract_state(task: Task, optimizer: Optimizer, mesh: Mesh) -> TrainState:
+    """Shape, dtype and sharding of each array of a state that is trained."""
+    create = functools.partial(TrainState.create, optimizer=optimizer)
+    shapes = jax.eval_shape(lambda key: create(task.init(key)), jax.random.key(0))
+    return jax.tree.map(
+        lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
+        shapes,
+        sharding.state_sharding(mesh, shapes),
+    )
 
-    def draw(params: Any) -> dict[str, np.ndarray]:
-        shown = {k: np.asarray(v.addressable_data(0)) for k, v in step(params, video).items()}
-        return task.draw(video, shown, names)
 
-    return draw
+def jitted_step(task: Task, optimizer: Optimizer, mesh: Mesh, accumulate: int = 1) -> Any:
+    """See `Experiment.step`."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, optimizer, mesh))
+    return jax.jit(
+        functools.partial(task.train_step, optimizer=optimizer, accumulate=accumulate),
+        in_shardings=(places, sharding.batch_sharding(mesh)),
+        out_shardings=(places, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )

@@ -1,10 +1,12 @@
-"""The loop: one for every task. Iteration, time and files; the algorithm is in `steps`."""
+"""The loop: one for every task. Iteration, time and files; the algorithm is in `tasks/`."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import pathlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -19,14 +21,12 @@ from maskfeat_jax.distributed.watchdog import Watchdog
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.train.evaluate import Interrupted
-from maskfeat_jax.train.metrics import Diverged, Window
-from maskfeat_jax.train.prefetch import Feed
-from maskfeat_jax.train.run import Run
-from maskfeat_jax.train.stragglers import SlowHosts
+from maskfeat_jax.train.experiment import Experiment
+from maskfeat_jax.train.metrics import Diverged, MetricBuffer, StragglerDetector
+from maskfeat_jax.train.prefetch import Batch, Prefetcher
 from maskfeat_jax.workdir.report import Report
 
-Batch = dict[str, Any]
-Interrupt = Callable[[bool], bool]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
 @dataclasses.dataclass
@@ -34,29 +34,25 @@ class Training:
     """Trains from the state's step to the end.
 
     Attributes:
+      experiment: what is trained.
+      workdir: of the run.
       state: where to begin; after `to_the_end` where it ended.
-      feed: batches, from that of the state's step on.
-      run: the section of the recipe.
-      steps_per_epoch: updates in an epoch; may be a fraction.
-      step: the compiled step; takes the state over.
-      evaluate: metrics of parameters; the second argument says whether to leave, see `evaluate`.
-      draw: pictures of parameters by name.
+      batches: from that of the state's step on.
+      step: the compiled step of the experiment; takes the state over.
       report: where progress goes.
       checkpoints: where states go.
       agreement: what signals ask of any process.
-      watchdog: is told that the run goes on.
+      watchdog: is called while the run goes on.
       facts: stored with each checkpoint.
-      unfinished: what was not reported yet when the state was saved: `window`, see `Window.rows`,
-        and whether the `evaluation` of its step is still to come.
+      unfinished: what was not reported yet when the state was saved: `window`, see
+        `MetricBuffer.rows`, and whether the `evaluation` of its step is still to come.
     """
 
+    experiment: Experiment
+    workdir: pathlib.Path
     state: TrainState
-    feed: Feed
-    run: Run
-    steps_per_epoch: float
-    step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-    evaluate: Callable[[Any, Interrupt], dict[str, float]]
-    draw: Callable[[Any], dict[str, np.ndarray]]
+    batches: Prefetcher
+    step: Step
     report: Report
     checkpoints: Checkpoints
     agreement: Agreement
@@ -66,14 +62,15 @@ class Training:
 
     def __post_init__(self) -> None:
         """Nothing is done yet."""
-        self._total = round(self.run.epochs * self.steps_per_epoch)
+        self._run, self._total = self.experiment.run, self.experiment.total_steps
         self._done = int(self.state.step)
         self._results: dict[str, float] = {}
-        limits = self.run.max_nonfinite, self.run.max_nonfinite_fraction
-        self._window = Window(*limits, self.unfinished["window"])
+        limits = self._run.max_nonfinite, self._run.max_nonfinite_fraction
+        self._metrics = MetricBuffer(*limits, self.unfinished["window"])
         self._shown = -1  # step of the last evaluation
-        self._waited_s = 0.0
-        self._slow_hosts = SlowHosts()
+        self._reported = self._done
+        self._clock = Clock()
+        self._stragglers = StragglerDetector()
 
     def to_the_end(self) -> dict[str, float]:
         """Trains; the metrics of the last evaluation.
@@ -85,8 +82,10 @@ class Training:
         if self.unfinished["evaluation"]:
             self._show()
         self._shown = self._done
+        self._clock.lap()
         while self._done < self._total:
-            batch = self._next_batch()
+            with self._clock.waiting():
+                batch = self.batches.next(self.agreement.alone)
             asked = self.agreement.asked()
             if batch is None or asked.stop:
                 self._stop()
@@ -95,62 +94,62 @@ class Training:
             self.watchdog.beat(self._done)
             fault_point("step")
             self.state, metrics = self.step(self.state, batch)
-            self._window.add(self._done, metrics, batch["index"])
+            self._metrics.add(self._done, metrics, batch["index"])
             self._done += 1
-            if self._done % self.run.log_every_steps == 0 or self._done == self._total:
+            if self._done % self._run.log_every_steps == 0 or self._done == self._total:
                 self._log()
-            with self.report.pausing():
-                if self._due(self.run.checkpoint_every_epochs):
+            with self._clock.paused():
+                if self._due(self._run.checkpoint_every_epochs):
                     self._save()  # first: it is written while the evaluation runs
                 self._show()
         self.checkpoints.finish()
-        self._tell_of_checkpoints()
+        self._report_checkpoints()
         fault_point("shutdown")
         if self.agreement.asked().stop:
             raise Stopped("everything is done and saved")
         if self._results:
             return self._results
         try:  # nothing was left to do; not reported a second time
-            return self.evaluate(self.state.evaluated, self._interrupted)
+            return self._evaluate()
         except Interrupted:
             raise Stopped("everything is done and saved") from None
 
     def _due(self, every_epochs: float) -> bool:
-        every = max(1, round(every_epochs * self.steps_per_epoch))
+        every = max(1, round(every_epochs * self.experiment.data.steps_per_epoch))
         return self._done == self._total or bool(every_epochs and self._done % every == 0)
-
-    def _next_batch(self) -> Batch | None:
-        start = time.perf_counter()
-        batch = self.feed.next(self.agreement.alone)
-        self._waited_s += time.perf_counter() - start
-        return batch
 
     def _log(self) -> None:
         fault_point("report")
         self._settle()
-        for sentence in self._window.spiked():
+        for sentence in self._metrics.spikes():
             self.report.message(sentence)
-        waited_s, self._waited_s = self._waited_s, 0.0
-        interval_s, steps = self.report.train(self._done, self._window.read(), waited_s)
+        interval_s, waited_s = self._clock.lap()
+        steps, self._reported = self._done - self._reported, self._done
+        self.report.train(self._done, steps, self._metrics.read(), interval_s, waited_s)
         if jax.process_count() > 1:
             waits = np.asarray(multihost_utils.process_allgather(np.float32(waited_s)))
-            for sentence in self._slow_hosts.look(waits, interval_s, steps):
+            for sentence in self._stragglers.look(waits, interval_s, steps):
                 self.report.message(sentence)
 
     def _settle(self) -> None:
-        for bad in self._window.settle():
+        for bad in self._metrics.settle():
             self.report.nonfinite(bad.step, bad.loss, bad.grad_norm, bad.examples)
+
+    def _evaluate(self) -> dict[str, float]:
+        return self.experiment.evaluate(
+            self.state, interrupted=self._interrupted, table=self.workdir / "per_class.csv"
+        )
 
     def _show(self) -> None:
         """Evaluation and pictures, where they are due; saves and stops when asked to."""
         try:
-            if self._due(self.run.evaluate_every_epochs):
-                self._results = self.evaluate(self.state.evaluated, self._interrupted)
+            if self._due(self._run.evaluate_every_epochs):
+                self._results = self._evaluate()
                 if self._results:  # else there is nothing to evaluate on
                     self.report.evaluation(self._done, self._results)
-            if self._due(self.run.pictures_every_epochs):
+            if self._due(self._run.pictures_every_epochs):
                 self.watchdog.phase("drawing")
-                for name, picture in self.draw(self.state.evaluated).items():
+                for name, picture in self.experiment.draw(self.state).items():
                     self.report.pictures(self._done, name, picture)
         except Interrupted:
             self._stop()
@@ -171,18 +170,52 @@ class Training:
         self._settle()
         if not _all_finite(self.state.params):
             raise Diverged(f"the parameters after step {self._done} are not finite; not saved")
-        run = self.run
+        run = self._run
         due = self._due(run.evaluate_every_epochs) or self._due(run.pictures_every_epochs)
         unfinished = {
-            "window": self._window.rows(),
+            "window": self._metrics.rows(),
             "evaluation": due and self._shown != self._done,
         }
         self.checkpoints.save(self._done, self.state, {**self.facts, "unfinished": unfinished})
-        self._tell_of_checkpoints()
+        self._report_checkpoints()
 
-    def _tell_of_checkpoints(self) -> None:
+    def _report_checkpoints(self) -> None:
         for sentence in self.checkpoints.messages():
             self.report.message(sentence)
+
+
+class Clock:
+    """Seconds of training between two reports, and those of them spent waiting for input."""
+
+    def __init__(self, now: Callable[[], float] = time.perf_counter):
+        """Starts; another clock is for tests."""
+        self._now = now
+        self._since, self._waited_s = now(), 0.0
+
+    def lap(self) -> tuple[float, float]:
+        """Seconds since the last call without pauses, and seconds of waiting among them."""
+        now, waited_s = self._now(), self._waited_s
+        interval_s = max(now - self._since, 1e-9)
+        self._since, self._waited_s = now, 0.0
+        return interval_s, waited_s
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time inside is not training time."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self._since += self._now() - start
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time inside is spent waiting for input."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self._waited_s += self._now() - start
 
 
 @jax.jit

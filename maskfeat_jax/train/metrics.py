@@ -1,20 +1,22 @@
-"""Metrics since the last report, and what in them is wrong."""
+"""Metrics since the last report, what in them is wrong, and who keeps the others waiting."""
 
 from __future__ import annotations
 
-import collections
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Float
 
-_SPIKE_STEPS, _SPIKE_SIGMAS = 128, 6.0
+from maskfeat_jax.state import RECENT_STEPS
+
+_SPIKE_SIGMAS = 6.0
 _WATCHED = ("loss", "grad_norm")
 _FLAGS = ("nonfinite", "spike")
+_SLOW_TIMES_MEDIAN, _SLOW_MIN_SHARE, _SLOW_STEPS = 1.5, 0.1, 100
 
 
 class Diverged(RuntimeError):
@@ -50,11 +52,11 @@ class TooManyBad(Diverged):
         self.bad = bad
 
 
-class Window:
+class MetricBuffer:
     """Metrics of the steps since the last report; fetched from the devices only for it."""
 
     def __init__(self, max_in_a_row: int, max_fraction: float, stored: Mapping | None = None):
-        """An empty window, or one that goes on where another run stopped.
+        """An empty buffer, or one that goes on where another run stopped.
 
         Args:
           max_in_a_row: updates in a row that may be left out.
@@ -68,7 +70,6 @@ class Window:
         self._fetched: list[dict[str, Any]] = _from_json(stored) if stored else []
         self._steps: list[int] = []
         self._examples: list[Any] = []
-        self.spikes = Spikes()
 
     def add(self, step: int, metrics: dict[str, jax.Array], examples: Any) -> None:
         """Takes the metrics of the update after `step`, without waiting for them."""
@@ -107,14 +108,26 @@ class Window:
         """Means over the finite steps since the last report; `settle` comes first."""
         rows, self._fetched = self._fetched, []
         finite = [row for row in rows if not row["nonfinite"]] or rows
-        means = {name: float(np.mean([row[name] for row in finite])) for name in rows[0]}
+        names = [name for name in rows[0] if not name.endswith("_sigmas")]
+        means = {name: float(np.mean([row[name] for row in finite])) for name in names}
         means["lr"] = float(rows[-1]["lr"])
         means["nonfinite"] = float(sum(bool(row["nonfinite"]) for row in rows))
         return means
 
-    def spiked(self) -> list[str]:
-        """What of the metrics since the last report stands out; `settle` comes first."""
-        return self.spikes.look(self._fetched)
+    def spikes(self) -> list[str]:
+        """A sentence for each metric that stands out since the last report; `settle` comes first.
+
+        More than six standard deviations above the steps before, see `steps.deviations`.
+        """
+        sentences = []
+        for name in _WATCHED:
+            highest = max(self._fetched, key=lambda row: row[f"{name}_sigmas"])
+            if highest[f"{name}_sigmas"] > _SPIKE_SIGMAS:
+                sentences.append(
+                    f"warning: {name} {highest[name]:.4g} is {highest[f'{name}_sigmas']:.0f} "
+                    f"standard deviations above its last {RECENT_STEPS} steps"
+                )
+        return sentences
 
     def _check(self) -> None:
         count = len(self._in_a_row)
@@ -134,33 +147,37 @@ class Window:
             )
 
 
-class Spikes:
-    """Steps whose loss or gradient is more than six deviations above the last 128."""
+class StragglerDetector:
+    """Which process has been slow for a hundred steps.
+
+    The devices run in step, so a slow host does not show in the time of a step; it shows in how
+    long it waits for its own input while the others wait for it.
+    """
 
     def __init__(self) -> None:
-        """Nothing seen yet."""
-        self._last: dict[str, collections.deque[float]] = {
-            name: collections.deque(maxlen=_SPIKE_STEPS) for name in _WATCHED
-        }
+        """Nobody is slow yet."""
+        self._slow_steps: dict[int, int] = {}
 
-    def look(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-        """One sentence for each metric that spikes in the rows, about the highest."""
+    def look(
+        self, waited_s: Float[np.ndarray, " processes"], interval_s: float, steps: int
+    ) -> list[str]:
+        """One sentence for each process that has just become slow.
+
+        Args:
+          waited_s: seconds that each process waited for its own input.
+          interval_s: length of the interval, seconds.
+          steps: updates in it.
+        """
+        bound = max(_SLOW_TIMES_MEDIAN * float(np.median(waited_s)), _SLOW_MIN_SHARE * interval_s)
         sentences = []
-        for name, last in self._last.items():
-            highest: tuple[float, float] | None = None
-            for row in rows:
-                value = float(row[name])
-                if row["nonfinite"]:
-                    continue
-                if len(last) == _SPIKE_STEPS:
-                    deviations = (value - statistics.fmean(last)) / (statistics.pstdev(last) or 1)
-                    if deviations > _SPIKE_SIGMAS and deviations > (highest or (0, 0))[0]:
-                        highest = deviations, value
-                last.append(value)
-            if highest:
+        for process, waited in enumerate(waited_s):
+            before = self._slow_steps.get(process, 0)
+            now = before + steps if waited > bound else 0
+            self._slow_steps[process] = now
+            if before < _SLOW_STEPS <= now:
                 sentences.append(
-                    f"warning: {name} {highest[1]:.4g} is {highest[0]:.0f} standard deviations "
-                    f"above its last {_SPIKE_STEPS} steps"
+                    f"warning: process {process} has kept the others waiting for {now} steps: its "
+                    f"input takes {100 * waited / interval_s:.0f} % of the time"
                 )
         return sentences
 

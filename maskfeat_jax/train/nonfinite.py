@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 from collections.abc import Callable, Sequence
@@ -15,19 +16,17 @@ from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.checkpoints.trees import named_leaves
 from maskfeat_jax.files import write_atomically
 from maskfeat_jax.state import TrainState
+from maskfeat_jax.train.experiment import Experiment
 from maskfeat_jax.train.metrics import Bad
-
-Batch = dict[str, Any]
+from maskfeat_jax.train.prefetch import Batch
 
 
 def keep_evidence(
+    experiment: Experiment,
     workdir: pathlib.Path,
     state: TrainState,
     bad: Sequence[Bad],
-    batch: Batch,
-    *,
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
-    place: Callable[[Batch], Batch],
 ) -> str:
     """Writes down the first of the bad updates, and makes it again.
 
@@ -36,16 +35,19 @@ def keep_evidence(
     repeated, and of each block of the parameters its norm. All processes call this.
 
     Args:
+      experiment: what is trained.
       workdir: the work directory.
-      state: after the last of them; updates that are left out change nothing but its counters.
+      state: after the last of them; updates that are left out change nothing but its counters and
+        the losses it remembers.
       bad: updates in a row that were left out.
-      batch: of the first of them, on the host.
       step: the compiled step; takes the state over.
-      place: moves a batch to the devices.
 
     Returns:
       A sentence that says what the repetition shows.
     """
+    assert experiment.training is not None
+    with contextlib.closing(experiment.training.train_batches(bad[0].step)) as batches:
+        batch = next(batches)
     first, folder = bad[0], workdir / "nonfinite"
     then = state.replace(
         step=jnp.full_like(state.step, first.step), skipped=state.skipped - len(bad)
@@ -55,7 +57,7 @@ def keep_evidence(
     checkpoints.finish()
     np.savez(folder / f"batch_{first.step}_{jax.process_index()}.npz", **batch)
     norms = jax.device_get(_norms(state.params))
-    _, again = step(jax.tree.map(jnp.copy, then), place(batch))
+    _, again = step(jax.tree.map(jnp.copy, then), experiment.place(batch))
     repeated = {name: float(again[name]) for name in ("loss", "grad_norm")}
     found = {
         "step": first.step,

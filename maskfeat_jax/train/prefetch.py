@@ -1,11 +1,11 @@
-"""Batches from the loader to the devices, fetched by a thread so that waiting can be left."""
+"""Batches from the loader to the devices, fetched by a thread ahead of their use."""
 
 from __future__ import annotations
 
 import collections
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from maskfeat_jax.faults import fault_point
@@ -15,10 +15,10 @@ _POLL_SECONDS = 0.02
 _END_SECONDS = 5.0
 
 
-class Feed:
-    """Runs an iterator of batches in a thread and places them on the devices ahead of their use."""
+class Prefetcher(Iterator[Any]):
+    """Iterates over batches in a thread and starts their transfer to the devices ahead of use."""
 
-    def __init__(self, batches: Generator[Batch], place: Callable[[Batch], Batch], ahead: int = 2):
+    def __init__(self, batches: Generator[Batch], place: Callable[[Batch], Any], ahead: int = 2):
         """Starts fetching.
 
         Args:
@@ -28,13 +28,17 @@ class Feed:
         """
         self._batches, self._place, self._ahead = batches, place, ahead
         self._fetched: queue.Queue[Batch] = queue.Queue(1)
-        self._placed: collections.deque[Batch] = collections.deque()
+        self._placed: collections.deque[Any] = collections.deque()
         self._failure: BaseException | None = None
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._fetch, daemon=True, name="feed")
+        self._thread = threading.Thread(target=self._fetch, daemon=True, name="prefetch")
         self._thread.start()
 
-    def next(self, leave: Callable[[], bool] = lambda: False) -> Batch | None:
+    def __next__(self) -> Any:
+        """The next batch; raises what the iterator raised, after the batches before it."""
+        return self.next()
+
+    def next(self, leave: Callable[[], bool] = lambda: False) -> Any:
         """The next batch; None if `leave` becomes true while it is waited for.
 
         Raises:
@@ -53,10 +57,9 @@ class Feed:
                     return None
         return self._placed.popleft()
 
-    def peek(self) -> Batch:
+    def peek(self) -> Any:
         """The next batch, which stays the next; raises what `next` raises."""
         batch = self.next()
-        assert batch is not None
         self._placed.appendleft(batch)
         return batch
 

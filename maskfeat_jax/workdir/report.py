@@ -24,8 +24,7 @@ from jaxtyping import UInt8
 
 from maskfeat_jax.files import write_atomically
 from maskfeat_jax.pictures import encode
-from maskfeat_jax.workdir.console import Console, Stream
-from maskfeat_jax.workdir.tensorboard import TensorBoard
+from maskfeat_jax.workdir.sinks import Console, Stream, TensorBoard
 
 Number = int | float | np.floating  # what a metric may be
 
@@ -36,8 +35,7 @@ _TOLD_NONFINITE = 10
 class Report:
     """Progress of one run. Only process 0 writes; in the others every method does nothing.
 
-    Each log interval is one `train` call. The time of an interval is measured from the last one;
-    what happens inside `pausing()` (evaluation, saving) is not counted.
+    Each log interval is one `train` call.
     """
 
     def __init__(
@@ -62,7 +60,7 @@ class Report:
           clips_per_step: of all devices.
           resume_step: steps that were made before.
           stream: where progress goes; standard output if None. A bar if it is a terminal.
-          clock: seconds; another one is for tests.
+          clock: seconds, for how often a warning comes; another one is for tests.
         """
         self._workdir = workdir
         self._total_steps = total_steps
@@ -70,8 +68,6 @@ class Report:
         self._devices = devices
         self._clips_per_step = clips_per_step
         self._clock = clock
-        self._step = resume_step
-        self._since = clock()
         self._step_s: collections.deque[float] = collections.deque(maxlen=10)
         self._failed: dict[str, _Failures] = {}
         self._nonfinite = 0
@@ -99,27 +95,23 @@ class Report:
     def train(
         self,
         step: int,
+        steps: int,
         metrics: Mapping[str, Number],
+        interval_s: Number,
         input_wait_s: Number,
-        interval_s: Number | None = None,
-    ) -> tuple[float, int]:
-        """Reports a log interval: the steps since the last call. No step, no report.
+    ) -> None:
+        """Reports a log interval.
 
         Args:
           step: updates made so far.
+          steps: updates in the interval.
           metrics: means over the interval, such as `loss`, `lr`, `grad_norm`.
+          interval_s: seconds of the interval, those of evaluation and saving left out.
           input_wait_s: seconds of the interval spent waiting for the next batch.
-          interval_s: seconds of the interval; measured here if None.
-
-        Returns:
-          Seconds of the interval, and steps in it.
         """
-        now = self._clock()
-        interval_s = max(float(now - self._since if interval_s is None else interval_s), 1e-9)
-        steps = step - self._step
-        self._step, self._since = step, now
-        if not self._active or steps <= 0:
-            return interval_s, max(steps, 0)
+        if not self._active:
+            return
+        interval_s = float(interval_s)
         self._step_s.append(interval_s / steps)
         speed = self._clips_per_step * steps / interval_s
         waiting = min(max(float(input_wait_s) / interval_s, 0.0), 1.0)
@@ -141,7 +133,6 @@ class Report:
         line = "  ".join([f"step {step}/{self._total_steps} ({percent:.1f} %)", *words, progress])
         self._log(line)
         self._console.progress(line, step, "  ".join([*words[:1], progress]))
-        return interval_s, steps
 
     def evaluation(self, step: int, metrics: Mapping[str, Number]) -> None:
         """Reports an evaluation; `top1` is recorded as `eval/top1`."""
@@ -209,15 +200,6 @@ class Report:
             text = re.sub(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", _spelled, text)
             self._log(text)
             self._console.line(text)
-
-    @contextlib.contextmanager
-    def pausing(self) -> Iterator[None]:
-        """Time inside is not training time."""
-        start = self._clock()
-        try:
-            yield
-        finally:
-            self._since += self._clock() - start
 
     def close(self) -> None:
         """Ends the bar and closes the files."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maskfeat_jax import sharding
-from maskfeat_jax.augment import Augment, Mix, Normalise
+from maskfeat_jax.augment import Mix, Normalise
 from maskfeat_jax.commands.estimate import estimate, largest_that_fits
 from maskfeat_jax.masking import Random
 from maskfeat_jax.models import create_model
@@ -26,7 +26,14 @@ def autoencoder(**fields):
     sizes = {"tubelet": (1, 8, 8), "positions": "sincos", **fields}
     head = {"dim": target.dim, "visible": 4, "width": 64, "depth": 1, "heads": 2}
     model = create_model("mae", encoder="vit_ti16", head=head, **sizes)
-    task = Pretrain(model, Normalise(), Augment(), Random(0.75), target, (1, 32, 32), seed=0)
+    task = Pretrain(
+        model=model,
+        normalise=Normalise(),
+        clip=(1, 32, 32),
+        seed=0,
+        masker=Random(0.75),
+        target=target,
+    )
     return task, optimizer_of(task)
 
 
@@ -41,16 +48,16 @@ def test_parts_add_up_and_are_those_of_a_real_state():
     found = estimate(task, optimizer, sharding.create_mesh(), batch_size=4)
     params = jax.jit(task.init)(jax.random.key(0))
     assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
-    assert found.parameters - found.learnt == params["encoder"]["pos_embed"].size
+    assert found.parameters - found.trainable == params["encoder"]["pos_embed"].size
     assert found.parameter_bytes == found.average_bytes == 4 * found.parameters
     state = jax.tree.leaves(optimizer.tx.init(params))
     assert found.optimizer_bytes == sum(leaf.nbytes for leaf in state)
     assert found.batch_bytes == 4 * (32 * 32 * 3 + 4 + 1 + 8 + 4)
-    assert found.temporary_bytes > 4 * found.learnt  # the gradients, at least
+    assert found.temporary_bytes > 4 * found.trainable  # the gradients, at least
     assert found.flops_per_step == 4 * found.flops_per_clip > 0
     assert found.largest_batch is None
     text = found.table()
-    assert f"{found.parameters:,}, learnt {found.learnt:,}" in text
+    assert f"{found.parameters:,}, learnt {found.trainable:,}" in text
     assert f"  peak            {found.peak_bytes / 2**20:12,.1f} MiB" in text
     assert "largest" not in text
 
@@ -60,7 +67,7 @@ def test_the_largest_batch_fits_and_is_a_batch_of_the_task():
         "classifier", encoder="vit_ti16", head={"num_classes": 9}, depth=1, tubelet=(1, 8, 8)
     )
     mixed = Mix(probability=1.0, group=4)
-    task = Finetune(model, Normalise(), (1, 32, 32), 0, Augment(), mixed)
+    task = Finetune(model=model, normalise=Normalise(), clip=(1, 32, 32), seed=0, mix=mixed)
     parts = (task, optimizer_of(task), sharding.create_mesh())
     base = estimate(*parts, batch_size=8)
     larger = estimate(*parts, batch_size=40)

@@ -6,19 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskfeat_jax.train.metrics import TooManyBad, Window
-from maskfeat_jax.train.stragglers import SlowHosts
+from maskfeat_jax.train.loop import Clock
+from maskfeat_jax.train.metrics import MetricBuffer, StragglerDetector, TooManyBad
 
 
-def fill(window: Window, losses, start: int = 0) -> None:
+def fill(window: MetricBuffer, losses, start: int = 0, sigmas: float = 0) -> None:
     for step, loss in enumerate(losses, start):
         bad = not np.isfinite(loss)
         metrics = {"loss": jnp.float32(loss), "grad_norm": jnp.float32(2), "lr": jnp.float32(step)}
+        metrics |= {f"{name}_sigmas": jnp.float32(sigmas) for name in ("loss", "grad_norm")}
         window.add(step, metrics | {"nonfinite": jnp.bool_(bad)}, np.array([step, step + 100]))
 
 
 def test_means_are_over_the_finite_steps():
-    window = Window(5, 0.5)
+    window = MetricBuffer(5, 0.5)
     fill(window, [1, np.nan, 3])
     (bad,) = window.settle()
     assert (bad.step, bad.examples) == (1, [1, 101])
@@ -29,11 +30,11 @@ def test_means_are_over_the_finite_steps():
 def test_a_window_that_was_stored_in_json_goes_on_to_the_bit():
     losses = np.random.default_rng(0).normal(size=37).astype(np.float32)
     losses[5] = np.inf
-    whole, first = Window(5, 0.5), Window(5, 0.5)
+    whole, first = MetricBuffer(5, 0.5), MetricBuffer(5, 0.5)
     fill(whole, losses)
     fill(first, losses[:20])
     first.settle()
-    second = Window(5, 0.5, json.loads(json.dumps(first.rows(), allow_nan=False)))
+    second = MetricBuffer(5, 0.5, json.loads(json.dumps(first.rows(), allow_nan=False)))
     fill(second, losses[20:], 20)
     whole.settle()
     second.settle()
@@ -41,7 +42,7 @@ def test_a_window_that_was_stored_in_json_goes_on_to_the_bit():
 
 
 def test_too_many_in_a_row_stop_and_are_named():
-    window = Window(3, 1.0)
+    window = MetricBuffer(3, 1.0)
     fill(window, [1, np.nan, np.nan, 1, np.nan, np.nan, np.nan, 1])
     with pytest.raises(TooManyBad, match="3 steps in a row") as caught:
         window.settle()
@@ -49,30 +50,46 @@ def test_too_many_in_a_row_stop_and_are_named():
 
 
 def test_too_large_a_share_stops_but_not_a_few_at_the_start():
-    window = Window(5, 0.001)
+    window = MetricBuffer(5, 0.001)
     for start in range(0, 50, 10):  # five in fifty
         fill(window, [np.nan] + [1] * 9, start)
     window.settle()
-    window = Window(5, 0.001)
+    window = MetricBuffer(5, 0.001)
     fill(window, ([np.nan] + [1] * 9) * 12)
     with pytest.raises(TooManyBad, match=r"max_nonfinite_fraction"):
         window.settle()
 
 
-def test_a_spike_is_told_once_and_noise_is_not():
-    window, rng = Window(5, 0.5), np.random.default_rng(0)
-    fill(window, 1 + 0.1 * rng.normal(size=300))
+def test_a_spike_is_reported_once_and_noise_is_not():
+    window = MetricBuffer(5, 0.5)
+    fill(window, [1, 1.1], sigmas=5.9)
     window.settle()
-    assert window.spiked() == []
+    assert window.spikes() == []
     window.read()
-    fill(window, [1, 1, 100, 1])
+    fill(window, [1, 2])
+    fill(window, [100], 2, sigmas=41)
     window.settle()
-    (sentence,) = window.spiked()
-    assert "loss 100 is" in sentence
+    loss, grad_norm = window.spikes()
+    assert "loss 100 is 41 standard deviations above its last 128 steps" in loss
+    assert "grad_norm 2 is" in grad_norm
+
+
+def test_the_clock_leaves_pauses_out_and_knows_what_was_waited_for():
+    now = 0.0
+    clock = Clock(lambda: now)
+    now = 3.0
+    with clock.waiting():
+        now = 5.0
+    with clock.paused():
+        now = 500.0
+    now = 510.0
+    assert clock.lap() == (15.0, 2.0)
+    now = 511.0
+    assert clock.lap() == (1.0, 0.0)
 
 
 def test_the_process_that_keeps_others_waiting_is_named_after_a_hundred_steps():
-    hosts = SlowHosts()
+    hosts = StragglerDetector()
     for _ in range(4):
         assert hosts.look(np.array([0.1, 4.0, 0.2, 0.1]), 10.0, 20) == []
     assert hosts.look(np.array([0.1, 0.1, 0.2, 0.1]), 10.0, 20) == []  # back in time

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from maskfeat_jax.train.prefetch import Feed
+from maskfeat_jax.train.prefetch import Prefetcher
 
 
 def rows(count, closed=None, error=None):
@@ -26,26 +26,26 @@ def test_batches_come_in_order_each_once_and_ahead():
         placed.append(batch["index"])
         return {"index": -batch["index"]}
 
-    feed = Feed(rows(6, closed), place, ahead=2)
-    assert feed.peek() == {"index": 0}
+    batches = Prefetcher(rows(6, closed), place, ahead=2)
+    assert batches.peek() == {"index": 0}
     time.sleep(0.2)
-    assert feed.next() == {"index": 0}
+    assert batches.next() == {"index": 0}
     assert len(placed) >= 2  # the transfer of others has begun
-    assert [feed.next()["index"] for _ in range(5)] == [-1, -2, -3, -4, -5]
+    assert [batches.next()["index"] for _ in range(5)] == [-1, -2, -3, -4, -5]
     with pytest.raises(StopIteration):
-        feed.next()
-    feed.close()
+        batches.next()
+    batches.close()
     assert placed == list(range(6))
     assert closed == [True]
 
 
 def test_an_error_comes_after_the_batches_before_it():
-    feed = Feed(rows(3, error=ValueError("file 3")), lambda batch: batch)
-    assert [feed.next()["index"] for _ in range(3)] == [0, 1, 2]
+    batches = Prefetcher(rows(3, error=ValueError("file 3")), lambda batch: batch)
+    assert [batches.next()["index"] for _ in range(3)] == [0, 1, 2]
     for _ in range(2):
         with pytest.raises(ValueError, match="file 3"):
-            feed.next()
-    feed.close()
+            batches.next()
+    batches.close()
 
 
 def test_waiting_can_be_left_and_a_stuck_loader_does_not_hold_the_end(monkeypatch):
@@ -56,17 +56,17 @@ def test_waiting_can_be_left_and_a_stuck_loader_does_not_hold_the_end(monkeypatc
         stuck.wait(20)
         yield {}
 
-    feed = Feed(never(), lambda batch: batch)
-    assert feed.next(lambda: next(asked)) is None
+    batches = Prefetcher(never(), lambda batch: batch)
+    assert batches.next(lambda: next(asked)) is None
     start = time.monotonic()
-    feed.close()
+    batches.close()
     assert time.monotonic() - start < 5
     stuck.set()
 
 
 def test_closing_early_closes_the_iterator():
     closed = []
-    feed = Feed(rows(100, closed), lambda batch: batch)
-    feed.next()
-    feed.close()
+    batches = Prefetcher(rows(100, closed), lambda batch: batch)
+    assert next(iter(batches)) == {"index": 0}
+    batches.close()
     assert closed == [True]

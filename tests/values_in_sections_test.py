@@ -11,8 +11,8 @@ from input_pipeline import DATASETS, BadInputs, EvalView, TrainView
 from maskfeat_jax.masking import MASKERS
 from maskfeat_jax.models import MODELS, VARIANTS
 from maskfeat_jax.optim import OPTIMIZERS
+from maskfeat_jax.sections import expected, fits, hints_of, shown
 from maskfeat_jax.targets import TARGETS
-from maskfeat_jax.values import expected, fits, hints_of, shown
 
 PARTS = [*DATASETS.values(), *MASKERS.values(), *MODELS.values(), *OPTIMIZERS.values()]
 PARTS += [*TARGETS.values(), BadInputs, EvalView, TrainView]

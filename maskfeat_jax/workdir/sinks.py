@@ -1,11 +1,13 @@
-"""A stream for people: a bar at the bottom if it is a terminal, silence once it is closed."""
+"""Where a report goes besides its files: a console and TensorBoard."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from typing import Protocol, runtime_checkable
 
 import tqdm
@@ -91,3 +93,56 @@ def _discard_stdout() -> None:
     """Sends what the rest of the program still prints to nowhere, so that it does not fail."""
     if sys.stdout is not None and not sys.stdout.closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class TensorBoard:
+    """Writes scalars and images of one run into a new event file, in the calling thread.
+
+    tensorboardX's own `SummaryWriter` writes from a thread that dies when the disk is full; the
+    queue before it then fills, and the training would wait for ever.
+    """
+
+    def __init__(self, directory: pathlib.Path, resume_step: int = 0):
+        """Opens an event file.
+
+        Args:
+          directory: TensorBoard's log directory.
+          resume_step: what other files of the directory hold after this step is hidden.
+
+        Raises:
+          ModuleNotFoundError: tensorboardX is not installed.
+          OSError: the file cannot be written.
+        """
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._summary = summary
+        self._proto = summary_pb2
+        self._event = event_pb2.Event
+        self._file = event_file_writer.EventsWriter(str(directory / "events"))
+        if resume_step:
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(step=resume_step + 1, session_log=start)
+            self._file.flush()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds named values of a step; raises OSError if the disk is full."""
+        for name, value in values.items():
+            self._write(step=step, summary=self._summary.scalar(name, value))
+        self._file.flush()
+
+    def image(self, step: int, name: str, encoded: bytes, height: int, width: int) -> None:
+        """Adds a picture, the content of a PNG or GIF file; raises OSError if the disk is full."""
+        image = self._proto.Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=encoded
+        )
+        value = self._proto.Summary.Value(tag=name, image=image)
+        self._write(step=step, summary=self._proto.Summary(value=[value]))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _write(self, *, step: int, **content: object) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), step=step, **content))

@@ -1,0 +1,47 @@
+"""What the command line says."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from maskfeat_jax.sections import RecipeError
+
+
+class UsageError(ValueError):
+    """The command line is wrong; says what to change."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Flags of `main.py`.
+
+    Attributes:
+      config: `--config`, with what the command line changes in it.
+      workdir: `--workdir`.
+      processes: arguments of `distributed.start.start`.
+      memory_gb: `--memory_gb`.
+    """
+
+    config: Any
+    workdir: str | None
+    processes: dict[str, Any]
+    memory_gb: float | None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe."""
+        if self.config is None:
+            raise UsageError("--config is missing: name a recipe, such as configs/smoke.py")
+        try:
+            return self.config.to_dict()
+        except OSError as error:
+            raise RecipeError(f"--config: {error}") from error
+
+    @property
+    def directory(self) -> Path:
+        """The work directory."""
+        if self.workdir is None:
+            raise UsageError("--workdir is missing: name the directory of the run")
+        return Path(self.workdir)

@@ -1,0 +1,61 @@
+"""Trains or evaluates what a recipe says, in a work directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from maskfeat_jax.commands.exit_codes import AGAIN, exit_code_of
+from maskfeat_jax.commands.options import Options
+from maskfeat_jax.distributed.collectives import agree
+from maskfeat_jax.distributed.compare import compare, facts_of
+from maskfeat_jax.distributed.preemption import Signals
+from maskfeat_jax.faults import fault_point
+from maskfeat_jax.sections import Section
+from maskfeat_jax.train.build import HARMLESS, build
+from maskfeat_jax.train.setup import at_once, run_evaluation, run_training
+from maskfeat_jax.workdir.workdir import close_workdir, open_workdir, write_status
+
+
+def command(options: Options, signals: Signals) -> int:
+    """`python main.py --config=… --workdir=…`."""
+    run_recipe(options.recipe, options.directory, signals)
+    return 0
+
+
+def run_recipe(recipe: Section, workdir: Path, signals: Signals | None = None) -> dict[str, float]:
+    """Trains or evaluates; returns the metrics of the last evaluation."""
+    with at_once(signals):
+        experiment = agree(lambda: build(recipe, workdir))
+        compare(facts_of(recipe, experiment.data.source.fingerprint))
+        fault_point("start.built")
+        workdir = open_workdir(workdir, recipe, HARMLESS)
+        if signals is not None:
+            signals.grace_seconds = experiment.run.grace_seconds
+            signals.before_exit = lambda reason: _leave(workdir, reason)
+        write_status(workdir, "running")
+        fault_point("start.opened")
+    try:
+        if experiment.optimizer is None:
+            with at_once(signals):
+                results = run_evaluation(experiment, workdir)
+        else:
+            results = run_training(experiment, workdir, signals)
+        write_status(workdir, "finished", exit_code=0, **results)
+        return results
+    except BaseException as error:
+        code = exit_code_of(error)
+        write_status(
+            workdir,
+            "stopped" if code == AGAIN else "failed",
+            exit_code=code,
+            reason=str(error),
+        )
+        raise
+    finally:
+        close_workdir(workdir)
+
+
+def _leave(workdir: Path, reason: str) -> None:
+    """What a run that ends from another thread leaves behind."""
+    write_status(workdir, "stopped", exit_code=AGAIN, reason=reason)
+    close_workdir(workdir)
