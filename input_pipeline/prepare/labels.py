@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
@@ -49,30 +50,30 @@ def splits(folder: Path, lines: list[Line], labels: Path | None, name: str | Non
         if not (folder / name).is_dir():
             raise ValueError(f"{folder} has no split {name!r}; it has {', '.join(found)}")
         found = [name]
-    roots: dict[str, tuple[str, ...]] = {split: (split,) for split in found} or {
-        name or "train": ()
-    }
-    below = {
-        split: [line for line in lines if PurePath(line["path"]).parts[: len(root)] == root]
-        for split, root in roots.items()
-    }
+    roots = {split: [split] for split in found} or {name or "train": []}
+    below = {split: list(_below(root, lines)) for split, root in roots.items()}
     # Classes of all splits together, so that a label means the same in each.
-    of_line = {
-        line["path"]: PurePath(line["path"]).parts[len(roots[split]) : -1][:1]
-        for split, members in below.items()
-        for line in members
-    }
-    folders = {parts[0] for parts in of_line.values() if parts}
-    labelled = len(folders) > 1 and all(of_line.values())
-    names = sorted(folders) if labelled else None
+    folders = {folder for members in below.values() for _, folder in members}
+    names = sorted(folders) if len(folders) > 1 and "" not in folders else None
     return [
-        _split(split, names, [(line, *_label(of_line[line["path"]], names)) for line in members])
+        _split(
+            split,
+            names,
+            [
+                (line, names.index(folder), folder) if names else (line, None, None)
+                for line, folder in members
+            ],
+        )
         for split, members in below.items()
     ]
 
 
-def _label(parts: tuple[str, ...], names: list[str] | None) -> tuple[int | None, str | None]:
-    return (None, None) if names is None else (names.index(parts[0]), parts[0])
+def _below(root: list[str], lines: list[Line]) -> Iterator[tuple[Line, str]]:
+    """Lines of a split, with the folder of each right below the root; "" for none."""
+    for line in lines:
+        parts = PurePath(line["path"]).parts
+        if list(parts[: len(root)]) == root:
+            yield line, "".join(parts[len(root) : -1][:1])
 
 
 def _split(name: str, class_names: list[str] | None, examples: list[Example]) -> Split:

@@ -13,41 +13,25 @@ def numbers(text: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("num_frames", "fps", "clip", "clips", "start", "wanted"),
+    ("video_and_clip", "wanted"),  # frames, frames per second, clip, clips
     [
-        (
-            300,
-            30,
-            0,
-            1,
-            "offset",
-            "118 122 126 130 134 139 143 147 151 155 160 164 168 172 176 181",
-        ),
-        (300, 30, 0, 10, "offset", "0 4 8 12 16 21 25 29 33 37 42 46 50 54 58 63"),
-        (
-            300,
-            30,
-            9,
-            10,
-            "offset",
-            "234 238 242 246 250 255 259 263 267 271 276 280 284 288 292 297",
-        ),
-        (
-            300,
-            30,
-            9,
-            10,
-            "ratio",
-            "212 216 220 225 229 233 237 241 246 250 254 258 262 267 271 275",
-        ),
-        (250, 25, 2, 5, "offset", "98 101 104 108 111 115 118 122 125 129 132 136 139 143 146 150"),
-        (240, 24, 0, 1, "offset", "94 97 100 104 107 110 114 117 120 124 127 130 134 137 140 144"),
-        (40, 30, 0, 1, "offset", "0 4 8 12 16 21 25 29 33 37 39 39 39 39 39 39"),
-        (10, 30, 3, 7, "offset", "0 4 8 9 9 9 9 9 9 9 9 9 9 9 9 9"),
+        ("300 30 0 1", "118 122 126 130 134 139 143 147 151 155 160 164 168 172 176 181"),
+        ("300 30 0 10", "0 4 8 12 16 21 25 29 33 37 42 46 50 54 58 63"),
+        ("300 30 9 10", "234 238 242 246 250 255 259 263 267 271 276 280 284 288 292 297"),
+        ("250 25 2 5", "98 101 104 108 111 115 118 122 125 129 132 136 139 143 146 150"),
+        ("240 24 0 1", "94 97 100 104 107 110 114 117 120 124 127 130 134 137 140 144"),
+        ("40 30 0 1", "0 4 8 12 16 21 25 29 33 37 39 39 39 39 39 39"),
+        ("10 30 3 7", "0 4 8 9 9 9 9 9 9 9 9 9 9 9 9 9"),
     ],
 )
-def test_dense_clips_equal_pyslowfast(num_frames, fps, clip, clips, start, wanted):
-    assert Dense(16, 4, start).fixed(clip, clips, num_frames, fps).tolist() == numbers(wanted)
+def test_dense_clips_equal_pyslowfast(video_and_clip, wanted):
+    num_frames, fps, clip, clips = numbers(video_and_clip)
+    assert Dense(16, 4).fixed(clip, clips, num_frames, fps).tolist() == numbers(wanted)
+
+
+def test_dense_clips_without_offset_equal_pyslowfast():
+    wanted = "212 216 220 225 229 233 237 241 246 250 254 258 262 267 271 275"
+    assert Dense(16, 4, "ratio").fixed(9, 10, 300, 30).tolist() == numbers(wanted)
 
 
 @pytest.mark.parametrize(
