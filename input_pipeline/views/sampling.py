@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -38,16 +38,13 @@ class Dense:
     Attributes:
       frames: of a clip.
       stride: frames of a 30 fps video per frame of the clip.
-      start: of evaluation's clips, "offset": the last of several clips ends with the video, a
-        single one lies in the middle; "ratio": clip k starts at k / clips of the room.
 
-    Source: PySlowFast slowfast/datasets/decoder.py (`USE_OFFSET_SAMPLING` for "offset"); mae_st
+    Source: PySlowFast slowfast/datasets/decoder.py (`USE_OFFSET_SAMPLING`); mae_st
     util/decoder/decoder.py.
     """
 
     frames: int
     stride: int
-    start: Literal["offset", "ratio"] = "offset"
 
     def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
         """See `Sampler`; any start, not only whole frames, with the same probability."""
@@ -55,14 +52,9 @@ class Dense:
         return _spread(rng.uniform(0, room) if room else 0.0, window, num_frames, self.frames)
 
     def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
-        """See `Sampler`."""
+        """See `Sampler`: one clip from the middle; of several, the last ends with the video."""
         window, room = self._window(num_frames, fps)
-        if self.start == "ratio":
-            first = clip * room / clips
-        elif clips == 1:
-            first = room // 2
-        else:
-            first = clip * (room // (clips - 1))
+        first = room // 2 if clips == 1 else clip * (room // (clips - 1))
         return _spread(first, window, num_frames, self.frames)
 
     def _window(self, num_frames: int, fps: float) -> tuple[float, float]:

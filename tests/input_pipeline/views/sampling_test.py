@@ -29,11 +29,6 @@ def test_dense_clips_equal_pyslowfast(video_and_clip, wanted):
     assert Dense(16, 4).fixed(clip, clips, num_frames, fps).tolist() == numbers(wanted)
 
 
-def test_dense_clips_without_offset_equal_pyslowfast():
-    wanted = "212 216 220 225 229 233 237 241 246 250 254 258 262 267 271 275"
-    assert Dense(16, 4, "ratio").fixed(9, 10, 300, 30).tolist() == numbers(wanted)
-
-
 @pytest.mark.parametrize(
     ("clips", "wanted"), [(5, "0 59 118 177 236"), (7, "0 39 78 117 156 195 234")]
 )
