@@ -34,6 +34,7 @@ from maskfeat_jax.checkpoints.arrays import STORAGE_ERRORS
 from maskfeat_jax.checkpoints.storage import ARRAYS, CheckpointError, Storage, error_text
 from maskfeat_jax.checkpoints.trees import Name, describe, differences, named_leaves
 from maskfeat_jax.distributed.collectives import on_first_process
+from maskfeat_jax.distributed.start import is_lost_process
 from maskfeat_jax.faults import fault_point
 
 __all__ = ["CheckpointError", "Checkpoints"]
@@ -124,6 +125,8 @@ class Checkpoints:
         """Waits for the pending save; after an error only for the work of this process."""
         if error is None:
             self.finish()
+        elif is_lost_process(error):
+            return  # the save waits for that process, until JAX's heartbeat time-out
         elif self._pending is not None and (failure := self._pending.work.exception()):
             error.add_note(f"step {self._pending.step} could not be saved: {error_text(failure)}")
 

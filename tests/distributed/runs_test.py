@@ -67,5 +67,5 @@ def test_a_process_without_its_data_ends_the_others_which_name_it(tmp_path):
     assert outcome.codes == [78, 75], outcome.output
     named = f"process 0 on {socket.gethostname()} failed: RecipeError: "
     assert named in outcome.output
-    assert "data.split" in outcome.output.split(named)[1].splitlines()[0]
+    assert "data: split 'none'" in outcome.output.split(named)[1].splitlines()[0]
     assert not (tmp_path / "run").exists()
