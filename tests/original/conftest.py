@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import jax
 import pytest
 
 from bench.originals import available
+
+
+@pytest.fixture
+def float64():
+    """JAX with 64-bit numbers."""
+    with jax.enable_x64(True):
+        yield
 
 
 def pytest_collection_modifyitems(items):
