@@ -26,17 +26,17 @@ def outcomes_of(jobs):
     return sum((of_door.outcomes for of_door in found.values()), collections.Counter())
 
 
-# Damage that only an index can tell is left to the long series.
-@pytest.mark.parametrize(
-    ("name", "doors", "count"),
-    [("videos", ["read with an index of before"], 150), ("images", ["whole", "a window"], 100)],
-)
-def test_damaged_media_are_read_right_or_refused(name, doors, count):
-    jobs = [job for job in fuzz.jobs(name, 4 * count) if job.door in doors][:count]
-    outcomes = outcomes_of(jobs)
-    assert sum(outcomes.values()) == len(jobs) == count
-    assert outcomes["clean stop"] > count / 4
-    assert outcomes["recovered"] > count / 10
+@pytest.mark.parametrize(("name", "seed", "count"), [("videos", 400, 200), ("images", 0, 100)])
+def test_damaged_media_are_read_right_or_refused(name, seed, count):
+    bad: list[str] = []
+    found = fuzz.series(fuzz.jobs(name, count, seed), bad.append)
+    all_outcomes = sum((of_door.outcomes for of_door in found.values()), collections.Counter())
+    # A consistent other file, such as one with fewer frames, is noticed by `prepare` and an index.
+    unproven = found.pop("read without an index").outcomes if name == "videos" else {}
+    assert len(bad) == unproven.get("wrong in silence", 0) <= count / 24, "\n".join(bad)
+    assert sum(all_outcomes.values()) == count
+    assert all_outcomes["clean stop"] > count / 4
+    assert all_outcomes["recovered"] > count / 10
 
 
 @pytest.mark.slow
