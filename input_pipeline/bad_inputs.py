@@ -2,7 +2,7 @@
 
 A file that cannot be decoded is an everyday fact of large datasets, a mount that died is not.
 Training leaves the slot of a bad file empty (`valid` is False), writes the file down once, and
-stops when there are too many. Evaluation stops at the first, unless told to skip.
+stops when there are too many. Evaluation stops at the first, or skips them if the recipe says so.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TooManyBadInputs(RuntimeError):
 def media_boundary() -> Iterator[None]:
     """Turns whatever reading or decoding raises into `BadMedia`.
 
-    The one place that catches everything: decoders raise many kinds of errors on hostile bytes.
+    Only this function catches everything: decoders raise many kinds of errors on hostile bytes.
     """
     try:
         yield

@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
     costs more than cropping and resizing. The process keeps the most memory that it ever used.
 
     Returns:
-      Whether glibc did as told.
+      Whether glibc took the setting.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -51,7 +51,7 @@ class Video(Protocol):
 
 
 class Example(NamedTuple):
-    """One example as it lies in its dataset.
+    """One example as its dataset stores it.
 
     Attributes:
       data: the bytes of an image file, or its pixels: uint8 (height, width, 3), RGB; or a video.
@@ -69,7 +69,7 @@ class Source(Protocol):
       num_examples: how many examples there are.
       class_names: name of each class, by class index; None when there are no labels.
       fingerprint: short hash of the list (names, order, labels), so that a resumed run can refuse
-        a list that was edited meanwhile. It does not depend on where the data lies.
+        a list that was edited meanwhile. It does not depend on the folder.
       flippable: optional; False says that mirroring an example changes its class.
     """
 
@@ -87,14 +87,14 @@ class Source(Protocol):
         """Reads one example; raises OSError when it cannot."""
 
 
-def fingerprint(parts: Iterable[bytes]) -> str:
+def fingerprint(strings: Iterable[bytes]) -> str:
     """Hash of a sequence of byte strings, 16 hexadecimal digits.
 
     Args:
-      parts: the strings; their borders count, so ("ab", "c") differs from ("a", "bc").
+      strings: their borders count, so ("ab", "c") differs from ("a", "bc").
     """
     digest = hashlib.sha256()
-    for part in parts:
-        digest.update(b"%d:" % len(part))
-        digest.update(part)
+    for string in strings:
+        digest.update(b"%d:" % len(string))
+        digest.update(string)
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Images and videos alike, of a folder, of a list, or one file: told apart by their names."""
+"""Images and videos alike, of a folder, of a list, or one file: distinguished by their names."""
 
 from __future__ import annotations
 

@@ -34,10 +34,10 @@ _ENCODERS = (("libx264", {"crf": "20", "preset": "fast"}), ("mpeg4", {"q": "3"})
 class MovingShapes(Drawn):
     """One striped shape that moves over a ground of other stripes; the class is the motion.
 
-    A shape has a place, an angle and a size. All go round: what leaves the picture on one side
+    A shape has a position, an angle and a size. All go round: what leaves the picture on one side
     comes in on the other, and after the largest size comes the smallest. The start is uniform, so
-    place, angle and size are uniform in each frame, however they move: one frame, be it the first,
-    says nothing about the class. Some classes are others backwards (up and down, growing and
+    position, angle and size are uniform in each frame, however they move: one frame, also the
+    first, says nothing about the class. Some classes are others backwards (up and down, growing and
     shrinking), so the order of the frames counts. A flip from left to right keeps the class.
 
     The videos are MP4 files (H.264; MPEG-4 if the encoder is missing) of 12 frames a second with a
@@ -129,7 +129,7 @@ class MovingShapes(Drawn):
         return _draw_frames(rng, states, self._size)
 
 
-# A motion adds to place (right, down), angle and size, each in cycles: (frames, 4).
+# A motion adds to position (right, down), angle and size, each in cycles: (frames, 4).
 _RIGHT, _DOWN, _ANGLE, _SIZE = np.eye(4)
 
 

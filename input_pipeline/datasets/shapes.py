@@ -77,11 +77,11 @@ class Drawn:
 class Shapes(Drawn):
     """One striped shape on a ground of other stripes; the class is the shape, nothing else.
 
-    Colours, stripes, size, place, rotation and the line that may cross the ground are drawn from
+    Colours, stripes, size, position, rotation and the line that may cross the ground are drawn from
     the same distribution for each class, and the stripes of ground and shape from the same as each
     other (their directions differ by 36 degrees or more). Stripes go on where they are hidden, so
-    most of what is masked can be told from what is around it; where an outline goes, only by who
-    has an idea of the shape. Classes come in turn: any first n examples hold each class n / 10
+    most of what is masked can be predicted from what is around it; where an outline goes, only from
+    an idea of the shape. Classes come in turn: any first n examples hold each class n / 10
     times, up to one.
     """
 

@@ -32,7 +32,7 @@ class VideoRecords:
     The files are those that `python -m input_pipeline.prepare --records` writes, and those of dmvr
     and scenic (uncompressed, at most one label). Of a video only the wanted frames are read: the
     place of each is in an index beside the file, made on first use, or beforehand with
-    `python -m input_pipeline.records PATH`. They lie in a file system; mount a bucket.
+    `python -m input_pipeline.records PATH`. They must be in a file system; mount a bucket.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Opens a video file so that hostile bytes can do little: told by its first bytes, alone, limited.
+"""Opens a video file of which every byte may be hostile: one file, one format, with limits.
 
 FFmpeg would guess the format and, for a play list, open what it names. Here the format is forced,
 only this file may be read, and sizes are checked before anything is decoded. Needs PyAV.

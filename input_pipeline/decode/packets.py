@@ -27,7 +27,7 @@ class Packets:
     Attributes:
       num_frames: frames that are shown.
       timed: whether packets say when their frame is shown. AVI does not if frames are reordered:
-        then only decoding from the start tells, and the time of a frame is its index.
+        then only decoding from the start shows the order, and the time of a frame is its index.
     """
 
     def __init__(

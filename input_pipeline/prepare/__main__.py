@@ -35,7 +35,7 @@ from input_pipeline.records import writer as record_writer
 from input_pipeline.records.writer import Settings, ShardJob
 
 _MORE = """
-OUT may be VIDEOS; else tell video_folder, video_list or ssv2 where the list is:
+OUT may be VIDEOS; else name the list in the section of video_folder, video_list or ssv2:
 
     config.data = dict(name="video_folder", path="VIDEOS", index="OUT/index.jsonl")
 

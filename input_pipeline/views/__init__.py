@@ -1,1 +1,1 @@
-"""Views: which frames and which part of them become a clip."""
+"""Views: which frames, and which window of them, become a clip."""

@@ -83,12 +83,12 @@ def along_longer_side(height: int, width: int, size: int, count: int) -> list[Wi
     """
     tops, lefts = _starts(height, size), _starts(width, size)
     middle = (tops[1], lefts[1])
-    places = [middle]
+    corners = [middle]
     if count == 3 and width >= height:
-        places = [(tops[1], left) for left in lefts]
+        corners = [(tops[1], left) for left in lefts]
     elif count == 3:
-        places = [(top, lefts[1]) for top in tops]
-    return [Window(top, left, size, size) for top, left in places]
+        corners = [(top, lefts[1]) for top in tops]
+    return [Window(top, left, size, size) for top, left in corners]
 
 
 def _starts(length: int, size: int) -> tuple[int, int, int]:
@@ -108,7 +108,7 @@ def jittered_short_side(
 
 
 def random_square(rng: np.random.Generator, height: int, width: int, size: int) -> Window:
-    """A square window of side `size` anywhere but at its last place, as in PySlowFast."""
+    """A square window of side `size` anywhere but at its last position, as in PySlowFast."""
     top = int(rng.integers(height - size)) if height > size else 0
     left = int(rng.integers(width - size)) if width > size else 0
     return Window(top, left, size, size)

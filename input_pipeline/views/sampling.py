@@ -90,9 +90,9 @@ class Strided:
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """One frame of each of `frames` equal parts of the whole video (Something-Something).
+    """One frame of each of `frames` equal segments of the whole video (Something-Something).
 
-    The clips of evaluation are all the same: the middle of each part.
+    The clips of evaluation are all the same: the middle of each segment.
 
     Source: PySlowFast slowfast/datasets/ssv2.py.
     """
@@ -108,7 +108,7 @@ class Segment:
             )
 
     def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
-        """See `Sampler`; the ends of a part are drawn too."""
+        """See `Sampler`; the ends of a segment are drawn too."""
         border = self._borders(num_frames)
         return rng.integers(border[:-1], border[1:], endpoint=True)
 
@@ -118,8 +118,8 @@ class Segment:
         return (border[:-1] + border[1:]) // 2
 
     def _borders(self, num_frames: int) -> np.ndarray:
-        part = (num_frames - 1) / self.frames
-        return np.rint(part * np.arange(self.frames + 1)).astype(np.int64)  # half to even
+        length = (num_frames - 1) / self.frames
+        return np.rint(length * np.arange(self.frames + 1)).astype(np.int64)  # half to even
 
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {

@@ -148,8 +148,8 @@ class TrainView:
             decoded = [self._decode(pictures[i : i + self.frames], rng) for i in starts]
         clips = np.empty((self.repeats, *self.shape), np.uint8)
         for out, frames in zip(clips, decoded, strict=True):
-            for place, frame in zip(out, self._finish(frames, rng), strict=True):
-                place[:] = np.asarray(frame)
+            for target, frame in zip(out, self._finish(frames, rng), strict=True):
+                target[:] = np.asarray(frame)
         return clips
 
     def _decode(self, pictures: list[Picture | Frame], rng: np.random.Generator) -> list[Pixels]:
