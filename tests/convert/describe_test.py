@@ -21,17 +21,13 @@ SEPARATE = {**VIDEO, "positions": "separate"}
 IMAGE, CLIP = (1, 224, 224), (16, 224, 224)
 MASKFEAT = {"dim": 108}
 MAE = {"dim": 768, "visible": 49, "width": 512, "depth": 8, "heads": 16}
-MAE_ST = {
-    "dim": 768,
-    "visible": 156,
-    "width": 512,
-    "depth": 4,
-    "heads": 16,
-    "positions": "separate",
-    "class_token": "own",
-}
-MAE_SF = {"dim": 768, "visible": 156, "width": 512, "depth": 4, "heads": 8}
+DECODER = {"dim": 768, "visible": 156, "width": 512, "depth": 4}
+MAE_ST = {**DECODER, "heads": 16, "positions": "separate", "class_token": "own"}
+MAE_SF = {**DECODER, "heads": 8}
 K400, IN1K = {"num_classes": 400}, {"num_classes": 1000}
+K400_CLASS, IN1K_CLASS = {**K400, "pool": "class"}, {**IN1K, "pool": "class"}
+SINUSOID = {**VIDEO, "positions": "sinusoid", "class_token": False}
+SUPERVISED = "mvit_v2_s_supervised"
 
 # layout, head, its fields, encoder, its fields, clip: tensors of the original, their numbers.
 # Counted on the originals' own models: spec of the layouts; buffers are not counted as numbers.
@@ -45,49 +41,22 @@ PUBLISHED = {
     "sf_b": ("pyslowfast", "maskfeat", MASKFEAT, "vit_b16", {}, IMAGE, 155, 85_882_476),
     "sf_mae": ("pyslowfast", "mae", MAE_SF, "vit_b16", SEPARATE, CLIP, 208, 100_596_736),
     "sf_ft": ("pyslowfast", "classifier", K400, "vit_b16", SEPARATE, CLIP, 154, 86_702_224),
-    "mvit_s": (
-        "pyslowfast",
-        "maskfeat",
-        MASKFEAT,
-        "mvit_v2_s",
-        {"tubelet": (2, 16, 16)},
-        CLIP,
-        400,
-        36_253_356,
-    ),
+    "mvit_s": ("pyslowfast", "maskfeat", MASKFEAT, "mvit_v2_s", VIDEO, CLIP, 400, 36_253_356),
     "mvit_s_ft": ("pyslowfast", "classifier", K400, "mvit_v2_s", {}, CLIP, 397, 36_475_120),
-    "mvit_l": (
-        "pyslowfast",
-        "maskfeat",
-        MASKFEAT,
-        "mvit_v2_l",
-        {"tubelet": (2, 16, 16)},
-        CLIP,
-        1168,
-        217_247_580,
-    ),
-    "torchvision_s": (
+    "mvit_l": ("pyslowfast", "maskfeat", MASKFEAT, "mvit_v2_l", VIDEO, CLIP, 1168, 217_247_580),
+    "tv_s": (
         "torchvision",
         "classifier",
-        {**K400, "pool": "class"},
-        "mvit_v2_s_supervised",
+        K400_CLASS,
+        SUPERVISED,
         {},
         CLIP,
         397,
         34_537_744,
     ),
-    "hf_b": ("hf", "classifier", {**IN1K, "pool": "class"}, "vit_b16", {}, IMAGE, 200, None),
+    "hf_b": ("hf", "classifier", IN1K_CLASS, "vit_b16", {}, IMAGE, 200, None),
     "hf_mae": ("hf", "mae", MAE, "vit_b16", {}, IMAGE, 334, 111_907_840),
-    "videomae_b": (
-        "hf",
-        "classifier",
-        K400,
-        "vit_b16",
-        {**VIDEO, "positions": "sinusoid", "class_token": False},
-        CLIP,
-        186,
-        86_534_800,
-    ),
+    "videomae_b": ("hf", "classifier", K400, "vit_b16", SINUSOID, CLIP, 186, 86_534_800),
 }
 
 

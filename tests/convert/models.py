@@ -20,42 +20,30 @@ SINUSOID = {**VIDEO, "positions": "sinusoid", "class_token": False}
 MVIT = {"encoder": "mvit_v2_s", "width": 8, "depth": 4, "stages": (1, 3)}
 DECODER = {"dim": 96, "visible": 2, "width": 64, "depth": 2}
 
+AUTOENCODER = {**DECODER, "heads": 16}
+OF_IMAGES = {**AUTOENCODER, "positions": "sincos"}
+OF_VIDEOS = {**AUTOENCODER, "positions": "separate", "class_token": "own"}
+OF_TUBES = {**DECODER, "heads": 1, "positions": "sinusoid", "class_token": "none"}
+MVIT_VIDEO = {**MVIT, "tubelet": (2, 16, 16)}
+FIVE, LARGE = {"num_classes": 5}, (4, 64, 64)
+FIVE_CLASS = {**FIVE, "pool": "class"}
+
 # name: head, its fields, the encoder's fields, the clip
 MODELS = {
     "maskfeat": ("maskfeat", {"dim": 108}, VIT, IMAGE),
-    "maskfeat_mvit": ("maskfeat", {"dim": 54}, {**MVIT, "tubelet": (2, 8, 8)}, (4, 64, 64)),
-    "mae": ("mae", {**DECODER, "heads": 16}, VIT, IMAGE),
-    "mae_sincos": (
-        "mae",
-        {**DECODER, "heads": 16, "positions": "sincos"},
-        {**VIT, "positions": "sincos"},
-        IMAGE,
-    ),
-    "mae_st": (
-        "mae",
-        {**DECODER, "heads": 16, "positions": "separate", "class_token": "own"},
-        SEPARATE,
-        CLIP,
-    ),
+    "maskfeat_mvit": ("maskfeat", {"dim": 54}, {**MVIT, "tubelet": (2, 8, 8)}, LARGE),
+    "mae": ("mae", AUTOENCODER, VIT, IMAGE),
+    "mae_sincos": ("mae", OF_IMAGES, {**VIT, "positions": "sincos"}, IMAGE),
+    "mae_st": ("mae", OF_VIDEOS, SEPARATE, CLIP),
     "mae_pyslowfast": ("mae", {**DECODER, "heads": 1}, SEPARATE, CLIP),
-    "videomae": (
-        "mae",
-        {**DECODER, "heads": 1, "positions": "sinusoid", "class_token": "none"},
-        SINUSOID,
-        CLIP,
-    ),
-    "mean": ("classifier", {"num_classes": 5}, VIT, IMAGE),
-    "class": ("classifier", {"num_classes": 5, "pool": "class"}, VIT, IMAGE),
-    "mean_video": ("classifier", {"num_classes": 5}, SEPARATE, CLIP),
-    "mean_sinusoid": ("classifier", {"num_classes": 5}, SINUSOID, CLIP),
-    "mean_mvit": ("classifier", {"num_classes": 5}, {**MVIT, "tubelet": (2, 16, 16)}, (4, 64, 64)),
-    "class_mvit": (
-        "classifier",
-        {"num_classes": 5, "pool": "class"},
-        {**MVIT, "tubelet": (2, 16, 16), "widen_in": "attention"},
-        (4, 64, 64),
-    ),
-    "linear_probe": ("linear_probe", {"num_classes": 5}, VIT, IMAGE),
+    "videomae": ("mae", OF_TUBES, SINUSOID, CLIP),
+    "mean": ("classifier", FIVE, VIT, IMAGE),
+    "class": ("classifier", FIVE_CLASS, VIT, IMAGE),
+    "mean_video": ("classifier", FIVE, SEPARATE, CLIP),
+    "mean_sinusoid": ("classifier", FIVE, SINUSOID, CLIP),
+    "mean_mvit": ("classifier", FIVE, MVIT_VIDEO, LARGE),
+    "class_mvit": ("classifier", FIVE_CLASS, {**MVIT_VIDEO, "widen_in": "attention"}, LARGE),
+    "linear_probe": ("linear_probe", FIVE, VIT, IMAGE),
     "features": ("features", {}, VIT, IMAGE),
 }
 # Layouts that hold all of a model, and those that hold its encoder alone.
