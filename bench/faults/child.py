@@ -101,7 +101,7 @@ def run(spec: dict[str, Any]) -> None:
 
         MUTANTS[spec["mutant"]].plant()
     sys.argv = ["main.py", *spec["argv"]]  # also where ml_collections looks for --config.a.b
-    app.run(main.main)
+    app.run(main.main, flags_parser=main.parse)
 
 
 def import_all() -> None:

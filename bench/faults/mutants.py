@@ -228,10 +228,10 @@ def _crops_anew() -> None:
 def _masks_anew() -> None:
     from maskfeat_jax import steps
 
-    keys = steps._keys
+    keys = steps.step_keys
 
     def plant_in(state: Any, facts: dict) -> tuple[Any, dict]:
-        _replace(steps, "_keys", lambda seed, step: keys(seed + 1, step))
+        _replace(steps, "step_keys", lambda seed, step: keys(seed + 1, step))
         return state, facts
 
     _after_restore(plant_in)()
@@ -277,28 +277,29 @@ def _no_evidence() -> None:
 
 
 def _never_gives_up() -> None:
-    from maskfeat_jax.train.metrics import Window
+    from maskfeat_jax.train.metrics import MetricBuffer
 
-    _replace(Window, "_check", lambda self: None)
+    _replace(MetricBuffer, "_check", lambda self: None)
 
 
 def _no_status() -> None:
-    import main
+    from maskfeat_jax.commands import train
 
-    write = main.write_status
+    write = train.write_status
 
-    def written(path: pathlib.Path, state: str, **facts: Any) -> None:
+    def written(path: pathlib.Path, state: Any, **facts: Any) -> None:
         if state == "finished":
             write(path, state, **facts)
 
-    _replace(main, "write_status", written)
+    _replace(train, "write_status", written)
 
 
 def _code_one() -> None:
-    import main
+    from maskfeat_jax.commands import program, train
 
-    code = main.exit_code_of
-    _replace(main, "exit_code_of", lambda error: 1 if code(error) == 75 else code(error))
+    code = program.exit_code_of
+    for module in (program, train):
+        _replace(module, "exit_code_of", lambda error: 1 if code(error) == 75 else code(error))
 
 
 def _deaf() -> None:
@@ -346,7 +347,12 @@ def _not_atomic() -> None:
 def _failure_forgotten() -> None:
     from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 
-    _replace(Checkpoints, "_raise", lambda self, writing, failed: None)
+    def finish(self: Any) -> None:
+        if self._pending is not None:
+            self._pending.wait()
+        self._pending, self.written_s = None, 1.0
+
+    _replace(Checkpoints, "finish", finish)
 
 
 def _no_lock() -> None:
@@ -356,16 +362,15 @@ def _no_lock() -> None:
 
 
 def _any_recipe() -> None:
-    import main
-    from maskfeat_jax.train import build as parts
+    from maskfeat_jax.train import build
     from maskfeat_jax.workdir import workdir
 
     def anything(*_: object) -> None:
         """Nothing is checked."""
 
     _replace(workdir, "check_workdir", anything)
-    _replace(parts, "check_workdir", anything)
-    _replace(main, "identity_of", lambda recipe: "")
+    _replace(build, "check_workdir", anything)
+    _replace(build, "identity_of", lambda recipe: "")
 
 
 def _never_hangs() -> None:

@@ -66,6 +66,6 @@ def poison(doses: Doses) -> None:
     """Puts doses into every task of this process."""
     put = _Poison(doses)
     augment.Normalise.__call__ = put.clips(augment.Normalise.__call__)  # type: ignore[method-assign]
-    steps._accumulated = put.gradient(steps._accumulated)
+    steps.accumulated_gradient = put.gradient(steps.accumulated_gradient)
     for task in {task for task in TASKS.values() if task.learns}:
         task.train_step = put.train_step(task.train_step)

@@ -79,7 +79,7 @@ def main_of(notes: str, words: Sequence[str]) -> None:
     _notes = notes
     watch()
     sys.argv[:] = ["main.py", *words]  # the list that ml_collections has looked at since its import
-    app.run(main.main, argv=sys.argv)
+    app.run(main.main, argv=sys.argv, flags_parser=main.parse)
 
 
 if __name__ == "__main__":
