@@ -3,17 +3,32 @@ from __future__ import annotations
 import dataclasses
 import errno
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import pytest
 
+from input_pipeline import DATASETS, BadInputs, EvalView, TrainView
+from maskfeat_jax.masking import MASKERS
+from maskfeat_jax.models import MODELS, VARIANTS
+from maskfeat_jax.optim import OPTIMIZERS
 from maskfeat_jax.sections import (
     Problems,
     RecipeError,
     call,
     check_sections,
     choose,
+    expected,
+    fits,
+    hints_of,
     require_sections,
+    shown,
 )
+from maskfeat_jax.targets import TARGETS
+
+SECTIONS = [*DATASETS.values(), *MASKERS.values(), *MODELS.values(), *OPTIMIZERS.values()]
+SECTIONS += [*TARGETS.values(), BadInputs, EvalView, TrainView]
+SECTIONS += [family for family, _ in VARIANTS.values()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,3 +137,57 @@ def test_paths_that_cannot_be_are_the_recipes_and_disks_that_fail_are_not(tmp_pa
             call("data", read, {"path": path})
     with pytest.raises(OSError, match="Input/output"):
         call("data", read, {"path": "broken"})
+
+
+@pytest.mark.parametrize(
+    ("hint", "good", "bad"),
+    [
+        (int, [0, -3, 2**62], [True, 1.0, "1", None, 2**63, 10**30]),
+        (float, [0.5, 3], [True, "0.5", math.nan, math.inf, 10**400]),
+        (bool, [True, False], [0, 1, "False", None]),
+        (str, ["", "a"], [3, None, ("a",)]),
+        (int | None, [3, None], ["3", 0.5]),
+        (str | int | None, ["a", 1, None], [1.5, ()]),
+        (Literal["auto", "none", 1], ["auto", 1], ["other", True, None]),
+        (tuple[float, float], [(1, 0.5), [0.5, 1]], [(1,), (1, 2, 3), "ab", 1, (1, "2")]),
+        (tuple[int, ...], [(), (1, 2)], [(1, 0.5), "12", {1: 2}]),
+        (Sequence[str], [("a",), []], ["abc", (1,)]),
+        (Mapping, [{}, {"a": 1}], [[], "a", None]),
+        (Any, [None, 3, "a"], []),
+    ],
+)
+def test_values_fit_their_types(hint, good, bad):
+    assert [value for value in good if not fits(value, hint)] == []
+    assert [value for value in bad if fits(value, hint)] == []
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (int | None, "a whole number or None"),
+        (tuple[float, float], "a pair: a finite number and a finite number"),
+        (tuple[int, int, int], "3 values, each a whole number"),
+        (tuple[str, ...], "a list, each text"),
+        (Literal["a", "b"], "'a' or 'b'"),
+        (bool, "True or False"),
+    ],
+)
+def test_types_in_words(hint, words):
+    assert expected(hint) == words
+
+
+def test_each_section_says_its_types_and_its_defaults_fit():
+    offenders = []
+    for section in SECTIONS:
+        hints = hints_of(section)
+        if not set(hints) - {"return"}:
+            offenders.append(section.__name__)
+        for field in dataclasses.fields(section) if dataclasses.is_dataclass(section) else ():
+            given = field.init and field.name != "parent"
+            if given and field.default is not dataclasses.MISSING:
+                offenders += [field.name] * (not fits(field.default, hints[field.name]))
+    assert not offenders
+
+
+def test_long_values_are_cut():
+    assert shown("a" * 1000) == "'" + "a" * 49 + "... (1002 characters)"

@@ -50,7 +50,7 @@ def test_all_usable(tmp_path):
 
 @pytest.mark.parametrize(("bad", "code"), [(6, 0), (7, 65), (30, 65)])
 def test_more_than_the_allowed_share_is_refused_as_a_run_would(bad, code, tmp_path):
-    data = {"data": loader(folder(tmp_path / "images", bad)), "eval_data": None}
+    data = {"data": loader(folder(tmp_path / "images", bad))}
     told: list[str] = []
     list_path = tmp_path / "list.jsonl"
     assert check_data(data, on_bad="fail", list_path=list_path, tell=told.append) == code

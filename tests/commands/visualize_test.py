@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import main
+from maskfeat_jax.commands.train import run_recipe
 from input_pipeline import EvalView
 from maskfeat_jax.commands.visualize import middle, pictures
 from tests.recipes import ROOT, shrunken
@@ -59,7 +59,7 @@ def test_command_draws_any_file_with_any_run(tmp_path):
     ):
         small = shrunken(name)
         small["run"]["epochs"] = 1
-        main.run_recipe(small, tmp_path / task)
+        run_recipe(small, tmp_path / task)
         Image.new("L", (50, 40), 99).save(tmp_path / "grey.png")
         write_video(tmp_path / "video.mkv", np.zeros((5, 40, 50, 3), np.uint8))
         files = [tmp_path / "grey.png", tmp_path / "video.mkv"]
@@ -80,7 +80,7 @@ def test_runs_on_videos_give_a_strip_and_an_animation(tmp_path):
     small["mask"] = {"name": "cube", "ratio": 0.4}
     small["view"] |= {"frames": 4}
     small["eval_view"] |= {"frames": 4, "sampling": "strided"}
-    main.run_recipe(small, tmp_path / "run")
+    run_recipe(small, tmp_path / "run")
     noise = np.random.default_rng(0).integers(0, 255, (5, 40, 50, 3), dtype=np.uint8)
     write_video(tmp_path / "video.mkv", noise)
     drawn = pictures(tmp_path / "run", [tmp_path / "video.mkv"])
