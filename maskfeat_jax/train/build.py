@@ -147,14 +147,14 @@ def build(recipe: Section, workdir: Path) -> Experiment:
             task.check_labels(data.class_names)
             check_same_classes(data, eval_data)
     with problems.gather():
-        if rule is not None and data is not None and training is not None:
+        if rule is not None and training is not None and params is not None:
             task.check_batch(run.batch_size)
             if task.augment.flip and not getattr(data, "flippable", True):
                 raise RecipeError("augment.flip must be 0: mirroring changes the classes of data")
             if not training.steps_per_epoch:
                 raise RecipeError(
                     f"run.batch_size={run.batch_size} clips, but data has only "
-                    f"{data.num_examples} examples"
+                    f"{training.source.num_examples} examples"
                 )
             optimizer = optimizer_of(rule, run, task, params, training.steps_per_epoch)
     problems.stop()
@@ -260,19 +260,17 @@ def sections_of(recipe: Section, problems: Problems, bad_list: str | None = None
       problems: takes what is wrong.
       bad_list: file that lists bad inputs.
     """
-    trains = "view" in recipe and recipe["task"] != "evaluate"
-    limits = (
-        recipe["bad_inputs"] if bad_list is None else {**recipe["bad_inputs"], "path": bad_list}
-    )
+    view = None
+    if "view" in recipe and recipe["task"] != "evaluate":
+        view = problems.attempt(call, "view", input_pipeline.TrainView, recipe["view"])
+    limits = {**recipe["bad_inputs"], **({"path": bad_list} if bad_list else {})}
     return Sections(
-        problems.attempt(call, "mesh", sharding.create_mesh, recipe["mesh"]),
-        problems.attempt(call, "run", Run, recipe["run"]),
-        problems.attempt(call, "input", Input, recipe["input"]),
-        problems.attempt(call, "view", input_pipeline.TrainView, recipe["view"])
-        if trains
-        else None,
-        problems.attempt(call, "eval_view", input_pipeline.EvalView, recipe["eval_view"]),
-        problems.attempt(call, "bad_inputs", input_pipeline.BadInputs, limits),
+        mesh=problems.attempt(call, "mesh", sharding.create_mesh, recipe["mesh"]),
+        run=problems.attempt(call, "run", Run, recipe["run"]),
+        host=problems.attempt(call, "input", Input, recipe["input"]),
+        view=view,
+        eval_view=problems.attempt(call, "eval_view", input_pipeline.EvalView, recipe["eval_view"]),
+        bad_inputs=problems.attempt(call, "bad_inputs", input_pipeline.BadInputs, limits),
     )
 
 
