@@ -32,6 +32,8 @@ def get_config(name: str) -> ConfigDict:
     small["optim"]["lr"] = 0.03  # what is lost must show
     if name == "finetune":
         small["optim"]["ema_decay"] = 0.9
+    # What is below as without it, to be changed on the command line.
+    small["mesh"] = {"parameters": 1, "tensor": 1}
     small["run"] = {
         "epochs": EPOCHS,
         "batch_size": BATCH,
@@ -39,7 +41,6 @@ def get_config(name: str) -> ConfigDict:
         "checkpoint_every_epochs": SAVE_EVERY / STEPS_PER_EPOCH,
         "evaluate_every_epochs": EVALUATE_EVERY / STEPS_PER_EPOCH,
         "pictures_every_epochs": 0.0,
-        # As without them, to be changed on the command line.
         "keep_checkpoints": 3,
         "max_nonfinite_fraction": 0.001,
         "grace_seconds": 25.0,

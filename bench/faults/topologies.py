@@ -31,7 +31,7 @@ from bench.faults.results import record
 from bench.faults.runner import ROOT, environment
 from maskfeat_jax import faults as fault_points
 
-RECIPE = f"--config={ROOT}/bench/faults/topology_recipe.py"
+RECIPE = f"--config={ROOT}/bench/faults/recipe.py"
 STEPS_PER_EPOCH = 3
 EPOCHS = 25  # 75 updates
 TOLERANCE = 1e-5  # of the loss, relative

@@ -26,7 +26,7 @@ def outcomes_of(jobs):
     return sum((of_door.outcomes for of_door in found.values()), collections.Counter())
 
 
-@pytest.mark.parametrize(("name", "seed", "count"), [("videos", 400, 200), ("images", 0, 100)])
+@pytest.mark.parametrize(("name", "seed", "count"), [("videos", 600, 200), ("images", 0, 100)])
 def test_damaged_media_are_read_right_or_refused(name, seed, count):
     bad: list[str] = []
     found = fuzz.series(fuzz.jobs(name, count, seed), bad.append)

@@ -7,11 +7,13 @@ import json
 import random
 import re
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
-from bench.faults import kills, mutants, oracles, refusals, results, signals, table
+from bench.faults import kills, mutants, oracles, planted, refusals, results, signals, table
 from bench.faults.recipe import EXAMPLES, STEPS, STEPS_PER_EPOCH
 from bench.faults.runner import ROOT, Case, Ended, Forks
 from maskfeat_jax.faults import POINTS
@@ -96,9 +98,18 @@ def test_the_gravest_outcome_is_told():
     )
 
 
+def test_planted_bugs_fit_the_code():
+    assert planted.stale(planted.BUGS) == []
+    plant = (
+        "[m.plant() for name, m in mutants.MUTANTS.items() if name != 'a process is left behind']"
+    )
+    command = [sys.executable, "-c", f"from bench.faults import mutants; {plant}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
 def test_every_point_is_passed_somewhere_and_every_passed_point_is_named():
     files = [ROOT / "main.py", *(ROOT / "maskfeat_jax").rglob("*.py")]
-    text = "".join(p.read_text() for p in files if "testing" not in p.parts)
+    text = "".join(p.read_text() for p in files if p.name != "faults.py")
     assert set(re.findall(r'fault_point\("([a-z_.]+)"\)', text)) == set(POINTS)
     assert len(re.findall(r"fault_point\(", text)) == len(re.findall(r'fault_point\("', text))
 
