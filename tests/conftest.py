@@ -26,14 +26,6 @@ for _name, _value in _SETTINGS.items():
 FinishedRun = Callable[..., tuple[pathlib.Path, dict[str, float]]]
 
 
-@pytest.fixture
-def optimised():
-    """For large networks: programs are compiled as outside of tests."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
-
-
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """`finished_run(name, init_from="")`: work directory and results of a shrunken recipe.
