@@ -108,15 +108,31 @@ def _damage(at: int) -> BadMedia:
 
 
 def _check_fragments(read: Read, num_bytes: int, deadline: float) -> None:
-    """Nothing may come between the fragments of an MP4 file, if it has any, or after them."""
+    """Fragments of an MP4 file, if it has any, follow each other and fill the file."""
     fragments = at = 0
-    for kind, _, end in boxes(read, 0, num_bytes, deadline):
-        fragments += kind == b"moof"
+    for kind, body, end in boxes(read, 0, num_bytes, deadline):
+        if kind == b"moof":
+            fragments += 1
+            _check_filled(read, body, min(end, num_bytes), deadline)
         at = end
     if fragments and at < num_bytes:
-        raise BadMedia("decode_error", f"there is no box of MP4 at byte {at}")
+        raise _no_box(at)
     if fragments and at > num_bytes:
         raise BadMedia("short", f"the last box ends {at - num_bytes} bytes after the file")
+
+
+def _check_filled(read: Read, at: int, end: int, deadline: float) -> None:
+    """The boxes of a fragment, and of its tracks, must end where what holds them does."""
+    for kind, body, stop in boxes(read, at, end, deadline):
+        if kind == b"traf":
+            _check_filled(read, body, min(stop, end), deadline)
+        at = stop
+    if at != end:
+        raise _no_box(min(at, end))
+
+
+def _no_box(at: int) -> BadMedia:
+    return BadMedia("decode_error", f"there is no box of MP4 at byte {at}")
 
 
 _CHECKS = {"matroska": _check_matroska, "mov": _check_fragments}

@@ -67,6 +67,8 @@ def encode_video(
       options: of the encoder.
     """
     pictures = [numbered(i) for i in range(frames)] if isinstance(frames, int) else frames
+    if codec == "libx264":  # whose "mbtree" gives other bytes now and then
+        options["x264-params"] = ":".join(["mbtree=0", *filter(None, [options.get("x264-params")])])
     file = io.BytesIO()
     same_bytes = {"fflags": "+bitexact"}  # else Matroska files have random identifiers
     with av.open(file, "w", format=container, options=same_bytes | (muxer or {})) as output:
