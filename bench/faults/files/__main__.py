@@ -55,9 +55,10 @@ def main() -> None:
             tell(this.fault, f"{name}, {door}, {ways}", this.note, dict(of_door.outcomes), details)
         return
     whole = _summed(found)
-    torch = "" if importlib.util.find_spec("torch") else ", without PyTorch"
-    what = f"{this.what} ({len(this.files)} x {len(this.doors)})"
-    what += (f", and {args.n} damaged" if args.n else "") + torch
+    what = this.what + (f" at {len(this.doors)} places" if len(this.doors) > 1 else "")
+    what += f", and {args.n} damaged" if args.n else ""
+    if "weights" in this.doors:
+        what += f", with{'' if importlib.util.find_spec('torch') else 'out'} PyTorch"
     tell(this.fault, what, this.note, dict(whole.outcomes), {**_details(whole), "minutes": minutes})
 
 
