@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/ready
 
-.PHONY: help setup demo demo-video demo-mae smoke test fast check format clean
+.PHONY: help setup demo demo-video demo-mae smoke test test-all check format clean
 
 help:  ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -29,11 +29,11 @@ demo-mae: $(READY)  ## A masked autoencoder on videos
 smoke: $(READY)  ## A minute of pre-training
 	$(RUN) main.py --config=configs/smoke.py --workdir=runs/smoke
 
-test: $(READY)  ## All tests
+test: $(READY)  ## The tests of every behaviour: minutes
 	$(RUN) -m pytest -n auto --maxprocesses=8 --dist=worksteal
 
-fast: $(READY)  ## The tests that take seconds
-	$(RUN) -m pytest -n auto --maxprocesses=8 -m "not slow and not original"
+test-all: $(READY)  ## Also long series of kills and damage, every mesh, networks of size L
+	$(RUN) -m pytest -n auto --maxprocesses=8 --dist=worksteal -m "not original"
 
 check: $(READY)  ## Lint, format and types
 	$(RUN) -m ruff check .

@@ -74,7 +74,6 @@ def run_demo(workdir: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.slow
 def test_demo_runs_and_tells_what_it_measured(tmp_path):
     run = run_demo(tmp_path / "demo")
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
