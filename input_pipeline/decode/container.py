@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.decode.mp4 import Read, check_samples
 from input_pipeline.decode.regular_files import open_regular
+from input_pipeline.decode.structure import check_structure
 
 MAX_STREAMS = 16
 HEAD_BYTES = 256
@@ -27,26 +28,29 @@ _TEXT: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0])
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
-def open_container(data: str | bytes, timeout_seconds: float, max_pixels: int) -> InputContainer:
+def open_container(
+    data: str | bytes, timeout_seconds: float, max_pixels: int, whole: bool
+) -> InputContainer:
     """Opens a file of which every byte may be wrong.
 
     Args:
       data: the path of a file, or its bytes.
       timeout_seconds: for the header, and for each packet later.
       max_pixels: the decoder refuses larger frames.
+      whole: check the structure of the whole file, see `check_structure`.
 
     Raises:
       BadMedia: empty, or no MP4/MOV, Matroska/WebM or AVI, or not a file but a pipe or a device; or
-        an MP4 file that promises more samples than it has bytes.
+        an MP4 file that promises more samples than it has bytes; or not `whole`.
       OSError: it cannot be read.
       av.error.FFmpegError: the header is wrong.
     """
     if isinstance(data, bytes):
-        name = _checked(lambda at, count: data[at : at + count], len(data), timeout_seconds)
+        name = _checked(lambda at, count: data[at : at + count], len(data), timeout_seconds, whole)
     else:
         with open_regular(data) as (descriptor, num_bytes):
             name = _checked(
-                lambda at, count: os.pread(descriptor, count, at), num_bytes, timeout_seconds
+                lambda at, count: os.pread(descriptor, count, at), num_bytes, timeout_seconds, whole
             )
     container = av.open(
         io.BytesIO(data) if isinstance(data, bytes) else f"file:{os.path.abspath(data)}",
@@ -96,11 +100,13 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
     return stream
 
 
-def _checked(read: Read, num_bytes: int, timeout_seconds: float) -> str:
+def _checked(read: Read, num_bytes: int, timeout_seconds: float, whole: bool) -> str:
     """The format of a file that FFmpeg can be given without harm to memory."""
-    name = format_of(read(0, HEAD_BYTES), num_bytes)
+    name, deadline = format_of(read(0, HEAD_BYTES), num_bytes), time.monotonic() + timeout_seconds
     if name == "mov":
-        check_samples(read, num_bytes, time.monotonic() + timeout_seconds)
+        check_samples(read, num_bytes, deadline)
+    if whole:
+        check_structure(name, read, num_bytes, deadline)
     return name
 
 

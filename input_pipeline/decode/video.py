@@ -37,7 +37,8 @@ class VideoFile:
 
     Attributes:
       data: the path of the file, or its bytes.
-      num_frames: if an index knows it; further frames are not used, fewer are an error.
+      num_frames: if an index knows it; further frames are not used, fewer are an error. If not,
+        the structure of the whole file is checked.
       fps: frames per second, if an index knows it; else the header's, unless the times of the
         frames contradict it.
       timeout_seconds: how long opening, and each request for frames, may take.
@@ -97,7 +98,8 @@ class _Decoder:
     def __init__(self, file: VideoFile, cleanup: contextlib.ExitStack):
         self._timeout_seconds = file.timeout_seconds
         deadline = time.monotonic() + file.timeout_seconds
-        container = open_container(file.data, file.timeout_seconds, file.max_pixels)
+        whole = file.num_frames is None
+        container = open_container(file.data, file.timeout_seconds, file.max_pixels, whole)
         cleanup.callback(container.close)
         stream = video_stream(container, file.max_pixels, file.max_frames)
         self._codec = stream.codec_context

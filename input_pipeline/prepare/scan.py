@@ -25,7 +25,6 @@ from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.datasets.folders import walk
 from input_pipeline.decode.video import EXTENSIONS, VideoFile
 from input_pipeline.prepare import worker_processes
-from input_pipeline.prepare.structure import check_structure
 from input_pipeline.prepare.worker_processes import Died
 from input_pipeline.source import OpenVideo
 
@@ -122,7 +121,6 @@ def examine(folder: Path, decode: bool, path: str) -> Line:
     file = VideoFile(os.path.join(folder, path), timeout_seconds=TIMEOUT_SECONDS)
     try:
         with media_boundary(), file.open() as video:
-            check_structure(os.path.join(folder, path), TIMEOUT_SECONDS)
             if decode:
                 for start in range(0, video.num_frames, CHUNK):
                     stop = min(start + CHUNK, video.num_frames)

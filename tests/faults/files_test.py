@@ -31,9 +31,10 @@ def test_damaged_media_are_read_right_or_refused(name, seed, count):
     bad: list[str] = []
     found = fuzz.series(fuzz.jobs(name, count, seed), bad.append)
     all_outcomes = sum((of_door.outcomes for of_door in found.values()), collections.Counter())
-    # A consistent other file, such as one with fewer frames, is noticed by `prepare` and an index.
-    unproven = found.pop("read without an index").outcomes if name == "videos" else {}
-    assert len(bad) == unproven.get("wrong in silence", 0) <= count / 24, "\n".join(bad)
+    # A consistent other file, such as one with fewer frames, is noticed by an earlier index alone.
+    if name == "videos":
+        assert not found["read with an index of before"].outcomes["wrong in silence"]
+    assert len(bad) <= (count / 50 if name == "videos" else 0), "\n".join(bad)
     assert sum(all_outcomes.values()) == count
     assert all_outcomes["clean stop"] > count / 4
     assert all_outcomes["recovered"] > count / 10

@@ -2,20 +2,16 @@
 
 FFmpeg goes on after damage, at the next element that it knows, and says nothing of the frames in
 between. But each element says how long it is: where one is damaged, the next does not begin where
-it should. This goes through the whole file, so it is done once, when the index is made.
+it should. This goes through the whole file, so it is done once, when the index is made; only a file
+without an index is checked whenever it is opened.
 
 Source: RFC 8794 (EBML), RFC 9559 (Matroska); ISO/IEC 14496-12 (MP4).
 """
 
 from __future__ import annotations
 
-import os
-import time
-
 from input_pipeline.bad_inputs import BadMedia
-from input_pipeline.decode.container import HEAD_BYTES, format_of
 from input_pipeline.decode.mp4 import Read, boxes, check_time
-from input_pipeline.decode.regular_files import open_regular
 
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 _ANYWHERE = {0xEC, 0xBF}  # void, checksum
@@ -26,30 +22,26 @@ _IN_SEGMENT |= {_CLUSTER} | _ANYWHERE
 _IN_CLUSTER = {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xA2, 0xAF} | _ANYWHERE
 
 
-def check_structure(path: str, timeout_seconds: float) -> None:
+def check_structure(container: str, read: Read, num_bytes: int, deadline: float) -> None:
     """Goes through a Matroska, WebM or fragmented MP4 file, 2 microseconds an element.
 
     Other MP4 files, and AVI, list their frames in one table, so that a missing one is noticed
     whenever they are read.
 
     Args:
-      path: of the file.
-      timeout_seconds: for all of it.
+      container: FFmpeg's name of the format.
+      read: of the file.
+      num_bytes: of the file.
+      deadline: when to give up, on the monotonic clock.
 
     Raises:
-      BadMedia: an element is missing, unknown, or reaches beyond the one that holds it; the time is
-        over; or it is no video file by its first bytes.
-      OSError: it cannot be read.
+      BadMedia: an element is missing, unknown, or reaches beyond the one that holds it; or the time
+        is over.
     """
-    deadline = time.monotonic() + timeout_seconds
-    with open_regular(path) as (descriptor, num_bytes):
-
-        def read(at: int, count: int) -> bytes:
-            return os.pread(descriptor, count, at)
-
-        check = _CHECKS.get(format_of(read(0, HEAD_BYTES), num_bytes))
-        if check is not None:
-            check(read, num_bytes, deadline)
+    if container == "matroska":
+        _check_matroska(read, num_bytes, deadline)
+    elif container == "mov":
+        _check_fragments(read, num_bytes, deadline)
 
 
 def _check_matroska(read: Read, num_bytes: int, deadline: float) -> None:
@@ -133,6 +125,3 @@ def _check_filled(read: Read, at: int, end: int, deadline: float) -> None:
 
 def _no_box(at: int) -> BadMedia:
     return BadMedia("decode_error", f"there is no box of MP4 at byte {at}")
-
-
-_CHECKS = {"matroska": _check_matroska, "mov": _check_fragments}
