@@ -178,19 +178,19 @@ def test_finetuning_learns_on_from_the_positions_of_an_image_autoencoder(autoenc
     assert np.all(fresh["norm"]["bias"] == 0)
 
 
-def test_a_video_autoencoder_learns_and_finetuning_takes_its_norm_too(tmp_path):
-    results = run_recipe(shrunken("mae_vit_b16_k400"), tmp_path / "run")
+def test_a_video_autoencoder_learns_and_finetuning_takes_its_norm_too(finished_run, tmp_path):
+    workdir, results = finished_run("mae_vit_b16_k400")
     assert 0 < results["loss"] < 2
     assert results["used"] == results["expected"] == 21
-    rows = metrics(tmp_path / "run")
+    rows = metrics(workdir)
     # Two epochs of 48 clips, which are two times 12 videos.
     assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
-    assert len(list((tmp_path / "run" / "pictures").glob("*.gif"))) == 2
+    assert len(list((workdir / "pictures").glob("*.gif"))) == 2
     small = shrunken("finetune_mae_vit_b16_k400")
-    small["model"]["init_from"] = str(tmp_path / "run")
+    small["model"]["init_from"] = str(workdir)
     experiment = build(small, tmp_path / "tuned")
     fresh = experiment.init().params
-    source = load_params(tmp_path / "run").params
+    source = load_params(workdir).params
     for part in ("encoder", "norm"):
         same(fresh[part], source[part])
     assert np.any(fresh["norm"]["bias"] != 0)

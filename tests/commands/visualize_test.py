@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskfeat_jax.commands.train import run_recipe
 from input_pipeline import EvalView
-from maskfeat_jax.commands.visualize import middle, pictures
-from tests.recipes import ROOT, shrunken
+from maskfeat_jax.commands.visualize import command, middle, pictures
+from tests.recipes import ROOT
 
 
 def write_video(path, frames):
@@ -23,18 +22,6 @@ def write_video(path, frames):
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame)))
         container.mux(stream.encode())
-
-
-def run(workdir, *words):
-    command = [
-        sys.executable,
-        "-m",
-        "maskfeat_jax.commands.visualize",
-        *map(str, (workdir, *words)),
-    ]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200
-    )
 
 
 def test_middle_of_an_image_and_of_a_video(tmp_path):
@@ -52,45 +39,37 @@ def test_middle_of_an_image_and_of_a_video(tmp_path):
     np.testing.assert_array_equal(clip, frames[3:6, 14:46, 29:61])
 
 
-def test_command_draws_any_file_with_any_run(tmp_path):
-    for task, name in (
-        ("pretrain", "maskfeat_vit_b16_in1k"),
-        ("finetune", "finetune_vit_b16_in1k"),
-    ):
-        small = shrunken(name)
-        small["run"]["epochs"] = 1
-        run_recipe(small, tmp_path / task)
-        Image.new("L", (50, 40), 99).save(tmp_path / "grey.png")
-        write_video(tmp_path / "video.mkv", np.zeros((5, 40, 50, 3), np.uint8))
-        files = [tmp_path / "grey.png", tmp_path / "video.mkv"]
-        done = run(tmp_path / task, *files, "--out", tmp_path / "out.png", "--seed", "3")
-        assert done.returncode == 0, done.stderr
-        assert Image.open(tmp_path / "out.png").size[1] >= 224
+def test_command_draws_any_file_with_any_run(finished_run, tmp_path):
+    pretrained, _ = finished_run("maskfeat_vit_b16_in1k")
+    finetuned, _ = finished_run("finetune_vit_b16_in1k", init_from="maskfeat_vit_b16_in1k")
+    grey, video, out = (tmp_path / name for name in ("grey.png", "video.mkv", "out.png"))
+    Image.new("L", (50, 40), 99).save(grey)
+    write_video(video, np.zeros((5, 40, 50, 3), np.uint8))
+    for workdir in (pretrained, finetuned):
+        command([*map(str, (workdir, grey, video, "--out", out, "--seed", 3))])
+        assert Image.open(out).size[1] >= 224
+        out.unlink()
     (tmp_path / "text.png").write_text("no image")
-    done = run(tmp_path / "finetune", tmp_path / "text.png")
+    words = [sys.executable, "main.py", "visualize", finetuned, tmp_path / "text.png"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 1
     assert "text.png cannot be read as an image or a video" in done.stderr
 
 
-@pytest.mark.slow
-def test_runs_on_videos_give_a_strip_and_an_animation(tmp_path):
-    small = shrunken("maskfeat_vit_b16_in1k")
-    small["run"]["epochs"] = 1
-    small["model"]["tubelet"] = (2, 16, 16)
-    small["mask"] = {"name": "cube", "ratio": 0.4}
-    small["view"] |= {"frames": 4}
-    small["eval_view"] |= {"frames": 4, "sampling": "strided"}
-    run_recipe(small, tmp_path / "run")
+def test_runs_on_videos_give_a_strip_and_an_animation(finished_run, tmp_path, capsys):
+    workdir, _ = finished_run("mae_vit_b16_k400")
     noise = np.random.default_rng(0).integers(0, 255, (5, 40, 50, 3), dtype=np.uint8)
     write_video(tmp_path / "video.mkv", noise)
-    drawn = pictures(tmp_path / "run", [tmp_path / "video.mkv"])
+    drawn = pictures(workdir, [tmp_path / "video.mkv"])
     assert set(drawn) == {"predictions", "predictions_moving"}
-    assert len(drawn["predictions_moving"]) == 2
-    done = run(tmp_path / "run", tmp_path / "video.mkv", "--out", tmp_path / "out.png")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(tmp_path / "out.png"), str(tmp_path / "out.gif")]
-    assert Image.open(tmp_path / "out.gif").n_frames == 2
-    assert list((tmp_path / "run" / "pictures").glob("predictions_moving_*.gif"))
+    moving = len(drawn["predictions_moving"])
+    assert moving > 1
+    capsys.readouterr()
+    command([str(workdir), str(tmp_path / "video.mkv"), "--out", str(tmp_path / "out.png")])
+    said = capsys.readouterr().out.split()
+    assert said == [str(tmp_path / "out.png"), str(tmp_path / "out.gif")]
+    assert Image.open(tmp_path / "out.gif").n_frames == moving
+    assert list((workdir / "pictures").glob("predictions_moving_*.gif"))
 
 
 def test_not_a_run(tmp_path):
