@@ -241,7 +241,8 @@ def run(root: pathlib.Path, tests: str) -> tuple[int, str]:
     """Exit code and last line of pytest: 0 passed, 1 failed."""
     words = [word if ".py" not in word else str(root / word) for word in tests.split()]
     # Without byte code: a file that changes twice within a second would go unnoticed.
-    command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *words]
+    command = [sys.executable, "-B", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
+    command += ["-m", "not original", *words]  # slow ones too
     try:
         done = subprocess.run(
             command, cwd=root, capture_output=True, text=True, timeout=SECONDS, check=False

@@ -179,7 +179,7 @@ def _file(wrapping: str, payload: str, depth: str) -> File:
 
 PICKLES = Format(
     "K1",
-    "pickles with code, each in 4 depths and 14 wrappings, 18 with PyTorch",
+    "pickles with code, each in four depths and all wrappings of weights",
     "nothing ran: no canary, no program started; refused with a message",
     {", ".join(job): _file(*job) for job in itertools.product(wrappings(), payloads("x"), DEPTHS)},
     {"weights": weights("")},
