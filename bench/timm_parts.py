@@ -4,8 +4,6 @@ Parameters and arguments have timm's names. What the originals never use is not 
 dropped.
 """
 
-# ruff: noqa: D107 -- the class says what it is made of
-
 from __future__ import annotations
 
 from collections.abc import Callable

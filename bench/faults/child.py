@@ -7,7 +7,8 @@ The spec is a JSON object:
 
     argv      words for main.py
     env       environment variables to add
-    ids       file that gets a line `[process, step, [ids of the examples]]` for each update
+    ids       file for a line `[process, step, [ids of the examples]]` of each update, or null
+    notes     file that gets the examples of each batch and digests of saved states: see notes.py
     trace     file that gets a line `seconds process point count` for each fault point reached
     pause     seconds to wait before each update, so that there is something to hit
     poison    what is not finite, and when: see poison.py
@@ -91,7 +92,12 @@ def run(spec: dict[str, Any]) -> None:
     faults._faults = [*faults.plan(os.environ.get("MASKFEAT_FAULTS", "")), _NEVER]
     faults._reached = _Traced(spec["trace"])
     import_all()
-    watch(spec)
+    if spec["ids"]:
+        watch(spec)
+    if "notes" in spec:
+        from bench.faults import notes
+
+        notes.watch(spec["notes"])
     if "poison" in spec:
         from bench.faults.poison import poison
 

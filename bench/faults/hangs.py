@@ -5,14 +5,12 @@ python -m bench.faults.hangs --times=3
 
 from __future__ import annotations
 
-import argparse
-import pathlib
-import tempfile
+import functools
 
-from bench.faults import oracles, results
-from bench.faults.kills import reference
+from bench.faults import oracles
+from bench.faults.campaign import Job, arguments, record, tried
 from bench.faults.oracles import Verdict
-from bench.faults.runner import LIMIT_SECONDS, Case, Forks, side_by_side
+from bench.faults.runner import LIMIT_SECONDS, Case
 from bench.faults.signals import signalled
 
 STEP_SECONDS, START_SECONDS = 5.0, 60.0
@@ -52,35 +50,15 @@ def hang(
 
 
 def main() -> None:
-    """Measures and records."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--times", type=int, default=3)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faults-") as name, Forks() as forks:
-        unbroken = reference(pathlib.Path(name), forks)
-
-        def one(job: tuple[int, str]) -> tuple[str, Verdict, float]:
-            number, what = job
-            case = Case(pathlib.Path(name) / f"{number}", forks=forks)
-            verdict, seconds = hang(case, unbroken, HANGS[what])
-            print(what, *verdict, f"{seconds:.1f} s", flush=True)
-            return what, verdict, seconds
-
-        jobs = [what for what in HANGS for _ in range(args.times)]
-        done = side_by_side(one, enumerate(jobs))
-    for what in HANGS:
-        mine = [row for row in done if row[0] == what]
-        seconds = [round(s, 1) for *_, s in mine]
-        results.record(
-            "H1",
-            what,
-            oracles.outcomes(verdict for _, verdict, _ in mine),
-            command=f"python -m bench.faults.hangs --times={args.times}",
-            note=f"limit {STEP_SECONDS:g} s: ended after {max(seconds):.1f} s at most, stacks "
-            "written; then the same command to the end",
-            seconds=seconds,
-            problems=oracles.problems(verdict for _, verdict, _ in mine),
-        )
+    times = arguments(__doc__, times=3).times
+    jobs = [Job(what, functools.partial(hang, fault=HANGS[what])) for what in HANGS]
+    done = tried(jobs * times)
+    for number, what in enumerate(HANGS):
+        mine = done[number :: len(HANGS)]
+        seconds = [round(s, 1) for _, s in mine]
+        note = f"limit {STEP_SECONDS:g} s: ended after {max(seconds):.1f} s at most, stacks "
+        note += "written; then the same command to the end"
+        record("H1", what, [verdict for verdict, _ in mine], note, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import pkgutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
+
 from bench.faults import hangs, kills, numbers, oracles, refusals, results, signals
-from bench.faults.oracles import Problems
-from bench.faults.runner import Case, Forks, side_by_side
+from bench.faults.campaign import Job, tried
+from bench.faults.oracles import Problems, Verdict
+from bench.faults.runner import Case
 
 Scenario = Callable[[Case, Case], Problems]
+Plant = Callable[[], None]
 
 
 def killed(case: Case, unbroken: Case, at: str = "step:kill@31") -> Problems:
@@ -84,82 +88,91 @@ def stopped_in_evaluation(case: Case, unbroken: Case) -> Problems:
     return told_to_stop(case, unbroken, "evaluate.batch:term@3")
 
 
-def poisoned(case: Case, _: Case) -> Problems:
-    """NaN in single updates."""
-    return _why(numbers.once(case, 0)[0])
-
-
-def poisoned_parameters(case: Case, _: Case) -> Problems:
-    """NaN in the parameters."""
-    return _why(numbers.parameters(case, 0)[0])
-
-
-def poisoned_for_ever(case: Case, _: Case) -> Problems:
-    """NaN from an update on."""
-    return _why(numbers.always(case, 0)[0])
-
-
-def used_twice(case: Case, unbroken: Case) -> Problems:
-    """Two runs in one directory."""
-    return _why(refusals.two_runs(case, unbroken))
-
-
-def disk_fails(case: Case, unbroken: Case) -> Problems:
-    """The thread that writes fails twice."""
-    return _why(refusals.failed_write(case, unbroken))
-
-
 def recipe_changes(case: Case, _: Case) -> Problems:
     """SIGTERM, then another learning rate."""
     assert case.run("step:term@10").code == 75
     return oracles.stopped(case.run(words=["--config.optim.lr=0.02"]), 78, "optim.lr: 0.03 -> 0.02")
 
 
-def hangs_in_step(case: Case, unbroken: Case) -> Problems:
-    """A step that never ends."""
-    return _why(hangs.hang(case, unbroken, "step:sleep@20", wait_s=60)[0])
+def _found_by(do: Callable[..., Any], **words: Any) -> Scenario:
+    """What a job of a campaign finds; it gives a verdict, or that first."""
+
+    def scenario(case: Case, unbroken: Case) -> Problems:
+        found = do(case, unbroken, **words)
+        verdict = found if isinstance(found, Verdict) else found[0]
+        return [verdict.why] if verdict.outcome not in results.GOOD else []
+
+    scenario.__name__ = do.__name__
+    return scenario
 
 
-def _why(verdict: oracles.Verdict) -> Problems:
-    return [verdict.why] if verdict.outcome not in results.GOOD else []
+poisoned = _found_by(numbers.once, number=0)
+poisoned_parameters = _found_by(numbers.parameters, number=0)
+poisoned_for_ever = _found_by(numbers.always, number=0)
+used_twice = _found_by(refusals.two_runs)
+disk_fails = _found_by(refusals.failed_write)
+hangs_in_step = _found_by(hangs.hang, fault="step:sleep@20", wait_s=60)
 
 
 class Mutant(NamedTuple):
     """A bug, and where it should show."""
 
-    plant: Callable[[], None]
+    plant: Plant
     scenario: Scenario
     recipe: str = "pretrain"
 
 
-def _replace(where: Any, name: str, new: Any) -> None:
-    """Plants; what is not there any more would not be a bug."""
-    assert hasattr(where, name), f"{where} has no {name}: the mutant is out of date"
-    setattr(where, name, new)
+LOOP, MANIFEST = "maskfeat_jax.train.loop", "maskfeat_jax.checkpoints.manifest"
+CHECKPOINTS = "maskfeat_jax.checkpoints.checkpointer:Checkpoints"
+STORAGE = "maskfeat_jax.checkpoints.storage:Storage"
+AGREEMENT = "maskfeat_jax.distributed.collectives:Agreement"
+LOADER = "input_pipeline:Loader"
 
 
-def _after_restore(change: Callable[[Any, dict], tuple[Any, dict]]) -> Callable[[], None]:
-    """A bug in what is restored."""
+def _swapped(where: str, name: str, new: Callable[..., Any]) -> Plant:
+    """Another function in the place of a sound one, which it gets before its arguments.
+
+    Args:
+      where: `module` or `module:Class`.
+      name: of the function. One that is not there any more would not be a bug.
+      new: the bug.
+    """
 
     def plant() -> None:
-        from maskfeat_jax.checkpoints.checkpointer import Checkpoints
+        owner = pkgutil.resolve_name(where)
+        sound = getattr(owner, name)
 
-        restore = Checkpoints.restore
+        def planted(*words: Any, **named: Any) -> Any:
+            return new(sound, *words, **named)
 
-        def restored(self: Any, step: int, like: Any) -> tuple[Any, dict]:
-            return change(*restore(self, step, like))
-
-        _replace(Checkpoints, "restore", restored)
+        setattr(owner, name, planted)
 
     return plant
 
 
-def _of_optimiser(which: Callable[[Any], bool]) -> Callable[[], None]:
+def _all(*plants: Plant) -> Plant:
+    """Several bugs that are one."""
+
+    def plant() -> None:
+        for one in plants:
+            one()
+
+    return plant
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Does not do it."""
+
+
+def _after_restore(change: Callable[[Any, dict], tuple[Any, dict]]) -> Plant:
+    """A bug in what is restored."""
+    return _swapped(CHECKPOINTS, "restore", lambda restore, *words: change(*restore(*words)))
+
+
+def _of_optimiser(which: Callable[[Any], bool]) -> Plant:
     """Zeros in some arrays of the optimiser."""
 
     def lose(state: Any, facts: dict) -> tuple[Any, dict]:
-        import jax
-
         zeros = jax.tree.map(lambda x: x * 0 if which(x) else x, state.opt_state)
         return state.replace(opt_state=zeros), facts
 
@@ -167,42 +180,36 @@ def _of_optimiser(which: Callable[[Any], bool]) -> Callable[[], None]:
 
 
 def _params_through_bf16(state: Any, facts: dict) -> tuple[Any, dict]:
-    import jax
-
     rounded = jax.tree.map(lambda x: x.astype("bfloat16").astype(x.dtype), state.params)
     return state.replace(params=rounded), facts
 
 
 def _ema_from_params(state: Any, facts: dict) -> tuple[Any, dict]:
-    import jax
-
     return state.replace(ema=jax.tree.map(lambda x: x.copy(), state.params)), facts
 
 
-def _without(key: str, empty: Any) -> Callable[[], None]:
+def _masks_anew(state: Any, facts: dict) -> tuple[Any, dict]:
+    _swapped("maskfeat_jax.steps", "step_keys", lambda keys, seed, step: keys(seed + 1, step))()
+    return state, facts
+
+
+def _without(key: str, empty: Any) -> Plant:
     def lose(state: Any, facts: dict) -> tuple[Any, dict]:
         return state, {**facts, "unfinished": {**facts["unfinished"], key: empty}}
 
     return _after_restore(lose)
 
 
-def _batches(change: Callable[[int, Iterator[dict]], Iterator[dict]]) -> Callable[[], None]:
+def _batches(change: Callable[[int, Any], Iterator[dict]]) -> Plant:
     """A bug in the batches of training; it gets the step they begin with and the loader's."""
 
-    def plant() -> None:
-        from input_pipeline import Loader
+    def changed(original: Any, loader: Any, start_step: int = 0) -> Iterator[dict]:
+        yield from change(start_step, lambda step: original(loader, step))
 
-        original = Loader.train_batches
-
-        def changed(self: Any, start_step: int = 0) -> Iterator[dict]:
-            yield from change(start_step, lambda step: original(self, step))
-
-        _replace(Loader, "train_batches", changed)
-
-    return plant
+    return _swapped(LOADER, "train_batches", changed)
 
 
-def _rows_at(step: int, rows: list[int]) -> Callable[[], None]:
+def _rows_at(step: int, rows: list[int]) -> Plant:
     """Other rows in one batch of the run."""
 
     def change(start: int, batches: Any) -> Iterator[dict]:
@@ -213,170 +220,75 @@ def _rows_at(step: int, rows: list[int]) -> Callable[[], None]:
     return _batches(change)
 
 
-def _crops_anew() -> None:
-    from input_pipeline import Loader
-
-    original = Loader.train_batches
-
-    def changed(self: Any, start_step: int = 0) -> Iterator[dict]:
-        self.seed += start_step  # the order is already bound to the seed it had
-        return original(self, start_step)
-
-    _replace(Loader, "train_batches", changed)
+def _crops_anew(batches: Any, loader: Any, start_step: int = 0) -> Iterator[dict]:
+    loader.seed += start_step  # the order is already bound to the seed it had
+    return batches(loader, start_step)
 
 
-def _masks_anew() -> None:
-    from maskfeat_jax import steps
-
-    keys = steps.step_keys
-
-    def plant_in(state: Any, facts: dict) -> tuple[Any, dict]:
-        _replace(steps, "step_keys", lambda seed, step: keys(seed + 1, step))
-        return state, facts
-
-    _after_restore(plant_in)()
+def _lengths_only(verify: Any, directory: Any, step: Any, level: str = "") -> Any:
+    return verify(directory, step, "length")
 
 
-def _lengths_only() -> None:
+def _manifest_trusted(_: Any, directory: pathlib.Path) -> dict:
     from maskfeat_jax.checkpoints import manifest
 
-    verify = manifest.verify
-    _replace(
-        manifest, "verify", lambda directory, step, level="": verify(directory, step, "length")
-    )
+    try:
+        return json.loads((directory / manifest.FILE).read_text())["body"]
+    except OSError as error:
+        raise manifest.Damaged("missing") from error
 
 
-def _manifest_trusted() -> None:
-    from maskfeat_jax.checkpoints import manifest
-
-    def read(directory: pathlib.Path) -> dict:
-        try:
-            return json.loads((directory / manifest.FILE).read_text())["body"]
-        except OSError as error:
-            raise manifest.Damaged("missing") from error
-
-    _replace(manifest, "_read", read)
+def _applies_anything(_: Any, condition: Any, change: Any, state: Any) -> Any:
+    return change(state)
 
 
-def _saves_anything() -> None:
+def _no_evidence(*_: Any, **__: Any) -> str:
+    return "not finite either"
+
+
+def _no_status(write: Any, path: pathlib.Path, state: Any, **facts: Any) -> None:
+    if state == "finished":
+        write(path, state, **facts)
+
+
+def _code_one(code: Any, error: BaseException) -> int:
+    return 1 if code(error) == 75 else code(error)
+
+
+def _not_asked(*_: Any) -> Any:
+    from maskfeat_jax.distributed.collectives import Asked
+
+    return Asked()
+
+
+def _stops_without_saving(*_: Any) -> None:
     from maskfeat_jax.train import loop
 
-    _replace(loop, "_all_finite", lambda tree: True)
+    raise loop.Stopped("at once")
 
 
-def _applies_anything() -> None:
-    from maskfeat_jax import steps
-
-    _replace(steps, "_only_if", lambda condition, change, state: change(state))
-
-
-def _no_evidence() -> None:
-    from maskfeat_jax.train import setup as training
-
-    _replace(training, "keep_evidence", lambda *_, **__: "not finite either")
+def _deletes_first(make_room: Any, storage: Any, step: int, size: int) -> int:
+    for old in storage.steps():
+        storage._delete(old)
+    return make_room(storage, step, size)
 
 
-def _never_gives_up() -> None:
-    from maskfeat_jax.train.metrics import MetricBuffer
-
-    _replace(MetricBuffer, "_check", lambda self: None)
+def _final_name(_: Any, storage: Any, step: int, number: int) -> pathlib.Path:
+    return storage.directory / str(step)
 
 
-def _no_status() -> None:
-    from maskfeat_jax.commands import train
-
-    write = train.write_status
-
-    def written(path: pathlib.Path, state: Any, **facts: Any) -> None:
-        if state == "finished":
-            write(path, state, **facts)
-
-    _replace(train, "write_status", written)
-
-
-def _code_one() -> None:
-    from maskfeat_jax.commands import program, train
-
-    code = program.exit_code_of
-    for module in (program, train):
-        _replace(module, "exit_code_of", lambda error: 1 if code(error) == 75 else code(error))
-
-
-def _deaf() -> None:
-    from maskfeat_jax.distributed.collectives import Agreement, Asked
-
-    _replace(Agreement, "asked", lambda self: Asked())
-    _replace(Agreement, "alone", lambda self: False)
-
-
-def _stops_without_saving() -> None:
-    from maskfeat_jax.train import loop
-
-    def stop(self: Any) -> None:
-        raise loop.Stopped("at once")
-
-    _replace(loop.Training, "_stop", stop)
-
-
-def _deletes_first() -> None:
-    from maskfeat_jax.checkpoints.storage import Storage
-
-    make_room = Storage.make_room
-
-    def deleting(self: Any, step: int, size: int) -> int:
-        for old in self.steps():
-            self._delete(old)
-        return make_room(self, step, size)
-
-    _replace(Storage, "make_room", deleting)
-
-
-def _not_atomic() -> None:
+def _no_rename(_: Any, storage: Any, step: int, temporary: pathlib.Path, body: dict) -> None:
     from maskfeat_jax.checkpoints import manifest
-    from maskfeat_jax.checkpoints.storage import Storage
     from maskfeat_jax.faults import fault_point
 
-    def commit(self: Any, step: int, temporary: pathlib.Path, body: dict) -> None:
-        fault_point("save.before_manifest")
-        manifest.write(temporary, body)
-
-    _replace(Storage, "temporary", lambda self, step, number: self.directory / str(step))
-    _replace(Storage, "commit", commit)
+    fault_point("save.before_manifest")
+    manifest.write(temporary, body)
 
 
-def _failure_forgotten() -> None:
-    from maskfeat_jax.checkpoints.checkpointer import Checkpoints
-
-    def finish(self: Any) -> None:
-        if self._pending is not None:
-            self._pending.wait()
-        self._pending, self.written_s = None, 1.0
-
-    _replace(Checkpoints, "finish", finish)
-
-
-def _no_lock() -> None:
-    from maskfeat_jax.workdir import lock as run_lock
-
-    _replace(run_lock, "take", lambda directory: None)
-
-
-def _any_recipe() -> None:
-    from maskfeat_jax.train import build
-    from maskfeat_jax.workdir import workdir
-
-    def anything(*_: object) -> None:
-        """Nothing is checked."""
-
-    _replace(workdir, "check_workdir", anything)
-    _replace(build, "check_workdir", anything)
-    _replace(build, "identity_of", lambda recipe: "")
-
-
-def _never_hangs() -> None:
-    from maskfeat_jax.distributed.watchdog import Watchdog
-
-    _replace(Watchdog, "_begin", lambda self, doing, seconds: None)
+def _failure_forgotten(_: Any, checkpoints: Any) -> None:
+    if checkpoints._pending is not None:
+        checkpoints._pending.wait()
+    checkpoints._pending, checkpoints.written_s = None, 1.0
 
 
 def _leaves_a_process() -> None:
@@ -392,64 +304,75 @@ MUTANTS = {
     ),
     "an example is dropped, another seen twice": Mutant(_rows_at(20, [1]), killed),
     "two examples change places": Mutant(_rows_at(20, [1, 0]), killed),
-    "other crops after resuming": Mutant(_crops_anew, killed),
-    "other masks after resuming": Mutant(_masks_anew, killed),
+    "other crops after resuming": Mutant(_swapped(LOADER, "train_batches", _crops_anew), killed),
+    "other masks after resuming": Mutant(_after_restore(_masks_anew), killed),
     "the moments of Adam are lost": Mutant(_of_optimiser(lambda x: x.ndim > 0), killed),
     "the count of Adam is lost": Mutant(_of_optimiser(lambda x: x.dtype == "int32"), killed),
     "parameters pass through bfloat16": Mutant(_after_restore(_params_through_bf16), killed),
     "the moving average starts anew": Mutant(_after_restore(_ema_from_params), killed, "finetune"),
     "metrics since the last line are lost": Mutant(_without("window", {}), killed),
     "an evaluation is lost": Mutant(_without("evaluation", False), stopped_in_evaluation),
-    "lengths are verified, contents not": Mutant(_lengths_only, damaged),
-    "the manifest's own hash is not checked": Mutant(_manifest_trusted, forged),
-    "old steps are deleted before the new one": Mutant(_deletes_first, killed_in_save),
-    "a step has its name before it is whole": Mutant(_not_atomic, killed_in_save),
-    "a failed save is forgotten": Mutant(_failure_forgotten, disk_fails),
-    "parameters that are not finite are saved": Mutant(_saves_anything, poisoned_parameters),
-    "updates that are not finite are made": Mutant(_applies_anything, poisoned),
-    "updates without end that are not finite": Mutant(_never_gives_up, poisoned_for_ever),
-    "no evidence of what was not finite": Mutant(_no_evidence, poisoned_for_ever),
-    "STATUS.json is not written": Mutant(_no_status, told_to_stop),
-    "another exit code": Mutant(_code_one, told_to_stop),
-    "signals are ignored": Mutant(_deaf, told_to_stop),
-    "stops without saving": Mutant(_stops_without_saving, told_to_stop),
-    "no lock": Mutant(_no_lock, used_twice),
-    "any recipe goes on": Mutant(_any_recipe, recipe_changes),
-    "hangs are not noticed": Mutant(_never_hangs, hangs_in_step),
+    "lengths are verified, contents not": Mutant(
+        _swapped(MANIFEST, "verify", _lengths_only), damaged
+    ),
+    "the manifest's own hash is not checked": Mutant(
+        _swapped(MANIFEST, "_read", _manifest_trusted), forged
+    ),
+    "old steps are deleted before the new one": Mutant(
+        _swapped(STORAGE, "make_room", _deletes_first), killed_in_save
+    ),
+    "a step has its name before it is whole": Mutant(
+        _all(_swapped(STORAGE, "temporary", _final_name), _swapped(STORAGE, "commit", _no_rename)),
+        killed_in_save,
+    ),
+    "a failed save is forgotten": Mutant(
+        _swapped(CHECKPOINTS, "finish", _failure_forgotten), disk_fails
+    ),
+    "parameters that are not finite are saved": Mutant(
+        _swapped(LOOP, "_all_finite", lambda *_: True), poisoned_parameters
+    ),
+    "updates that are not finite are made": Mutant(
+        _swapped("maskfeat_jax.steps", "_only_if", _applies_anything), poisoned
+    ),
+    "updates without end that are not finite": Mutant(
+        _swapped("maskfeat_jax.train.metrics:MetricBuffer", "_check", _nothing), poisoned_for_ever
+    ),
+    "no evidence of what was not finite": Mutant(
+        _swapped("maskfeat_jax.train.setup", "keep_evidence", _no_evidence), poisoned_for_ever
+    ),
+    "STATUS.json is not written": Mutant(
+        _swapped("maskfeat_jax.commands.train", "write_status", _no_status), told_to_stop
+    ),
+    "another exit code": Mutant(
+        _all(
+            _swapped("maskfeat_jax.commands.program", "exit_code_of", _code_one),
+            _swapped("maskfeat_jax.commands.train", "exit_code_of", _code_one),
+        ),
+        told_to_stop,
+    ),
+    "signals are ignored": Mutant(
+        _all(
+            _swapped(AGREEMENT, "asked", _not_asked), _swapped(AGREEMENT, "alone", lambda *_: False)
+        ),
+        told_to_stop,
+    ),
+    "stops without saving": Mutant(
+        _swapped(f"{LOOP}:Training", "_stop", _stops_without_saving), told_to_stop
+    ),
+    "no lock": Mutant(_swapped("maskfeat_jax.workdir.lock", "take", _nothing), used_twice),
+    "any recipe goes on": Mutant(
+        _all(
+            _swapped("maskfeat_jax.workdir.workdir", "check_workdir", _nothing),
+            _swapped("maskfeat_jax.train.build", "check_workdir", _nothing),
+            _swapped("maskfeat_jax.train.build", "identity_of", lambda *_: ""),
+        ),
+        recipe_changes,
+    ),
+    "hangs are not noticed": Mutant(
+        _swapped("maskfeat_jax.distributed.watchdog:Watchdog", "_begin", _nothing), hangs_in_step
+    ),
     "a process is left behind": Mutant(_leaves_a_process, killed),
 }
-
-
-def survivors(names: list[str], folder: pathlib.Path, forks: Forks) -> list[str]:
-    """Mutants that no oracle finds."""
-    recipes = {MUTANTS[name].recipe for name in names}
-    unbroken = {recipe: kills.reference(folder, forks, recipe) for recipe in recipes}
-
-    def finds(numbered: tuple[int, str]) -> Problems:
-        number, name = numbered
-        mutant = MUTANTS[name]
-        case = Case(folder / f"{number}", mutant.recipe, spec={"mutant": name}, forks=forks)
-        found = mutant.scenario(case, unbroken[mutant.recipe])
-        print(f"{name}: {'; '.join(found)[:300] or 'NOT FOUND'}", flush=True)
-        return found
-
-    found = side_by_side(finds, enumerate(names))
-    return [name for name, problems in zip(names, found, strict=True) if not problems]
-
-
-def false_alarms(folder: pathlib.Path, forks: Forks) -> list[str]:
-    """Scenarios in which the oracles find something without a mutant."""
-    unbroken = kills.reference(folder, forks)
-    scenarios = sorted({mutant.scenario for mutant in MUTANTS.values()}, key=lambda s: s.__name__)
-
-    def finds(scenario: Scenario) -> Problems:
-        case = Case(folder / f"sound-{scenario.__name__}", forks=forks)
-        found = scenario(case, unbroken)
-        print(f"no mutant, {scenario.__name__}: {'; '.join(found) or 'nothing'}", flush=True)
-        return found
-
-    found = side_by_side(finds, scenarios)
-    return [s.__name__ for s, problems in zip(scenarios, found, strict=True) if problems]
 
 
 def main() -> None:
@@ -458,23 +381,28 @@ def main() -> None:
     parser.add_argument("--only", help="one of them; empty: the scenarios without a mutant")
     args = parser.parse_args()
     names = list(MUTANTS) if args.only is None else [args.only] * bool(args.only)
+    scenarios = [] if args.only else list(dict.fromkeys(m.scenario for m in MUTANTS.values()))
     begun = time.time()
-    with tempfile.TemporaryDirectory(prefix="faults-") as name, Forks() as forks:
-        folder = pathlib.Path(name)
-        left = survivors(names, folder, forks)
-        alarms = false_alarms(folder, forks) if not args.only else []
-    print(f"{len(names) - len(left)} of {len(names)} mutants found; survivors: {left}")
+    jobs = [
+        Job(name, MUTANTS[name].scenario, MUTANTS[name].recipe, {"mutant": name}) for name in names
+    ]
+    jobs += [Job(f"no mutant, {scenario.__name__}", scenario) for scenario in scenarios]
+    found = tried(jobs)
+    survivors = [n for n, problems in zip(names, found, strict=False) if not problems]
+    alarms = [
+        s.__name__ for s, problems in zip(scenarios, found[len(names) :], strict=True) if problems
+    ]
+    print(f"{len(names) - len(survivors)} of {len(names)} mutants found; survivors: {survivors}")
     print(f"false alarms: {alarms}; {time.time() - begun:.0f} s")
     if args.only is None:
-        found = {"recovered": len(names) - len(left), "wrong in silence": len(left)}
+        outcomes = {"recovered": len(names) - len(survivors), "wrong in silence": len(survivors)}
         results.record(
             "Z1",
             "bugs planted into the code that is tested",
-            {outcome: n for outcome, n in found.items() if n},
-            command="python -m bench.faults.mutants",
+            {outcome: n for outcome, n in outcomes.items() if n},
             note="found by the oracles, which are silent where the same is done without a bug",
             mutants=names,
-            survivors=left,
+            survivors=survivors,
             false_alarms=alarms,
         )
 

@@ -7,19 +7,18 @@ python -m bench.faults.numbers parameters --times=3 # C13: in what is to be save
 
 from __future__ import annotations
 
-import argparse
+import functools
 import json
-import pathlib
 import random
-import tempfile
 from typing import Any
 
 import numpy as np
 
-from bench.faults import oracles, results
+from bench.faults import oracles
+from bench.faults.campaign import Job, arguments, record, tried
 from bench.faults.oracles import Problems, Verdict
 from bench.faults.recipe import BATCH, STEPS
-from bench.faults.runner import ENVIRONMENT, Case, Forks, side_by_side
+from bench.faults.runner import ENVIRONMENT, Case
 
 DEVICES = {"XLA_FLAGS": ENVIRONMENT["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"}
 KINDS = ("input", "gradient", "loss")
@@ -35,7 +34,7 @@ def doses(rng: random.Random) -> list[dict[str, Any]]:
     ]
 
 
-def once(case: Case, number: int) -> list[Verdict]:
+def once(case: Case, _: Case | None, number: int) -> list[Verdict]:
     """Poisons single updates; the run must equal one from which these were left out.
 
     Both run the same program: the poison of the second comes after its end.
@@ -51,9 +50,7 @@ def once(case: Case, number: int) -> list[Verdict]:
     damage = oracles.stopped(ended, 0) + oracles.stopped(unbroken, 0)
     silent = [] if damage else same(case, other, steps)
     damage += oracles.tidy(case)
-    verdict = oracles.verdict(silent=silent, damage=damage, recovered=True)
-    print(number, steps, *verdict, flush=True)
-    return [verdict] * len(poison)
+    return [oracles.verdict(silent=silent, damage=damage, recovered=True)] * len(poison)
 
 
 def same(case: Case, other: Case, steps: list[int]) -> Problems:
@@ -70,7 +67,7 @@ def same(case: Case, other: Case, steps: list[int]) -> Problems:
     return problems
 
 
-def always(case: Case, number: int) -> list[Verdict]:
+def always(case: Case, _: Case | None, number: int) -> list[Verdict]:
     """Poisons every update from one on: a stop, a good checkpoint, and evidence to repeat."""
     rng = random.Random(number)
     first = rng.randrange(10, STEPS - 10)
@@ -83,9 +80,7 @@ def always(case: Case, number: int) -> list[Verdict]:
     damage += evidence(case, first)
     last = ended.ids[-1][0]
     late = [f"went on until step {last}"] if last >= first + 5 + 7 else []
-    verdict = oracles.verdict(damage=damage, late=late, recovered=False)
-    print(number, kind, first, *verdict, f"stopped at step {last}", flush=True)
-    return [verdict]
+    return [oracles.verdict(damage=damage, late=late, recovered=False)]
 
 
 def evidence(case: Case, first: int) -> Problems:
@@ -103,16 +98,12 @@ def evidence(case: Case, first: int) -> Problems:
         problems.append(f"evidence of the examples {found['examples']}, they were {examples}")
     if "nan" not in (found["repeated"]["loss"], found["repeated"]["grad_norm"]):
         problems.append(f"repeated: {found['repeated']}")
-    if not oracles.is_good(folder / str(first)) or _step(state) != first:
+    if not oracles.is_good(folder / str(first)) or state["['step']"] != first:
         problems.append("the state of the evidence is not that before the update")
     return problems
 
 
-def _step(arrays: dict[str, np.ndarray]) -> int:
-    return int(arrays["['step']"])
-
-
-def parameters(case: Case, number: int) -> list[Verdict]:
+def parameters(case: Case, _: Case | None, number: int) -> list[Verdict]:
     """Poisons the parameters themselves: they must not be saved."""
     step = random.Random(number).randrange(8, STEPS)
     dose = {"kind": "parameters", "from": step, "to": step + 1}
@@ -121,9 +112,7 @@ def parameters(case: Case, number: int) -> list[Verdict]:
     damage += oracles.told(ended, "failed") + oracles.left_processes(ended)
     damage += oracles.kept(case.workdir, 7) + oracles.whole(case.workdir)
     damage += [f"step {s} was saved" for s in oracles.good_steps(case.workdir) if s > step]
-    verdict = oracles.verdict(damage=damage, recovered=False)
-    print(number, step, *verdict, flush=True)
-    return [verdict]
+    return [oracles.verdict(damage=damage, recovered=False)]
 
 
 SERIES = {
@@ -144,27 +133,11 @@ SERIES = {
 
 
 def main() -> None:
-    """Does what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("series", choices=SERIES)
-    parser.add_argument("--times", type=int, default=3)
-    args = parser.parse_args()
-    fault, what, note, job = SERIES[args.series]
-    with tempfile.TemporaryDirectory(prefix="faults-") as name, Forks() as forks:
-
-        def one(number: int) -> list[Verdict]:
-            return job(Case(pathlib.Path(name) / str(number), forks=forks), number)
-
-        found = [verdict for some in side_by_side(one, range(args.times)) for verdict in some]
-    command = f"python -m bench.faults.numbers {args.series} --times={args.times}"
-    results.record(
-        fault,
-        what,
-        oracles.outcomes(found),
-        command=command,
-        note=note,
-        problems=oracles.problems(found),
-    )
+    args = arguments(__doc__, SERIES, times=3)
+    fault, what, note, do = SERIES[args.series]
+    seeds = range(args.times)
+    done = tried([Job(f"{seed}", functools.partial(do, number=seed)) for seed in seeds])
+    record(fault, what, [verdict for verdicts in done for verdict in verdicts], note)
 
 
 if __name__ == "__main__":

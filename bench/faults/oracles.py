@@ -258,8 +258,3 @@ def verdict(
 def outcomes(verdicts: Iterable[Verdict]) -> dict[str, int]:
     """How many of each."""
     return dict(collections.Counter(verdict.outcome for verdict in verdicts))
-
-
-def problems(verdicts: Iterable[Verdict]) -> list[str]:
-    """What was not as it should be, in words."""
-    return sorted({verdict.why for verdict in verdicts if verdict.why})

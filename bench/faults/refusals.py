@@ -7,19 +7,17 @@ python -m bench.faults.refusals two --times=3       # C10
 
 from __future__ import annotations
 
-import argparse
 import errno
+import functools
 import os
-import pathlib
-import tempfile
 from typing import NamedTuple
 
-from bench.faults import oracles, results
+from bench.faults import oracles
+from bench.faults.campaign import Job, arguments, record, tried
 from bench.faults.disk import Disk
-from bench.faults.kills import reference
 from bench.faults.oracles import Verdict
 from bench.faults.recipe import SAVE_EVERY
-from bench.faults.runner import Case, Forks, side_by_side
+from bench.faults.runner import Case
 
 
 class Failure(NamedTuple):
@@ -101,14 +99,11 @@ def two_runs(case: Case, unbroken: Case) -> Verdict:
     damage += oracles.stopped(ended, 0) + oracles.left_processes(ended)
     silent = [] if damage else oracles.same_run(case, unbroken)
     damage += oracles.tidy(case)
-    verdict = oracles.verdict(silent=silent, damage=damage, recovered=False)
-    return verdict
+    return oracles.verdict(silent=silent, damage=damage, recovered=False)
 
 
-def changed(folder: pathlib.Path, forks: Forks, command: str) -> None:
-    """D4, D5."""
-    unbroken = reference(folder, forks)
-    case = Case(folder / "changed", forks=forks)
+def changed(case: Case, unbroken: Case) -> tuple[list[Verdict], Verdict]:
+    """D4, of each change, and D5."""
     assert case.run("step:term@16").code == 75
     refused = []
     for word, difference in CHANGES.items():
@@ -117,61 +112,30 @@ def changed(folder: pathlib.Path, forks: Forks, command: str) -> None:
         damage += ["it trained"] if ended.ids else []
         damage += oracles.kept(case.workdir, 15) + oracles.whole(case.workdir)
         refused.append(oracles.verdict(damage=damage, recovered=False))
-        print(word, *refused[-1], flush=True)
-    what = "seed, batch, epochs, mask, target, model, precision or optimiser changed"
-    note = "stops with code 78 and `key: old -> new`"
-    results.record("D4", what, oracles.outcomes(refused), command=command, note=note)
     last = case.run(words=HARMLESS)
     silent = oracles.stopped(last, 0) or oracles.same_run(case, unbroken)
-    verdict = oracles.verdict(silent=silent, recovered=True)
-    print(*HARMLESS, *verdict)
-    what = "threads, number of checkpoints or watchdog's limit changed"
-    results.record("D5", what, oracles.outcomes([verdict]), command=command, note="goes on")
-
-
-def series(name: str, times: int, folder: pathlib.Path, forks: Forks, command: str) -> None:
-    """C6, C7 and C9, or C10."""
-    unbroken = reference(folder, forks)
-    if name == "two":
-        jobs = [("C10", "two runs in one directory", two_runs, ())]
-    else:
-        jobs = [(f.fault, f.what, full_disk, (f,)) for f in FAILURES]
-        jobs.append(("C9", "the writing thread fails twice", failed_write, ()))
-
-    def one(numbered) -> Verdict:
-        number, (_, what, job, more) = numbered
-        verdict = job(Case(folder / str(number), forks=forks), unbroken, *more)
-        print(what, *verdict, flush=True)
-        return verdict
-
-    found = side_by_side(one, enumerate(jobs * times))
-    notes = {"C10": "the second stops with code 78 and names the first; the first is unharmed"}
-    for number, (fault, what, *_) in enumerate(jobs):
-        note = notes.get(fault, "code 74; the good step stays; on the mended disk the run goes on")
-        mine = found[number :: len(jobs)]
-        results.record(
-            fault,
-            f"{what} (whole runs)",
-            oracles.outcomes(mine),
-            command=command,
-            note=note,
-            problems=oracles.problems(mine),
-        )
+    return refused, oracles.verdict(silent=silent, recovered=True)
 
 
 def main() -> None:
-    """Does what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("series", choices=("disk", "recipe", "two"))
-    parser.add_argument("--times", type=int, default=3)
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="faults-") as name, Forks() as forks:
-        folder = pathlib.Path(name)
-        if args.series == "recipe":
-            changed(folder, forks, "python -m bench.faults.refusals recipe")
-        else:
-            command = f"python -m bench.faults.refusals {args.series} --times={args.times}"
-            series(args.series, args.times, folder, forks, command)
+    args = arguments(__doc__, ("disk", "recipe", "two"), times=3)
+    if args.series == "recipe":
+        [(refused, harmless)] = tried([Job("recipe", changed)])
+        what = "seed, batch, epochs, mask, target, model, precision or optimiser changed"
+        record("D4", what, refused, "stops with code 78 and `key: old -> new`")
+        what = "threads, number of checkpoints or watchdog's limit changed"
+        record("D5", what, [harmless], "goes on")
+        return
+    if args.series == "two":
+        rows = [("C10", Job("two runs in one directory", two_runs))]
+        note = "the second stops with code 78 and names the first; the first is unharmed"
+    else:
+        rows = [(f.fault, Job(f.what, functools.partial(full_disk, failure=f))) for f in FAILURES]
+        rows.append(("C9", Job("the writing thread fails twice", failed_write)))
+        note = "code 74; the good step stays; on the mended disk the run goes on"
+    done = tried([job for _, job in rows] * args.times)
+    for number, (fault, job) in enumerate(rows):
+        record(fault, f"{job.name} (whole runs)", done[number :: len(rows)], note)
 
 
 if __name__ == "__main__":

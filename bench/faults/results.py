@@ -13,6 +13,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def record(
     what: str,
     outcomes: Mapping[str, int],
     *,
-    command: str,
+    command: str | None = None,
     note: str = "",
     file: pathlib.Path = FILE,
     **details: Any,
@@ -38,7 +39,7 @@ def record(
       fault: number in the catalogue, such as "A1".
       what: what was put in, in words.
       outcomes: how often each of `OUTCOMES` came of it; their sum is n.
-      command: makes the series again.
+      command: makes the series again; None: the one that runs.
       note: what a reader must know besides.
       file: where to.
       **details: counts by class, seconds, seeds; what JSON can hold.
@@ -52,7 +53,7 @@ def record(
         "what": what,
         "n": sum(outcomes.values()),
         "outcomes": dict(collections.Counter(outcomes)),
-        "command": command,
+        "command": command or _typed(),
         "note": note,
         "date": datetime.date.today().isoformat(),
         "commit": commit,
@@ -69,6 +70,11 @@ def record(
         lines.truncate(0)
         lines.write("".join(json.dumps(row) + "\n" for row in rows))
     return row
+
+
+def _typed() -> str:
+    module = sys.modules["__main__"].__spec__.name.removesuffix(".__main__")
+    return " ".join(["python -m", module, *sys.argv[1:]])
 
 
 def _order(row: Mapping[str, Any]) -> tuple[str, int, str]:

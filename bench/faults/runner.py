@@ -14,14 +14,12 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[2]
 RECIPE = f"--config={ROOT}/bench/faults/recipe.py"
 LIMIT_SECONDS = 240.0  # a process that lives so long hangs
-AT_ONCE = 2
 ENVIRONMENT = {
     # Programs are compiled once for all processes.
     "JAX_COMPILATION_CACHE_DIR": os.path.join(tempfile.gettempdir(), f"faults-xla-{os.getuid()}"),
@@ -210,6 +208,7 @@ class Case:
       words: more words for main.py.
       spec: more entries for child.py.
       forks: starts the processes, where nothing else is said.
+      directory: work directory; `run` in the folder if None.
     """
 
     folder: pathlib.Path
@@ -217,13 +216,14 @@ class Case:
     words: tuple[str, ...] = ()
     spec: dict[str, Any] = dataclasses.field(default_factory=dict)
     forks: Forks | None = None
+    directory: pathlib.Path | None = None
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def workdir(self) -> pathlib.Path:
-        return self.folder / "run"
+        return self.directory or self.folder / "run"
 
     @property
     def output(self) -> pathlib.Path:
@@ -288,9 +288,3 @@ def _session(leader: int) -> list[int]:
             if int(words[3]) == leader and words[0] != "Z":
                 found.append(int(stat.parent.name))
     return found
-
-
-def side_by_side(job: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-    """The results of a job for all items, some at a time, in order."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(job, items))

@@ -6,19 +6,18 @@ python -m bench.faults.signals others --times=3      # B10, B11, B13, B14
 
 from __future__ import annotations
 
-import argparse
-import pathlib
+import functools
 import random
 import signal
 import statistics
-import tempfile
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
-from bench.faults import oracles, results
-from bench.faults.kills import reference
+from bench.faults import oracles
+from bench.faults.campaign import Job, arguments, record, tried
 from bench.faults.oracles import Problems, Verdict
-from bench.faults.runner import Case, Ended, Forks, side_by_side
+from bench.faults.runner import Case, Ended
 
 GRACE_SECONDS = 25.0  # as documented
 SHORT_GRACE_SECONDS = 3.0
@@ -126,37 +125,27 @@ def signalled(ended: Ended, fault: str) -> float:
     return ended.at - times[0] if times else 0.0
 
 
-def phases(times: int, seed: int, only: str, folder: pathlib.Path, command: str) -> None:
+def phases(times: int, seed: int, only: str) -> None:
     """B1 to B9, or one of them."""
-    with Forks() as forks:
-        unbroken = reference(folder, forks)
-
-        def one(number: int) -> list[Stop]:
-            rng = random.Random(1000 * seed + number)
-            case = Case(folder / f"stops{number}", forks=forks)
-            faults = [fault for fault in plan(rng, number) if only in ("", fault[0])]
-            found = stops(case, unbroken, faults, cold=number % 3 == 0)
-            for stop in found:
-                print(number, stop.phase, *stop.verdict, f"{stop.seconds:.2f} s", flush=True)
-            return found
-
-        done = [stop for stops in side_by_side(one, range(times)) for stop in stops]
+    jobs = []
+    for number in range(times):
+        faults = [
+            fault
+            for fault in plan(random.Random(1000 * seed + number), number)
+            if only in ("", fault[0])
+        ]
+        do = functools.partial(stops, faults=faults, cold=number % 3 == 0)
+        jobs.append(Job(f"{number}", do))
+    done = [stop for stops in tried(jobs) for stop in stops]
     for phase, (what, points) in PHASES.items():
         mine = [stop for stop in done if stop.phase == phase]
         if not mine:
             continue
-        seconds = [stop.seconds for stop in mine]
-        results.record(
-            phase,
-            f"SIGTERM in {what}",
-            oracles.outcomes(stop.verdict for stop in mine),
-            command=command,
-            note=f"exit code 75 after {statistics.median(seconds):.1f} s "
-            f"(at most {max(seconds):.1f} s); then the same command to the end",
-            problems=oracles.problems(stop.verdict for stop in mine),
-            points=points,
-            seconds=[round(s, 2) for s in seconds],
-        )
+        seconds = [round(stop.seconds, 2) for stop in mine]
+        note = f"exit code 75 after {statistics.median(seconds):.1f} s (at most "
+        note += f"{max(seconds):.1f} s); then the same command to the end"
+        verdicts = [stop.verdict for stop in mine]
+        record(phase, f"SIGTERM in {what}", verdicts, note, points=points, seconds=seconds)
 
 
 def two_signals(case: Case) -> tuple[Verdict, float]:
@@ -222,46 +211,34 @@ OTHERS = {
 }
 
 
-def others(times: int, folder: pathlib.Path, command: str) -> None:
-    """B10 to B14; each run is then compared with the unbroken one."""
-    with Forks() as forks:
-        unbroken = reference(folder, forks)
+def to_the_end(
+    case: Case, unbroken: Case, stop: Callable[[Case], tuple[Verdict, float]]
+) -> tuple[Verdict, float]:
+    """Stops a run, lets it go on and compares it with the unbroken one."""
+    verdict, seconds = stop(case)
+    if verdict.outcome == "recovered":
+        damage = oracles.stopped(case.run(), 0) + oracles.tidy(case)
+        silent = [] if damage else oracles.same_run(case, unbroken)
+        verdict = oracles.verdict(silent=silent, damage=damage, recovered=True)
+    return verdict, seconds
 
-        def one(job: tuple[str, int]) -> tuple[str, Verdict, float]:
-            fault, number = job
-            case = Case(folder / f"{fault}-{number}", forks=forks)
-            verdict, seconds = OTHERS[fault][1](case)
-            if verdict.outcome == "recovered":
-                damage = oracles.stopped(case.run(), 0) + oracles.tidy(case)
-                silent = [] if damage else oracles.same_run(case, unbroken)
-                verdict = oracles.verdict(silent=silent, damage=damage, recovered=True)
-            print(fault, *verdict, f"{seconds:.1f} s", flush=True)
-            return fault, verdict, seconds
 
-        done = side_by_side(one, [(fault, n) for fault in OTHERS for n in range(times)])
-    for fault, (what, _) in OTHERS.items():
-        mine = [row for row in done if row[0] == fault]
-        found = oracles.outcomes(verdict for _, verdict, _ in mine)
-        seconds = [round(s, 2) for *_, s in mine]
-        problems = oracles.problems(verdict for _, verdict, _ in mine)
-        results.record(fault, what, found, command=command, seconds=seconds, problems=problems)
+def others(times: int) -> None:
+    """B10 to B14."""
+    jobs = [Job(f, functools.partial(to_the_end, stop=OTHERS[f][1])) for f in OTHERS]
+    done = tried(jobs * times)
+    for number, (fault, (what, _)) in enumerate(OTHERS.items()):
+        mine = done[number :: len(OTHERS)]
+        seconds = [round(s, 2) for _, s in mine]
+        record(fault, what, [verdict for verdict, _ in mine], seconds=seconds)
 
 
 def main() -> None:
-    """Does what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("series", choices=("phases", "others"))
-    parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="one phase, such as B1")
-    args = parser.parse_args()
-    command = f"python -m bench.faults.signals {args.series} --times={args.times}"
-    with tempfile.TemporaryDirectory(prefix="faults-") as name:
-        if args.series == "phases":
-            command += f" --only={args.only}" if args.only else ""
-            phases(args.times, args.seed, args.only, pathlib.Path(name), command)
-        else:
-            others(args.times, pathlib.Path(name), command)
+    args = arguments(__doc__, ("phases", "others"), times=10, seed=0, only="")
+    if args.series == "phases":
+        phases(args.times, args.seed, args.only)
+    else:
+        others(args.times)
 
 
 if __name__ == "__main__":

@@ -12,28 +12,23 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import pathlib
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
-import time
-import traceback
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench.faults.recipe import STEPS_PER_EPOCH
 from bench.faults.results import record
-from bench.faults.runner import ROOT, environment
-from maskfeat_jax import faults as fault_points
+from bench.faults.runner import Case, Forks
 
-RECIPE = f"--config={ROOT}/bench/faults/recipe.py"
-STEPS_PER_EPOCH = 3
-EPOCHS = 25  # 75 updates
+EPOCHS = 25
+STEPS = STEPS_PER_EPOCH * EPOCHS
 TOLERANCE = 1e-5  # of the loss, relative
 TRIES = 3  # of a part that wants to be run again and should not
 AGAIN = {75, -signal.SIGABRT}  # JAX aborts the others of a lost process
@@ -67,7 +62,7 @@ class Outcome:
     """What the processes of one run, or of a part of it, left.
 
     Attributes:
-      codes: exit codes, in the order of the processes.
+      codes: exit codes, in the order of the processes; None for one that did not end.
       losses: by number of updates, of the whole work directory.
       ids: examples by number of updates, in the order of the batch.
       saved: digests of saved states by number of updates, as each process saw them.
@@ -76,7 +71,7 @@ class Outcome:
       output: what the processes printed.
     """
 
-    codes: list[int]
+    codes: list[int | None]
     losses: dict[int, float]
     ids: dict[int, list[int]]
     saved: dict[int, set[str]]
@@ -93,7 +88,7 @@ def run(
     faults: Mapping[int, str] | None = None,
     words_of: Mapping[int, Sequence[str]] | None = None,
     absent: Collection[int] = (),
-    forked: bool = False,
+    forks: Forks | None = None,
 ) -> Outcome:
     """Runs `main.py` in `<folder>/run` to its end.
 
@@ -104,94 +99,36 @@ def run(
       faults: plans for `MASKFEAT_FAULTS` by process.
       words_of: more words for `main.py` by process.
       absent: processes that are not started.
-      forked: fork the processes, which saves their imports. Only where nothing of JAX has run.
+      forks: starts the processes; None: each has a Python of its own.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"part{len(list(folder.glob('part*')))}"
-    part.mkdir()
     with socket.create_server(("", 0)) as free:
         port = free.getsockname()[1]
-    words = [f"{RECIPE}:pretrain", f"--workdir={folder}/run", "--config.run.log_every_steps=1"]
-    words += [f"--config.run.epochs={epochs}", f"--config.mesh.parameters={topology.parameters}"]
+    words = ["--config.run.log_every_steps=1", f"--config.run.epochs={epochs}"]
+    words += [f"--config.mesh.parameters={topology.parameters}"]
     words += [f"--config.mesh.tensor={topology.tensor}"]
     if topology.processes > 1:
         words += [f"--coordinator=localhost:{port}", f"--num_processes={topology.processes}"]
         words += ["--start_seconds=120"]
     devices = f"--xla_force_host_platform_device_count={topology.devices}"
-    env = environment(XLA_FLAGS=f"{devices} --xla_cpu_multi_thread_eigen=false")
-    running = []
-    for number in sorted({*range(topology.processes)} - {*absent}):
-        own = [f"--process_id={number}"] if topology.processes > 1 else []
-        own = [*words, *own, *(words_of or {}).get(number, ())]
-        own_env = {**env, "MASKFEAT_FAULTS": (faults or {}).get(number, "")}
-        start = _forked if forked else _started
-        running.append(start(part, number, own, own_env))
+    env = {"XLA_FLAGS": f"{devices} --xla_cpu_multi_thread_eigen=false"}
+    children = []
     try:
-        codes = [process.wait(LIMIT_SECONDS) for process in running]
+        for number in sorted({*range(topology.processes)} - {*absent}):
+            own = [f"--process_id={number}"] if topology.processes > 1 else []
+            own += (words_of or {}).get(number, ())
+            notes = {"ids": None, "notes": str(part / f"notes{number}.jsonl")}
+            case = Case(part / str(number), directory=folder / "run", spec=notes, forks=forks)
+            fault = (faults or {}).get(number, "")
+            children.append(case.start(fault, words=[*words, *own], env=env))
+        ended = [child.wait(LIMIT_SECONDS) for child in children]
     finally:
-        for process in running:
-            process.kill()
-    outputs = sorted(part.glob("output*.txt"))
-    return _outcome(folder, codes, "".join(path.read_text(errors="replace") for path in outputs))
+        for child in children:
+            child.send(signal.SIGKILL)
+    return _outcome(folder, [one.code for one in ended], "".join(one.output for one in ended))
 
 
-def _started(
-    part: pathlib.Path, number: int, words: Sequence[str], env: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "bench.faults.topology_child"]
-    command += [str(part / f"notes{number}.jsonl"), *words]
-    with open(part / f"output{number}.txt", "w") as output:
-        return subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT, env=dict(env))
-
-
-class _Fork:
-    """A forked process, with what is used of `subprocess.Popen`."""
-
-    def __init__(self, process: int):
-        self._process, self._code = process, None
-
-    def wait(self, seconds: float) -> int:
-        until = time.monotonic() + seconds
-        while self._code is None:
-            found, status = os.waitpid(self._process, os.WNOHANG)
-            if found:
-                self._code = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > until:
-                raise subprocess.TimeoutExpired("a forked process", seconds)
-            time.sleep(0.05)
-        return self._code
-
-    def kill(self) -> None:
-        if self._code is None:
-            os.kill(self._process, signal.SIGKILL)
-
-
-def _forked(part: pathlib.Path, number: int, words: Sequence[str], env: Mapping[str, str]) -> _Fork:
-    from bench.faults import topology_child
-
-    if process := os.fork():
-        return _Fork(process)
-    code = 70
-    try:
-        output = os.open(part / f"output{number}.txt", os.O_WRONLY | os.O_CREAT)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        os.environ.update(env)
-        # Read at the import, which was before the fork.
-        fault_points._faults = fault_points.plan(env["MASKFEAT_FAULTS"])
-        topology_child.main_of(str(part / f"notes{number}.jsonl"), words)
-        code = 0
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _outcome(folder: pathlib.Path, codes: list[int], output: str) -> Outcome:
+def _outcome(folder: pathlib.Path, codes: list[int | None], output: str) -> Outcome:
     losses: dict[int, float] = {}
     log = folder / "run" / "metrics.jsonl"
     for row in map(json.loads, log.read_text().splitlines() if log.exists() else ()):
@@ -252,7 +189,7 @@ def chain(
     return outcome, wrong
 
 
-def difference(outcome: Outcome, reference: Outcome, steps: int = 3 * EPOCHS) -> float:
+def difference(outcome: Outcome, reference: Outcome, steps: int = STEPS) -> float:
     """The largest relative difference of a loss; infinite where one is missing."""
     if not {*outcome.losses} == {*reference.losses} == {*range(1, steps + 1)}:
         return float("inf")
@@ -260,7 +197,7 @@ def difference(outcome: Outcome, reference: Outcome, steps: int = 3 * EPOCHS) ->
     return float(np.max(np.abs(a - b) / np.abs(b)))
 
 
-def compared(outcome: Outcome, reference: Outcome, steps: int = 3 * EPOCHS) -> list[str]:
+def compared(outcome: Outcome, reference: Outcome, steps: int = STEPS) -> list[str]:
     """What is wrong with a run that should equal another."""
     wrong = []
     if not difference(outcome, reference, steps) <= TOLERANCE:
@@ -316,31 +253,35 @@ def main() -> None:
     parser.add_argument("--record", action="store_true", help="run D1 to D3 and keep their rows")
     parser.add_argument("--only", default="", help="one of table, D1, D2, D3")
     wanted = parser.parse_args()
-    os.environ.update(environment())  # read while JAX is imported
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="topologies-"))
-    reference = run(folder / "reference", ONE, forked=True)
-    assert reference.codes == [0], reference.output
     failed = False
-    if wanted.only in ("", "table"):
-        print("| processes x devices | largest relative difference of a loss | examples |")
-        print("|---|---|---|", flush=True)
-        for place in PLACES:
-            outcome = run(folder / "table" / str(place).replace(" ", ""), place, forked=True)
-            wrong = compared(outcome, reference) or ["the same"]
-            print(f"| {place} | {difference(outcome, reference):.1e} | {'; '.join(wrong)} |")
-            failed |= wrong != ["the same"] or outcome.codes != [0] * place.processes
-            if any(outcome.codes):
-                print(outcome.output[-3000:])
-            sys.stdout.flush()
-    for fault, (what, chains) in SERIES.items() if wanted.record else ():
-        if wanted.only in ("", fault):
-            failed |= _series(fault, what, chains, folder, reference)
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="topologies-") as name, Forks() as forks:
+        folder = pathlib.Path(name)
+        reference = run(folder / "reference", ONE, forks=forks)
+        assert reference.codes == [0], reference.output
+        if wanted.only in ("", "table"):
+            print("| processes x devices | largest relative difference of a loss | examples |")
+            print("|---|---|---|", flush=True)
+            for number, place in enumerate(PLACES):
+                outcome = run(folder / f"table{number}", place, forks=forks)
+                wrong = compared(outcome, reference) or ["the same"]
+                line = f"| {place} | {difference(outcome, reference):.1e} | {'; '.join(wrong)} |"
+                print(line, flush=True)
+                failed |= wrong != ["the same"] or outcome.codes != [0] * place.processes
+                if any(outcome.codes):
+                    print(outcome.output[-3000:])
+        for fault, (what, chains) in SERIES.items() if wanted.record else ():
+            if wanted.only in ("", fault):
+                failed |= _series(fault, what, chains, folder, reference, forks)
     sys.exit(failed)
 
 
 def _series(
-    fault: str, what: str, chains: dict[str, Any], folder: pathlib.Path, reference: Outcome
+    fault: str,
+    what: str,
+    chains: dict[str, Any],
+    folder: pathlib.Path,
+    reference: Outcome,
+    forks: Forks,
 ) -> bool:
     """Runs and records a series; whether anything was wrong."""
     found: dict[str, list[str]] = {}
@@ -350,8 +291,8 @@ def _series(
         if parts[0] == (EIGHT, 25):
             begun = folder / "begun"
             if not begun.exists():
-                assert run(begun, EIGHT, faults={0: "step:term@26"}, forked=True).codes == [75]
-        outcome, wrong = chain(folder / f"{fault}-{number}", parts, begun, forked=True)
+                assert run(begun, EIGHT, faults={0: "step:term@26"}, forks=forks).codes == [75]
+        outcome, wrong = chain(folder / f"{fault}-{number}", parts, begun, forks=forks)
         found[name] = wrong + compared(outcome, reference)
         largest = max(largest, difference(outcome, reference))
         print(f"{fault} {name}: {difference(outcome, reference):.1e} {found[name]}", flush=True)
@@ -371,5 +312,4 @@ def _series(
 
 
 if __name__ == "__main__":
-    os.chdir(ROOT)
     main()

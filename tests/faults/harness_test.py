@@ -13,7 +13,17 @@ import sys
 import numpy as np
 import pytest
 
-from bench.faults import kills, mutants, oracles, planted, refusals, results, signals, table
+from bench.faults import (
+    campaign,
+    kills,
+    mutants,
+    oracles,
+    planted,
+    refusals,
+    results,
+    signals,
+    table,
+)
 from bench.faults.recipe import EXAMPLES, STEPS, STEPS_PER_EPOCH
 from bench.faults.runner import ROOT, Case, Ended, Forks
 from maskfeat_jax.faults import POINTS
@@ -153,7 +163,7 @@ def forks():
 
 @pytest.fixture(scope="module")
 def unbroken(forks, tmp_path_factory):
-    return kills.reference(tmp_path_factory.mktemp("unbroken"), forks)
+    return campaign.reference(tmp_path_factory.mktemp("unbroken"), forks)
 
 
 @pytest.mark.slow

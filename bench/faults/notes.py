@@ -1,6 +1,4 @@
-"""`main.py` as one process of a run; notes down examples, and digests of saved and restored states.
-
-    python -m bench.faults.topology_child NOTES.jsonl WORD...
+"""Notes of a process among several: its examples, and digests of the saved and restored states.
 
 Each line of the notes is `["ids", update, [ids of this process's rows]]`, or `["saved", updates,
 digest]`, or `["restored", updates, digest]`.
@@ -10,27 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from absl import app
 from jax.experimental import multihost_utils
 
-import input_pipeline
-import input_pipeline.tf_data  # TensorFlow, before a fork
-import main
+from input_pipeline import Loader
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.checkpoints.trees import named_leaves
-
-_notes = ""
-
-
-def note(*words: Any) -> None:
-    with open(_notes, "a") as file:
-        file.write(json.dumps(words) + "\n")
 
 
 def digest(state: Any) -> str:
@@ -47,13 +33,13 @@ def digest(state: Any) -> str:
     return hashed.hexdigest()
 
 
-def watch() -> None:
+def watch(path: str) -> None:
     """Puts the notes around what they are about."""
-    batches, save, restore = (
-        input_pipeline.Loader.train_batches,
-        Checkpoints.save,
-        Checkpoints.restore,
-    )
+    batches, save, restore = Loader.train_batches, Checkpoints.save, Checkpoints.restore
+
+    def note(*words: Any) -> None:
+        with open(path, "a") as file:
+            file.write(json.dumps(words) + "\n")
 
     def noted_batches(self: Any, start_step: int = 0) -> Any:
         for step, batch in enumerate(batches(self, start_step), start_step):
@@ -69,18 +55,5 @@ def watch() -> None:
         note("restored", step, digest(state))
         return state, facts
 
-    input_pipeline.Loader.train_batches = noted_batches
+    Loader.train_batches = noted_batches
     Checkpoints.save, Checkpoints.restore = noted_save, noted_restore
-
-
-def main_of(notes: str, words: Sequence[str]) -> None:
-    """Runs `main.py` with some words; ends the process."""
-    global _notes
-    _notes = notes
-    watch()
-    sys.argv[:] = ["main.py", *words]  # the list that ml_collections has looked at since its import
-    app.run(main.main, argv=sys.argv, flags_parser=main.parse)
-
-
-if __name__ == "__main__":
-    main_of(sys.argv[1], sys.argv[2:])
