@@ -14,7 +14,6 @@ import operator
 import os
 import pickle
 import subprocess
-import tarfile
 import zipfile
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from bench.faults.files.archives import weights
+from bench.faults.files.archives import packed, tar, weights
 from bench.faults.files.kinds import File, Format
 
 CANARY = "canary"  # a file, in the folder of the process, that is there if anything ran
@@ -37,7 +36,6 @@ class Call:
     """Calls a function when it is unpickled."""
 
     def __init__(self, function: Callable, *arguments: Any):
-        """Names the function and what it is called with."""
         self.called = function, arguments
 
     def __reduce__(self) -> tuple:
@@ -48,11 +46,8 @@ class State(Call):
     """The same through the state of an object."""
 
     def __reduce__(self) -> tuple:
-        return collections.OrderedDict, (), None, None, iter([("x", Call(*_flat(self.called)))])
-
-
-def _flat(called: tuple) -> tuple:
-    return called[0], *called[1]
+        function, arguments = self.called
+        return collections.OrderedDict, (), None, None, iter([("x", Call(function, *arguments))])
 
 
 def payloads(canary: str) -> dict[str, Any]:
@@ -76,22 +71,14 @@ def payloads(canary: str) -> dict[str, Any]:
     }
 
 
-def _zip(**members: bytes) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in members.items():
-            archive.writestr(name.replace("__", "/").replace("_pkl", ".pkl"), data)
-    return file.getvalue()
+def _zip(saved: Any, other: str = "x/version") -> bytes:
+    data = pickle.dumps(saved, 2)
+    return packed(("x/data.pkl", data), (other, data if other.endswith(".pkl") else b"3\n"))
 
 
-def _tar(data: bytes) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as archive:
-        for name in ("sys_info", "pickle", "tensors", "storages"):
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-    return file.getvalue()
+def _tar(saved: Any) -> bytes:
+    data = pickle.dumps(saved, 2)
+    return tar(*((name, data, {}) for name in ("sys_info", "pickle", "tensors", "storages")))
 
 
 def _npy(saved: Any) -> bytes:
@@ -136,19 +123,11 @@ WRAPPINGS: dict[str, tuple[str, Callable[[Any], bytes]]] = {
     "called npz": (".npz", pickle.dumps),
     "gzip": (".pth", lambda saved: gzip.compress(pickle.dumps(saved))),
     "numpy": (".npy", _npy),
-    "zip": (".pth", lambda saved: _zip(x__data_pkl=pickle.dumps(saved, 2), x__version=b"3\n")),
-    "zip called safetensors": (
-        ".safetensors",
-        lambda saved: _zip(x__data_pkl=pickle.dumps(saved, 2), x__version=b"3\n"),
-    ),
-    "tar": (".pth", lambda saved: _tar(pickle.dumps(saved, 2))),
+    "zip": (".pth", _zip),
+    "zip called safetensors": (".safetensors", _zip),
+    "tar": (".pth", _tar),
     "after safetensors": (".safetensors", _behind_tensors),
-    "TorchScript": (
-        ".pt",
-        lambda saved: _zip(
-            x__data_pkl=pickle.dumps(saved, 2), x__constants_pkl=pickle.dumps(saved, 2)
-        ),
-    ),
+    "TorchScript": (".pt", lambda saved: _zip(saved, "x/constants.pkl")),
 }
 WITH_TORCH: dict[str, tuple[str, Callable[[Any], bytes]]] = {
     "torch.save": (".pth", _torch),
