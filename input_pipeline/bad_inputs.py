@@ -32,17 +32,19 @@ CLASSES = (
 
 
 class BadMedia(Exception):
-    """One example cannot be decoded.
-
-    Attributes:
-      kind: one of `CLASSES`.
-      reason: what the decoder said, in one line.
-    """
+    """One example cannot be decoded: one of `CLASSES`, and what the decoder said in one line."""
 
     def __init__(self, kind: str, reason: str):
-        """Says what is wrong."""
         super().__init__(f"{kind}: {reason}")
         self.kind, self.reason = kind, reason
+
+
+def refuse_larger(width: int, height: int, max_pixels: int) -> None:
+    """Raises BadMedia if a picture has more than `max_pixels`."""
+    if width * height > max_pixels:
+        raise BadMedia(
+            "too_large", f"{width}x{height} pixels, the limit is {max_pixels} (max_pixels)"
+        )
 
 
 class BadInput(ValueError):
@@ -87,12 +89,7 @@ class Problem(NamedTuple):
 
 
 class BadInputs:
-    """Counts bad files, lists each once, and stops training when there are too many.
-
-    Attributes:
-      skipped: clips left out so far, counting a file again each time it comes up.
-      files: distinct bad files so far, including those that `path` listed at the start.
-    """
+    """Counts bad files, lists each once, and stops training when there are too many."""
 
     def __init__(
         self,
@@ -126,7 +123,7 @@ class BadInputs:
         self.path = None if path is None else Path(path)
         self.max_fraction, self.max_consecutive = max_fraction, max_consecutive
         self.window, self.min_seen = window, min_seen
-        self.skipped = 0
+        self.skipped = 0  # clips left out so far, counting a file again each time it comes up
         self._seen = self._consecutive = 0
         self._recent: collections.deque[int] = collections.deque()  # when, in clips seen
         self._listed = self._read_list()
@@ -134,16 +131,11 @@ class BadInputs:
 
     @property
     def files(self) -> int:
-        """Distinct bad files so far."""
+        """Distinct bad files so far, including those that `path` listed at the start."""
         return len(self._listed)
 
     def record(self, name: str, index: int, problem: Problem | None) -> None:
-        """Takes note of one clip, in the order of training.
-
-        Args:
-          name: of the file.
-          index: of the example.
-          problem: what is wrong with it; None if it is fine.
+        """Takes note of one clip, in the order of training; `problem` is None if it is fine.
 
         Raises:
           TooManyBadInputs: with this clip, a limit is passed.

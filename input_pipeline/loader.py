@@ -40,33 +40,34 @@ class View(Protocol):
     def __call__(
         self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int
     ) -> np.ndarray:
-        """The clips of one reading: uint8 (clips_per_read, *shape)."""
+        """The clips of one reading: uint8 (clips_per_read, *shape), RGB.
+
+        Args:
+          data: an image file, its pixels, or a video.
+          rng: the random numbers of this example.
+          read: which of the `reads`.
+
+        Raises:
+          BadMedia: the file cannot be decoded.
+        """
 
 
 class Read(NamedTuple):
-    """One reading: in which pass, of which example, which of its `View.reads`; -1 is padding."""
+    """One reading."""
 
-    turn: int
-    example: int
-    read: int
+    turn: int  # the number of the pass
+    example: int  # of the source; -1 is padding
+    read: int  # which of the `View.reads` of the example
 
 
 class Loaded(NamedTuple):
-    """The clips of one reading, and what is wrong with them if they are empty.
+    """The clips of one reading, and what is wrong with them if they are empty."""
 
-    Attributes:
-      video: uint8 (clips, frames, height, width, 3).
-      label: class index; 0 where there is none.
-      example: which example of the source; -1 is padding.
-      read: which reading of the example.
-      problem: None if all is well.
-    """
-
-    video: np.ndarray
-    label: int
-    example: int
-    read: int
-    problem: Problem | None
+    video: np.ndarray  # uint8 (clips, frames, height, width, 3)
+    label: int  # class index; 0 where there is none
+    example: int  # of the source; -1 is padding
+    read: int  # which reading of the example
+    problem: Problem | None  # None if all is well
 
 
 class Loader:

@@ -11,18 +11,11 @@ import numpy as np
 
 
 class OpenVideo(Protocol):
-    """A video of which any frames can be decoded.
+    """A video of which any frames can be decoded."""
 
-    Attributes:
-      num_frames: frames in the order of presentation, 1 or more.
-      fps: frames per second.
-      height: in pixels.
-      width: in pixels.
-    """
-
-    num_frames: int
-    fps: float
-    height: int
+    num_frames: int  # in the order of presentation, 1 or more
+    fps: float  # frames per second
+    height: int  # pixels
     width: int
 
     def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
@@ -47,34 +40,32 @@ class Video(Protocol):
     """A video that is not open yet."""
 
     def open(self) -> contextlib.AbstractContextManager[OpenVideo]:
-        """Opens it; raises BadMedia, OSError or whatever the decoder finds wrong."""
+        """Opens it.
+
+        Raises:
+          BadMedia: empty, not a video, too large, shorter than it says, or too slow.
+          OSError: it cannot be read.
+          Exception: whatever the decoder finds wrong.
+        """
 
 
 class Example(NamedTuple):
-    """One example as its dataset stores it.
+    """One example as its dataset stores it."""
 
-    Attributes:
-      data: the bytes of an image file, or its pixels: uint8 (height, width, 3), RGB; or a video.
-      label: class index; None when the dataset has no labels.
-    """
-
-    data: bytes | np.ndarray | Video
-    label: int | None
+    data: bytes | np.ndarray | Video  # an image file; pixels: uint8 (height, width, 3), RGB
+    label: int | None  # class index; None when the dataset has no labels
 
 
 class Source(Protocol):
     """A finite, ordered list of examples that can be read in any order, from several threads.
 
-    Attributes:
-      num_examples: how many examples there are.
-      class_names: name of each class, by class index; None when there are no labels.
-      fingerprint: short hash of the list (names, order, labels), so that a resumed run can refuse
-        a list that was edited meanwhile. It does not depend on the folder.
-      flippable: optional; False says that mirroring an example changes its class.
+    An optional attribute `flippable = False` says that mirroring an example changes its class.
     """
 
     num_examples: int
-    class_names: tuple[str, ...] | None
+    class_names: tuple[str, ...] | None  # by class index; None when there are no labels
+    # Short hash of the list (names, order, labels), so that a resumed run can refuse a list that
+    # was edited meanwhile. It does not depend on the folder.
     fingerprint: str
 
     def __init__(self, split: str = "train", **section):
@@ -88,11 +79,7 @@ class Source(Protocol):
 
 
 def fingerprint(strings: Iterable[bytes]) -> str:
-    """Hash of a sequence of byte strings, 16 hexadecimal digits.
-
-    Args:
-      strings: their borders count, so ("ab", "c") differs from ("a", "bc").
-    """
+    """Hash of a sequence of byte strings, 16 hexadecimal digits; ("ab", "c") is not ("a", "bc")."""
     digest = hashlib.sha256()
     for string in strings:
         digest.update(b"%d:" % len(string))

@@ -51,13 +51,20 @@ def in_order(
             errors.append(error)  # TensorFlow would only keep its text
             raise
 
+    def arrays_at(position: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        dtypes = [spec.dtype for spec in specs]
+        arrays = tf.numpy_function(guarded, [position], dtypes, stateful=False)
+        return tuple(tf.ensure_shape(a, s.shape) for a, s in zip(arrays, specs, strict=True))
+
     running = tf.Variable(True, trainable=False)
     positions = tf.data.Dataset.range(start, np.iinfo(np.int64).max if stop is None else stop)
-    dataset = positions.take_while(lambda _: running).map(
-        lambda position: _call(guarded, position, specs), num_parallel_calls=workers
-    )
+    dataset = positions.take_while(lambda _: running).map(arrays_at, num_parallel_calls=workers)
     dataset = dataset.batch(rows, drop_remainder=True).prefetch(PREFETCHED_BATCHES)
-    iterator = dataset.with_options(_options(workers)).as_numpy_iterator()
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = workers
+    options.threading.max_intra_op_parallelism = 1
+    options.deterministic = True
+    iterator = dataset.with_options(options).as_numpy_iterator()
 
     def batches() -> Iterator[tuple[np.ndarray, ...]]:
         while True:
@@ -73,21 +80,6 @@ def in_order(
     generator = batches()
     weakref.finalize(generator, _end, iterator, running)
     return generator
-
-
-def _call(
-    function: Callable, position: tf.Tensor, specs: Sequence[tf.TensorSpec]
-) -> tuple[tf.Tensor, ...]:
-    arrays = tf.numpy_function(function, [position], [s.dtype for s in specs], stateful=False)
-    return tuple(tf.ensure_shape(a, s.shape) for a, s in zip(arrays, specs, strict=True))
-
-
-def _options(workers: int) -> tf.data.Options:
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = workers
-    options.threading.max_intra_op_parallelism = 1
-    options.deterministic = True
-    return options
 
 
 def _end(iterator: Iterator, running: tf.Variable) -> None:

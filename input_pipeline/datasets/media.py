@@ -35,10 +35,9 @@ class MediaList(VideoList):
 
 
 class OneFile:
-    """One image or video, without a label."""
+    """One image or video, without a label; raises ValueError if there is no such file."""
 
     def __init__(self, path: Path):
-        """Reads nothing; raises ValueError if there is no such file."""
         if not path.is_file():
             raise ValueError(f"{path}: no such file or folder")
         self._path = path

@@ -50,14 +50,13 @@ _SHAPES = tuple(_OUTLINES.values())  # by class index; the names above are in or
 
 
 class Drawn:
-    """A dataset that is drawn, not read; base of `Shapes` and `MovingShapes`."""
+    """A dataset that is drawn, not read; checks what `Shapes` and `MovingShapes` both take."""
 
     SPLITS: ClassVar[dict[str, int]]  # and how many examples each has by default
 
     def __init__(
         self, split: str, num_examples: int | None, seed: int, class_names: tuple[str, ...]
     ):
-        """Checks what all of them take; raises ValueError."""
         if split not in self.SPLITS:
             raise ValueError(f"split {split!r} is not one of {', '.join(self.SPLITS)}")
         self.num_examples = self.SPLITS[split] if num_examples is None else num_examples

@@ -58,7 +58,7 @@ class ListedVideos:
         index: str | None,
         identities: Iterable[str] | None = None,
     ):
-        """Reads the index.
+        """Reads the index as `VideoIndex` does.
 
         Args:
           root: the folder that files are relative to.
@@ -67,10 +67,6 @@ class ListedVideos:
           class_names: by class index; None without labels.
           index: see `VideoIndex`.
           identities: what the fingerprint knows files by; None means their paths.
-
-        Raises:
-          ValueError: the index is none.
-          OSError: it cannot be read.
         """
         self._root, self._files = root, files
         self._labels = None if labels is None else labels.astype(np.int32)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import array
-import dataclasses
-import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -24,31 +22,12 @@ _NO_LABEL = -(2**62)
 _NUMBER_AT_END = re.compile(r"[ ,\t]-?[0-9]+$")
 
 
-class Entry(NamedTuple):
-    """One line of a list: path and class index, None for none."""
+class Listed(NamedTuple):
+    """What a list says."""
 
-    path: str
-    label: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Listed:
-    """What a list says; iterating gives `Entry`.
-
-    Attributes:
-      paths: as they stand there.
-      labels: int64 (paths,), class indices; None for none.
-      lines: int64 (paths,), line numbers from 1.
-    """
-
-    paths: list[str]
-    labels: np.ndarray | None
-    lines: np.ndarray
-
-    def __iter__(self) -> Iterator[Entry]:
-        """Entries in the order of the lines."""
-        labels = itertools.repeat(None) if self.labels is None else self.labels.tolist()
-        return map(Entry, self.paths, labels)
+    paths: list[str]  # as they stand there
+    labels: np.ndarray | None  # int64 (paths,), class indices; None for none
+    lines: np.ndarray  # int64 (paths,), line numbers from 1
 
 
 class VideoList(ListedVideos):

@@ -59,7 +59,8 @@ class VideoRecords:
         """
         if fps is not None and not 0 < fps <= 1000:
             raise ValueError(f"fps is {fps}; it must be above 0 and at most 1000")
-        self._shards = _find_shards(Path(path).expanduser(), split)
+        folder = Path(path).expanduser()
+        self._shards = _find_shards(folder, split)
         self._indexes = open_indexes(self._shards)
         counts = [len(index.records) for index in self._indexes]
         self._firsts = np.cumsum([0, *counts])
@@ -73,7 +74,7 @@ class VideoRecords:
                 f"{len(silent)} videos of {path} do not say their frame rate (clip/fps), such as "
                 f"{silent[0] or 'the first'}; give that of all with data.fps"
             )
-        self.class_names = _class_names(sound, _classes_file(Path(path).expanduser(), classes))
+        self.class_names = _class_names(sound, folder, classes)
         self.fingerprint = fingerprint(self._identity())
 
     def name_of(self, index: int) -> str:
@@ -105,19 +106,12 @@ class VideoRecords:
 
 
 class RecordVideo(NamedTuple):
-    """A video of a shard that is not open yet.
+    """A video of a shard that is not open yet."""
 
-    Attributes:
-      shard: the file.
-      record: what is known of the video.
-      places: where its frames lie, of dtype `record_index.FRAME`.
-      fps: frames per second; None means as the record says.
-    """
-
-    shard: Path
-    record: Record
-    places: np.ndarray
-    fps: float | None = None
+    shard: Path  # the file
+    record: Record  # what is known of the video
+    places: np.ndarray  # of its frames, of dtype `records.index.FRAME`
+    fps: float | None = None  # frames per second; None means as the record says
 
     @contextlib.contextmanager
     def open(self) -> Iterator[OpenRecord]:
@@ -134,7 +128,6 @@ class OpenRecord:
     """A video of a shard, a `source.OpenVideo`."""
 
     def __init__(self, video: RecordVideo, descriptor: int):
-        """Wraps an open file."""
         self._video, self._descriptor = video, descriptor
         record = video.record
         self.num_frames, self.height, self.width = record.num_frames, record.height, record.width
@@ -212,13 +205,9 @@ def _find_shards(folder: Path, split: str) -> list[Path]:
     return [folder / name for name in found]
 
 
-def _classes_file(folder: Path, classes: str | None) -> Path | None:
-    if classes is not None:
-        return Path(classes).expanduser()
-    return path if (path := folder / "classes.txt").exists() else None
-
-
-def _class_names(records: list[Record], classes_file: Path | None) -> tuple[str, ...] | None:
+def _class_names(
+    records: list[Record], folder: Path, classes: str | None
+) -> tuple[str, ...] | None:
     labels = {record.label for record in records}
     if labels == {None}:
         return None
@@ -230,7 +219,8 @@ def _class_names(records: list[Record], classes_file: Path | None) -> tuple[str,
             f"labels (clip/label/index) are from {min(known)} to {max(known)}; expected 0 to "
             f"{MAX_CLASSES - 1}"
         )
-    if classes_file is not None:
+    classes_file = Path(folder / "classes.txt" if classes is None else classes).expanduser()
+    if classes is not None or classes_file.exists():
         names = tuple(classes_file.read_text(encoding="utf-8").splitlines())
         if max(known) >= len(names):
             raise ValueError(f"{classes_file} names {len(names)} classes; there is {max(known)}")

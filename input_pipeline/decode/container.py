@@ -15,7 +15,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.bad_inputs import BadMedia, refuse_larger
 from input_pipeline.decode.mp4 import Read, check_samples
 from input_pipeline.decode.regular_files import open_regular
 from input_pipeline.decode.structure import check_structure
@@ -68,13 +68,9 @@ def open_container(
 def video_stream(container: InputContainer, max_pixels: int, max_frames: int) -> VideoStream:
     """The main video stream (not a cover picture), set to decode on one thread.
 
-    Args:
-      container: as opened.
-      max_pixels: of a frame.
-      max_frames: that the header may promise.
-
     Raises:
-      BadMedia: there is none, it cannot be decoded, it is too large, or one of too many.
+      BadMedia: there is none, it cannot be decoded, it has frames of more than `max_pixels` or
+        promises more than `max_frames`, or it is one of too many.
     """
     if len(container.streams) > MAX_STREAMS:
         raise BadMedia("too_large", f"more than {MAX_STREAMS} streams")
@@ -86,11 +82,7 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
         raise BadMedia("decode_error", "no decoder for the codec of this video")
     if codec.width < 1 or codec.height < 1:
         raise BadMedia("decode_error", "the header gives no size of the frames")
-    if codec.width * codec.height > max_pixels:
-        raise BadMedia(
-            "too_large",
-            f"{codec.width}x{codec.height} pixels, the limit is {max_pixels} (max_pixels)",
-        )
+    refuse_larger(codec.width, codec.height, max_pixels)
     if stream.frames > max_frames:
         raise BadMedia(
             "too_large", f"{stream.frames} frames, the limit is {max_frames} (max_frames)"

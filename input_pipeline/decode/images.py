@@ -13,7 +13,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.bad_inputs import BadMedia, refuse_larger
 from input_pipeline.views.crops import Window
 
 MAX_PIXELS = 64_000_000
@@ -25,18 +25,12 @@ _JPEG_END = b"\xff\xd9"
 class Picture:
     """An image whose size is known and whose pixels are not decoded yet.
 
-    Attributes:
-      height: in pixels.
-      width: in pixels.
+    Args:
+      header: as Pillow opened it; pixels are read on demand.
+      jpeg: the file, if it is a plain JPEG of which a window can be decoded alone.
     """
 
     def __init__(self, header: Image.Image, jpeg: bytes | None = None):
-        """Wraps an opened image.
-
-        Args:
-          header: as Pillow opened it; pixels are read on demand.
-          jpeg: the file, if it is a plain JPEG of which a window can be decoded alone.
-        """
         self.width, self.height = header.size
         self._header, self._jpeg = header, jpeg
 
@@ -89,11 +83,7 @@ def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pict
     if isinstance(data, np.ndarray):
         return Picture(Image.fromarray(data))
     header = Image.open(io.BytesIO(data), formats=[_format_of(data)])
-    width, height = header.size
-    if width * height > max_pixels:
-        raise BadMedia(
-            "too_large", f"{width}x{height} pixels, the limit is {max_pixels} (max_pixels)"
-        )
+    refuse_larger(*header.size, max_pixels)
     if header.format == "PNG":
         _check_png(data)
     # Within a scan these two bytes do not occur.

@@ -20,13 +20,8 @@ Read = Callable[[int, int], bytes]  # position, bytes -> so many or, at the end,
 def check_samples(read: Read, num_bytes: int, deadline: float) -> None:
     """Refuses more samples than bytes; reads the headers of boxes and the tables of samples.
 
-    Args:
-      read: of the file.
-      num_bytes: of the file.
-      deadline: when to give up, on the monotonic clock.
-
     Raises:
-      BadMedia: there are more samples than bytes, or the time is over.
+      BadMedia: there are more samples than bytes, or `deadline` passed, on the monotonic clock.
     """
     samples = 0
     for kind, body, end in boxes(read, 0, num_bytes, deadline):

@@ -33,13 +33,7 @@ class Packets:
     def __init__(
         self, container: InputContainer, stream: VideoStream, max_frames: int, deadline: float
     ):
-        """Reads through the file.
-
-        Args:
-          container: as opened.
-          stream: the video.
-          max_frames: longer videos are refused.
-          deadline: when to give up, on the monotonic clock.
+        """Reads through the file, until `deadline` on the monotonic clock.
 
         Raises:
           BadMedia: no frames, more than `max_frames`, fewer than the file promises, or without
@@ -84,10 +78,7 @@ class Packets:
         return float(measured)
 
     def spans(self, indices: list[int]) -> list[tuple[int, int]]:
-        """Which packets to decode for some frames.
-
-        Args:
-          indices: of the frames, in increasing order.
+        """Which packets to decode for some frames, given in increasing order.
 
         Returns:
           Positions (first, last + 1), in increasing order; each begins with a key frame if the

@@ -28,15 +28,9 @@ def check_structure(container: str, read: Read, num_bytes: int, deadline: float)
     Other MP4 files, and AVI, list their frames in one table, so that a missing one is noticed
     whenever they are read.
 
-    Args:
-      container: FFmpeg's name of the format.
-      read: of the file.
-      num_bytes: of the file.
-      deadline: when to give up, on the monotonic clock.
-
     Raises:
-      BadMedia: an element is missing, unknown, or reaches beyond the one that holds it; or the time
-        is over.
+      BadMedia: an element is missing, unknown, or reaches beyond the one that holds it; or
+        `deadline` passed, on the monotonic clock.
     """
     if container == "matroska":
         _check_matroska(read, num_bytes, deadline)

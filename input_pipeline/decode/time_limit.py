@@ -20,19 +20,11 @@ class LimitedThread:
 
     Python cannot end a thread. One that is stuck keeps what it holds until it returns, if ever; it
     does not keep the program from ending. Waiting costs about 20 microseconds a call.
-
-    Attributes:
-      cleanup: what the thread closes at its end, however late that is.
     """
 
     def __init__(self, seconds: float):
-        """Starts the thread.
-
-        Args:
-          seconds: how long one call may take.
-        """
-        self.seconds = seconds
-        self.cleanup = contextlib.ExitStack()
+        self.seconds = seconds  # that one call may take
+        self.cleanup = contextlib.ExitStack()  # closed at the end of the thread, however late
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._stuck = False
         self._thread = threading.Thread(

@@ -55,13 +55,7 @@ class VideoFile:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[OpenVideoFile]:
-        """Opens the file and lists its frames.
-
-        Raises:
-          BadMedia: empty, not a video, too large, shorter than it says, or too slow.
-          OSError: it cannot be read.
-          Exception: whatever FFmpeg finds wrong.
-        """
+        """Opens the file and lists its frames; see `Video.open`."""
         thread = LimitedThread(self.timeout_seconds)
         try:
             yield OpenVideoFile(thread, thread.run(_Decoder, self, thread.cleanup))
@@ -73,7 +67,6 @@ class OpenVideoFile:
     """An open video file, a `source.OpenVideo`; the decoder works on a thread of its own."""
 
     def __init__(self, thread: LimitedThread, decoder: _Decoder):
-        """Wraps a decoder, which only this thread may use."""
         self._thread, self._decoder = thread, decoder
         self.num_frames, self.fps = decoder.num_frames, decoder.fps
         self.height, self.width = decoder.height, decoder.width

@@ -15,27 +15,20 @@ Example = tuple[Line, int | None, str | None]  # line of the list, label, name o
 
 
 class Split(NamedTuple):
-    """The videos of a split.
+    """The videos of a split."""
 
-    Attributes:
-      name: such as "train".
-      class_names: by label; None if labels are numbers without names, or there are none.
-      examples: usable videos, in order.
-      skipped: the others: path, status, reason.
-    """
-
-    name: str
-    class_names: list[str] | None
-    examples: list[Example]
-    skipped: list[Line]
+    name: str  # such as "train"
+    class_names: list[str] | None  # by label; None if labels are mere numbers, or there are none
+    examples: list[Example]  # usable videos, in order
+    skipped: list[Line]  # the others: path, status, reason
 
 
 def splits(folder: Path, lines: list[Line], labels: Path | None, name: str | None) -> list[Split]:
-    """The splits of a folder.
+    """The splits of a folder of videos.
 
     Args:
       folder: with the videos.
-      lines: its list, as `video_scan.scan` makes it.
+      lines: its list, as `scan` makes it.
       labels: a list as `video_lists.read_list` reads it, relative to the folder; None means that
         folders are classes, if there are two or more and no videos beside them.
       name: of the split; None means each of train, val, ... that is a folder, else "train".
@@ -92,9 +85,10 @@ def _listed(labels: Path, lines: list[Line], name: str) -> Split:
     by_path = {line["path"]: line for line in lines}
     missing = dict(status="missing", reason="it is in the list of labels, not in the folder")
     examples: list[Example] = []
-    for entry in read_list(labels):
-        path = os.path.normpath(entry.path)
-        examples.append((by_path.get(path, dict(path=path, **missing)), entry.label, None))
+    listed = read_list(labels)
+    for row, path in enumerate(map(os.path.normpath, listed.paths)):
+        label = None if listed.labels is None else int(listed.labels[row])
+        examples.append((by_path.get(path, dict(path=path, **missing)), label, None))
     return _split(name, None, examples)
 
 

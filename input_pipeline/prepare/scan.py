@@ -53,8 +53,7 @@ def scan(folder: Path, index: Path, *, decode: bool, workers: int) -> list[Line]
     Args:
       folder: with the videos, at any depth.
       index: the list, `index.jsonl`.
-      decode: decode each frame; else files are only checked and frames counted, and damage of
-        pictures is not seen.
+      decode: decode each frame; else damage of pictures is not seen.
       workers: processes.
 
     Returns:

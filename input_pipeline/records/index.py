@@ -30,40 +30,22 @@ FRAME = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])  # zlib
 
 
 class Record(NamedTuple):
-    """One video of a shard.
+    """One video of a shard; None is what the record does not say."""
 
-    Attributes:
-      name: of the file it was made from; "" if the record does not say.
-      label: class index; None without one.
-      label_text: name of the class; None without one.
-      fps: frames per second; None if the record does not say.
-      height: in pixels.
-      width: in pixels.
-      num_frames: 0 if the record is damaged.
-      damage: what is wrong with it; None if nothing.
-    """
-
-    name: str
-    label: int | None
-    label_text: str | None
-    fps: float | None
-    height: int
+    name: str  # of the file it was made from; "" if the record does not say
+    label: int | None  # class index
+    label_text: str | None  # name of the class
+    fps: float | None  # frames per second
+    height: int  # pixels
     width: int
-    num_frames: int
-    damage: str | None
+    num_frames: int  # 0 if the record is damaged
+    damage: str | None  # what is wrong with it; None if nothing
 
 
 class ShardIndex:
-    """The videos of a shard and the places of their frames."""
+    """The videos of a shard of `num_bytes`, and where their frames are, of dtype `FRAME`."""
 
     def __init__(self, records: list[Record], frames: np.ndarray, num_bytes: int):
-        """Joins what was read.
-
-        Args:
-          records: in the order of the shard.
-          frames: of dtype `FRAME`, of all records in order.
-          num_bytes: size of the shard.
-        """
         self.records, self.num_bytes = records, num_bytes
         self._frames = frames
         self._ends = np.cumsum([0] + [record.num_frames for record in records])

@@ -26,19 +26,12 @@ from input_pipeline.source import OpenVideo
 _SHARD_BYTES = 150e6
 _BYTES_PER_PIXEL = 0.35  # of JPEG at quality 95; busy pictures
 
-cv2.setNumThreads(0)  # there are processes
-
 
 class Settings(NamedTuple):
-    """How frames are stored.
+    """How frames are stored."""
 
-    Attributes:
-      short_side: pixels of the shorter side; smaller videos keep their size.
-      quality: of JPEG, as libjpeg counts, 1 to 100; colours at half the resolution.
-    """
-
-    short_side: int = 256
-    quality: int = 95
+    short_side: int = 256  # pixels of the shorter side; smaller videos keep their size
+    quality: int = 95  # of JPEG, as libjpeg counts, 1 to 100; colours at half the resolution
 
 
 class Clip(NamedTuple):
@@ -90,7 +83,7 @@ def plan(
     Args:
       source: the folder of the videos.
       out: the folder of the files.
-      split: first part of their names.
+      split: what their names begin with.
       examples: line of the list, label and name of the class of each usable video.
       settings: how frames are stored.
       shards: how many files; None means of about 150 MB each.
@@ -119,9 +112,7 @@ def _stored_pixels(line: Line, short_side: int) -> float:
 def finished(job: ShardJob, reports: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
     """What was reported about a file, if it is still there and would be written the same again.
 
-    Args:
-      job: that would write the file.
-      reports: of an earlier, complete run, by the name of the file.
+    `reports` are of an earlier, complete run, by the name of the file.
     """
     report = reports.get(job.shard.name)
     if job.report.exists():
@@ -223,11 +214,7 @@ def _decode(jpeg: bytes) -> np.ndarray:
 
 
 def check_shard(job: ShardJob, records: int) -> list[str]:
-    """Reads records back and compares three frames of each with the video, to the byte.
-
-    Args:
-      job: that wrote the file.
-      records: how many, evenly spaced; all if there are fewer.
+    """Reads so many records back, evenly spaced; compares three frames of each with the video.
 
     Returns:
       What differs, in words; nothing if all is well.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,10 +12,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from input_pipeline.bad_inputs import BadMedia
-from input_pipeline.decode.images import Picture, open_picture
+from input_pipeline.bad_inputs import refuse_larger
+from input_pipeline.decode.images import MAX_PIXELS, Picture, open_picture
 from input_pipeline.source import Video
 from input_pipeline.views.crops import Window
+from input_pipeline.views.sampling import Sampler, make_sampler
 
 Pixels = Image.Image | np.ndarray  # uint8 RGB; Pillow and OpenCV each have their own form
 
@@ -53,18 +56,56 @@ class Frame(NamedTuple):
 
 
 class Clip(NamedTuple):
-    """An open example; an image is a video of one frame.
+    """An open example; an image is a video of one frame."""
+
+    num_frames: int  # of the whole example
+    fps: float  # frames per second; means nothing for an image
+    # (indices, short side) -> frames, each decoded once however often it is asked for; the short
+    # side is for videos only, see `OpenVideo.frames`.
+    pictures: Callable[[Sequence[int], int | None], list[Picture | Frame]]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipView:
+    """What `TrainView` and `EvalView` share.
 
     Attributes:
-      num_frames: of the whole example.
-      fps: frames per second; means nothing for an image.
-      pictures: (indices, short side) -> frames, each decoded once however often it is asked for;
-        the short side is for videos only, see `OpenVideo.frames`.
+      size: side of the clip, in pixels.
+      frames: of a clip; 1 for images.
+      stride: frames from one frame of the clip to the next, see `sampling`.
+      sampling: which frames: "dense", "segment" or "strided", see `input_pipeline.views.sampling`.
+      max_pixels: larger frames count as bad inputs.
     """
 
-    num_frames: int
-    fps: float
-    pictures: Callable[[Sequence[int], int | None], list[Picture | Frame]]
+    size: int = 224
+    frames: int = 1
+    stride: int = 1
+    sampling: str = "dense"
+    max_pixels: int = MAX_PIXELS
+
+    def check(self, interpolation: str, antialias: bool, counts: Sequence[str]) -> None:
+        """Raises ValueError if one of these settings or of `counts` is out of range."""
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}; it must be at least 1 pixel")
+        known = PILLOW if antialias else OPENCV
+        if interpolation not in known:
+            raise ValueError(
+                f"interpolation {interpolation!r} is not one of {sorted(known)} "
+                f"(antialias={antialias})"
+            )
+        for name in ("max_pixels", "frames", "stride", *counts):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    @functools.cached_property
+    def sampler(self) -> Sampler:
+        """Chooses the frames; raises ValueError for a wrong `sampling` or `stride`."""
+        return make_sampler(self.sampling, self.frames, self.stride)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Frames, height, width, channels of a clip."""
+        return self.frames, self.size, self.size, 3
 
 
 @contextlib.contextmanager
@@ -84,11 +125,7 @@ def open_clip(data: bytes | np.ndarray | Video, max_pixels: int) -> Iterator[Cli
         yield Clip(1, 1.0, lambda indices, _: [picture for _ in indices])
         return
     with data.open() as video:
-        if video.width * video.height > max_pixels:
-            raise BadMedia(
-                "too_large",
-                f"{video.width}x{video.height} pixels, the limit is {max_pixels} (max_pixels)",
-            )
+        refuse_larger(video.width, video.height, max_pixels)
 
         def pictures(indices: Sequence[int], short_side: int | None) -> list[Picture | Frame]:
             wanted = sorted(set(indices))
@@ -107,14 +144,9 @@ def crop(pixels: Pixels, window: Window) -> Pixels:
 
 
 def resize(pixels: Pixels, height: int, width: int, interpolation: str, antialias: bool) -> Pixels:
-    """An image of another size.
+    """Scales an image to height x width: filtered first, as Pillow does, if `antialias`.
 
-    Args:
-      pixels: uint8 RGB.
-      height: wanted, in pixels.
-      width: wanted, in pixels.
-      interpolation: key of `PILLOW`, or without antialiasing of `OPENCV`.
-      antialias: filter before sampling, as Pillow does, or sample only, as torch by default.
+    Else only sampled, as torch by default. `interpolation` is a key of `PILLOW` or of `OPENCV`.
     """
     if antialias:
         return as_image(pixels).resize((width, height), PILLOW[interpolation])
@@ -131,16 +163,3 @@ def size_of(pixels: Pixels) -> tuple[int, int]:
     if isinstance(pixels, np.ndarray):
         return pixels.shape[0], pixels.shape[1]
     return pixels.height, pixels.width
-
-
-def check_size(size: int, interpolation: str, antialias: bool, max_pixels: int) -> None:
-    """Raises ValueError if a setting that views share is out of range."""
-    if size < 1:
-        raise ValueError(f"size is {size}; it must be at least 1 pixel")
-    known = PILLOW if antialias else OPENCV
-    if interpolation not in known:
-        raise ValueError(
-            f"interpolation {interpolation!r} is not one of {sorted(known)} (antialias={antialias})"
-        )
-    if max_pixels < 1:
-        raise ValueError(f"max_pixels is {max_pixels}; it must be at least 1")

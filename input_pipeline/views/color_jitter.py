@@ -14,26 +14,17 @@ _ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color
 class ColorJitter:
     """Each of the three factors is uniform in [max(0, 1 - strength), 1 + strength].
 
-    Attributes:
-      strength: 0.4 in OpenMMLab's fine-tuning of MaskFeat, in addition to RandAugment.
-
     Source: torchvision's ColorJitter, without hue.
     """
 
-    strength: float
+    strength: float  # 0.4 in OpenMMLab's fine-tuning of MaskFeat, in addition to RandAugment
 
     def __post_init__(self):
-        """Checks the setting."""
         if self.strength < 0:
             raise ValueError(f"color_jitter is {self.strength}; it must be 0 or more")
 
     def __call__(self, frames: list[Image.Image], rng: np.random.Generator) -> list[Image.Image]:
-        """Changes all frames alike.
-
-        Args:
-          frames: of one clip, mode RGB.
-          rng: source of randomness.
-        """
+        """Changes all frames of a clip, mode RGB, alike."""
         order = rng.permutation(len(_ENHANCERS))
         low, high = max(0.0, 1 - self.strength), 1 + self.strength
         factors = rng.uniform(low, high, size=len(_ENHANCERS))

@@ -82,8 +82,7 @@ def along_longer_side(height: int, width: int, size: int, count: int) -> list[Wi
     Half pixels are rounded up, as in PySlowFast (slowfast/datasets/transform.py).
     """
     tops, lefts = _starts(height, size), _starts(width, size)
-    middle = (tops[1], lefts[1])
-    corners = [middle]
+    corners = [(tops[1], lefts[1])]
     if count == 3 and width >= height:
         corners = [(tops[1], left) for left in lefts]
     elif count == 3:

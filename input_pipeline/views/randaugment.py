@@ -136,12 +136,7 @@ class RandAugment:
         return cls(settings["m"], settings["mstd"], int(settings["n"]), fill)
 
     def __call__(self, frames: list[Image.Image], rng: np.random.Generator) -> list[Image.Image]:
-        """Augments all frames of a clip with the same operations and arguments.
-
-        Args:
-          frames: mode RGB, all of one size.
-          rng: source of randomness.
-        """
+        """Augments all frames of a clip, mode RGB, with the same operations and arguments."""
         names = list(OPERATIONS)
         for choice in rng.integers(len(names), size=self.layers):
             if rng.random() < 0.5:

@@ -11,14 +11,14 @@ import functools
 import numpy as np
 
 from input_pipeline.bad_inputs import media_boundary
-from input_pipeline.decode.images import MAX_PIXELS, Picture
+from input_pipeline.decode.images import Picture
 from input_pipeline.source import Video
 from input_pipeline.views import crops
 from input_pipeline.views.clips import (
+    ClipView,
     Frame,
     Pixels,
     as_image,
-    check_size,
     crop,
     open_clip,
     resize,
@@ -26,21 +26,17 @@ from input_pipeline.views.clips import (
 )
 from input_pipeline.views.color_jitter import ColorJitter
 from input_pipeline.views.randaugment import MEAN_COLOUR, Fill, RandAugment
-from input_pipeline.views.sampling import Sampler, make_sampler
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainView:
+class TrainView(ClipView):
     """Random frames, a random crop of them, and (fine-tuning) RandAugment and colour jitter.
 
     All frames of a clip share their draws. The originals flip before RandAugment; since its signs
     are fair coins, flipping afterwards gives the same distribution.
 
     Attributes:
-      size: side of the clip, in pixels.
-      frames: of a clip; 1 for images.
-      stride: frames from one frame of the clip to the next, see `sampling`.
-      sampling: which frames: "dense", "segment" or "strided", see `input_pipeline.views.sampling`.
+      size, frames, stride, sampling, max_pixels: see `ClipView`.
       repeats: clips of an example, each augmented on its own; they follow each other in the batch.
       new_frames: whether each repeat draws frames of its own.
       short_side: a video is scaled to it while it is decoded, in pixels; None for no scaling.
@@ -55,13 +51,8 @@ class TrainView:
       augment_first: RandAugment and jitter on whole frames, before the crop (video of the
         originals), instead of after it (images).
       color_jitter: strength of brightness, contrast and saturation, after RandAugment; 0 for none.
-      max_pixels: larger frames count as bad inputs.
     """
 
-    size: int = 224
-    frames: int = 1
-    stride: int = 1
-    sampling: str = "dense"
     repeats: int = 1
     new_frames: bool = False
     short_side: int | None = None
@@ -74,14 +65,9 @@ class TrainView:
     fill: Fill = MEAN_COLOUR
     augment_first: bool = False
     color_jitter: float = 0.0
-    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self):
-        """Checks the settings."""
-        check_size(self.size, self.interpolation, self.antialias, self.max_pixels)
-        for name in ("frames", "stride", "repeats", "short_side"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        self.check(self.interpolation, self.antialias, ("repeats", "short_side"))
         low, high = self.crop_area
         if not 0 < low <= high <= 1:
             raise ValueError(f"crop_area is {self.crop_area}; expected 0 < low <= high <= 1")
@@ -97,7 +83,7 @@ class TrainView:
                 )
         if self.new_frames and self.repeats == 1:
             raise ValueError("new_frames=True says something only where repeats is 2 or more")
-        _ = self._augmentations, self._sampler  # made here, so that a bad setting fails at once
+        _ = self._augmentations, self.sampler  # made here, so that a bad setting fails at once
 
     @functools.cached_property
     def _augmentations(self) -> list[RandAugment | ColorJitter]:
@@ -107,15 +93,6 @@ class TrainView:
         if self.color_jitter:
             augmentations.append(ColorJitter(self.color_jitter))
         return augmentations
-
-    @functools.cached_property
-    def _sampler(self) -> Sampler:
-        return make_sampler(self.sampling, self.frames, self.stride)
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Frames, height, width, channels of a clip."""
-        return self.frames, self.size, self.size, 3
 
     @property
     def reads(self) -> int:
@@ -130,19 +107,10 @@ class TrainView:
     def __call__(
         self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0
     ) -> np.ndarray:
-        """Decodes, crops and augments: uint8 (repeats, *shape), RGB.
-
-        Args:
-          data: an image file, its pixels, or a video.
-          rng: the random numbers of this example.
-          read: 0, the only one.
-
-        Raises:
-          BadMedia: the file cannot be decoded.
-        """
+        """Decodes, crops and augments: uint8 (repeats, *shape), see `View`; `read` is 0."""
         with media_boundary(), open_clip(data, self.max_pixels) as clip:
             draws = self.repeats if self.new_frames else 1
-            chosen = [self._sampler.random(rng, clip.num_frames, clip.fps) for _ in range(draws)]
+            chosen = [self.sampler.random(rng, clip.num_frames, clip.fps) for _ in range(draws)]
             pictures = clip.pictures(np.concatenate(chosen).tolist(), self.short_side)
             starts = [self.frames * (i % draws) for i in range(self.repeats)]
             decoded = [self._decode(pictures[i : i + self.frames], rng) for i in starts]

@@ -162,9 +162,9 @@ def test_any_name_comes_out_as_it_went_in(tmp_path_factory, paths, separator, en
     rows = [f"{path}{separator}{i}" if labels else path for i, path in enumerate(paths)]
     file.write_bytes((("\ufeff" if bom else "") + end.join(rows)).encode())
     listed = read_list(file)
-    wanted = [i if labels else None for i in range(len(paths))]
-    assert [entry.label for entry in listed] == wanted
-    assert [entry.path for entry in listed] == paths
+    assert listed.paths == paths
+    assert (listed.labels is not None) == labels
+    assert not labels or listed.labels.tolist() == list(range(len(paths)))
 
 
 @given(st.binary(max_size=300))
