@@ -265,7 +265,6 @@ def run(fault: str, rounds: int) -> tuple[dict[str, int], dict[str, Any]]:
 
 
 def main() -> None:
-    """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", action="store_true", help="in docs/faults.jsonl")
     parser.add_argument("--only", choices=SERIES)
@@ -276,8 +275,7 @@ def main() -> None:
         outcomes, details = run(fault, rounds)
         print(fault, json.dumps([outcomes, details], indent=1), flush=True)
         if chosen.record:
-            command = f"python -m bench.faults.bad_share --only={fault} --record"
-            results.record(fault, what, outcomes, command=command, note=note, **details)
+            results.record(fault, what, outcomes, note=note, **details)
 
 
 if __name__ == "__main__":

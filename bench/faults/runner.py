@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-ROOT = pathlib.Path(__file__).parents[2]
+from bench.faults.results import ROOT
+
 RECIPE = f"--config={ROOT}/bench/faults/recipe.py"
 LIMIT_SECONDS = 240.0  # a process that lives so long hangs
 ENVIRONMENT = {
@@ -52,7 +53,6 @@ class Ended(NamedTuple):
 
     Attributes:
       code: exit code, minus the signal that ended it, None if it had to be ended by us.
-      lived_s: seconds.
       at: when it ended, by the clock.
       output: what it printed.
       points: fault points that it reached.
@@ -62,17 +62,12 @@ class Ended(NamedTuple):
     """
 
     code: int | None
-    lived_s: float
     at: float
     output: str
     points: list[Point]
     ids: list[tuple[int, list[int]]]
     status: dict[str, Any] | None
     left: list[int]
-
-    def seconds_after(self, name: str) -> float:
-        """From the last time that a point was reached to the end."""
-        return self.at - max(point.time for point in self.points if point.name == name)
 
 
 class Forks:
@@ -131,7 +126,6 @@ class Child:
     def __init__(self, case: Case, spec: pathlib.Path, forks: Forks | None, **env: str):
         self._case, self._forks, self._popen = case, forks, None
         self._before = case.output.stat().st_size if case.output.exists() else 0
-        self.started = time.time()
         if forks is not None:
             self.process = forks.start(spec, case.output)
             return
@@ -160,9 +154,6 @@ class Child:
             if self.code() is None:
                 os.kill(self.process, number)
 
-    def points(self) -> list[Point]:
-        return [point for point in self._case.points() if point.process == self.process]
-
     def until(self, seen: Callable[[Child], Any], seconds: float = LIMIT_SECONDS) -> bool:
         """Waits for something; False if the process ended or the time was up before."""
         deadline = time.time() + seconds
@@ -188,10 +179,9 @@ class Child:
         ids = [(step, row) for process, step, row in case.updates() if process == self.process]
         return Ended(
             code=self.code() if in_time else None,
-            lived_s=at - self.started,
             at=at,
             output=output,
-            points=self.points(),
+            points=[point for point in case.points() if point.process == self.process],
             ids=ids,
             status=case.status(),
             left=_session(self.process),

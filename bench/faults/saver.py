@@ -1,6 +1,6 @@
 """A process that saves checkpoints when it is told to: one line of JSON in, one out.
 
-python -m bench.faults.saver DIRECTORY [FLOATS]
+python -m bench.faults.saver DIRECTORY FLOATS
 
 In: `{"step": 3}` saves a state made from the number and waits for the end,
 `{"step": 3, "work_s": 5}` does not wait but makes small steps of work for so long,
@@ -25,9 +25,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bench.faults.disk import Disk
+from bench.faults.results import ROOT
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError, Checkpoints
 
-ROOT = pathlib.Path(__file__).parents[2]
 ARRAYS = "ocdbt.process_0/d/"  # in the names of files that only TensorStore writes
 
 
@@ -72,22 +72,17 @@ def state_of(step: int, floats: int) -> dict[str, Any]:
 
 def main() -> None:
     """Until the input ends."""
-    floats = int(sys.argv[2]) if len(sys.argv) > 2 else 500_000
+    floats = int(sys.argv[2])
     checkpoints = Checkpoints(sys.argv[1], pause_s=0.2)
     for line in sys.stdin:
         order = json.loads(line)
         answer: dict[str, Any] = {}
-        begun = time.perf_counter()
         try:
             if "find" in order:
                 answer["found"] = _find(checkpoints, floats)
             else:
                 state = state_of(order["step"], floats)
                 checkpoints.save(order["step"], state, {})
-                answer["blocked_s"], answer["waited_s"] = (
-                    checkpoints.blocked_s,
-                    checkpoints.waited_s,
-                )
                 if "work_s" in order:
                     answer["work_s"] = _work(order["work_s"])
                     answer["steps_meanwhile"] = checkpoints.steps()
@@ -97,7 +92,8 @@ def main() -> None:
         except CheckpointError as error:
             answer["error"] = str(error)
         answer |= {
-            "seconds": time.perf_counter() - begun,
+            "blocked_s": checkpoints.blocked_s,
+            "waited_s": checkpoints.waited_s,
             "written_s": checkpoints.written_s,
             "steps": checkpoints.steps(),
             "messages": checkpoints.messages(),

@@ -151,7 +151,7 @@ def phases(times: int, seed: int, only: str) -> None:
 def two_signals(case: Case) -> tuple[Verdict, float]:
     """B10: the second ends the process at once, here while the first waits for a slow save."""
     child = case.start("save.before_manifest:sleep@2")
-    child.until(lambda c: any(p[2:] == ("save.before_manifest", 2) for p in c.points()))
+    child.until(lambda _: any(p[2:] == ("save.before_manifest", 2) for p in case.points()))
     least = max([0, *oracles.good_steps(case.workdir)])
     child.send(signal.SIGTERM)
     child.until(lambda _: False, 1.0)

@@ -248,43 +248,54 @@ def late_errors() -> Counts:
     return outcomes
 
 
-def disk_cases(name: str) -> list[dict[str, Any]]:
-    """Rules for the series that are named so."""
-    full = {"errno": errno.ENOSPC}
-    data = [{**full, "ops": "write", "after": n, "match": ARRAYS} for n in range(0, 10**6, 10**5)]
-    return {
-        "data": data,
-        "manifest": [
-            {**full, "ops": "write", "match": "manifest.json", "after": n} for n in range(9)
-        ],
-        "rename": [{**full, "ops": "rename,mkdir,open"}, {**full, "ops": "rename"}] * 5,
-        "once": [{**rules, "times": 1} for rules in data]
-        + [{**full, "ops": "write", "match": "manifest.json", "times": 1}] * 5,
-        "other": [
+FULL = {"errno": errno.ENOSPC}
+IN_DATA = [{**FULL, "ops": "write", "after": n, "match": ARRAYS} for n in range(0, 10**6, 10**5)]
+IN_MANIFEST = {**FULL, "ops": "write", "match": "manifest.json"}
+# Number in the catalogue, what fails, the rules of `disk.c`, whether the second try must succeed.
+DISKS: list[tuple[str, str, list[dict[str, Any]], bool]] = [
+    ("C6", "disk full in data", IN_DATA, False),
+    ("C6", "disk full in manifest", [{**IN_MANIFEST, "after": n} for n in range(9)], False),
+    (
+        "C6",
+        "disk full at rename, mkdir or open",
+        [{**FULL, "ops": "rename,mkdir,open"}, {**FULL, "ops": "rename"}] * 5,
+        False,
+    ),
+    (
+        "C6",
+        "disk full in data or manifest, the second try finds room",
+        [{**rules, "times": 1} for rules in [*IN_DATA, *[IN_MANIFEST] * 5]],
+        True,
+    ),
+    (
+        "C7",
+        "EIO, EROFS, EACCES at write, fsync, open, rename",
+        [
             {"errno": number, "ops": ops, "match": match}
             for number in (errno.EIO, errno.EROFS, errno.EACCES)
             for ops in ("write", "fsync", "open", "rename")
             for match in (ARRAYS, "manifest")
             if (ops, match) != ("rename", ARRAYS)  # these files are not renamed
         ],
-    }[name]
+        False,
+    ),
+]
 
 
 def main() -> None:
     """Runs all series and prints what became of them."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--copies", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stall", type=float, default=60, help="seconds")
-    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--record", action="store_true", help="in docs/faults.jsonl")
     words = parser.parse_args()
-    command = f"python -m bench.faults.storage --flips={words.flips} --seed={words.seed} --record"
 
     def tell(fault: str, what: str, outcomes: Counts, **details: Any) -> None:
         print(fault, what, dict(outcomes), details or "", flush=True)
         if words.record:
-            record(fault, what, outcomes, command=command, **details)
+            record(fault, what, outcomes, **details)
 
     with tempfile.TemporaryDirectory() as folder:
         steps = Steps(pathlib.Path(folder))
@@ -293,19 +304,8 @@ def main() -> None:
         tell("C2", "a file cut, emptied, longer, deleted or of another step", whole_files(steps))
         tell("C3", "the newest step half copied", half_copies(steps, words.copies, words.seed))
         tell("C5", "a bit flipped in every step", none_good(steps, 50, words.seed))
-    for where in ("data", "manifest", "rename"):
-        what = {"rename": "at rename, mkdir or open"}.get(where, f"in {where}")
-        tell("C6", f"disk full {what}", disk_fails(disk_cases(where), again=False))
-    tell(
-        "C6",
-        "disk full in data or manifest, the second try finds room",
-        disk_fails(disk_cases("once"), again=True),
-    )
-    tell(
-        "C7",
-        "EIO, EROFS, EACCES at write, fsync, open, rename",
-        disk_fails(disk_cases("other"), again=False),
-    )
+    for fault, what, cases, again in DISKS:
+        tell(fault, what, disk_fails(cases, again=again))
     outcomes, details = slow_disk({"rate": 1e6}, seconds=5)
     tell("C8", "disk of 1 MB/s, a step of 16 MB", outcomes, **details)
     outcomes, details = slow_disk({"stall": words.stall}, seconds=min(words.stall / 2, 10))

@@ -1,15 +1,12 @@
 """Renders docs/faults.jsonl into the table of docs/reliability.md.
 
-python -m bench.faults.table            # writes it
-python -m bench.faults.table --check    # says whether it is up to date
+python -m bench.faults.table
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,16 +59,8 @@ def filled(text: str, table: str) -> str:
 
 
 def main() -> None:
-    """Writes the table, or says whether it is there."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true")
-    args = parser.parse_args()
     text = DOCUMENT.read_text(encoding="utf-8")
-    new = filled(text, render(read()))
-    if args.check and new != text:
-        sys.exit(f"{DOCUMENT} is not what docs/faults.jsonl says: python -m bench.faults.table")
-    if not args.check:
-        DOCUMENT.write_text(new, encoding="utf-8")
+    DOCUMENT.write_text(filled(text, render(read())), encoding="utf-8")
 
 
 if __name__ == "__main__":

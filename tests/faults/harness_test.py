@@ -78,7 +78,7 @@ def test_examples_that_are_not_where_they_belong_show(change):
 
 
 def an_end(**changes):
-    good = dict(code=75, lived_s=1.0, at=0.0, output="stopped: SIGTERM", points=[], ids=[])
+    good = dict(code=75, at=0.0, output="stopped: SIGTERM", points=[], ids=[])
     good |= {"status": {"state": "stopped", "exit_code": 75}, "left": []}
     return Ended(**{**good, **changes})
 

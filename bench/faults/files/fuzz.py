@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import os
@@ -12,7 +13,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from bench.faults import isolation, results
@@ -188,36 +189,29 @@ def verdict(job: Job, outcome: Any) -> str:
     return "clean stop" if cheap else "noticed late"
 
 
-class Series(NamedTuple):
-    """Results by door.
+@dataclasses.dataclass
+class Series:
+    """How many of each outcome and kind, and the most seconds and megabytes that one took."""
 
-    Attributes:
-      outcomes: how many of each.
-      kinds: how many of each kind.
-      seconds, megabytes: the most that one took.
-    """
-
-    outcomes: collections.Counter[str]
-    kinds: collections.Counter[str]
-    seconds: list[float]
-    megabytes: list[float]
+    outcomes: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    seconds: float = 0.0
+    megabytes: float = 0.0
 
 
 def series(
-    what: Iterator[Job] | list[Job], log: Callable[[str], None] = print
+    what: Iterable[Job], log: Callable[[str], None] = print, by_door: bool = True
 ) -> dict[str, Series]:
-    """What came of files, by door; those that are not good are told to `log`."""
+    """What came of files, by door or together; those that are not good are told to `log`."""
     found: dict[str, Series] = {}
     for job, outcome in isolation.each(attempt, what, SECONDS, MEMORY):
         judged = verdict(job, outcome)
-        of_door = found.setdefault(
-            job.door, Series(collections.Counter(), collections.Counter(), [0.0], [0.0])
-        )
-        of_door.outcomes[judged] += 1
+        this = found.setdefault(job.door if by_door else "", Series())
+        this.outcomes[judged] += 1
         if isinstance(outcome, Read):
-            of_door.kinds[outcome.kind] += 1
-            of_door.seconds[0] = max(of_door.seconds[0], outcome.seconds)
-            of_door.megabytes[0] = max(of_door.megabytes[0], outcome.megabytes)
+            this.kinds[outcome.kind] += 1
+            this.seconds = max(this.seconds, outcome.seconds)
+            this.megabytes = max(this.megabytes, outcome.megabytes)
         if judged not in results.GOOD:
             log(f"{job} ({content(job)[0]}): {judged}: {outcome}")
     return found
