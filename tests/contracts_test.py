@@ -22,12 +22,11 @@ import pytest
 from ml_collections import ConfigDict
 
 from input_pipeline import DATASETS, EvalView, Example
-from input_pipeline.records.format import sequence_example
 from input_pipeline.source import Video
 from maskfeat_jax import sharding
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.masking import MASKERS, Masker
-from maskfeat_jax.models import MODELS, VARIANTS
+from maskfeat_jax.models import MODELS, VARIANTS, create_encoder
 from maskfeat_jax.optim import OPTIMIZERS
 from maskfeat_jax.sections import Problems, choose
 from maskfeat_jax.state import TrainState
@@ -35,6 +34,7 @@ from maskfeat_jax.targets import TARGETS, Target
 from maskfeat_jax.tasks import TASKS, task_of
 from tests.input_pipeline.samples import encode, picture
 from tests.input_pipeline.video_samples import encode_video
+from tests.optim_test import LENGTH, STACKED, follow, waves
 from tests.recipes import CONFIGS, ROOT, recipe, shrunken
 
 TABLES = {
@@ -64,6 +64,14 @@ def test_entries_are_documented(section, name):
     assert any(word in (ROOT / "README.md").read_text() for word in words)
 
 
+def batch(clip, rows=8):
+    return {
+        "video": np.random.default_rng(0).integers(0, 256, (rows, *clip, 3)).astype(np.uint8),
+        "label": np.arange(rows, dtype=np.int32) % 3,
+        "valid": np.ones(rows, bool),
+    }
+
+
 # Targets
 
 
@@ -75,31 +83,25 @@ def check_target(make) -> None:
     assert hash(target) == hash(make(tubelet=tubelet))  # part of what is compiled
     assert target.tubelet == tubelet
     normalise = Normalise()
-    noise = np.random.default_rng(0).integers(0, 256, (2, 4, 16, 48, 3)).astype(np.uint8)
-    black = np.zeros_like(noise)
-    features_of = jax.jit(target)
-    for video in (noise, black):
-        clips = normalise(video)
-        features = features_of(clips)
-        assert features.shape == (2, 2, 2, 3, target.dim)
-        assert features.dtype == np.float32
-        assert np.isfinite(features).all()
-        np.testing.assert_allclose(features, target(clips), atol=1e-5)
-        np.testing.assert_array_equal(features[1:], features_of(clips)[1:])
-        restored = target.restore(features, clips)
-        assert restored.shape == features.shape
-        drawn = target.draw(np.asarray(restored[0, 1]), normalise.mean, normalise.std)
-        assert drawn.dtype == np.uint8
-        assert drawn.ndim == 3
-        assert drawn.shape[2] == 3
-        assert drawn.shape[0] * 3 == drawn.shape[1] * 2 * 8 // 16  # of 2x3 tokens of 8x16 pixels
-    alone = np.asarray(features_of(normalise(np.stack([noise[1], noise[1]]))))
-    np.testing.assert_allclose(alone[0], features_of(normalise(noise))[1], atol=1e-5)
+    clips = normalise(batch((4, 16, 48), rows=2)["video"])
+    features = jax.jit(target)(clips)
+    assert features.shape == (2, 2, 2, 3, target.dim)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, target(clips), atol=1e-5)
+    np.testing.assert_allclose(features[1:], target(clips[1:]), atol=1e-5)
+    restored = target.restore(features, clips)
+    assert restored.shape == features.shape
+    drawn = target.draw(np.asarray(restored[0, 1]), normalise.mean, normalise.std)
+    assert drawn.dtype == np.uint8
+    height, width, _ = drawn.shape
+    assert height * 3 == width  # of 2x3 tokens of 8x16 pixels
 
 
-@pytest.mark.parametrize("name", sorted(TARGETS))
+@pytest.mark.parametrize("name", TARGETS)
 def test_targets(name):
     check_target(TARGETS[name])
+    with pytest.raises(ValueError, match="4x32x40 is not a whole number of 2x16x16 tubelets"):
+        TARGETS[name](tubelet=(2, 16, 16))(np.zeros((2, 4, 32, 40, 3), np.float32))
 
 
 def test_the_example_of_contributing_is_a_target_that_trains(tmp_path, monkeypatch):
@@ -124,11 +126,11 @@ def test_the_example_of_contributing_is_a_target_that_trains(tmp_path, monkeypat
     assert isinstance(task.target, example.MeanColour)
     state = TrainState.create(jax.jit(task.init)(KEY), optimizer)
     step = jax.jit(functools.partial(task.train_step, optimizer=optimizer))
-    after, metrics = step(state, batch(task))
+    after, metrics = step(state, batch(task.clip))
     assert np.isfinite(metrics["loss"])
     assert int(after.skipped) == 0
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), after.params, state.params)
-    assert moved["projection"]["kernel"]
+    before, kernel = (x.params["projection"]["kernel"] for x in (state, after))
+    assert np.any(before != kernel)
 
 
 # Masks
@@ -172,7 +174,7 @@ def test_masks(masker):
     np.testing.assert_array_equal(masks, masker(KEY, 5, possible[-1]))
 
 
-@pytest.mark.parametrize("name", sorted(MASKERS))
+@pytest.mark.parametrize("name", MASKERS)
 def test_mask_ratios(name):
     for ratio in (0.0, 1.0):
         with pytest.raises(ValueError, match=f"mask ratio {ratio} is not between 0 and 1"):
@@ -181,87 +183,68 @@ def test_mask_ratios(name):
 
 # Models
 
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_encoders_take_any_clip_of_whole_tubelets(name):
+    encoder = create_encoder(name, scan=True)
+    clip = tuple(n * m for n, m in zip((3, 2, 4), encoder.tubelet, strict=True))
+    assert encoder.grid(clip) == (3, 2, 4)
+    clips = jax.ShapeDtypeStruct((2, *clip, 3), jnp.float32)
+    out = jax.eval_shape(encoder.init_with_output, KEY, clips)[0]
+    assert out.shape == (2, 1 + 3 * 2 * 4, encoder.width * (8 if "mvit" in name else 1))
+
+
 HEAD = {"dim": 5, "num_classes": 3, "visible": 2}
 ENCODER = {"width": 24, "depth": 2, "heads": 1, "tubelet": (2, 8, 8)}
 ENCODERS = {"ViT": ENCODER, "MViT": {**ENCODER, "stages": (1,)}}
+FAMILIES = {family.__name__: family for family, _ in VARIANTS.values()}
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_models(name):
-    families = {family for family, _ in VARIANTS.values()}
-    assert families
-    accepted = [family for family in families if check_model(name, family)]
-    assert accepted
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", MODELS)
+def test_models(name, family):
+    """On a small encoder, by shapes alone, or a refusal that names the encoder."""
     assert len([task for task in TASKS.values() if name in task.heads]) == 1
-
-
-def check_model(name, family) -> bool:
-    """Checks a model on a small encoder by shapes alone; False where it refuses the encoder."""
-    encoder = family(**ENCODERS[family.__name__])
-    kind = MODELS[name]
-    own = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
-    head = {field: HEAD[field] for field in own if field in HEAD}
+    encoder = FAMILIES[family](**ENCODERS[family])
+    required = [f.name for f in dataclasses.fields(MODELS[name]) if f.name in HEAD]
+    head = {field: HEAD[field] for field in required}
     try:
-        model = kind(encoder=encoder, **head)
+        model = MODELS[name](encoder=encoder, **head)
     except ValueError as error:
-        if family.__name__ not in str(error):
+        if family not in str(error):
             raise
-        return False
-    clips = jnp.zeros((3, 4, 16, 24, 3))
+        return
     grid = encoder.grid((4, 16, 24))
-    masks = "mask" in inspect.signature(kind.__call__).parameters
-    inputs = (clips, jnp.zeros((3, *grid), bool)) if masks else (clips,)
-    params = jax.eval_shape(model.init, KEY, *inputs)["params"]
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
-    paths = [
-        "/".join(key.key for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)
-    ]
-    for pattern in model.frozen:
-        assert any(re.search(pattern, path) for path in paths)
-    out = jax.eval_shape(model.apply, {"params": params}, *inputs)
-    if masks:
-        assert out.shape == (3, *grid, head["dim"])
-    else:
-        assert out.shape[0] == 3
-        assert out.shape[1:] == (head.get("num_classes", *out.shape[1:]),)
+    inputs = [jnp.zeros((3, 4, 16, 24, 3)), jnp.zeros((3, *grid), bool)]
+    inputs = inputs if "mask" in inspect.signature(model.__call__).parameters else inputs[:1]
+    out, variables = jax.eval_shape(model.init_with_output, KEY, *inputs)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables["params"])} == {np.dtype("float32")}
+    features = head.get("num_classes", head.get("dim", out.shape[-1]))
+    assert out.shape == ((3, *grid, features) if len(inputs) == 2 else (3, features))
     assert out.dtype == np.float32
-    return True
 
 
 # Optimisers
 
-BLOCKS = {"0": {"fc": jnp.ones((4, 4))}, "1-2": {"fc": jnp.ones((2, 4, 4))}}  # of three
-SMALL = {
-    "encoder": {"cls_token": jnp.ones((1, 1, 4)), "blocks": BLOCKS},
-    "projection": {"kernel": jnp.ones((4, 2)), "bias": jnp.ones(2)},
-}
-LENGTH = {"steps_per_epoch": 10, "epochs": 4, "batch_size": 256}
+
+def kept(optimizer, params) -> int:
+    """Numbers that an optimiser keeps of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(optimizer.tx.init(params)) if leaf.ndim)
 
 
-def follow(optimizer, params, steps=3):
-    """The parameters after some updates, and what the optimiser keeps of them."""
-    state = optimizer.tx.init(params)
-    for step in range(steps):
-        wave = functools.partial(jnp.add, step)
-        grads = jax.tree.map(
-            lambda x, wave=wave: jnp.cos(wave(jnp.arange(x.size))).reshape(x.shape), params
-        )
-        updates, state = optimizer.tx.update(grads, state, params)
-        params = jax.tree.map(jnp.add, params, updates)
-    return params, sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim)
-
-
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("layer_decay", [1.0, 0.5])
 def test_optimisers_leave_frozen_parameters_and_treat_the_others_as_if_alone(name, layer_decay):
     settings = {"lr": 0.1, "weight_decay": 0.5, "clip_norm": 0.3}
     rule = OPTIMIZERS[name](**settings, layer_decay=layer_decay, no_decay=("cls_token",))
-    after, kept = follow(rule.optimizer(SMALL, **LENGTH, frozen=("^encoder/",)), SMALL)
-    jax.tree.map(np.testing.assert_array_equal, after["encoder"], SMALL["encoder"])
-    head = {"projection": SMALL["projection"]}
-    wanted, kept_alone = follow(OPTIMIZERS[name](**settings).optimizer(head, **LENGTH), head)
+    optimizer = rule.optimizer(STACKED, **LENGTH, frozen=("^encoder/",))
+    after = follow(optimizer, STACKED, waves, 3)
+    jax.tree.map(np.testing.assert_array_equal, after["encoder"], STACKED["encoder"])
+    head = {"projection": STACKED["projection"]}
+    alone = OPTIMIZERS[name](**settings).optimizer(head, **LENGTH)
+    wanted = follow(alone, head, waves, 3)
     jax.tree.map(np.testing.assert_array_equal, after["projection"], wanted["projection"])
-    assert kept == kept_alone > 0
+    assert kept(optimizer, STACKED) == kept(alone, head) > 0
     assert not np.array_equal(wanted["projection"]["kernel"], head["projection"]["kernel"])
 
 
@@ -278,14 +261,6 @@ def built(config):
     rule = choose("optim", OPTIMIZERS, config["optim"])
     params = jax.eval_shape(task.init, KEY)
     return task, rule.optimizer(params, **LENGTH, frozen=task.model.frozen)
-
-
-def batch(task, rows=8):
-    return {
-        "video": np.random.default_rng(0).integers(0, 256, (rows, *task.clip, 3)).astype(np.uint8),
-        "label": np.arange(rows, dtype=np.int32) % 3,
-        "valid": np.ones(rows, bool),
-    }
 
 
 def config_of(name, head):
@@ -310,7 +285,7 @@ def test_tasks(name, head):
     assert task_of(config) is TASKS[name] is task_of({**config, "task": "evaluate"})
     assert set(TASKS[name].sections) <= set(config)
     task, optimizer = built(config)
-    rows = batch(task)
+    rows = batch(task.clip)
     params = jax.eval_shape(task.init, KEY)
     assert set(task.init_parts) <= set(params)
     task.check_batch(len(rows["video"]))
@@ -343,39 +318,28 @@ def test_tasks(name, head):
 
 def made(name, root) -> dict:
     """Writes a small dataset, two examples in its split "train", and gives its section."""
-    videos = [encode_video(frames) for frames in (5, 6)]
-
-    def write(path, data) -> None:
-        path = root / path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data if isinstance(data, bytes) else data.encode())
-
-    section = {"path": str(root)}
+    pictures, videos = [encode(picture(i)) for i in range(2)], [encode_video(n) for n in (5, 6)]
+    section, files = {"path": str(root)}, {}
     match name:
         case "image_folder":
-            for i, label in enumerate(("ant", "bee")):
-                write(f"train/{label}/{i}.jpg", encode(picture(i)))
+            files = {f"train/{'ab'[i]}/{i}.jpg": pictures[i] for i in range(2)}
         case "video_folder":
-            for i, label in enumerate(("ant", "bee")):
-                write(f"train/{label}/{i}.mp4", videos[i])
+            files = {f"train/{'ab'[i]}/{i}.mp4": videos[i] for i in range(2)}
         case "video_list":
-            for i in range(2):
-                write(f"{i}.mp4", videos[i])
-            write("train.csv", "0.mp4 0\n1.mp4 1\n")
+            files = {f"{i}.mp4": videos[i] for i in range(2)}
+            files["train.csv"] = b"0.mp4 0\n1.mp4 1\n"
         case "ssv2":
+            prefix = "something-something-v2"
             labels = {f"Moving something {i}": str(i) for i in range(174)}
             records = [dict(id=str(i), template=f"Moving [something] {i}") for i in range(2)]
-            write("something-something-v2-labels.json", json.dumps(labels))
-            write("something-something-v2-train.json", json.dumps(records))
-            for i in range(2):
-                write(f"20bn-something-something-v2/{i}.mp4", videos[i])
+            files = {f"20bn-{prefix}/{i}.mp4": videos[i] for i in range(2)}
+            files[f"{prefix}-labels.json"] = json.dumps(labels).encode()
+            files[f"{prefix}-train.json"] = json.dumps(records).encode()
         case "video_records":
-            tensorflow = pytest.importorskip("tensorflow")
-            with tensorflow.io.TFRecordWriter(str(root / "train-00000-of-00001")) as writer:
-                for i in range(2):
-                    about = {"clip/label/index": i, "clip/label/text": "ab"[i], "clip/fps": 5.0}
-                    frames = [encode(picture(i + 10 * frame)) for frame in range(3)]
-                    writer.write(sequence_example(about, frames))
+            pytest.importorskip("tensorflow")
+            from tests.input_pipeline.datasets.video_records_test import example, write_shards
+
+            write_shards(root, [[example(0), example(1)]])
         case "tfds":
             tfds = pytest.importorskip("tensorflow_datasets")
             tfds.disable_progress_bar()
@@ -402,6 +366,9 @@ def made(name, root) -> dict:
             section |= {"num_examples": 2, "size": 32, "frames": 3}
         case _:
             raise NotImplementedError(f"make two examples of {name} here")
+    for path, data in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(data)
     return section
 
 
@@ -420,7 +387,7 @@ def contents(example):
         return frames
 
 
-@pytest.mark.parametrize("name", sorted(DATASETS))
+@pytest.mark.parametrize("name", DATASETS)
 def test_datasets(name, tmp_path):
     (tmp_path / "data").mkdir()
     section = made(name, tmp_path / "data")

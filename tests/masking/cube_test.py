@@ -6,7 +6,6 @@ import math
 
 import jax
 import numpy as np
-import pytest
 
 from maskfeat_jax.masking import Cube
 from maskfeat_jax.masking.cube import cube_mask
@@ -81,53 +80,3 @@ def test_cube_statistics_of_pyslowfast():
     np.testing.assert_allclose(masks.mean((0, 2, 3)), by_frame, atol=0.025)
     np.testing.assert_allclose(masks.mean((0, 1, 3)), by_row, atol=0.025)
     np.testing.assert_allclose(masks.mean((0, 1, 2)), by_row, atol=0.025)
-
-
-@pytest.mark.parametrize(
-    ("masker", "grid", "one_cell"),
-    [
-        (Cube(0.4, exact=True), (8, 14, 14), 1),
-        (Cube(0.9, exact=True), (2, 4, 4), 1),
-        (Cube(0.75, window=(1, 3, 5), exact=True), (2, 9, 10), 12),
-    ],
-)
-def test_exact_masks_hide_their_share(masker, grid, one_cell):
-    counts = draws(masker, 16, grid).sum((1, 2, 3))
-    assert counts.tolist() == [masker.masked(grid)] * 16
-    assert abs(masker.masked(grid) - masker.ratio * math.prod(grid)) <= one_cell / 2
-
-
-def test_windows_are_enlarged_to_the_tokens():
-    grid = (8, 14, 21)
-    masks = draws(Cube(0.4, window=(4, 7, 7)), 20, grid)
-    coarse = draws(Cube(0.4), 20, (4, 7, 7))
-    np.testing.assert_array_equal(masks, np.kron(coarse, np.ones((1, 2, 2, 3), bool)))
-    assert Cube(0.4, window=(4, 7, 7)).masked(grid) == Cube(0.4).masked((4, 7, 7)) * 12
-
-
-@pytest.mark.parametrize(
-    ("masker", "grid", "words"),
-    [
-        (
-            Cube(window=(8, 7, 7)),
-            (8, 14, 15),
-            "window 8x7x7 does not divide the token grid 8x14x15",
-        ),
-        (Cube(window=(8, 7, 7)), (4, 14, 14), "does not divide the token grid 4x14x14"),
-        (Cube(), (8, 1, 14), "cube masks need 2x2 tokens or more, there are 1x14"),
-        (Cube(0.01), (1, 3, 3), "mask ratio 0.01 leaves no masked token of 9"),
-        (Cube(0.1), (1, 10, 10), "is 10 cells of 1x10x10, and the smallest box has 20; raise"),
-    ],
-)
-def test_grids_on_which_no_mask_can_be_drawn_are_refused(masker, grid, words):
-    with pytest.raises(ValueError, match=words):
-        masker.check(grid)
-
-
-def test_refuses():
-    with pytest.raises(ValueError, match=r"mask window \(7, 7\) must be 3 positive sizes \(time"):
-        Cube(window=(7, 7))
-    with pytest.raises(ValueError, match="must be 3 positive sizes"):
-        Cube(window=(0, 7, 7))
-    with pytest.raises(ValueError, match=r"min_area=1.5 and aspect=0.3 must be in \(0, 1\]"):
-        Cube(min_area=1.5)

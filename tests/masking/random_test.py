@@ -2,36 +2,17 @@ from __future__ import annotations
 
 import math
 
-import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from maskfeat_jax.masking import Frame, Random, RandomPerFrame, RandomTube
 from tests.masking.draws import draws
 
 
-@given(
-    st.integers(1, 4),
-    st.integers(1, 9),
-    st.integers(2, 9),
-    st.floats(0.05, 0.95),
-    st.integers(0, 2**31),
-)
-@settings(max_examples=8, deadline=None)
-def test_random_masks_an_exact_count(t, h, w, ratio, seed):
-    n = t * h * w
-    masked = n - int(n * (1 - ratio))
-    if masked in (0, n):
-        return
-    masks = Random(ratio)(jax.random.key(seed), 3, (t, h, w))
-    assert np.asarray(masks).sum((1, 2, 3)).tolist() == [masked] * 3
-
-
 def test_random_has_no_favourites():
-    frequency = draws(Random(0.75), 4000, (2, 3, 5)).mean(0)
-    assert np.abs(frequency - 23 / 30).max() < 5 * math.sqrt(0.18 / 4000)
+    masks = draws(Random(0.75), 4000, (2, 3, 5))
+    assert set(masks.sum((1, 2, 3)).tolist()) == {23}
+    assert np.abs(masks.mean(0) - 23 / 30).max() < 5 * math.sqrt(0.18 / 4000)
 
 
 @pytest.mark.parametrize(
@@ -92,18 +73,3 @@ def test_random_tubes_are_tubes():
     assert np.abs(masks[:, 0].mean(0) - 12 / 15).max() < 5 * math.sqrt(0.16 / 3000)
     # VideoMAE leaves 20 of 196 positions visible.
     assert 196 - RandomTube(0.897).masked((1, 14, 14)) == 20
-
-
-@pytest.mark.parametrize(
-    ("masker", "words"),
-    [
-        (Random(0.99), "mask ratio 0.99 leaves no visible token of 36"),
-        (RandomPerFrame(0.99), "leaves no visible token"),
-        (RandomTube(0.99), "leaves no visible token"),
-        (Frame(0.1), "mask ratio 0.1 leaves no masked token of 36"),
-        (Frame(0.9), "leaves no visible token"),
-    ],
-)
-def test_refuses_to_mask_all_tokens_or_none(masker, words):
-    with pytest.raises(ValueError, match=words):
-        masker.check((4, 3, 3))

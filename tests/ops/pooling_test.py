@@ -83,22 +83,6 @@ def test_any_sides_and_strides(sides, stride, heads):
     check_conv((1, *sides, heads * 2), 2, stride)
 
 
-def test_a_filter_of_one_tap_shifts():
-    x, kernel = normal((1, 3, 4, 5, 4)), np.zeros((3, 3, 3, 2))
-    kernel[2, 0, 1] = 1  # the next frame, the row above
-    y = depthwise_conv(x, kernel, (1, 1, 1))
-    np.testing.assert_array_equal(y[:, :-1, 1:], x[:, 1:, :-1])
-    assert not y[:, -1].any()
-    assert not y[:, :, 0].any()
-
-
-def test_39_becomes_20_becomes_10():
-    kernel = normal((3, 3, 3, 2))
-    y = depthwise_conv(normal((1, 2, 39, 39, 4)), kernel, (1, 2, 2))
-    assert y.shape == (1, 2, 20, 20, 4)
-    assert depthwise_conv(y, kernel, (1, 2, 2)).shape == (1, 2, 10, 10, 4)
-
-
 @pytest.mark.parametrize("stride", STRIDES)
 def test_bfloat16_sums_in_float32(stride):
     x, kernel = normal((1, 4, 16, 16, 4)), normal((3, 3, 3, 4), seed=1)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskfeat_jax.ops.relative_position import distances, relative_attention, resize_table
+from maskfeat_jax.ops.relative_position import relative_attention, resize_table
 
 GRIDS = [  # queries, keys
     ((2, 4, 4), (2, 4, 4)),
@@ -77,42 +77,6 @@ def test_equals_a_bias_of_every_pair_and_so_do_gradients(q_grid, k_grid):
 )
 def test_any_grids(frames, queries, keys):
     check((frames, *queries), (frames, *keys))
-
-
-def test_rows_of_the_grids_of_mvit():
-    assert distances(8, 8)[0].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
-    i, j = np.arange(56)[:, None], np.arange(7)
-    np.testing.assert_array_equal(distances(56, 7), i - 8 * j + 48)
-    i, j = np.arange(7)[:, None], np.arange(14)
-    np.testing.assert_array_equal(distances(7, 14), 2 * i - j + 13)
-
-
-def test_rows_of_fractional_ratios_drop_the_fraction():
-    # 39 queries, 10 keys: i - 3.9 j + 35.1, in float32 as the original computes it.
-    found = distances(39, 10)
-    assert found.min() == 0
-    assert found.max() == 38 + 35
-    i, j = np.arange(39)[:, None], np.arange(10)
-    assert np.abs(found - np.floor(i + 3.9 * (9 - j) + 1e-9)).max() == 0
-
-
-def test_class_token_has_no_relative_position():
-    q_grid = k_grid = (2, 3, 2)
-    q, k, v, tables = inputs(q_grid, k_grid)
-    none = tuple(np.zeros_like(table) for table in tables)
-    with_tables = relative_attention(q, k, v, tables, q_grid, k_grid)
-    without = relative_attention(q, k, v, none, q_grid, k_grid)
-    np.testing.assert_allclose(with_tables[:, 0], without[:, 0], atol=1e-12)
-    assert (np.abs(with_tables[:, 1:] - without[:, 1:]).max((0, 2, 3)) > 1e-3).all()
-    # As a key: rows of the tables that are all equal shift every logit but that of the class
-    # token, so that its weight falls by what the patches gain.
-    far = tuple(np.full_like(table, 100.0) for table in tables)
-    ones = np.abs(q)
-    y = relative_attention(ones, k, v, far, q_grid, k_grid)
-    patches = relative_attention(
-        ones, k, np.concatenate([v[:, :1] + 9, v[:, 1:]], 1), far, q_grid, k_grid
-    )
-    np.testing.assert_allclose(y[:, 1:], patches[:, 1:], atol=1e-9)
 
 
 def test_tables_of_another_length_are_resized_linearly():
