@@ -155,10 +155,7 @@ class Loader:
         return -(-self.source.num_examples * self.view.reads // self._reads)
 
     def train_batches(self, start_step: int = 0) -> Generator[Batch]:
-        """Batches without end, beginning with that of `start_step`; going there costs nothing.
-
-        Args:
-          start_step: optimiser steps done so far.
+        """Batches without end, the first that of `start_step` (steps done); going there is free.
 
         Raises:
           ValueError: the source has fewer examples than one batch.
@@ -193,12 +190,9 @@ class Loader:
         return self._eval_batches(on_bad)
 
     def load(self, turn: int, index: int, read: int = 0) -> Loaded:
-        """Loads clips of one example: a pure function of (seed, turn, index, read) and the file.
+        """Loads clips of one example, -1 for padding.
 
-        Args:
-          turn: the number of the pass; decides frames, crop and augmentation, with the seed.
-          index: of the example; -1 gives padding.
-          read: which reading of the example.
+        A pure function of (seed, turn, index, read) and the file; see `Read`.
         """
         if index < 0:
             return Loaded(self._empty(), 0, -1, read, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +65,10 @@ class FileTree:
         if not self._files:
             raise ValueError(f"{self._root} holds no {self.NOUN} ({', '.join(self.EXTENSIONS)})")
         self.num_examples = len(self._files)
-        self.fingerprint = fingerprint(self._identity())
+        # With classes, the first folder of the name is the label.
+        self.fingerprint = fingerprint(
+            map(os.fsencode, [*(self.class_names or ()), "files", *self._files])
+        )
 
     def name_of(self, index: int) -> str:
         """The path of the file."""
@@ -85,26 +89,15 @@ class FileTree:
                 f"{self._root} holds {len(folders)} class folders {folders}; labels need at least "
                 'two, one folder for each class, or use labels="none"'
             )
-        listed: list[str] = []
-        counts = []
-        for folder in folders:
-            of_class = sorted(walk(str(self._root), folder, self.EXTENSIONS))
-            listed += of_class
-            counts.append(len(of_class))
-        empty = [folder for folder, count in zip(folders, counts, strict=True) if not count]
+        by_class = [sorted(walk(str(self._root), folder, self.EXTENSIONS)) for folder in folders]
+        empty = [folder for folder, names in zip(folders, by_class, strict=True) if not names]
         if empty:
             raise ValueError(
                 f"{len(empty)} class folders of {self._root} hold no {self.NOUN}: "
                 f'{", ".join(empty[:5])}; fill or remove them, or use labels="none"'
             )
-        return listed, np.repeat(np.arange(len(folders), dtype=np.int32), counts)
-
-    def _identity(self) -> Iterator[bytes]:
-        for name in self.class_names or ():
-            yield os.fsencode(name)
-        yield b"files"
-        for name in self._files:  # with classes, the first folder of the name is the label
-            yield os.fsencode(name)
+        labels = np.repeat(np.arange(len(folders), dtype=np.int32), list(map(len, by_class)))
+        return list(itertools.chain.from_iterable(by_class)), labels
 
 
 class ImageFolder(FileTree):
@@ -135,18 +128,14 @@ class VideoFolder(FileTree):
         labels: Literal["auto", "folders", "none"] = "auto",
         index: str | None = None,
     ):
-        """Lists the files.
+        """Lists the files as `FileTree` does, and reads the index.
 
         Args:
-          split: the folder of `path` to read, as in `FileTree`.
-          path: the tree.
-          labels: as in `FileTree`.
+          split: see `FileTree`.
+          path: see `FileTree`.
+          labels: see `FileTree`.
           index: JSON lines that `input_pipeline.prepare` made of `path`; None means
             path/index.jsonl, if it is there.
-
-        Raises:
-          ValueError: as in `FileTree`, or the index is none.
-          OSError: a folder or the index cannot be read.
         """
         super().__init__(split, path=path, labels=labels)
         root = Path(path).expanduser()

@@ -20,12 +20,9 @@ _DESCRIPTION = "dataset_info.json"  # written last: without it the copy is not a
 
 
 def convert(version_dir: str, out_dir: str) -> None:
-    """Converts all shards of one version of a dataset.
+    """Converts all shards of one version of a dataset, the folder that holds dataset_info.json.
 
-    Args:
-      version_dir: the folder that holds dataset_info.json, as prepared.
-      out_dir: where to write; must end like `version_dir` in dataset/version or
-        dataset/config/version to be found by name.
+    To be found by name, both paths must end in dataset/version or dataset/config/version.
 
     Raises:
       ValueError: `version_dir` is not a dataset in TFRecord format, or shards are missing.

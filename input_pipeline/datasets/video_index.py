@@ -24,11 +24,7 @@ class VideoIndex:
     """
 
     def __init__(self, root: str, path: str | None = None):
-        """Reads the index.
-
-        Args:
-          root: the folder of the videos.
-          path: JSON lines; `path` is relative to the root. None means root/index.jsonl, if there.
+        """Reads an index, JSON lines; None means root/index.jsonl, if there.
 
         Raises:
           ValueError: a line is not one of an index.

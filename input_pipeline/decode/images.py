@@ -70,14 +70,10 @@ class Picture:
 
 
 def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Reads the header of an image file, or wraps pixels.
-
-    Args:
-      data: the file, or uint8 (height, width, 3) RGB.
-      max_pixels: larger images are refused before their pixels are allocated.
+    """Reads the header of an image file, or wraps pixels, uint8 (height, width, 3) RGB.
 
     Raises:
-      BadMedia: empty, not an image, too large, or a PNG whose checksums say that it is damaged.
+      BadMedia: empty, not an image, more than `max_pixels`, or a PNG whose checksums are wrong.
       Exception: whatever the decoder finds wrong with the header.
     """
     if isinstance(data, np.ndarray):

@@ -35,22 +35,17 @@ EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 class VideoFile:
     """A video in a file or in memory.
 
-    Attributes:
-      data: the path of the file, or its bytes.
-      num_frames: if an index knows it; further frames are not used, fewer are an error. If not,
-        the structure of the whole file is checked.
-      fps: frames per second, if an index knows it; else the header's, unless the times of the
-        frames contradict it.
-      timeout_seconds: how long opening, and each request for frames, may take.
-      max_pixels: larger videos are refused before their pixels are allocated.
-      max_frames: longer videos are refused.
+    If an index knows `num_frames`, further frames are not used and fewer are an error; if not, the
+    structure of the whole file is checked. If it knows no `fps`, the header's count, unless the
+    times of the frames contradict it. What is larger or longer than the limits is refused before
+    anything is allocated.
     """
 
-    data: str | bytes
+    data: str | bytes  # the path of the file, or its bytes
     num_frames: int | None = None
-    fps: float | None = None
-    timeout_seconds: float = 30.0
-    max_pixels: int = 4096 * 4096
+    fps: float | None = None  # frames per second
+    timeout_seconds: float = 30.0  # for opening, and for each request for frames
+    max_pixels: int = 4096 * 4096  # of a frame
     max_frames: int = 500_000
 
     @contextlib.contextmanager

@@ -22,10 +22,7 @@ def results(
 ) -> Generator[tuple[Any, Any], None, None]:
     """Calls a function for each job in processes that start afresh ("spawn").
 
-    Args:
-      function: takes a job and returns something; all three can be pickled.
-      jobs: what to do.
-      workers: processes; 0 means in this one, for debugging.
+    The function, jobs and results can be pickled; 0 workers means in this process, for debugging.
 
     Yields:
       Each job with what came out, as it is done, in any order; `Died` for one that ended its

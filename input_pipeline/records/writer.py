@@ -26,6 +26,8 @@ from input_pipeline.source import OpenVideo
 _SHARD_BYTES = 150e6
 _BYTES_PER_PIXEL = 0.35  # of JPEG at quality 95; busy pictures
 
+cv2.setNumThreads(0)  # there are processes
+
 
 class Settings(NamedTuple):
     """How frames are stored."""

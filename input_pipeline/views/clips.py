@@ -16,7 +16,7 @@ from input_pipeline.bad_inputs import refuse_larger
 from input_pipeline.decode.images import MAX_PIXELS, Picture, open_picture
 from input_pipeline.source import Video
 from input_pipeline.views.crops import Window
-from input_pipeline.views.sampling import Sampler, make_sampler
+from input_pipeline.views.sampling import SAMPLERS, Sampler
 
 Pixels = Image.Image | np.ndarray  # uint8 RGB; Pillow and OpenCV each have their own form
 
@@ -100,7 +100,9 @@ class ClipView:
     @functools.cached_property
     def sampler(self) -> Sampler:
         """Chooses the frames; raises ValueError for a wrong `sampling` or `stride`."""
-        return make_sampler(self.sampling, self.frames, self.stride)
+        if self.sampling not in SAMPLERS:
+            raise ValueError(f"sampling {self.sampling!r} is not one of {', '.join(SAMPLERS)}")
+        return SAMPLERS[self.sampling](frames=self.frames, stride=self.stride)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -110,14 +112,10 @@ class ClipView:
 
 @contextlib.contextmanager
 def open_clip(data: bytes | np.ndarray | Video, max_pixels: int) -> Iterator[Clip]:
-    """Opens an image file, pixels or a video.
-
-    Args:
-      data: see `Example`.
-      max_pixels: of a frame; larger ones are refused before they are decoded.
+    """Opens the data of an `Example`.
 
     Raises:
-      BadMedia: not what it should be, or too large.
+      BadMedia: not what it should be, or frames of more than `max_pixels`.
       Exception: whatever the decoder finds wrong.
     """
     if not isinstance(data, Video):

@@ -94,20 +94,16 @@ def _starts(length: int, size: int) -> tuple[int, int, int]:
     return 0, math.ceil((length - size) / 2), length - size
 
 
-def jittered_short_side(
-    rng: np.random.Generator, height: int, width: int, sizes: tuple[int, int]
-) -> tuple[int, int]:
-    """Height and width after a resize to a random shorter side.
+def jittered_square(
+    rng: np.random.Generator, height: int, width: int, sizes: tuple[int, int], size: int
+) -> tuple[int, int, Window]:
+    """Height and width after a resize to a random shorter side, and a random square of the result.
 
-    The inverse of the side is uniform between those of `sizes`, as PySlowFast draws it for
-    Something-Something (slowfast/datasets/transform.py).
+    The inverse of the side is uniform between those of `sizes`; the square, of side `size`, is
+    anywhere but at its last position. So PySlowFast draws them for Something-Something
+    (slowfast/datasets/transform.py).
     """
-    size = round(1 / rng.uniform(1 / sizes[1], 1 / sizes[0]))
-    return short_side(height, width, size)
-
-
-def random_square(rng: np.random.Generator, height: int, width: int, size: int) -> Window:
-    """A square window of side `size` anywhere but at its last position, as in PySlowFast."""
+    height, width = short_side(height, width, round(1 / rng.uniform(1 / sizes[1], 1 / sizes[0])))
     top = int(rng.integers(height - size)) if height > size else 0
     left = int(rng.integers(width - size)) if width > size else 0
-    return Window(top, left, size, size)
+    return height, width, Window(top, left, size, size)

@@ -129,13 +129,6 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 }
 
 
-def make_sampler(name: str, frames: int, stride: int) -> Sampler:
-    """The sampler of a name; raises ValueError if there is none, or it has no such stride."""
-    if name not in SAMPLERS:
-        raise ValueError(f"sampling {name!r} is not one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[name](frames=frames, stride=stride)
-
-
 def _spread(start: float, window: float, num_frames: int, frames: int) -> np.ndarray:
     """`frames` numbers from `start` to `start + window - 1`, rounded down, kept in the video.
 

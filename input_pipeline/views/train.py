@@ -145,9 +145,9 @@ class TrainView(ClipView):
 
     def _jitter(self, frames: list[Pixels], rng: np.random.Generator) -> list[Pixels]:
         assert self.scale_jitter is not None
-        height, width = size_of(frames[0])
-        height, width = crops.jittered_short_side(rng, height, width, self.scale_jitter)
-        window = crops.random_square(rng, height, width, self.size)
+        height, width, window = crops.jittered_square(
+            rng, *size_of(frames[0]), self.scale_jitter, self.size
+        )
         return [crop(self._resize(frame, height, width), window) for frame in frames]
 
     def _augment(self, frames: list[Pixels], rng: np.random.Generator) -> list[Pixels]:

@@ -20,17 +20,6 @@ from input_pipeline.views.sampling import Dense
 from tests.input_pipeline.samples import FakeVideo, InMemory, encode, picture
 
 VIEW = TrainView(size=16, rand_augment="rand-m9-mstd0.5-inc1")
-BAD = {
-    "half": encode(picture(90), quality=95)[:2000],
-    "nothing": b"",
-    "page": b"<html><body>404 Not Found</body></html>",
-    "huge": None,  # made below
-}
-
-
-def huge_png() -> bytes:
-    """A few kilobytes that say 14,000 x 14,000."""
-    return encode(Image.new("1", (14_000, 14_000)), "png")
 
 
 def take(loader: Loader, count: int, start: int = 0) -> list[dict[str, np.ndarray]]:
@@ -67,9 +56,6 @@ def test_a_batch(source):
     assert batch["valid"].all()
     assert np.array_equal(batch["label"], batch["index"] % 3)
     assert not batch["view"].any()
-
-
-def test_no_labels_no_key():
     (batch,) = take(Loader(InMemory([picture(0)] * 3), VIEW, batch_size=2), 1)
     assert "label" not in batch
 
@@ -170,10 +156,11 @@ def test_refuses_batches_and_iterations_that_do_not_fit(source):
 def spoilt(tree):
     """The tree with seven bad files of known classes among 19, listed before two change."""
     ant = tree / "train" / "ant"
-    for name, data in (BAD | {"huge": huge_png()}).items():
-        (ant / f"{name}.jpg").write_bytes(data)
-    (ant / "gone.jpg").touch()
-    (ant / "folder.jpg").touch()
+    (ant / "half.jpg").write_bytes(encode(picture(90), quality=95)[:2000])
+    (ant / "page.jpg").write_text("<html><body>404 Not Found</body></html>")
+    (ant / "huge.jpg").write_bytes(encode(Image.new("1", (14_000, 14_000)), "png"))  # kilobytes
+    for name in ("nothing", "gone", "folder"):
+        (ant / f"{name}.jpg").touch()
     (ant / "dangling.jpg").symlink_to(ant / "nowhere")
     source = ImageFolder("train", path=str(tree))
     (ant / "gone.jpg").unlink()
@@ -390,12 +377,9 @@ def test_each_example_comes_once_and_the_same_again(seed, epoch, num_examples):
     assert np.array_equal(once, permutation(seed, epoch, num_examples))
 
 
-def test_epochs_and_seeds_differ():
+def test_seeds_epochs_and_examples_have_their_own_numbers():
     orders = [permutation(seed, epoch, 100) for seed in (0, 1, 2) for epoch in (0, 1, 2)]
     assert len({tuple(one) for one in orders}) == 9
-
-
-def test_examples_have_their_own_numbers():
     draws = {
         (seed, epoch, index): tuple(example_generator(seed, epoch, index).random(4))
         for seed in (0, 1)

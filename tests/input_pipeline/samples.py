@@ -8,7 +8,6 @@ from PIL import Image
 
 from input_pipeline.source import Example
 from input_pipeline.views import crops
-from input_pipeline.views.crops import Window
 
 
 def picture(seed: int, height: int = 60, width: int = 81) -> np.ndarray:
@@ -26,10 +25,14 @@ def encode(pixels: np.ndarray | Image.Image, kind: str = "jpeg", **options) -> b
     return file.getvalue()
 
 
-def with_pillow(data: bytes, window: Window) -> np.ndarray:
-    top, left, height, width = window
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    return np.asarray(image.crop((left, top, left + width, top + height)))
+def ridge_accuracy(features: np.ndarray, labels: np.ndarray, penalty: float) -> float:
+    """Share of right answers on a quarter, after ridge regression to classes on the rest."""
+    train, classes = 3 * len(labels) // 4, labels.max() + 1
+    features = (features - features[:train].mean(0)) / (features[:train].std(0) + 1e-6)
+    inputs, wanted = features[:train], np.eye(classes)[labels[:train]] - 1 / classes
+    squares = inputs.T @ inputs + penalty * train * np.eye(inputs.shape[1])
+    weights = np.linalg.solve(squares, inputs.T @ wanted)
+    return float(np.mean((features[train:] @ weights).argmax(1) == labels[train:]))
 
 
 class FakeVideo:

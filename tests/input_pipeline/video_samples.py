@@ -34,38 +34,22 @@ def numbers_of(clip: np.ndarray) -> list[int]:
 
 
 def encode_video(
-    frames: int | Sequence[np.ndarray] = 60,
+    frames: int | Sequence[np.ndarray] = 60,  # pictures, or how many numbered ones
     *,
     container: str = "mp4",
     codec: str = "libx264",
-    gop: int = 12,
-    b_frames: int = 2,
-    rate: int | Fraction = 25,
-    times: Sequence[int] | None = None,
-    time_base: Fraction | None = None,
-    shift: int = 0,
+    gop: int = 12,  # frames from one key frame to the next
+    b_frames: int = 2,  # at most so many in a row
+    rate: int | Fraction = 25,  # frames per second
+    times: Sequence[int] | None = None,  # of presentation, in `time_base`; None: evenly spaced
+    time_base: Fraction | None = None,  # None means one frame
+    shift: int = 0,  # added to the times of the packets, in `time_base`
     pixels: str = "yuv420p",
-    muxer: dict[str, str] | None = None,
-    sound: bool = False,
-    **options: str,
+    muxer: dict[str, str] | None = None,  # options of the container
+    sound: bool = False,  # adds a second of noise, and in MP4 a cover picture
+    **options: str,  # of the encoder
 ) -> bytes:
-    """A small video file.
-
-    Args:
-      frames: the pictures, or how many numbered ones.
-      container: FFmpeg's name of the format.
-      codec: FFmpeg's name of the encoder.
-      gop: frames from one key frame to the next.
-      b_frames: at most so many in a row.
-      rate: frames per second.
-      times: of presentation, in `time_base`; None means evenly spaced.
-      time_base: of `times`; None means one frame.
-      shift: added to the times of the packets, in `time_base`.
-      pixels: FFmpeg's name of the pixel format.
-      muxer: options of the container.
-      sound: adds a second of noise, and in MP4 a cover picture.
-      options: of the encoder.
-    """
+    """A small video file; formats have FFmpeg's names."""
     pictures = [numbered(i) for i in range(frames)] if isinstance(frames, int) else frames
     if codec == "libx264":  # whose "mbtree" gives other bytes now and then
         options["x264-params"] = ":".join(["mbtree=0", *filter(None, [options.get("x264-params")])])
@@ -91,6 +75,12 @@ def encode_video(
                 packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
             output.mux(packet)
     return file.getvalue()
+
+
+def decode_all(video) -> np.ndarray:
+    """All frames of an example's video."""
+    with video.open() as opened:
+        return opened.frames(range(opened.num_frames))
 
 
 def _sound_and_cover(output: av.container.OutputContainer, container: str) -> list[av.Packet]:

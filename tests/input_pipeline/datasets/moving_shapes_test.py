@@ -7,6 +7,8 @@ import pytest
 
 from input_pipeline.datasets import moving_shapes
 from input_pipeline.datasets.moving_shapes import MovingShapes
+from tests.input_pipeline.samples import ridge_accuracy
+from tests.input_pipeline.video_samples import decode_all
 
 SIZE, FRAMES, CLASSES = 32, 16, 8
 
@@ -23,8 +25,7 @@ def videos(source) -> np.ndarray:
 
 
 def decode(source: MovingShapes, index: int) -> np.ndarray:
-    with source.read(index).data.open() as video:
-        return video.frames(range(video.num_frames))
+    return decode_all(source.read(index).data)
 
 
 def test_files_are_videos_with_key_frames_and_all_frames(source):
@@ -77,16 +78,6 @@ def test_state_is_uniform_in_each_frame(label):
     assert distance.max() < 2.1 / np.sqrt(2000)  # exceeded once in 3000 tries by chance
 
 
-def ridge_accuracy(features: np.ndarray, labels: np.ndarray) -> float:
-    """Share of right answers on a quarter, after ridge regression to classes on the rest."""
-    train = 3 * len(labels) // 4
-    features = (features - features[:train].mean(0)) / (features[:train].std(0) + 1e-6)
-    inputs, wanted = features[:train], np.eye(CLASSES)[labels[:train]] - 1 / CLASSES
-    penalty = 0.1 * train * np.eye(inputs.shape[1])
-    weights = np.linalg.solve(inputs.T @ inputs + penalty, inputs.T @ wanted)
-    return float(np.mean((features[train:] @ weights).argmax(1) == labels[train:]))
-
-
 def one_frame(pixels: np.ndarray) -> np.ndarray:
     """Pixels, colours and strengths of edges of single frames."""
     grey = pixels.astype(float).mean(-1)
@@ -117,8 +108,8 @@ def test_one_frame_does_not_tell_the_class_and_motion_does(videos):
     labels = np.arange(len(videos)) % CLASSES
     chance = 1 / CLASSES  # 160 are tested: its standard deviation is 0.026
     for frame in (0, FRAMES // 2, FRAMES - 1):
-        assert ridge_accuracy(one_frame(videos[:, frame]), labels) < chance + 0.08
-    assert ridge_accuracy(np.stack([motion(video) for video in videos]), labels) > 0.5
+        assert ridge_accuracy(one_frame(videos[:, frame]), labels, 0.1) < chance + 0.08
+    assert ridge_accuracy(np.stack([motion(video) for video in videos]), labels, 0.1) > 0.5
 
 
 def test_an_interrupted_making_goes_on(tmp_path, monkeypatch):

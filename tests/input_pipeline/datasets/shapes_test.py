@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import MovingShapes, Shapes
+from tests.input_pipeline.samples import ridge_accuracy
 
 
 def test_pictures_are_a_function_of_seed_split_and_index():
@@ -32,22 +33,14 @@ def summary(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([flat.mean(0) / 255, flat.std(0) / 255, *bins])
 
 
-def linear_accuracy(features: np.ndarray, labels: np.ndarray, trained: int) -> float:
-    """Share of right answers of ridge regression onto one-hot classes, on the rest."""
-    features = np.concatenate([features, np.ones((len(features), 1))], axis=1)
-    inputs, wanted = features[:trained], np.eye(10)[labels[:trained]]
-    ridge = np.linalg.solve(inputs.T @ inputs + 1e-3 * np.eye(inputs.shape[1]), inputs.T @ wanted)
-    return float(np.mean((features[trained:] @ ridge).argmax(1) == labels[trained:]))
-
-
 def test_neither_colours_nor_pixels_give_the_class_away():
     source = Shapes(size=32, num_examples=2000)
     examples = [source.read(index) for index in range(2000)]
     labels = np.array([example.label for example in examples])
     colours = np.stack([summary(example.data) for example in examples])
-    assert linear_accuracy(colours, labels, 1500) < 0.18  # chance is 0.1
+    assert ridge_accuracy(colours, labels, 1e-6) < 0.18  # chance is 0.1
     pixels = np.stack([example.data.reshape(-1) / 255 for example in examples])[:, ::7]
-    assert linear_accuracy(pixels, labels, 1500) < 0.2
+    assert ridge_accuracy(pixels, labels, 1e-6) < 0.2
 
 
 REFUSED = [

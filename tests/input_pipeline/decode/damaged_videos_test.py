@@ -69,9 +69,7 @@ def test_damaged_bytes(options):
         num_frames, clip = result
         assert num_frames == NUM_FRAMES
         assert len(clip) == len(WANTED)
-        counts["decoded"] += 1
         differ += clip.shape != whole.shape or np.abs(clip.astype(int) - whole).max() > 64
-    print(dict(counts), f"{differ} of the decoded look otherwise")
     assert counts["timeout"] == 0
     assert counts["decode_error"] > 30
     if options.get("container") != "webm":  # VP9 has nothing by which to notice other bytes

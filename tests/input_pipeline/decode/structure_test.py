@@ -7,6 +7,7 @@ import time
 import pytest
 
 from input_pipeline.bad_inputs import BadMedia, media_boundary
+from input_pipeline.decode.mp4 import check_samples
 from input_pipeline.decode.structure import check_structure
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.prepare.scan import examine
@@ -89,20 +90,45 @@ def check(data: bytes, seconds: float) -> None:
     check_structure(container, lambda at, count: data[at : at + count], len(data), deadline)
 
 
+def samples_of(data: bytes, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    check_samples(lambda at, count: data[at : at + count], len(data), deadline)
+
+
 @pytest.mark.parametrize(
-    "data",
+    ("run", "data"),
     [
-        HEADER + b"\xec\x80" * 1_000_000,
-        HEADER + b"\x1f\x43\xb6\x75\xff" + b"\xec\x80" * 1_000_000,
-        b"\0\0\0\x08ftyp" + b"\0\0\0\x08moof" * 500_000,
+        (check, HEADER + b"\xec\x80" * 1_000_000),
+        (check, HEADER + b"\x1f\x43\xb6\x75\xff" + b"\xec\x80" * 1_000_000),
+        (check, b"\0\0\0\x08ftyp" + b"\0\0\0\x08moof" * 500_000),
+        (samples_of, b"\0\0\0\x08moof" * 500_000),
     ],
-    ids=["segment", "cluster", "boxes"],
+    ids=["segment", "cluster", "boxes", "samples"],
 )
-def test_a_million_elements_of_nothing_end_with_the_time(data):
+def test_a_million_elements_of_nothing_end_with_the_time(run, data):
     start = time.monotonic()
-    with pytest.raises(BadMedia) as caught:
-        check(data, 0.05)
-    assert caught.value.kind == "timeout"
+    with pytest.raises(BadMedia, match="timeout: not looked through in time"):
+        run(data, 0.05)
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize("box", ["stsz", "stts", "ctts", "trun"])
+def test_samples_without_bytes_are_refused_before_there_is_room_made_for_them(box):
+    data = bytearray(encode_video(FRAMES, muxer=FRAGMENTS if box == "trun" else {}))
+    at = data.index(box.encode()) + 8  # after the version
+    count = (10**9).to_bytes(4, "big")
+    if box == "stsz":
+        data[at : at + 8] = (1).to_bytes(4, "big") + count
+    elif box == "trun":
+        data[at : at + 4] = count
+    else:
+        data[at + 4 : at + 8] = count
+    start = time.monotonic()
+    with (
+        pytest.raises(BadMedia, match=r"short: 1000000\d\d\d samples in a file of"),
+        VideoFile(bytes(data)).open(),
+    ):
+        pass
     assert time.monotonic() - start < 1
 
 

@@ -20,9 +20,8 @@ from input_pipeline.prepare import labels as video_labels
 from input_pipeline.prepare import scan as video_scan
 from input_pipeline.prepare import worker_processes
 from input_pipeline.prepare.worker_processes import Died
-from input_pipeline.records import format as record_format
 from input_pipeline.records import writer as record_writer
-from tests.input_pipeline.video_samples import encode_video, numbers_of
+from tests.input_pipeline.video_samples import decode_all, encode_video, numbers_of
 from tests.recipes import ROOT
 
 FRAMES = (13, 20, 26)
@@ -89,6 +88,11 @@ def test_counts_are_exact_and_bad_files_are_classified(videos, samples, tmp_path
     printed = capsys.readouterr().out
     assert f"{'ok':<14}{8:>10}{2 * sum(FRAMES) + 2 * FRAMES[0]:>14}" in printed
     assert f"{'decode_error':<14}{2:>10}\n" in printed
+    source = VideoFolder("train", path=str(videos), index=str(tmp_path / "out" / "index.jsonl"))
+    assert source.class_names == ("ant", "bee")
+    assert source.read(0).data == VideoFile(str(ant / "0.mp4"), FRAMES[0], 25.0)
+    with pytest.raises(BadMedia, match="as the index says"):
+        source.read(3)
 
 
 def test_processes_make_the_same_list(videos, tmp_path):
@@ -161,11 +165,6 @@ def test_a_decoder_that_crashes_costs_one_video(videos, tmp_path, monkeypatch):
     assert bad[0]["reason"] == "the decoder crashed (exit code -11)"
 
 
-def decode(example) -> np.ndarray:
-    with example.data.open() as video:
-        return video.frames(range(video.num_frames))
-
-
 def test_records_hold_the_videos(videos, tmp_path, capsys):
     out = tmp_path / "out"
     (videos / "train" / "ant" / "empty.mp4").write_bytes(b"")
@@ -182,7 +181,7 @@ def test_records_hold_the_videos(videos, tmp_path, capsys):
         with VideoFile(str(videos / name)).open() as video:
             wanted = video.frames(range(video.num_frames), short_side=48)
             assert example.data.record.fps == video.fps
-        found = decode(example)
+        found = decode_all(example.data)
         assert numbers_of(found) == list(range(len(wanted)))
         error = np.mean((found.astype(float) - wanted) ** 2, axis=(1, 2, 3))
         assert (10 * np.log10(255**2 / error) > 25).all()  # PSNR in dB; sharp edges in colour
@@ -204,21 +203,14 @@ def test_tensorflow_reads_the_records(videos, tmp_path):
     run(videos, tmp_path / "out", "--records", "--split=val")
     (shard,) = (tmp_path / "out").glob("val-00000-of-00001")
     payload = next(tf.data.TFRecordDataset(str(shard)).as_numpy_iterator())
-    context, lists = tf.io.parse_single_sequence_example(
-        payload,
-        context_features={
-            "clip/label/index": tf.io.VarLenFeature(tf.int64),
-            "clip/label/text": tf.io.FixedLenFeature((), tf.string),
-            "clip/end/timestamp": tf.io.FixedLenFeature((), tf.int64),
-            "image/width": tf.io.FixedLenFeature((), tf.int64),
-        },
-        sequence_features={"image/encoded": tf.io.FixedLenSequenceFeature((), tf.string)},
-    )
-    images = [tf.io.decode_jpeg(image).numpy() for image in lists["image/encoded"]]
+    example = tf.train.SequenceExample.FromString(payload)
+    frames = example.feature_lists.feature_list["image/encoded"].feature
+    images = [tf.io.decode_jpeg(frame.bytes_list.value[0]).numpy() for frame in frames]
     assert numbers_of(np.stack(images)) == list(range(FRAMES[0]))
-    assert context["clip/label/text"].numpy() == b"ant"
-    assert context["clip/end/timestamp"].numpy() == FRAMES[0] * 40_000  # microseconds
-    assert context["image/width"].numpy() == 96
+    context = example.context.feature
+    assert context["clip/label/text"].bytes_list.value == [b"ant"]
+    assert context["clip/end/timestamp"].int64_list.value == [FRAMES[0] * 40_000]  # microseconds
+    assert context["image/width"].int64_list.value == [96]
     assert not list((tmp_path / "out").glob("train*"))
 
 
@@ -293,15 +285,6 @@ def test_labels_from_a_list(videos, tmp_path):
     assert VideoRecords("few", path=str(out)).class_names == ("ant", "bee", "cat", "dog")
 
 
-def test_sources_of_video_files_use_the_list(videos, samples, tmp_path):
-    (videos / "train/ant/0.mp4").write_bytes(samples[0][:3000])
-    run(videos, videos)
-    source = VideoFolder("train", path=str(videos))
-    with pytest.raises(BadMedia, match="as the index says"):
-        source.read(0)
-    assert source.read(1).data == VideoFile(str(videos / "train/ant/1.mp4"), FRAMES[1], 25.0)
-
-
 def test_videos_without_class_folders_have_no_labels(videos, tmp_path):
     run(videos / "train" / "ant", tmp_path / "out", "--records")
     source = VideoRecords("train", path=str(tmp_path / "out"))
@@ -341,27 +324,26 @@ def test_wrong_use_is_explained(arguments, words, videos, tmp_path, capsys, monk
     assert re.search(words, " ".join(capsys.readouterr().err.split()))
 
 
-def test_a_full_disk_is_no_matter_of_the_videos(videos, tmp_path, monkeypatch):
-    def full(data):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("function", "error", "words"),
+    [
+        ("format.framed", OSError(28, "No space left on device"), r": \[Errno 28\] No space left"),
+        ("writer._open", OSError(5, "Input/output error"), r"ant/0\.mp4: OSError: \[Errno 5\]"),
+    ],
+)
+def test_a_fault_of_the_disk_is_no_matter_of_the_videos(
+    function, error, words, videos, tmp_path, monkeypatch
+):
+    def fail(*_):
+        raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(record_format, "framed", full)
-        with pytest.raises(SystemExit, match="stopped: .*No space left on device\nrun the same"):
+        patch.setattr(f"input_pipeline.records.{function}", fail)
+        with pytest.raises(SystemExit, match=f"stopped.*{words}.*\nrun the same"):
             run(videos, tmp_path / "out", "--records")
     assert not list((tmp_path / "out").glob("*-of-*"))
     run(videos, tmp_path / "out", "--records")
     assert VideoRecords("train", path=str(tmp_path / "out")).num_examples == 6
-
-
-def test_a_disk_that_goes_away_stops_the_writing(videos, tmp_path, monkeypatch):
-    def gone(job, clip):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(record_writer, "_open", gone)
-    with pytest.raises(SystemExit, match=r"stopped: .*ant/0\.mp4: OSError: \[Errno 5\]"):
-        run(videos, tmp_path / "out", "--records")
-    assert not list((tmp_path / "out").glob("*-of-*"))
 
 
 def test_another_number_of_files_is_refused(videos, tmp_path, capsys):

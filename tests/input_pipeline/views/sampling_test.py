@@ -30,14 +30,6 @@ def test_dense_clips_equal_pyslowfast(video_and_clip, wanted):
 
 
 @pytest.mark.parametrize(
-    ("clips", "wanted"), [(5, "0 59 118 177 236"), (7, "0 39 78 117 156 195 234")]
-)
-def test_starts_of_dense_clips(clips, wanted):
-    starts = [Dense(16, 4).fixed(clip, clips, 300, 30)[0] for clip in range(clips)]
-    assert starts == numbers(wanted)
-
-
-@pytest.mark.parametrize(
     ("num_frames", "wanted"),
     [
         (100, "3 9 15 22 28 34 40 46 53 59 65 71 77 83 90 96"),
@@ -96,12 +88,6 @@ def test_random_clips_reach_the_whole_video(name, last):
     assert clips.min() == 0
     assert clips.max() == last
     assert (np.bincount(clips.reshape(-1))[: last + 1] > 0).all()
-
-
-def test_dense_covers_the_same_time_at_any_frame_rate():
-    for fps in (12, 25, 60):
-        clip = Dense(16, 4).fixed(0, 1, int(10 * fps), fps)
-        assert (clip[-1] - clip[0]) / fps == pytest.approx(64 / 30, abs=2 / fps)
 
 
 def test_segment_has_no_stride():
