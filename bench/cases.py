@@ -30,6 +30,7 @@ SIZE = 224  # pixels
 IMAGE, IMAGE_PATCH = (1, SIZE, SIZE), (1, 16, 16)  # frames, rows, columns
 CLIP, CLIP_PATCH = (16, SIZE, SIZE), (2, 16, 16)
 CUBE = Cube(window=(8, 7, 7))
+MASKFEAT_RULE = AdamW(lr=2e-4, clip_norm=0.02)
 MAE_RULE = AdamW(lr=2e-4, b2=0.95, clip_norm=0.02)
 
 
@@ -44,11 +45,18 @@ def maskfeat_case(
     encoder: str, clip: Size3, tubelet: Size3, masker: Masker, batch: int, dtype: str
 ) -> tuple[Once, Facts]:
     """A whole step of MaskFeat pre-training, from bytes to the new parameters."""
+    task = maskfeat_task(encoder, clip, tubelet, masker, dtype)
+    return pretraining([task], MASKFEAT_RULE, batch)[0]
+
+
+def maskfeat_task(
+    encoder: str, clip: Size3, tubelet: Size3, masker: Masker, dtype: str = "float32"
+) -> Pretrain:
+    """Pre-training as in MaskFeat."""
     target = Hog(tubelet)
     head = {"dim": target.dim}
     model = create_model("maskfeat", encoder=encoder, head=head, tubelet=tubelet, dtype=dtype)
-    task = task_of(model, clip, masker, target)
-    return pretraining([task], AdamW(lr=2e-4, clip_norm=0.02), batch)[0]
+    return task_of(model, clip, masker, target)
 
 
 def mae_case(encoder: str, batch: int, dtype: str) -> tuple[Once, Facts]:
@@ -86,13 +94,19 @@ def task_of(model: nn.Module, clip: Size3, masker: Masker, target: Target) -> Pr
     )
 
 
-def pretraining(tasks: Sequence[Pretrain], rule: Rule, batch: int) -> list[tuple[Once, Facts]]:
-    """The compiled steps of tasks with the same parameters, which they change in turns."""
-    params = jax.jit(tasks[0].init)(jax.random.key(0))
+def start(task: Pretrain, rule: Rule, batch: int) -> tuple[Any, TrainState, dict[str, jax.Array]]:
+    """Optimiser, the state before the first step, and a batch."""
+    params = jax.jit(task.init)(jax.random.key(0))
     optimizer = rule.optimizer(params, steps_per_epoch=100, epochs=10, batch_size=batch)
     state = jax.jit(functools.partial(TrainState.create, optimizer=optimizer))(params)
-    video = np.random.default_rng(0).integers(0, 256, (batch, *tasks[0].clip, 3), np.uint8)
-    inputs = jax.device_put({"video": video, "valid": np.ones(batch, bool)})
+    video = np.random.default_rng(0).integers(0, 256, (batch, *task.clip, 3), np.uint8)
+    inputs = {"video": video, "valid": np.ones(batch, bool)}
+    return optimizer, state, jax.device_put({**inputs, "index": np.arange(batch, dtype=np.int32)})
+
+
+def pretraining(tasks: Sequence[Pretrain], rule: Rule, batch: int) -> list[tuple[Once, Facts]]:
+    """The compiled steps of tasks with the same parameters, which they change in turns."""
+    optimizer, state, inputs = start(tasks[0], rule, batch)
 
     def once(step: jax.stages.Compiled) -> Any:
         nonlocal state
@@ -102,10 +116,10 @@ def pretraining(tasks: Sequence[Pretrain], rule: Rule, batch: int) -> list[tuple
     cases = []
     for task in tasks:
         train_step = functools.partial(task.train_step, optimizer=optimizer, accumulate=1)
-        start = time.perf_counter()
+        begun = time.perf_counter()
         step = jax.jit(train_step, donate_argnums=0).lower(state, inputs).compile()
         facts = {
-            "compile_s": round(time.perf_counter() - start, 1),
+            "compile_s": round(time.perf_counter() - begun, 1),
             "flops": batch * training_flops(task.model, task.clip),
             "peak_flops": peak_flops(jax.devices()[0].device_kind),
         }

@@ -17,48 +17,31 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
-from bench.run import interval
+from bench.cases import IMAGE, IMAGE_PATCH, MASKFEAT_RULE, maskfeat_task, start
+from bench.run import in_turns, interval
 from maskfeat_jax import steps
-from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.distributed.collectives import Agreement
 from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.distributed.watchdog import Watchdog
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.masking import Block
-from maskfeat_jax.models import create_model
-from maskfeat_jax.optim import AdamW
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.targets import Hog
-from maskfeat_jax.tasks import Pretrain
 from maskfeat_jax.train.metrics import MetricBuffer
 
-CLIP, TUBELET = (1, 224, 224), (1, 16, 16)
 LOG_EVERY = 50  # updates between two reports
 
 
 def compiled(encoder: str, batch: int, guarded: bool) -> tuple[Any, TrainState, Any]:
     """A step of pre-training, the state before it, and a batch."""
-    target = Hog(TUBELET)
-    model = create_model("maskfeat", encoder=encoder, head={"dim": target.dim}, tubelet=TUBELET)
-    task = Pretrain(
-        model=model, normalise=Normalise(), clip=CLIP, seed=0, masker=Block(), target=target
-    )
-    params = jax.jit(task.init)(jax.random.key(0))
-    optimizer = AdamW(lr=1e-4, clip_norm=0.02).optimizer(
-        params, steps_per_epoch=100, epochs=10, batch_size=batch
-    )
-    state = jax.jit(functools.partial(TrainState.create, optimizer=optimizer))(params)
-    video = np.random.default_rng(0).integers(0, 256, (batch, *CLIP, 3), np.uint8)
-    index = np.arange(batch, dtype=np.int32)
-    inputs = jax.device_put({"video": video, "valid": np.ones(batch, bool), "index": index})
+    task = maskfeat_task(encoder, IMAGE, IMAGE_PATCH, Block())
+    optimizer, state, inputs = start(task, MASKFEAT_RULE, batch)
     step = functools.partial(task.train_step, optimizer=optimizer, accumulate=1)
     guard = steps._only_if
     try:
@@ -73,7 +56,6 @@ class Side:
     """One of the two ways to make updates."""
 
     def __init__(self, step: Any, state: TrainState, batch: Any, clock: Callable[[], float]):
-        """Keeps them."""
         self.state, self.clock = state, clock
         self._step, self._batch = step, batch
         self._done = 0
@@ -97,7 +79,6 @@ class Guarded(Side):
     """What `maskfeat_jax.train.loop` does around an update."""
 
     def __init__(self, *words: Any, agreement: Agreement, watchdog: Watchdog):
-        """Keeps the guards."""
         super().__init__(*words)
         self._agreement, self._watchdog = agreement, watchdog
         self._metrics = MetricBuffer(5, 0.001)
@@ -116,19 +97,6 @@ class Guarded(Side):
             self._metrics.spikes()
             self._metrics.read()
         return metrics
-
-
-def alternating(sides: Sequence[Side], rounds: int, updates: int) -> list[list[float]]:
-    """Seconds per update of each side, in turns of so many updates."""
-    times: list[list[float]] = [[] for _ in sides]
-    order = list(range(len(sides)))
-    for side in sides:
-        side.run(2)
-    for _ in range(rounds):
-        order.reverse()
-        for number in order:
-            times[number].append(sides[number].run(updates) / updates)
-    return times
 
 
 def larger(guarded: Any, bare: Any) -> dict[str, float]:
@@ -189,7 +157,7 @@ def main() -> None:
             guards = {"agreement": Agreement(signals), "watchdog": watchdog}
             step, *rest = compiled(args.encoder, args.batch, guarded=True)
             guarded = Guarded(step, *rest, clock, **guards)
-            without, with_guards = alternating([bare, guarded], args.rounds, args.updates)
+            without, with_guards = in_turns([bare.run, guarded.run], args.rounds, args.updates)
             host_s = host_seconds(guarded)
         blocked, written = saving(guarded.state, Path(name) / "checkpoints")
         signals.restore()

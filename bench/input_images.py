@@ -1,6 +1,6 @@
 """Images per second of our loader, against torch's DataLoader with Pillow where torch is at hand.
 
-    python bench/input_images.py [--workers 2] [--images 256] [--repeats 5] [--area 0.5 1.0]
+    python -m bench.input_images [--workers 2] [--images 256] [--repeats 5] [--area 0.5 1.0]
 
 Both read the same JPEG files (made here: 500x375, about 85 KB), draw crops from the same law,
 resize to 224 with antialiased bicubic and yield batches of 64 as uint8. Runs alternate; the ratio
@@ -12,14 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 from PIL import Image, ImageDraw

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 
 from bench.cases import CLIP, MAE_RULE, mae_task, pretraining
-from bench.run import MALLOC, interval
+from bench.run import MALLOC, device_options, in_turns, interval
 from bench.worker import timed
 from maskfeat_jax.ops.patches import Size3
 
@@ -34,13 +34,7 @@ def measure(
     tasks = [mae_task(encoder, clip, ratio, args.dtype) for ratio in ratios]
     cases = pretraining(tasks, MAE_RULE, args.batch)
     runs = [timed(once, jax.block_until_ready) for once, _ in cases]
-    times: list[list[float]] = [[] for _ in runs]
-    order = list(range(len(runs)))
-    for _ in range(args.rounds):
-        for i in order:
-            runs[i](1)  # caches are full of what another ratio did
-            times[i].append(runs[i](args.runs) / args.runs)
-        order.reverse()
+    times = in_turns(runs, args.rounds, args.runs)
     rows = []
     for ratio, task, (_, facts), seconds in zip(ratios, tasks, cases, times, strict=True):
         rows.append({"encoder": encoder, "ratio": ratio, "visible": task.model.visible, **facts})
@@ -72,8 +66,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("encoders", nargs="*", default=["vit_b16", "vit_l16"])
     parser.add_argument("--ratios", nargs="+", type=float, default=[0, 0.5, 0.75, 0.9])
     parser.add_argument("--batch", type=int, default=1, help="clips")
-    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    device_options(parser)
     parser.add_argument("--rounds", type=int, default=9, help="turns of each ratio")
     parser.add_argument("--runs", type=int, help="in a turn (default: 1; 10 on a GPU, TPU)")
     parser.add_argument("--json", type=Path, help="file for the results")

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from bench.run import device_options
 from maskfeat_jax.ops import pooling
 from maskfeat_jax.ops.attention import attention
 from maskfeat_jax.ops.patches import Size3
@@ -190,8 +191,7 @@ def main() -> None:
     )
     parser.add_argument("parts", nargs="*", default=list(parts), help=", ".join(parts))
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    device_options(parser)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--skip", nargs="*", default=[], help="forms")
     args = parser.parse_args()

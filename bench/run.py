@@ -18,7 +18,7 @@ import random
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,11 @@ class Worker:
         self.facts = json.loads(self._answer())
 
     def seconds(self, runs: int) -> float:
-        """Time per run, over some runs in a row."""
+        """Time of some runs in a row."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{runs}\n")
         self._process.stdin.flush()
-        return float(self._answer()) / runs
+        return float(self._answer())
 
     def close(self) -> None:
         """Ends the process."""
@@ -76,12 +76,8 @@ def compare(case: str, args: argparse.Namespace) -> dict[str, Any]:
     """Times a case on both sides, or on ours alone."""
     sides = ["ours", *(["theirs"] if available(ORIGINALS[case]) else [])]
     workers = {side: Worker(side, case, args) for side in sides}
-    times: dict[str, list[float]] = {side: [] for side in sides}
-    for _ in range(args.rounds):
-        sides.reverse()
-        for side in sides:
-            workers[side].seconds(1)  # caches are full of what the other side did
-            times[side].append(workers[side].seconds(args.runs))
+    timed = in_turns([worker.seconds for worker in workers.values()], args.rounds, args.runs)
+    times = dict(zip(sides, timed, strict=True))
     result = {"case": case, **{k: v for k, v in vars(args).items() if k not in ("cases", "json")}}
     for side, worker in workers.items():
         worker.close()
@@ -94,6 +90,18 @@ def compare(case: str, args: argparse.Namespace) -> dict[str, Any]:
     if flops and peak and args.dtype == "bfloat16":
         result["ours"]["utilisation"] = flops / peak / result["ours"]["median_s"]
     return result
+
+
+def in_turns(sides: Sequence[Callable[[int], float]], rounds: int, runs: int) -> list[list[float]]:
+    """Seconds per run of each side, which gives the seconds of so many runs."""
+    times: list[list[float]] = [[] for _ in sides]
+    order = list(range(len(sides)))
+    for _ in range(rounds):
+        order.reverse()
+        for number in order:
+            sides[number](1)  # caches are full of what another side did
+            times[number].append(sides[number](runs) / runs)
+    return times
 
 
 def interval(above: Sequence[float], below: Sequence[float]) -> tuple[float, float]:
@@ -131,6 +139,12 @@ def report(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def device_options(parser: argparse.ArgumentParser) -> None:
+    """Adds where it runs, and in which numbers."""
+    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -140,8 +154,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--batch", type=int, help="images or clips (default: 8; vit_l 4; mvit, mae 1)"
     )
-    parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    device_options(parser)
     parser.add_argument("--threads", type=int, default=0, help="processors; 0 for all (Linux)")
     parser.add_argument("--strong", action="store_true", help="help PyTorch: see README.md")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each side")

@@ -338,7 +338,7 @@ MUTANTS = {
         _swapped("maskfeat_jax.train.metrics:MetricBuffer", "_check", _nothing), poisoned_for_ever
     ),
     "no evidence of what was not finite": Mutant(
-        _swapped("maskfeat_jax.train.setup", "keep_evidence", _no_evidence), poisoned_for_ever
+        _swapped("maskfeat_jax.train.run", "keep_evidence", _no_evidence), poisoned_for_ever
     ),
     "STATUS.json is not written": Mutant(
         _swapped("maskfeat_jax.commands.train", "write_status", _no_status), told_to_stop
