@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import itertools
 import json
 import pathlib
 import random
 import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,26 +39,28 @@ PROBLEM = Problem("decode_error", "made up", 0)
 Counts = collections.Counter[str]
 
 
-def make(folder: pathlib.Path, count: int, bad: int, draws: random.Random) -> set[str]:
-    """Small images of ten classes, of which some are damaged in three ways; names of those."""
+@contextlib.contextmanager
+def images(count: int, bad: int, draws: random.Random) -> Iterator[tuple[pathlib.Path, set[str]]]:
+    """Folder of small images of ten classes, some damaged in three ways, and names of those."""
     sound = [encode(picture(seed, 16, 16), "png") for seed in range(10)]
     chosen = set(draws.sample(range(count), bad))
     names = set()
-    for index in range(count):
-        file = folder / f"{index % 10}" / f"{index:05}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        data = sound[index % 10]
-        if index in chosen:
-            data = draws.choice((b"", b"<html>404", data[: len(data) // 2]))
-            names.add(str(file))
-        file.write_bytes(data)
-    return names
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = pathlib.Path(temporary) / "images"
+        for index in range(count):
+            file = folder / f"{index % 10}" / f"{index:05}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            data = sound[index % 10]
+            if index in chosen:
+                data = draws.choice((b"", b"<html>404", data[: len(data) // 2]))
+                names.add(str(file))
+            file.write_bytes(data)
+        yield folder, names
 
 
-def trained(folder: pathlib.Path, steps: int, **limits: Any) -> tuple[BadInputs, str, float]:
+def trained(folder: pathlib.Path, steps: int) -> tuple[BadInputs, str, float]:
     """Reads batches of training; why it stopped, and the seconds."""
-    limits.setdefault("path", str(folder.with_suffix(".jsonl")))
-    bad_inputs = BadInputs(**limits)
+    bad_inputs = BadInputs(path=f"{folder}.jsonl")
     loader = Loader(
         ImageFolder(path=str(folder)),
         TrainView(size=8),
@@ -75,9 +79,7 @@ def trained(folder: pathlib.Path, steps: int, **limits: Any) -> tuple[BadInputs,
 
 def by_share(share: float, passes: int, count: int = 2000) -> tuple[str, dict[str, Any]]:
     """E10: whether shares that are allowed finish with exact counts and others stop."""
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = pathlib.Path(temporary) / "images"
-        names = make(folder, count, round(share * count), random.Random(0))
+    with images(count, round(share * count), random.Random(0)) as (folder, names):
         bad_inputs, reason, seconds = trained(folder, passes * count // BATCH)
         lines = pathlib.Path(f"{folder}.jsonl")
         listed = [json.loads(line)["file"] for line in lines.read_text().splitlines()]
@@ -159,9 +161,7 @@ def evaluation(outcomes: Counts, details: dict[str, Any], rounds: int) -> None:
     """E11: fails by default with the name; skipping, the result depends on nothing else."""
     for seed in range(rounds):
         draws = random.Random(seed)
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = pathlib.Path(temporary) / "images"
-            bad = make(folder, 83, draws.randint(1, 9), draws)
+        with images(83, draws.randint(1, 9), draws) as (folder, bad):
             try:
                 evaluated(folder, 12, 1, "fail")
                 outcomes["wrong in silence"] += 1
@@ -187,10 +187,8 @@ def vanishing(outcomes: Counts, details: dict[str, Any], rounds: int) -> None:
     """E12: the folder goes away while it is read."""
     longest, most = 0.0, 0
     for seed in range(rounds):
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = pathlib.Path(temporary) / "images"
-            make(folder, 500, 0, random.Random(seed))
-            bad_inputs = BadInputs(path=f"{temporary}/list.jsonl")
+        with images(500, 0, random.Random(seed)) as (folder, _):
+            bad_inputs = BadInputs(path=f"{folder}.jsonl")
             source = ImageFolder(path=str(folder))
             loader = Loader(source, TrainView(size=8), batch_size=BATCH, bad_inputs=bad_inputs)
             judged = "hang or damage"
@@ -215,9 +213,7 @@ def changing(outcomes: Counts, details: dict[str, Any], rounds: int) -> None:
     """E8: files are deleted or overwritten after they were listed; all others stay as they were."""
     for seed in range(rounds):
         draws = random.Random(seed)
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = pathlib.Path(temporary) / "images"
-            make(folder, 200, 0, draws)
+        with images(200, 0, draws) as (folder, _):
             loader = Loader(
                 ImageFolder(path=str(folder)),
                 TrainView(size=8),
@@ -257,7 +253,6 @@ SERIES = {
 
 
 def run(fault: str, rounds: int) -> tuple[dict[str, int], dict[str, Any]]:
-    """Outcomes and details of a fault."""
     outcomes: Counts = collections.Counter()
     details: dict[str, Any] = {}
     SERIES[fault][1](outcomes, details, rounds)

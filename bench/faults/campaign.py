@@ -47,7 +47,6 @@ def arguments(
 
 
 def reference(folder: pathlib.Path, forks: Forks | None, recipe: str = "pretrain") -> Case:
-    """The unbroken run."""
     case = Case(folder / f"reference-{recipe}", recipe, forks=forks)
     ended = case.run()
     assert ended.code == 0, ended.output

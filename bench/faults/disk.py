@@ -50,5 +50,4 @@ class Disk:
         os.replace(new, self._rules)
 
     def heal(self) -> None:
-        """All is well again."""
         self._rules.unlink(missing_ok=True)

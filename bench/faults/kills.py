@@ -89,7 +89,6 @@ def chain(case: Case, unbroken: Case, kills: list[Any]) -> Chain:
 
 
 def random_kills(kills: int, seed: int) -> None:
-    """A1."""
     done: list[Chain] = []
 
     def kill(number: int, case: Case, unbroken: Case) -> Chain | None:

@@ -151,8 +151,6 @@ def _swapped(where: str, name: str, new: Callable[..., Any]) -> Plant:
 
 
 def _all(*plants: Plant) -> Plant:
-    """Several bugs that are one."""
-
     def plant() -> None:
         for one in plants:
             one()
@@ -161,7 +159,7 @@ def _all(*plants: Plant) -> Plant:
 
 
 def _nothing(*_: Any, **__: Any) -> None:
-    """Does not do it."""
+    pass
 
 
 def _after_restore(change: Callable[[Any, dict], tuple[Any, dict]]) -> Plant:
@@ -376,7 +374,6 @@ MUTANTS = {
 
 
 def main() -> None:
-    """Plants them and says which are not found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="one of them; empty: the scenarios without a mutant")
     args = parser.parse_args()

@@ -69,7 +69,6 @@ def result(case: Case, steps: int = STEPS) -> Result:
 
 
 def arrays(step: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a saved step, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(ocp.load(step / "arrays"))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
@@ -256,5 +255,4 @@ def verdict(
 
 
 def outcomes(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """How many of each."""
     return dict(collections.Counter(verdict.outcome for verdict in verdicts))

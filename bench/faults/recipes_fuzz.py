@@ -164,7 +164,6 @@ def scaled(recipe: dict, draws: random.Random) -> tuple:
 
 
 def another(recipe: dict, draws: random.Random) -> tuple:
-    """The value of another key."""
     section, key = _key(recipe, draws)
     other, name = _key(recipe, draws)
     recipe[section][key] = recipe[other][name]
@@ -238,7 +237,6 @@ def compile_shapes(experiment: Any) -> None:
 
 
 def verdict(tried: Edit, outcome: Any) -> str:
-    """One of the five outcomes."""
     if isinstance(outcome, isolation.Died | isolation.Hung | str):
         return "hang or damage"
     kind, message, seconds = outcome

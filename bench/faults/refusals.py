@@ -82,7 +82,6 @@ def failed_write(case: Case, unbroken: Case) -> Verdict:
 
 
 def _then(case: Case, unbroken: Case, damage: list[str]) -> Verdict:
-    """The same command goes on, to the same end."""
     last = case.run()
     silent = oracles.stopped(last, 0) or oracles.same_run(case, unbroken)
     return oracles.verdict(silent=silent, damage=damage + oracles.tidy(case), recovered=True)

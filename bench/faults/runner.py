@@ -164,7 +164,6 @@ class Child:
         return False
 
     def updates(self) -> int:
-        """Updates that it began."""
         return sum(process == self.process for process, _, _ in self._case.updates())
 
     def wait(self, seconds: float = LIMIT_SECONDS) -> Ended:
@@ -246,7 +245,6 @@ class Case:
         return Child(self, path, None if cold else self.forks, **env)
 
     def run(self, faults: str = "", **options: Any) -> Ended:
-        """Starts it and waits."""
         return self.start(faults, **options).wait()
 
     def updates(self) -> Iterator[tuple[int, int, list[int]]]:

@@ -38,7 +38,6 @@ class Saver:
         self.disk, self.directory, self._process = disk, directory, process
 
     def ask(self, **order: Any) -> dict[str, Any]:
-        """Gives an order and waits for the answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -48,7 +47,6 @@ class Saver:
 
 @contextlib.contextmanager
 def saver(folder: pathlib.Path, floats: int = 500_000) -> Iterator[Saver]:
-    """Starts a process, and ends it."""
     disk, directory = Disk(folder), folder / "checkpoints"
     with subprocess.Popen(
         [sys.executable, "-m", "bench.faults.saver", str(directory), str(floats)],
@@ -71,7 +69,6 @@ def state_of(step: int, floats: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Until the input ends."""
     floats = int(sys.argv[2])
     checkpoints = Checkpoints(sys.argv[1], pause_s=0.2)
     for line in sys.stdin:

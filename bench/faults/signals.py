@@ -38,8 +38,6 @@ ANYWHERE = ["B4", "B5", "B6", "B7", "B8"]
 
 
 class Stop(NamedTuple):
-    """What came of one signal."""
-
     phase: str
     verdict: Verdict
     seconds: float
@@ -224,7 +222,6 @@ def to_the_end(
 
 
 def others(times: int) -> None:
-    """B10 to B14."""
     jobs = [Job(f, functools.partial(to_the_end, stop=OTHERS[f][1])) for f in OTHERS]
     done = tried(jobs * times)
     for number, (fault, (what, _)) in enumerate(OTHERS.items()):

@@ -35,7 +35,6 @@ Counts = collections.Counter[str]
 
 
 def files_of(directory: pathlib.Path) -> list[pathlib.Path]:
-    """All files below a directory."""
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
@@ -283,7 +282,6 @@ DISKS: list[tuple[str, str, list[dict[str, Any]], bool]] = [
 
 
 def main() -> None:
-    """Runs all series and prints what became of them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--flips", type=int, default=1000)
     parser.add_argument("--copies", type=int, default=200)

@@ -18,7 +18,6 @@ HEAD = ("fault", "what", "n", *OUTCOMES, "command", "date, commit")
 
 
 def read(file: pathlib.Path = FILE) -> list[dict[str, Any]]:
-    """The rows of the results."""
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 

@@ -248,7 +248,6 @@ SERIES = {
 
 
 def main() -> None:
-    """The table, and the series of the catalogue."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", action="store_true", help="run D1 to D3 and keep their rows")
     parser.add_argument("--only", default="", help="one of table, D1, D2, D3")

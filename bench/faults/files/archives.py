@@ -42,7 +42,6 @@ def tar(*members: tuple[str, bytes, dict[str, Any]], mode: str = "w") -> bytes:
 
 
 def packed(*members: tuple[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A zip archive."""
     file = io.BytesIO()
     with warnings.catch_warnings(), zipfile.ZipFile(file, "w", compression) as archive:
         warnings.simplefilter("ignore")  # names that come twice

@@ -178,7 +178,6 @@ def _tree(folder: pathlib.Path) -> set[str]:
 
 
 def verdict(job: Job, outcome: Any) -> str:
-    """One of the five outcomes."""
     if not isinstance(outcome, Read) or outcome.trespasses:
         return "hang or damage"
     if outcome.kind not in FORMATS[job.format].files[job.file].expected:

@@ -8,6 +8,7 @@ who calls it.
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import pathlib
@@ -146,8 +147,8 @@ def trespasses(trace: str) -> list[str]:
     return [line for line in calls if re.search(r"execve|sin_addr|sin6|/traps/.*= \d", line)]
 
 
-def traced() -> tuple[list[tuple[str, str]], list[str], int, float]:
-    """Each name with its result, trespasses, calls of the server, and seconds."""
+def series(log: Callable[[str], None] = print) -> tuple[dict[str, int], dict[str, Any]]:
+    """Outcomes; details: counts by class, seconds."""
     from tests.input_pipeline.video_samples import encode_video
 
     calls = 0
@@ -156,13 +157,10 @@ def traced() -> tuple[list[tuple[str, str]], list[str], int, float]:
 
         def listen() -> None:
             nonlocal calls
-            while True:
-                try:
-                    connection, _ = ear.accept()
-                except OSError:
-                    return
-                calls += 1
-                connection.close()
+            with contextlib.suppress(OSError):
+                while True:
+                    ear.accept()[0].close()
+                    calls += 1
 
         threading.Thread(target=listen, daemon=True).start()
         names = make(folder, ear.getsockname()[1])
@@ -188,26 +186,17 @@ def traced() -> tuple[list[tuple[str, str]], list[str], int, float]:
             check=True,
         )
         seconds = time.monotonic() - start
-        found = [(name, kind) for name, kind in json.loads(run.stdout.splitlines()[-1])]
-        over = trespasses(trace.read_text()) if strace else ["strace is not there"]
-        if (folder / "traps" / "canary").exists():
-            over.append("a command was run")
-    return found, over, calls, seconds
-
-
-def series(log: Callable[[str], None] = print) -> tuple[dict[str, int], dict[str, Any]]:
-    """Outcomes; details: counts by class, seconds."""
-    found, over, calls, seconds = traced()
-    kinds = collections.Counter(kind for _, kind in found)
-    bad = [*over, *([f"{calls} calls of the server"] if calls else [])]
+        found = json.loads(run.stdout.splitlines()[-1])
+        bad = trespasses(trace.read_text()) if strace else ["strace is not there"]
+        bad += ["a command was run"] * (folder / "traps" / "canary").exists()
+    bad += [f"{calls} calls of the server"] * bool(calls)
     bad += [f"{name} was read" for name, kind in found if kind == "clip" and RIGHT not in name]
     for line in bad:
         log(line)
+    kinds = collections.Counter(kind for _, kind in found)
     outcomes = {"clean stop": len(found) - kinds["clip"], "recovered": kinds["clip"]}
-    return {"hang or damage": len(found)} if bad else outcomes, {
-        "classes": dict(kinds),
-        "seconds": round(seconds, 1),
-    }
+    details = {"classes": dict(kinds), "seconds": round(seconds, 1)}
+    return {"hang or damage": len(found)} if bad else outcomes, details
 
 
 if __name__ == "__main__":
