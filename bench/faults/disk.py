@@ -21,11 +21,7 @@ MISSING = "no C compiler (cc): the disk that fails on demand cannot be built"
 
 
 class Disk:
-    """The rules that a child process's writes follow; they may change while it runs.
-
-    Attributes:
-      environment: for the child process.
-    """
+    """The rules that a child process's writes follow; `environment` is for that process."""
 
     def __init__(self, folder: pathlib.Path):
         """Compiles the library into a folder, where the rules will lie too."""

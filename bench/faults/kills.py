@@ -29,19 +29,12 @@ FROM_START = 0.4  # part of the kills whose time counts from the start, not from
 
 
 class Chain(NamedTuple):
-    """A run that was killed some times.
+    """A run that was killed some times."""
 
-    Attributes:
-      verdict: of the whole: B, I, K.
-      rubbish: L: what is left behind at its end.
-      places: the last fault point before each kill.
-      redone: updates that were made again after each kill.
-    """
-
-    verdict: Verdict
-    rubbish: list[str]
-    places: list[str]
-    redone: list[int]
+    verdict: Verdict  # of the whole: B, I, K
+    rubbish: list[str]  # L: what is left behind at its end
+    places: list[str]  # the last fault point before each kill
+    redone: list[int]  # updates that were made again after each kill
 
 
 def random_chain(case: Case, unbroken: Case, rng: random.Random, kills: int) -> Chain:

@@ -38,17 +38,11 @@ class Verdict(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What a whole run left.
+    """What a whole run left."""
 
-    Attributes:
-      arrays: of the last step, by path.
-      metrics: lines of metrics.jsonl, without times.
-      ids: by step.
-    """
-
-    arrays: dict[str, np.ndarray]
-    metrics: list[dict[str, Any]]
-    ids: dict[int, list[int]]
+    arrays: dict[str, np.ndarray]  # of the last step, by path
+    metrics: list[dict[str, Any]]  # lines of metrics.jsonl, without times
+    ids: dict[int, list[int]]  # by step
 
 
 def result(case: Case, steps: int = STEPS) -> Result:
@@ -146,12 +140,7 @@ def examples(found: Result, wanted: Result) -> Problems:
 
 
 def kept(workdir: pathlib.Path, least: int) -> Problems:
-    """K: a good step, not older than one that was there before, which can be read.
-
-    Args:
-      workdir: of the run.
-      least: a step that was good before; 0 if there was none.
-    """
+    """K: a good step that can be read, not older than `least`, which was there before (0: none)."""
     good = good_steps(workdir)
     if max([0, *good]) < least:
         return [f"step {least} was good before, now there are {good}"]

@@ -41,20 +41,12 @@ WHOLE = (*OTHER_TYPES, None, -1, 10**30, [{}])
 
 
 class Edit(NamedTuple):
-    """A recipe with mistakes.
-
-    Attributes:
-      recipe: of `configs/`, shrunken.
-      words: what was done.
-      places: sections and keys that it was done to; a refusal names one of them.
-      wrong: whether it cannot be valid.
-      edited: the recipe.
-    """
+    """A recipe of `configs/` with mistakes."""
 
     recipe: str
-    words: tuple[str, ...]
-    places: tuple[str, ...]
-    wrong: bool
+    words: tuple[str, ...]  # what was done
+    places: tuple[str, ...]  # sections and keys it was done to; a refusal names one of them
+    wrong: bool  # whether it cannot be valid
     edited: dict[str, Any]
 
 

@@ -87,13 +87,9 @@ def stops(case: Case, unbroken: Case, faults: list[tuple[str, str]], cold: bool)
 
 
 def stop(case: Case, ended: Ended, fault: str, before: int) -> tuple[Problems, Problems, float]:
-    """What is wrong with the end of a process that was asked to stop, what was late, and seconds.
+    """What is wrong with the end of a process that a fault asked to stop, what was late, seconds.
 
-    Args:
-      case: the run.
-      ended: the process.
-      fault: what sent the signal.
-      before: the newest good step before the process started.
+    `before` is the newest good step before the process started.
     """
     point = fault.partition(":")[0]
     damage = oracles.stopped(ended, 75) + oracles.left_processes(ended)

@@ -50,11 +50,7 @@ class Steps:
         self._old = state_of(OLD, FLOATS)
 
     def outcome(self, name: pathlib.Path | None) -> str:
-        """What is made of a damaged newest step; it is put back where it was.
-
-        Args:
-          name: of the damaged file inside the step, which the message must have; None: any.
-        """
+        """What is made of a damaged newest step, whose file the message must name; None: any."""
         checkpoints = Checkpoints(self.directory)
         like = jax.eval_shape(lambda: self._old)
         try:
@@ -177,11 +173,9 @@ def child(floats: int = FLOATS) -> Iterator[Saver]:
 
 
 def disk_fails(cases: list[dict[str, Any]], *, again: bool) -> Counts:
-    """C6, C7: the disk fails while a step is saved, and is well again for the next.
+    """C6, C7: the disk fails by rules of `disk.c` while a step is saved, and is well for the next.
 
-    Args:
-      cases: rules of `disk.c`.
-      again: the second try of the same save must succeed.
+    With `again` the second try of the same save must succeed.
     """
     outcomes = Counts()
     with child() as process:

@@ -36,14 +36,7 @@ LIMIT_SECONDS = 1500.0  # of a busy machine
 
 
 class Topology(NamedTuple):
-    """What a run runs on.
-
-    Attributes:
-      processes: how many.
-      devices: of each process.
-      parameters: `mesh.parameters`.
-      tensor: `mesh.tensor`.
-    """
+    """Processes, devices of each, and the sizes of the mesh."""
 
     processes: int = 1
     devices: int = 1

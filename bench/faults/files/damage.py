@@ -11,13 +11,7 @@ EXTREME = (0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 10**6)
 
 
 def damage(data: bytes, draws: random.Random, others: Others) -> tuple[str, bytes]:
-    """What was done, and the file.
-
-    Args:
-      data: the sound file.
-      draws: random numbers.
-      others: sound files of other formats.
-    """
+    """What was done to a sound file, and the file; `others` are sound files of other formats."""
     way = draws.choice(tuple(WAYS))
     return way, WAYS[way](data, draws, others)
 

@@ -48,32 +48,17 @@ class Job(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What came of opening a file.
+    """What came of opening a file."""
 
-    Attributes:
-      kind: class of the refusal, or what the door returned.
-      words: of the refusal.
-      seconds: of the processors.
-      megabytes: by which the most memory rose.
-      trespasses: what was written, made or run.
-    """
-
-    kind: str
+    kind: str  # class of the refusal, or what the door returned
     words: str = ""
-    seconds: float = 0.0
-    megabytes: float = 0.0
-    trespasses: tuple[str, ...] = ()
+    seconds: float = 0.0  # of the processors
+    megabytes: float = 0.0  # by which the most memory rose
+    trespasses: tuple[str, ...] = ()  # what was written, made or run
 
 
 def jobs(name: str, n: int, seed: int = 0, only: str | None = None) -> Iterator[Job]:
-    """Each file at each door, unless they are sound; then `n` damaged ones.
-
-    Args:
-      name: of the format.
-      n: damaged files.
-      seed: of the first of them.
-      only: one file of the format; None means all.
-    """
+    """Each file, or only one, at each door, unless they are sound; then `n` damaged ones."""
     this = FORMATS[name]
     for file in this.files:
         if not this.whole and only in (None, file):

@@ -17,17 +17,11 @@ Door = Callable[[pathlib.Path, str], str]
 
 
 class File(NamedTuple):
-    """A file that can be made.
-
-    Attributes:
-      suffix: of its name.
-      make: gives its bytes.
-      expected: what may come of opening it: of `REFUSED`, or of what a door returns.
-    """
+    """A file that can be made."""
 
     suffix: str
     make: Callable[[], bytes]
-    expected: frozenset[str] = REFUSED
+    expected: frozenset[str] = REFUSED  # and of what a door returns
 
 
 class Format(NamedTuple):
