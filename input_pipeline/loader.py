@@ -11,45 +11,16 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
 from input_pipeline.bad_inputs import BadInput, BadInputs, BadMedia, Problem, media_boundary
 from input_pipeline.source import Source, Video
+from input_pipeline.views.clips import View
 
 Batch = dict[str, np.ndarray]
 _PERMUTATION, _EXAMPLE = 0, 1  # which range of counters
-
-
-class View(Protocol):
-    """Turns an example into clips of fixed shape."""
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        """Frames, height, width, channels."""
-
-    @property
-    def reads(self) -> int:
-        """How many times an example is read in a pass, each time for other clips of it."""
-
-    @property
-    def clips_per_read(self) -> int:
-        """Clips that come of one reading."""
-
-    def __call__(
-        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int
-    ) -> np.ndarray:
-        """The clips of one reading: uint8 (clips_per_read, *shape), RGB.
-
-        Args:
-          data: an image file, its pixels, or a video.
-          rng: the random numbers of this example.
-          read: which of the `reads`.
-
-        Raises:
-          BadMedia: the file cannot be decoded.
-        """
 
 
 class Read(NamedTuple):

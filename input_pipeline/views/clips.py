@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import dataclasses
 import functools
@@ -66,8 +67,8 @@ class Clip(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipView:
-    """What `TrainView` and `EvalView` share.
+class View(abc.ABC):
+    """Turns an example into clips of fixed shape; base of `TrainView` and `EvalView`.
 
     Attributes:
       size: side of the clip, in pixels.
@@ -108,6 +109,31 @@ class ClipView:
     def shape(self) -> tuple[int, int, int, int]:
         """Frames, height, width, channels of a clip."""
         return self.frames, self.size, self.size, 3
+
+    @property
+    def reads(self) -> int:
+        """How many times an example is read in a pass, each time for other clips of it."""
+        return 1
+
+    @property
+    @abc.abstractmethod
+    def clips_per_read(self) -> int:
+        """Clips that come of one reading."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0
+    ) -> np.ndarray:
+        """The clips of one reading: uint8 (clips_per_read, *shape), RGB.
+
+        Args:
+          data: an image file, its pixels, or a video.
+          rng: the random numbers of this example.
+          read: which of the `reads`.
+
+        Raises:
+          BadMedia: the file cannot be decoded.
+        """
 
 
 @contextlib.contextmanager

@@ -9,15 +9,15 @@ import numpy as np
 from input_pipeline.bad_inputs import media_boundary
 from input_pipeline.source import Video
 from input_pipeline.views import crops
-from input_pipeline.views.clips import ClipView, crop, open_clip, resize, size_of
+from input_pipeline.views.clips import View, crop, open_clip, resize, size_of
 
 
 @dataclasses.dataclass(frozen=True)
-class EvalView(ClipView):
+class EvalView(View):
     """Fixed frames, the shorter side resized to `resize`, then squares of the result.
 
     Attributes:
-      size, frames, stride, sampling, max_pixels: see `ClipView`.
+      size, frames, stride, sampling, max_pixels: see `View`.
       resize: shorter side before the crop, in pixels; None means size / 0.875, rounded down. A
         video is scaled while it is decoded.
       clips: of each example, spread over its time.
@@ -43,12 +43,12 @@ class EvalView(ClipView):
 
     @property
     def reads(self) -> int:
-        """How many times an example is read in a pass."""
+        """Once for each clip."""
         return self.clips
 
     @property
     def clips_per_read(self) -> int:
-        """Clips that come of one reading."""
+        """The crops."""
         return self.crops
 
     def __call__(

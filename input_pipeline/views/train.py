@@ -15,9 +15,9 @@ from input_pipeline.decode.images import Picture
 from input_pipeline.source import Video
 from input_pipeline.views import crops
 from input_pipeline.views.clips import (
-    ClipView,
     Frame,
     Pixels,
+    View,
     as_image,
     crop,
     open_clip,
@@ -29,14 +29,14 @@ from input_pipeline.views.randaugment import MEAN_COLOUR, Fill, RandAugment
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainView(ClipView):
+class TrainView(View):
     """Random frames, a random crop of them, and (fine-tuning) RandAugment and colour jitter.
 
     All frames of a clip share their draws. The originals flip before RandAugment; since its signs
     are fair coins, flipping afterwards gives the same distribution.
 
     Attributes:
-      size, frames, stride, sampling, max_pixels: see `ClipView`.
+      size, frames, stride, sampling, max_pixels: see `View`.
       repeats: clips of an example, each augmented on its own; they follow each other in the batch.
       new_frames: whether each repeat draws frames of its own.
       short_side: a video is scaled to it while it is decoded, in pixels; None for no scaling.
@@ -95,13 +95,8 @@ class TrainView(ClipView):
         return augmentations
 
     @property
-    def reads(self) -> int:
-        """How many times an example is read in a pass."""
-        return 1
-
-    @property
     def clips_per_read(self) -> int:
-        """Clips that come of one reading."""
+        """The repeats."""
         return self.repeats
 
     def __call__(
