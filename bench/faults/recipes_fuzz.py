@@ -19,13 +19,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from bench.faults import isolation, results
 from input_pipeline import DATASETS
+from maskfeat_jax.commands.estimate import batch_shapes
 from maskfeat_jax.sections import RecipeError
-from maskfeat_jax.state import TrainState
-from maskfeat_jax.train import build as parts
+from maskfeat_jax.train.build import build
 from maskfeat_jax.workdir.workdir import WorkdirError
 from tests.recipes import CONFIGS, shrunken
 
@@ -192,11 +191,13 @@ def attempt(job: tuple[int, str]) -> tuple[str, str, float]:
     make_videos()
     start = time.process_time()
     try:
-        experiment = parts.build(tried.edited, pathlib.Path(folder) / "run")
+        experiment = build(tried.edited, pathlib.Path(folder) / "run")
     except (RecipeError, WorkdirError) as error:
         return "refused", str(error), time.process_time() - start
     seconds = time.process_time() - start
-    compile_shapes(experiment)
+    if experiment.optimizer is not None:
+        batch = batch_shapes(experiment.task, experiment.mesh, experiment.run.batch_size)
+        jax.eval_shape(experiment.step, experiment.abstract_state, batch)
     return "built", "", seconds
 
 
@@ -206,26 +207,6 @@ def make_videos() -> None:
     for where in ("data", "eval_data"):
         section = dict(shrunken("maskfeat_mvit_s_k400")[where])
         DATASETS[section.pop("name")](**section)
-
-
-def compile_shapes(experiment: Any) -> None:
-    """Traces the step of an experiment."""
-    task, run = experiment.task, experiment.run
-    video = jax.ShapeDtypeStruct((run.batch_size, *experiment.shown.shape[1:]), jnp.uint8)
-    batch = {
-        "video": video,
-        "label": jax.ShapeDtypeStruct((run.batch_size,), jnp.int32),
-        "valid": jax.ShapeDtypeStruct((run.batch_size,), jnp.bool_),
-    }
-    params = jax.eval_shape(task.init, jax.random.key(0))
-    if experiment.optimizer is None:
-        return
-    create = functools.partial(TrainState.create, optimizer=experiment.optimizer)
-    state = jax.eval_shape(create, params)
-    step = functools.partial(
-        task.train_step, optimizer=experiment.optimizer, accumulate=run.accumulate
-    )
-    jax.eval_shape(step, state, batch)
 
 
 def verdict(tried: Edit, outcome: Any) -> str:
