@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,7 +75,7 @@ def record(
 
 def _typed() -> str:
     module = sys.modules["__main__"].__spec__.name.removesuffix(".__main__")
-    return " ".join(["python -m", module, *sys.argv[1:]])
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def _order(row: Mapping[str, Any]) -> tuple[str, int, str]:
