@@ -57,11 +57,11 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=16,
+        epochs=16.0,
         batch_size=32,
         log_every_steps=50,
-        checkpoint_every_epochs=4,
-        evaluate_every_epochs=4,
-        pictures_every_epochs=8,
+        checkpoint_every_epochs=4.0,
+        evaluate_every_epochs=4.0,
+        pictures_every_epochs=8.0,
     )
     return config

@@ -39,11 +39,11 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=11,
+        epochs=11.0,
         batch_size=64,
         log_every_steps=50,
-        checkpoint_every_epochs=2,
-        evaluate_every_epochs=4,
-        pictures_every_epochs=4,
+        checkpoint_every_epochs=2.0,
+        evaluate_every_epochs=4.0,
+        pictures_every_epochs=4.0,
     )
     return config

@@ -60,18 +60,18 @@ def get_config() -> ConfigDict:
         name="adamw",
         lr=1e-3,
         lr_batch=32,
-        warmup_epochs=3,
+        warmup_epochs=3.0,
         weight_decay=0.05,
         layer_decay=0.75,
         end_lr=1e-6,
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=24,
+        epochs=24.0,
         batch_size=32,
         log_every_steps=50,
-        checkpoint_every_epochs=0,
-        evaluate_every_epochs=0,
-        pictures_every_epochs=0,
+        checkpoint_every_epochs=0.0,
+        evaluate_every_epochs=0.0,
+        pictures_every_epochs=0.0,
     )
     return config

@@ -80,7 +80,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=150,  # 75 passes
+        epochs=150.0,  # 75 passes
         batch_size=1024,
         accumulate=1,
         log_every_steps=50,

@@ -22,5 +22,5 @@ def get_config() -> ConfigDict:
     config.model.update(encoder="vit_h14", drop_path=0.3, scan=True)
     config.optim.lr = 4e-3  # 1e-3 for 256
     config.optim.layer_decay = 0.75
-    config.run.epochs = 50
+    config.run.epochs = 50.0
     return config

@@ -26,5 +26,5 @@ def get_config() -> ConfigDict:
     config.head.dropout = 0.5
     config.optim.update(lr=3e-4, lr_batch=16, end_lr=1e-6, layer_decay=0.8)
     config.optim.warmup_epochs = 5.0
-    config.run.update(epochs=75, batch_size=256, evaluate_every_epochs=15.0)
+    config.run.update(epochs=75.0, batch_size=256, evaluate_every_epochs=15.0)
     return config

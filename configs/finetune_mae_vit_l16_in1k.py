@@ -21,5 +21,5 @@ def get_config() -> ConfigDict:
     config.model.update(encoder="vit_l16", drop_path=0.2, scan=True)
     config.optim.lr = 4e-3  # 1e-3 for 256
     config.optim.layer_decay = 0.75
-    config.run.epochs = 50
+    config.run.epochs = 50.0
     return config

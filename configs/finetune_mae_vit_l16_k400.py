@@ -25,5 +25,5 @@ def get_config() -> ConfigDict:
     config.optim.lr = 3e-4
     config.optim.lr_batch = 32  # 16 videos of a node, two clips of each
     config.optim.layer_decay = 0.75
-    config.run.update(epochs=100, batch_size=512, evaluate_every_epochs=20.0)  # 50 passes
+    config.run.update(epochs=100.0, batch_size=512, evaluate_every_epochs=20.0)  # 50 passes
     return config

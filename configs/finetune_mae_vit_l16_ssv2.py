@@ -77,7 +77,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=40,  # table, unverified
+        epochs=40.0,  # table, unverified
         batch_size=256,  # table, unverified
         accumulate=1,
         log_every_steps=50,

@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=40,
+        epochs=40.0,
         batch_size=128,
         accumulate=1,
         log_every_steps=50,

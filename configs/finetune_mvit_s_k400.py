@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=200,  # 100 passes
+        epochs=200.0,  # 100 passes
         batch_size=256,
         accumulate=1,
         log_every_steps=50,

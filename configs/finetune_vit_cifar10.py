@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.optim = dict(name="adamw", lr=1e-3, lr_batch=100, warmup_epochs=3.0, layer_decay=0.75)
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=25,
+        epochs=25.0,
         batch_size=100,
         log_every_steps=100,
         checkpoint_every_epochs=0.0,

@@ -64,7 +64,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=50,
+        epochs=50.0,
         batch_size=1024,
         accumulate=1,
         log_every_steps=50,

@@ -53,7 +53,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=90,
+        epochs=90.0,
         batch_size=16384,
         log_every_steps=10,
         checkpoint_every_epochs=1.0,

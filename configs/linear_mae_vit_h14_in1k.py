@@ -18,5 +18,5 @@ def get_config() -> ConfigDict:
     """The recipe."""
     config = base()
     config.model.update(encoder="vit_h14", scan=True)
-    config.run.epochs = 50
+    config.run.epochs = 50.0
     return config

@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.optim = dict(name="lars", lr=12.8, lr_batch=200, warmup_epochs=10.0)
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=100,
+        epochs=100.0,
         batch_size=200,
         log_every_steps=100,
         checkpoint_every_epochs=0.0,

@@ -5,7 +5,7 @@ Numbers of PRETRAIN.md of facebookresearch/mae, which says 800 epochs; the publi
 in float32. Not run here at this scale.
 
 Expect: 83.6 % top-1 after finetune_mae_vit_b16_in1k.py, 67.8 % after linear_mae_vit_b16_in1k.py
-(published); 83.3 % and 65.1 % with run.epochs=800 (mmpretrain).
+(published); 83.3 % and 65.1 % with run.epochs=800.0 (mmpretrain).
 Cost: about 9.7 GFLOP (multiply-adds) forward per image, three times that with the backward pass.
 Run: python main.py --config=configs/mae_vit_b16_in1k.py --workdir=runs/mae-b \
          --config.data.path=/data/imagenet
@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=1600,
+        epochs=1600.0,
         batch_size=4096,
         accumulate=1,
         log_every_steps=50,

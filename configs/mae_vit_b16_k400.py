@@ -67,7 +67,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=1600,  # 400 passes
+        epochs=1600.0,  # 400 passes
         batch_size=4096,
         accumulate=1,
         log_every_steps=50,

@@ -3,7 +3,7 @@
 mae_vit_b16_in1k.py with another encoder. Not run here at this scale.
 
 Expect: 85.9 % top-1 after finetune_mae_vit_l16_in1k.py, 76.0 % after linear_mae_vit_l16_in1k.py
-(published); 85.5 % after the former with run.epochs=800 (published).
+(published); 85.5 % after the former with run.epochs=800.0 (published).
 Cost: about 20.6 GFLOP (multiply-adds) forward per image, three times that with the backward pass.
 Run: python main.py --config=configs/mae_vit_l16_in1k.py --workdir=runs/mae-l \
          --config.data.path=/data/imagenet

@@ -5,7 +5,7 @@ each; what it shares with ViT-B is in mae_vit_b16_k400.py. Its 200 passes are 80
 the paper's ablations; the published weights are named after 400 passes, so do the epochs here.
 The warm-up is that of the file, 30 passes. Not run here at this scale.
 
-Expect: 84.8 % top-1 after finetune_mae_vit_l16_k400.py; 84.4 % with run.epochs=800 (published).
+Expect: 84.8 % top-1 after finetune_mae_vit_l16_k400.py; 84.4 % with run.epochs=800.0 (published).
 Cost: about 79.4 GFLOP (multiply-adds) forward per clip, three times that with the backward pass.
 Run: python main.py --config=configs/mae_vit_l16_k400.py --workdir=runs/mae-l-k400 \
          --config.data.path=/data/k400

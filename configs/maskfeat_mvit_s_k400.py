@@ -60,7 +60,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=300,
+        epochs=300.0,
         batch_size=512,
         accumulate=1,
         log_every_steps=50,

@@ -44,7 +44,7 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=1600,
+        epochs=1600.0,
         batch_size=2048,
         accumulate=1,
         log_every_steps=50,

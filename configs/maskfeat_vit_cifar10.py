@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     config.optim = dict(name="adamw", lr=3e-3, lr_batch=128, warmup_epochs=0.3, clip_norm=1.0)
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=3,
+        epochs=3.0,
         batch_size=128,
         log_every_steps=50,
         checkpoint_every_epochs=1.0,

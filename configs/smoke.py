@@ -39,11 +39,11 @@ def get_config() -> ConfigDict:
     )
     config.mesh = dict(parameters=1)
     config.run = dict(
-        epochs=4,
+        epochs=4.0,
         batch_size=64,
         log_every_steps=32,
-        checkpoint_every_epochs=1,
-        evaluate_every_epochs=1,
-        pictures_every_epochs=2,
+        checkpoint_every_epochs=1.0,
+        evaluate_every_epochs=1.0,
+        pictures_every_epochs=2.0,
     )
     return config

@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import errno
 import inspect
+import json
 import math
 import types
 import typing
@@ -152,6 +153,16 @@ def require_sections(recipe: Section, wanted: Iterable[str]) -> None:
         if section in wanted and not fits(value, kind):
             what = "missing" if value is None else f"{shown(value)} is not {expected(kind)}"
             raise RecipeError(f"{place}: {what}")
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
+    """Dotted keys to the JSON text of their values; an empty section is a value."""
+    if not isinstance(tree, Mapping) or not tree:
+        return {prefix: json.dumps(tree, default=str)}
+    flat: dict[str, str] = {}
+    for key, value in tree.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
 
 
 def nearest(word: Any, known: Iterable[str]) -> str:

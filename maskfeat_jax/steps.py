@@ -1,8 +1,9 @@
 """What the steps of all tasks are made of: keys, gradients of a batch, the update.
 
 The steps themselves are methods of the tasks (`tasks/`): pure functions of state and batch. A batch
-holds `video` (b t h w 3, uint8), `valid` (b, False for padding and unreadable files) and, where
-there are labels, `label` (b).
+holds `video` (b t h w 3, uint8), `valid` (b, False for padding and unreadable files), where there
+are labels `label` (b), and for reports `index` (b, of the example; two int32 halves where JAX has
+no 64-bit integers) and `view` (b).
 """
 
 from __future__ import annotations
@@ -68,16 +69,19 @@ def accumulated_gradient(
 def update(
     state: TrainState, loss: Float[Array, ""], grads: Any, optimizer: Optimizer
 ) -> tuple[TrainState, Metrics]:
-    """Follows the gradient, unless it or the loss is not finite: then only the step counts.
+    """Follows the gradient, or leaves the update out.
 
-    Nor where it is a spike, if the optimiser leaves those out (`skip_spikes`).
+    Left out is what is not finite, and what stands out where the optimiser asks for it
+    (`skip_spikes`): then `step` and `skipped` count on, `recent` takes what is finite, and nothing
+    else changes.
     """
     norm = optax.global_norm(grads)
-    finite = take = jnp.isfinite(loss) & jnp.isfinite(norm)
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     now = jnp.stack([loss, norm]).astype(jnp.float32)
     sigmas = jnp.where(finite, deviations(now, state.recent), 0)
     metrics = {"loss": loss, "grad_norm": norm, "nonfinite": ~finite}
     metrics |= {"loss_sigmas": sigmas[0], "grad_norm_sigmas": sigmas[1]}
+    take = finite
     if optimizer.skip_spikes:
         metrics["spike"] = (sigmas > optimizer.skip_spikes).any()
         take = finite & ~metrics["spike"]
@@ -93,6 +97,7 @@ def update(
         return state.replace(params=params, opt_state=opt_state, ema=ema)
 
     new = _only_if(take, follow, state)
+    # The schedule counts the updates that were taken.
     metrics["lr"] = optimizer.schedule(state.step - state.skipped)
     return new.replace(step=state.step + 1, skipped=state.skipped + ~take, recent=recent), metrics
 

@@ -14,6 +14,7 @@ from maskfeat_jax.commands import (
 from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.preemption import Signals
 
+# `visualize` has flags of its own: see main.py.
 COMMANDS: dict[str, Callable[[Options, Signals], int]] = {
     "check-data": check_data.command,
     "estimate": estimate.command,

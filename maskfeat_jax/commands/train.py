@@ -12,7 +12,7 @@ from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.sections import Section
 from maskfeat_jax.train.build import HARMLESS, build
-from maskfeat_jax.train.setup import at_once, run_evaluation, run_training
+from maskfeat_jax.train.run import at_once, run_evaluation, run_training
 from maskfeat_jax.workdir.workdir import close_workdir, open_workdir, write_status
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import jax
 
 from maskfeat_jax.distributed.collectives import gather
+from maskfeat_jax.sections import flatten
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "av")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow", "av")
 
 
 class ProcessesDiffer(ValueError):
@@ -58,11 +59,11 @@ def facts_of(recipe: Mapping[str, Any], *fingerprints: str) -> dict[str, str]:
       *fingerprints: of the lists of examples.
     """
     return {
-        **_flat(recipe, "recipe"),
+        **flatten(recipe, "recipe"),
         **{f"data {i}": words for i, words in enumerate(fingerprints)},
         "code": code_hash(),
         "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
+        **{name: version(name) for name in PACKAGES},
         "device": jax.local_devices()[0].device_kind,
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
@@ -85,16 +86,8 @@ def code_hash(root: pathlib.Path = pathlib.Path(__file__).parents[2]) -> str:
     return digest.hexdigest()
 
 
-def _flat(tree: Any, name: str) -> dict[str, str]:
-    if not isinstance(tree, Mapping) or not tree:
-        return {name: json.dumps(tree, default=str)}
-    flat: dict[str, str] = {}
-    for key in sorted(tree):
-        flat.update(_flat(tree[key], f"{name}.{key}"))
-    return flat
-
-
-def _version(package: str) -> str:
+def version(package: str) -> str:
+    """Of an installed package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

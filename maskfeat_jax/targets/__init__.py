@@ -1,4 +1,4 @@
-"""What is predicted: features of each tubelet of the clean, normalised clip.
+"""What is predicted: features of each tubelet of the clip before masking, augmented and normalised.
 
 To add one: a frozen dataclass with the members of `Target` in a file of this folder, and its line
 in `TARGETS`.

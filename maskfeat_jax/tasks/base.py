@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -134,7 +134,7 @@ def head_name(recipe: Section, heads: Sequence[str]) -> str:
     return name
 
 
-def on_device(recipe: Section) -> tuple[Normalise, Augment]:
+def normalise_and_augment(recipe: Section) -> tuple[Normalise, Augment]:
     """What is done to clips before a model sees them in training."""
     normalise = call("normalise", Normalise, recipe["normalise"])
     return normalise, call("augment", Augment, recipe["augment"])

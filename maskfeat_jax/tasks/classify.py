@@ -22,7 +22,7 @@ from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.sections import Problems, RecipeError, Section, call, choose
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
-from maskfeat_jax.tasks.base import LEARNING, Task, encoder_of, head_name, on_device
+from maskfeat_jax.tasks.base import LEARNING, Task, encoder_of, head_name, normalise_and_augment
 from maskfeat_jax.typing import Array
 
 
@@ -119,15 +119,15 @@ class Finetune(Classify):
     @classmethod
     def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Finetune | None:
         """See `Task`."""
-        on_clips = mix = None
+        pixels = mix = None
         model = cls.build_model(recipe, clip, problems)
         with problems.gather():
-            on_clips = on_device(recipe)
+            pixels = normalise_and_augment(recipe)
         with problems.gather():
             mix = call("mix", Mix, recipe["mix"])
-        if problems or model is None or on_clips is None or mix is None:
+        if problems or model is None or pixels is None or mix is None:
             return None
-        normalise, augment = on_clips
+        normalise, augment = pixels
         return cls(
             model=model,
             normalise=normalise,
@@ -174,19 +174,19 @@ class Probe(Classify):
     @classmethod
     def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Probe | None:
         """See `Task`."""
-        on_clips = None
+        pixels = None
         model = cls.build_model(recipe, clip, problems)
         with problems.gather():
-            on_clips = on_device(recipe)
+            pixels = normalise_and_augment(recipe)
         with problems.gather():
             if recipe["run"].get("accumulate", 1) != 1:
                 raise RecipeError("run.accumulate must be 1: a probe takes the batch as a whole")
         with problems.gather():
             if recipe["optim"].get("ema_decay"):
                 raise RecipeError("optim.ema_decay must be 0: a probe has running statistics")
-        if problems or model is None or on_clips is None:
+        if problems or model is None or pixels is None:
             return None
-        normalise, augment = on_clips
+        normalise, augment = pixels
         return cls(
             model=model, normalise=normalise, clip=clip, seed=recipe["seed"], augment=augment
         )

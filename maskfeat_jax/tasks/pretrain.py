@@ -21,7 +21,7 @@ from maskfeat_jax.sections import Problems, RecipeError, Section, call, choose
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.targets import TARGETS, Target
-from maskfeat_jax.tasks.base import LEARNING, Task, encoder_of, head_name, on_device
+from maskfeat_jax.tasks.base import LEARNING, Task, encoder_of, head_name, normalise_and_augment
 from maskfeat_jax.typing import Array
 
 
@@ -43,7 +43,7 @@ class Pretrain(Task):
     @classmethod
     def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Pretrain | None:
         """See `Task`."""
-        encoder = grid = target = masker = model = on_clips = None
+        encoder = grid = target = masker = model = pixels = None
         with problems.gather():
             encoder = encoder_of(recipe)
             grid = call("view, eval_view and model.tubelet", encoder.grid, {}, clip=clip)
@@ -58,10 +58,10 @@ class Pretrain(Task):
             if grid is not None and target is not None and masker is not None:
                 model = cls._model(recipe, encoder, target, masker, clip)
         with problems.gather():
-            on_clips = on_device(recipe)
-        if problems or model is None or on_clips is None or masker is None or target is None:
+            pixels = normalise_and_augment(recipe)
+        if problems or model is None or pixels is None or masker is None or target is None:
             return None
-        normalise, augment = on_clips
+        normalise, augment = pixels
         return cls(
             model=model,
             normalise=normalise,
@@ -106,14 +106,14 @@ class Pretrain(Task):
         clips = self.augment(augment_key, self.normalise(batch["video"]))
         targets = jax.lax.stop_gradient(self.target(clips))
         mask = self.masker(mask_key, len(clips), self.grid)  # True = masked
-        counted = mask & batch["valid"][:, None, None, None]
-        numbers = jnp.maximum(counted.sum() * self.target.dim, 1)  # of the whole batch
+        counted = mask & batch["valid"][:, None, None, None]  # masked, of a readable clip
+        total = jnp.maximum(counted.sum() * self.target.dim, 1)  # numbers in the whole batch
 
         def loss_of(
             params: Any, key: Array, clips: Array, targets: Array, mask: Array, counted: Array
         ):
             predicted = steps.forward(self.model, params, clips, mask, dropout=key)
-            return losses.masked_mse(predicted, targets, counted) / numbers
+            return losses.masked_mse(predicted, targets, counted) / total
 
         rows = (clips, targets, mask, counted)
         loss, grads = steps.accumulated_gradient(loss_of, state.params, drop_key, rows, accumulate)

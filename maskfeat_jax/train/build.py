@@ -1,8 +1,7 @@
-"""Recipe -> experiment. The one place that knows recipes, the package and its input."""
+"""Recipe -> experiment: joins the package and its input."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -24,16 +23,17 @@ from maskfeat_jax.sections import (
     call,
     check_sections,
     choose,
+    flatten,
     require_sections,
 )
 from maskfeat_jax.tasks import Task, task_of
 from maskfeat_jax.train.experiment import Experiment
 from maskfeat_jax.train.initial import InitFrom
-from maskfeat_jax.train.run import Run
-from maskfeat_jax.workdir.workdir import check_workdir
+from maskfeat_jax.train.settings import Input, Run
+from maskfeat_jax.workdir.workdir import check_workdir, is_harmless
 
 # Of every recipe; a task adds its own.
-SECTIONS: tuple[str, ...] = (
+SECTIONS = (
     "seed",
     "task",
     "data",
@@ -41,54 +41,35 @@ SECTIONS: tuple[str, ...] = (
     "eval_view",
     "input",
     "bad_inputs",
+    "normalise",
+    "model",
+    "head",
+    "mesh",
+    "run",
 )
-SECTIONS += ("normalise", "model", "head", "mesh", "run")
 SHOWN_CLIPS = 6  # in pictures
-# May change when a run goes on: nothing of what is learned depends on them.
-HARMLESS: tuple[str, ...] = (
+# Keys and sections that may change when a run is resumed: what is learned does not depend on them.
+HARMLESS = (
     "data.path",
     "data.root",
     "eval_data.path",
     "eval_data.root",
     "input",
     "bad_inputs",
+    "mesh",
+    "run.log_every_steps",
+    "run.keep_checkpoints",
+    "run.verify_checkpoints",
+    "run.allow_fresh_start",
+    "run.checkpoint_every_epochs",
+    "run.evaluate_every_epochs",
+    "run.pictures_every_epochs",
+    "run.max_nonfinite",
+    "run.max_nonfinite_fraction",
+    "run.grace_seconds",
+    "run.hang_seconds",
+    "run.hang_start_seconds",
 )
-HARMLESS += ("mesh",)
-HARMLESS += tuple(
-    f"run.{name}"
-    for name in (
-        "log_every_steps",
-        "keep_checkpoints",
-        "verify_checkpoints",
-        "allow_fresh_start",
-        "checkpoint_every_epochs",
-        "evaluate_every_epochs",
-        "pictures_every_epochs",
-        "max_nonfinite",
-        "max_nonfinite_fraction",
-        "grace_seconds",
-        "hang_seconds",
-        "hang_start_seconds",
-    )
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Input:
-    """The section `input`: how the host works.
-
-    Attributes:
-      workers: threads that decode; 0 for one per core.
-      on_bad_in_evaluation: "fail" stops at a file that cannot be read, "skip" leaves it out and
-        the result shows how many were used.
-    """
-
-    workers: int = 0
-    on_bad_in_evaluation: str = "fail"
-
-    def __post_init__(self) -> None:
-        if self.on_bad_in_evaluation not in ("fail", "skip"):
-            raise ValueError("on_bad_in_evaluation must be 'fail' or 'skip'")
 
 
 def build(recipe: Section, workdir: Path) -> Experiment:
@@ -99,8 +80,7 @@ def build(recipe: Section, workdir: Path) -> Experiment:
       BadInput: none of the first examples can be read.
     """
     problems = Problems()
-    task_class, trains = kind_of(recipe)
-    problems.attempt(check_sections, recipe, (*SECTIONS, *task_class.sections))
+    task_class, trains = kind_of(recipe, problems)
     problems.attempt(check_workdir, workdir, recipe, HARMLESS)
 
     # Each section by itself.
@@ -109,7 +89,8 @@ def build(recipe: Section, workdir: Path) -> Experiment:
     reads_data = trains or task_class.needs_data
     data = source_of("data", recipe, problems) if reads_data else None
     eval_data = source_of("eval_data", recipe, problems)
-    task, rule = task_and_rule(recipe, eval_view, problems)
+    task = task_for(task_class, recipe, eval_view, problems)
+    rule = problems.attempt(choose, "optim", OPTIMIZERS, recipe["optim"]) if trains else None
     problems.stop()
 
     # What is missing.
@@ -130,8 +111,6 @@ def build(recipe: Section, workdir: Path) -> Experiment:
             f"run.batch_size={run.batch_size} is not divisible by {sharding.row_shards(mesh)} "
             f"devices x {run.accumulate} parts (run.accumulate)"
         )
-    if view is not None and view.shape != eval_view.shape:
-        problems.append(f"view gives {view.shape}, eval_view {eval_view.shape}")
     load = Loading(mesh, run.batch_size, recipe["seed"], host.workers or None, bad_inputs)
     training = testing = params = optimizer = None
     with problems.gather():
@@ -178,7 +157,7 @@ def build(recipe: Section, workdir: Path) -> Experiment:
     )
 
 
-class Training(NamedTuple):
+class Computation(NamedTuple):
     """What a training computes, without its data."""
 
     mesh: Mesh
@@ -187,7 +166,7 @@ class Training(NamedTuple):
     optimizer: Optimizer
 
 
-def build_training(recipe: Section) -> Training:
+def build_training(recipe: Section) -> Computation:
     """What a recipe computes; no data is looked for.
 
     The length of an epoch is not known then: learning rates are those of another run.
@@ -196,10 +175,12 @@ def build_training(recipe: Section) -> Training:
       RecipeError: names everything that is wrong with the recipe.
     """
     problems = Problems()
-    if not kind_of(recipe)[1]:
+    task_class, trains = kind_of(recipe, problems)
+    if not trains:
         raise RecipeError(f"task={recipe['task']!r} trains nothing; there is no step to look at")
     mesh, run, _, _, eval_view, _ = sections_of(recipe, problems)
-    task, rule = task_and_rule(recipe, eval_view, problems)
+    task = task_for(task_class, recipe, eval_view, problems)
+    rule = problems.attempt(choose, "optim", OPTIMIZERS, recipe["optim"])
     problems.stop()
     with problems.gather():
         task.check_batch(run.batch_size)
@@ -207,7 +188,7 @@ def build_training(recipe: Section) -> Training:
         sharding.state_sharding(mesh, params)
         optimizer = optimizer_of(rule, run, task, params, steps_per_epoch=100)
     problems.stop()
-    return Training(mesh, run, task, optimizer)
+    return Computation(mesh, run, task, optimizer)
 
 
 def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
@@ -217,7 +198,7 @@ def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
       RecipeError: names everything that is wrong with these sections.
     """
     problems = Problems()
-    kind_of(recipe)
+    kind_of(recipe, problems)
     mesh, run, host, view, eval_view, bad_inputs = sections_of(recipe, problems)
     data, eval_data = (source_of(where, recipe, problems) for where in ("data", "eval_data"))
     problems.stop()
@@ -233,11 +214,16 @@ def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
     return loaders, host.on_bad_in_evaluation
 
 
-def kind_of(recipe: Section) -> tuple[type[Task], bool]:
-    """The task of a recipe that has all its sections, and whether something is to be trained."""
+def kind_of(recipe: Section, problems: Problems) -> tuple[type[Task], bool]:
+    """The task of a recipe, and whether something is to be trained; notes unknown sections.
+
+    Raises:
+      RecipeError: a section is missing, or there is no such task.
+    """
     require_sections(recipe, SECTIONS)
     task_class = task_of(recipe)
     require_sections(recipe, task_class.sections)
+    problems.attempt(check_sections, recipe, (*SECTIONS, *task_class.sections))
     return task_class, task_class.learns and recipe["task"] != "evaluate"
 
 
@@ -263,24 +249,25 @@ def sections_of(recipe: Section, problems: Problems, bad_list: str | None = None
     view = None
     if "view" in recipe and recipe["task"] != "evaluate":
         view = problems.attempt(call, "view", input_pipeline.TrainView, recipe["view"])
+    eval_view = problems.attempt(call, "eval_view", input_pipeline.EvalView, recipe["eval_view"])
+    if view is not None and eval_view is not None and view.shape != eval_view.shape:
+        problems.append(f"view gives {view.shape}, eval_view {eval_view.shape}")
     limits = {**recipe["bad_inputs"], **({"path": bad_list} if bad_list else {})}
     return Sections(
         mesh=problems.attempt(call, "mesh", sharding.create_mesh, recipe["mesh"]),
         run=problems.attempt(call, "run", Run, recipe["run"]),
         host=problems.attempt(call, "input", Input, recipe["input"]),
         view=view,
-        eval_view=problems.attempt(call, "eval_view", input_pipeline.EvalView, recipe["eval_view"]),
+        eval_view=eval_view,
         bad_inputs=problems.attempt(call, "bad_inputs", input_pipeline.BadInputs, limits),
     )
 
 
-def task_and_rule(recipe: Section, eval_view: Any, problems: Problems) -> tuple[Any, Any]:
-    """The task, and the rule of its optimiser, which is None where nothing is trained."""
-    task_class, trains = kind_of(recipe)
-    rule = problems.attempt(choose, "optim", OPTIMIZERS, recipe["optim"]) if trains else None
-    clip = eval_view and eval_view.shape[:3]
-    task = clip and problems.attempt(task_class.from_recipe, recipe, clip, problems)
-    return task, rule
+def task_for(task_class: type[Task], recipe: Section, eval_view: Any, problems: Problems) -> Any:
+    """The task on clips of a view; None after noting what is wrong with either."""
+    if eval_view is None:
+        return None
+    return problems.attempt(task_class.from_recipe, recipe, eval_view.shape[:3], problems)
 
 
 def source_of(where: str, recipe: Section, problems: Problems) -> Any:
@@ -377,13 +364,5 @@ def first_clips(data: Any) -> np.ndarray:
 
 def identity_of(recipe: Section) -> str:
     """SHA-256 of all of a recipe that matters to what is learned."""
-    matters = {
-        section: {
-            key: value
-            for key, value in (values.items() if isinstance(values, dict) else [("", values)])
-            if f"{section}.{key}" not in HARMLESS
-        }
-        for section, values in recipe.items()
-        if section not in HARMLESS
-    }
+    matters = {k: v for k, v in flatten(recipe).items() if not is_harmless(k, HARMLESS)}
     return hashlib.sha256(json.dumps(matters, sort_keys=True).encode()).hexdigest()

@@ -27,7 +27,7 @@ from maskfeat_jax.tasks import Task
 from maskfeat_jax.train.evaluate import Interrupt, evaluate, never
 from maskfeat_jax.train.initial import InitFrom, initial_params
 from maskfeat_jax.train.prefetch import Batch, Prefetcher
-from maskfeat_jax.train.run import Run
+from maskfeat_jax.train.settings import Run
 from maskfeat_jax.workdir.workdir import write_table
 
 

@@ -67,7 +67,7 @@ class Training:
         self._results: dict[str, float] = {}
         limits = self._run.max_nonfinite, self._run.max_nonfinite_fraction
         self._metrics = MetricBuffer(*limits, self.unfinished["window"])
-        self._shown = -1  # step of the last evaluation
+        self._evaluated_at = -1  # step of the last evaluation
         self._reported = self._done
         self._clock = Clock()
         self._stragglers = StragglerDetector()
@@ -80,8 +80,8 @@ class Training:
           Diverged: too many steps were not finite, or the parameters are not.
         """
         if self.unfinished["evaluation"]:
-            self._show()
-        self._shown = self._done
+            self._evaluate_and_draw()
+        self._evaluated_at = self._done
         self._clock.lap()
         while self._done < self._total:
             with self._clock.waiting():
@@ -101,7 +101,7 @@ class Training:
             with self._clock.paused():
                 if self._due(self._run.checkpoint_every_epochs):
                     self._save()  # first: it is written while the evaluation runs
-                self._show()
+                self._evaluate_and_draw()
         self.checkpoints.finish()
         self._report_checkpoints()
         fault_point("shutdown")
@@ -140,7 +140,7 @@ class Training:
             self.state, interrupted=self._interrupted, table=self.workdir / "per_class.csv"
         )
 
-    def _show(self) -> None:
+    def _evaluate_and_draw(self) -> None:
         """Evaluation and pictures, where they are due; saves and stops when asked to."""
         try:
             if self._due(self._run.evaluate_every_epochs):
@@ -153,7 +153,7 @@ class Training:
                     self.report.pictures(self._done, name, picture)
         except Interrupted:
             self._stop()
-        self._shown = self._done
+        self._evaluated_at = self._done
 
     def _interrupted(self, waiting: bool) -> bool:
         self.watchdog.phase("evaluation")
@@ -174,7 +174,7 @@ class Training:
         due = self._due(run.evaluate_every_epochs) or self._due(run.pictures_every_epochs)
         unfinished = {
             "window": self._metrics.rows(),
-            "evaluation": due and self._shown != self._done,
+            "evaluation": due and self._evaluated_at != self._done,
         }
         self.checkpoints.save(self._done, self.state, {**self.facts, "unfinished": unfinished})
         self._report_checkpoints()

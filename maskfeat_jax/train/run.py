@@ -1,63 +1,160 @@
-"""The section `run` of a recipe."""
+"""A run in a work directory: restores, compiles, trains to the end; or evaluates once."""
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+from pathlib import Path
+from typing import Any
 
-VERIFY = ("auto", "full", "length")
+import jax
+
+from maskfeat_jax.checkpoints.checkpointer import Checkpoints
+from maskfeat_jax.distributed.collectives import Agreement, gather, on_first_process
+from maskfeat_jax.distributed.preemption import Signals
+from maskfeat_jax.distributed.watchdog import Watchdog
+from maskfeat_jax.faults import fault_point
+from maskfeat_jax.sections import RecipeError
+from maskfeat_jax.state import TrainState
+from maskfeat_jax.train.experiment import Experiment
+from maskfeat_jax.train.loop import Step, Training
+from maskfeat_jax.train.metrics import TooManyBad
+from maskfeat_jax.train.nonfinite import keep_evidence
+from maskfeat_jax.train.prefetch import Prefetcher
+from maskfeat_jax.workdir.report import Report
+
+NOTHING_UNFINISHED = {"window": {}, "evaluation": False}
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """How long, how much at a time, how often what, and when to give up.
+def run_evaluation(experiment: Experiment, workdir: Path) -> dict[str, float]:
+    """Evaluates the parameters of `init_from` once, and draws."""
+    state = experiment.init()
+    with _report(experiment, workdir, total_steps=1, steps_per_epoch=1) as report:
+        results = experiment.evaluate(state, table=workdir / "per_class.csv")
+        report.evaluation(0, results)
+        for name, picture in experiment.draw(state).items():
+            report.pictures(0, name, picture)
+    return results
 
-    Attributes:
-      batch_size: clips per update, over all devices.
-      epochs: of the whole run.
-      accumulate: parts that a batch is computed in, one after the other.
-      log_every_steps: steps between two lines of progress.
-      checkpoint_every_epochs: 0 saves at the end only.
-      evaluate_every_epochs: 0 evaluates at the end only.
-      pictures_every_epochs: 0 draws at the end only.
-      keep_checkpoints: how many of the newest stay.
-      verify_checkpoints: what is compared before a checkpoint is loaded: "full", the SHA-256 of
-        each file; "length", their sizes; "auto", "length" only above 5 GB.
-      allow_fresh_start: start anew where there are checkpoints, but none that can be trusted.
-      max_nonfinite: steps in a row that may be skipped because loss or gradient is not finite.
-      max_nonfinite_fraction: share of the steps that may be skipped.
-      grace_seconds: from the first signal to stop until the process ends for certain.
-      hang_seconds: a step that takes longer, and longer than ten times the median, is a hang: the
-        threads are written down and the process ends with code 75.
-      hang_start_seconds: the same for the first step, evaluations and saves.
+
+def run_training(
+    experiment: Experiment, workdir: Path, signals: Signals | None = None
+) -> dict[str, float]:
+    """Trains to the end, from the newest good checkpoint of the work directory if there is one.
+
+    Args:
+      experiment: one that trains.
+      workdir: of the run; checkpoints, metrics and pictures go there.
+      signals: what asks to stop; None: nothing does.
+
+    Returns:
+      The metrics of the last evaluation.
+
+    Raises:
+      Stopped: a signal came, and what was trained is saved.
+      Diverged: too many updates were not finite; what is known of it is in `nonfinite/`.
+      CheckpointError: a state cannot be saved, or none can be trusted.
+      RecipeError: the checkpoints belong to other data or another recipe.
     """
+    run, data = experiment.run, experiment.data
+    facts = {"data": data.source.fingerprint, "recipe": experiment.identity}
+    with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(
+            Watchdog(
+                workdir,
+                process=jax.process_index(),
+                start_seconds=run.hang_start_seconds,
+                step_seconds=run.hang_seconds,
+            )
+        )
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir / "checkpoints",
+                keep_last=run.keep_checkpoints,
+                verify=run.verify_checkpoints,
+                allow_fresh_start=run.allow_fresh_start,
+            )
+        )
+        with at_once(signals):
+            state, unfinished = _first_state(experiment, checkpoints, facts)
+        done = int(state.step)
+        length = {"total_steps": experiment.total_steps, "steps_per_epoch": data.steps_per_epoch}
+        report = stack.enter_context(_report(experiment, workdir, **length, resume_step=done))
+        checkpoints.check_space(state)
+        for sentence in checkpoints.messages():
+            report.message(sentence)
+        if unfinished["evaluation"]:
+            reported = on_first_process(lambda: int(report.evaluated(done)))
+            unfinished = {**unfinished, "evaluation": not reported}
+        batches = stack.enter_context(contextlib.closing(experiment.batches(state)))
+        with at_once(signals):
+            step = _compiled(experiment, state, batches)
+        training = Training(
+            experiment=experiment,
+            workdir=workdir,
+            state=state,
+            batches=batches,
+            step=step,
+            report=report,
+            checkpoints=checkpoints,
+            agreement=Agreement(signals),
+            watchdog=watchdog,
+            facts=facts,
+            unfinished=unfinished,
+        )
+        del state  # the loop has it, and gives it away
+        try:
+            return training.to_the_end()
+        except TooManyBad as error:
+            watchdog.phase("keeping evidence of what is not finite")
+            report.message(keep_evidence(experiment, workdir, training.state, error.bad, step))
+            raise
 
-    batch_size: int
-    epochs: float = 1.0
-    accumulate: int = 1
-    log_every_steps: int = 50
-    checkpoint_every_epochs: float = 1.0
-    evaluate_every_epochs: float = 1.0
-    pictures_every_epochs: float = 1.0
-    keep_checkpoints: int = 3
-    verify_checkpoints: str = "auto"
-    allow_fresh_start: bool = False
-    max_nonfinite: int = 5
-    max_nonfinite_fraction: float = 0.001
-    grace_seconds: float = 25.0
-    hang_seconds: float = 300.0
-    hang_start_seconds: float = 1800.0
 
-    def __post_init__(self) -> None:
-        counts = ("epochs", "batch_size", "accumulate", "log_every_steps", "keep_checkpoints")
-        for name in (*counts, "grace_seconds", "hang_seconds", "hang_start_seconds"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
-        for name in ("checkpoint", "evaluate", "pictures"):
-            if not getattr(self, f"{name}_every_epochs") >= 0:
-                raise ValueError(f"{name}_every_epochs must not be negative")
-        if self.max_nonfinite < 1:
-            raise ValueError(f"max_nonfinite={self.max_nonfinite} must be 1 or more")
-        if not 0 <= self.max_nonfinite_fraction <= 1:
-            raise ValueError(f"max_nonfinite_fraction={self.max_nonfinite_fraction} is no share")
-        if self.verify_checkpoints not in VERIFY:
-            raise ValueError(f"verify_checkpoints must be one of {', '.join(VERIFY)}")
+def at_once(signals: Signals | None) -> contextlib.AbstractContextManager[None]:
+    """Inside, a signal ends the process at once, as there is nothing to lose."""
+    return contextlib.nullcontext() if signals is None else signals.nothing_to_lose()
+
+
+def _report(experiment: Experiment, workdir: Path, **length: Any) -> Report:
+    return Report(
+        workdir,
+        devices=jax.device_count(),
+        clips_per_step=experiment.run.batch_size,
+        **length,
+    )
+
+
+def _first_state(
+    experiment: Experiment, checkpoints: Checkpoints, facts: dict[str, Any]
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to train from, and what the run before had not reported.
+
+    Raises:
+      RecipeError: the checkpoint belongs to other data or another recipe.
+    """
+    newest = checkpoints.latest_good()
+    if newest is None:
+        return experiment.init(), NOTHING_UNFINISHED
+    fault_point("restore.before")
+    state, stored = checkpoints.restore(newest, experiment.abstract_state)
+    fault_point("restore.after")
+    if stored.get("data") != facts["data"]:
+        raise RecipeError(
+            "data: the list of examples is not the one that this run was started with; "
+            "restore it, or choose a new --workdir"
+        )
+    if stored.get("recipe") != facts["recipe"]:
+        raise RecipeError(
+            f"checkpoint {newest} was saved by a run with another recipe than config.json says; "
+            "put back the checkpoints of this run, or choose a new --workdir"
+        )
+    return state, stored.get("unfinished", NOTHING_UNFINISHED)
+
+
+def _compiled(experiment: Experiment, state: TrainState, batches: Prefetcher) -> Step:
+    """The step, compiled before it is needed: until then there is nothing to lose."""
+    batch = batches.peek()
+    fault_point("compile")
+    program = experiment.step.lower(state, batch).compile()
+    gather(None)  # all are ready: Gloo does not wait long for one who still compiles
+    return program

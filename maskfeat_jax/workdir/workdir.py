@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import importlib.metadata
 import io
 import json
 import math
@@ -27,14 +26,14 @@ from typing import Any, Literal
 import jax
 
 from maskfeat_jax.distributed.collectives import on_first_process
+from maskfeat_jax.distributed.compare import PACKAGES, version
 from maskfeat_jax.files import write_atomically
+from maskfeat_jax.sections import flatten
 from maskfeat_jax.workdir import lock as run_lock
 
 _BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 State = Literal["running", "finished", "failed", "stopped"]
-
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class WorkdirError(ValueError):
@@ -127,7 +126,7 @@ def check_workdir(
         changed = [
             line
             for key, line in _differences(read_recipe(directory), json.loads(text))
-            if not any(key == safe or key.startswith(safe + ".") for safe in harmless)
+            if not is_harmless(key, harmless)
         ]
         if changed:
             raise RecipeChanged(
@@ -144,9 +143,9 @@ def check_workdir(
         )
 
 
-def recipe_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Every difference between two recipes, as `section.key: old -> new`, sorted by key."""
-    return [line for _, line in _differences(old, json.loads(_as_json(new)))]
+def is_harmless(key: str, harmless: Sequence[str]) -> bool:
+    """Whether a dotted key is one of some keys, or in one of some sections."""
+    return any(key == safe or key.startswith(f"{safe}.") for safe in harmless)
 
 
 def read_recipe(workdir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -220,7 +219,7 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        **{name: version(name) for name in PACKAGES},
         "backend": jax.default_backend(),
         "device_kind": devices[0].device_kind,
         "device_count": len(devices),
@@ -238,18 +237,8 @@ def _as_json(value: Mapping[str, Any]) -> str:
         ) from error
 
 
-def _flatten(tree: Any, prefix: str = "") -> dict[str, str]:
-    """Dotted keys to the JSON text of their values; an empty dictionary is a value."""
-    if not isinstance(tree, dict) or not tree:
-        return {prefix: json.dumps(tree)}
-    flat = {}
-    for key, value in tree.items():
-        flat.update(_flatten(value, f"{prefix}.{key}" if prefix else str(key)))
-    return flat
-
-
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str]]:
-    before, after = _flatten(old), _flatten(new)
+    before, after = flatten(old), flatten(new)
     return [
         (key, f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}")
         for key in sorted(before.keys() | after.keys())

@@ -1,0 +1,81 @@
+"""The sections `run` and `input` of a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+
+VERIFY = ("auto", "full", "length")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How long, how much at a time, how often what, and when to give up.
+
+    Attributes:
+      batch_size: clips per update, over all devices.
+      epochs: of the whole run.
+      accumulate: equal slices that a batch is computed in, one after the other.
+      log_every_steps: steps between two lines of progress.
+      checkpoint_every_epochs: 0 saves at the end only.
+      evaluate_every_epochs: 0 evaluates at the end only.
+      pictures_every_epochs: 0 draws at the end only.
+      keep_checkpoints: how many of the newest stay.
+      verify_checkpoints: what is compared before a checkpoint is loaded: "full", the SHA-256 of
+        each file; "length", their sizes; "auto", "length" only above 5 GB.
+      allow_fresh_start: start anew where there are checkpoints, but none that can be trusted.
+      max_nonfinite: steps in a row that may be skipped because loss or gradient is not finite.
+      max_nonfinite_fraction: share of the steps that may be skipped.
+      grace_seconds: from the first signal to stop until the process ends for certain.
+      hang_seconds: a step that takes longer, and longer than ten times the median, is a hang: the
+        threads are written down and the process ends with code 1.
+      hang_start_seconds: the same for the first step, evaluations and saves.
+    """
+
+    batch_size: int
+    epochs: float = 1.0
+    accumulate: int = 1
+    log_every_steps: int = 50
+    checkpoint_every_epochs: float = 1.0
+    evaluate_every_epochs: float = 1.0
+    pictures_every_epochs: float = 1.0
+    keep_checkpoints: int = 3
+    verify_checkpoints: str = "auto"
+    allow_fresh_start: bool = False
+    max_nonfinite: int = 5
+    max_nonfinite_fraction: float = 0.001
+    grace_seconds: float = 25.0
+    hang_seconds: float = 300.0
+    hang_start_seconds: float = 1800.0
+
+    def __post_init__(self) -> None:
+        counts = ("epochs", "batch_size", "accumulate", "log_every_steps", "keep_checkpoints")
+        for name in (*counts, "grace_seconds", "hang_seconds", "hang_start_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+        for name in ("checkpoint", "evaluate", "pictures"):
+            if not getattr(self, f"{name}_every_epochs") >= 0:
+                raise ValueError(f"{name}_every_epochs must not be negative")
+        if self.max_nonfinite < 1:
+            raise ValueError(f"max_nonfinite={self.max_nonfinite} must be 1 or more")
+        if not 0 <= self.max_nonfinite_fraction <= 1:
+            raise ValueError(f"max_nonfinite_fraction={self.max_nonfinite_fraction} is no share")
+        if self.verify_checkpoints not in VERIFY:
+            raise ValueError(f"verify_checkpoints must be one of {', '.join(VERIFY)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """The section `input`: how the host works.
+
+    Attributes:
+      workers: threads that decode; 0 for one per core.
+      on_bad_in_evaluation: "fail" stops at a file that cannot be read, "skip" leaves it out and
+        the result shows how many were used.
+    """
+
+    workers: int = 0
+    on_bad_in_evaluation: str = "fail"
+
+    def __post_init__(self) -> None:
+        if self.on_bad_in_evaluation not in ("fail", "skip"):
+            raise ValueError("on_bad_in_evaluation must be 'fail' or 'skip'")
