@@ -40,11 +40,7 @@ def copied(leaves: Mapping[Name, Any]) -> dict[Name, Any]:
 
 
 def write(arrays: Mapping[Name, Any], directory: pathlib.Path) -> None:
-    """Writes what `copied` returned, with one process, from any thread.
-
-    Args:
-      arrays: by name.
-      directory: to be made; its parent exists.
+    """Writes what `copied` returned into a new directory, with one process, from any thread.
 
     Raises:
       OSError, ValueError: storage failed. Something may still be written for a while.
@@ -93,10 +89,9 @@ def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) 
                 f"{'/'.join(name)} was read as {dtype_and_shape(describe(value))}, "
                 f"not {dtype_and_shape(describe(leaf))}; 64-bit numbers need jax_enable_x64"
             )
-        key = _is_key(wanted[name])
-        loaded[name] = (
-            jax.random.wrap_key_data(value, impl=_key_impl(wanted[name])) if key else value
-        )
+        if _is_key(wanted[name]):
+            value = jax.random.wrap_key_data(value, impl=_key_impl(wanted[name]))
+        loaded[name] = value
     return loaded
 
 
@@ -139,6 +134,5 @@ def _abstract(leaf: Any) -> Any:
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if _is_key(leaf):
-        shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        leaf = jax.eval_shape(jax.random.key_data, shape)
+        leaf = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -2,9 +2,8 @@
 
 A step is a directory `checkpoints/<step>/`: `arrays/`, written by Orbax, and `manifest.json`, ours.
 Orbax stores no content checksums, does not fall back from a damaged step, and casts to another
-dtype without a word; the manifest is there for these three. It holds the format version, the step,
-the caller's facts, shape and dtype of each array, and length and SHA-256 of each file; its own
-SHA-256 closes it. `storage` says what is done with the directories.
+dtype without a word; the manifest is there for these three: it holds the step, the caller's facts,
+shape and dtype of each array, and what `manifest` says of files. `storage` has the directories.
 
 Saving goes on in the background: `save` returns when the state is copied, and what went wrong is
 raised by the next `save`, `finish`, `latest_good` or `restore`. With several processes all of them
@@ -46,18 +45,11 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class PendingSave:
-    """A save in flight.
-
-    Attributes:
-      step: that is saved.
-      size: of its arrays in memory, bytes.
-      work: of this process, in a thread, which the end of the program waits for; its result is the
-        seconds since the call of `save`.
-    """
+    """A save in flight."""
 
     step: int
-    size: int
-    work: concurrent.futures.Future[float]
+    size: int  # of its arrays in memory, bytes
+    work: concurrent.futures.Future[float]  # of this process; gives the seconds since `save`
 
     def wait(self) -> list[int]:
         """Waits for the end in all processes, which all call it; the numbers of those that failed.
@@ -78,7 +70,7 @@ class Checkpoints:
 
     Attributes:
       blocked_s: seconds that the last call of `save` took.
-      waited_s: seconds of these that were spent waiting for the save before.
+      waited_s: of these, seconds of waiting for the save before.
       written_s: seconds that the last finished save took from its call to its last file.
     """
 
@@ -94,10 +86,9 @@ class Checkpoints:
         """Opens a directory of steps; it is made at the first save.
 
         Args:
-          directory: `<workdir>/checkpoints`. With several processes: the same shared directory.
+          directory: `<workdir>/checkpoints`, which all processes share.
           keep_last: how many of the newest good steps stay.
-          verify: what is compared with the manifest before a step is trusted: "full" the contents
-            of each file, "length" its length only, "auto" the contents up to 5 GB per step.
+          verify: what is compared before a step is trusted, one of `manifest.LEVELS`.
           allow_fresh_start: `latest_good` answers None also if there are damaged steps only.
           pause_s: seconds between the two tries of a save.
 
@@ -108,9 +99,8 @@ class Checkpoints:
             raise ValueError(f"keep_last {keep_last}: expected at least 1")
         if verify not in manifest.LEVELS:
             raise ValueError(f"verify {verify!r}: expected one of {', '.join(manifest.LEVELS)}")
-        self._storage = Storage(
-            pathlib.Path(directory).absolute(), keep_last=keep_last, level=verify
-        )
+        directory = pathlib.Path(directory).absolute()
+        self._storage = Storage(directory, keep_last=keep_last, level=verify)
         self._level = verify
         self._allow_fresh_start = allow_fresh_start
         self._pause_s = pause_s
@@ -204,18 +194,23 @@ class Checkpoints:
         self.blocked_s = time.perf_counter() - begun
 
     def finish(self) -> None:
-        """Waits until the last save is complete; all processes call it.
-
-        Raises:
-          CheckpointError: it failed, in whichever process.
-        """
+        """Waits for the last save; all call it; CheckpointError if it failed in any process."""
         if (pending := self._pending) is None:
             return
         failed = pending.wait()
         self._pending = None  # a save that failed is not remembered as done
-        if failed:
-            self._raise(pending, failed)
-        self.written_s = pending.work.result()
+        if not failed:
+            self.written_s = pending.work.result()
+            return
+        error = pending.work.exception() if pending.work.done() else None
+        if isinstance(error, CheckpointError):
+            raise error
+        if error is None:
+            raise CheckpointError(
+                f"step {pending.step} could not be saved in {self._storage.directory}: process "
+                f"{', '.join(map(str, failed))} failed, its message says why"
+            )
+        raise self._failure(pending.step, error) from error
 
     def latest_good(self) -> int | None:
         """The newest step whose files all match their manifest; None if nothing was saved yet.
@@ -243,9 +238,8 @@ class Checkpoints:
 
         Args:
           step: a saved step.
-          like: the same tree with `jax.ShapeDtypeStruct`s (or arrays) as leaves. Their `sharding`
-            says where the arrays go; the first device where it is None. The number of devices may
-            differ from that at the time of saving.
+          like: the same tree of arrays or `jax.ShapeDtypeStruct`s, whose `sharding` says where
+            arrays go (None: the first device), on any number of devices.
 
         Returns:
           The state, and the facts given to `save`.
@@ -267,9 +261,10 @@ class Checkpoints:
                 + "\n  ".join(lines)
                 + "\nWas it saved with another model, optimiser or precision?"
             )
-        shapes = {name: _on_device(leaf) for name, leaf in wanted.items()}
-        loaded = read(directory, shapes, partial=False)
-        leaves = [loaded[name] for name in wanted]
+        for name, leaf in wanted.items():
+            if isinstance(leaf, np.ndarray):  # is restored to a device all the same
+                wanted[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        leaves = read(directory, wanted, partial=False).values()
         return jax.tree.unflatten(jax.tree.structure(like), leaves), body["facts"]
 
     def _work(
@@ -314,17 +309,6 @@ class Checkpoints:
             time.sleep(self._pause_s)
         return action()
 
-    def _raise(self, pending: PendingSave, failed: list[int]) -> None:
-        error = pending.work.exception() if pending.work.done() else None
-        if isinstance(error, CheckpointError):
-            raise error
-        if error is None:
-            raise CheckpointError(
-                f"step {pending.step} could not be saved in {self._storage.directory}: process "
-                f"{', '.join(map(str, failed))} failed, its message says why"
-            )
-        raise self._failure(pending.step, error) from error
-
     def _failure(self, step: int, error: BaseException) -> CheckpointError:
         if jax.process_count() == 1:  # else others may still be writing there
             self._storage.clear()  # what is left of the disk is needed
@@ -337,16 +321,7 @@ class Checkpoints:
 
 
 def verified(directory: pathlib.Path, step: int | None, level: str) -> dict[str, Any]:
-    """Checks a step on process 0; the content of its manifest in all processes, which all call it.
-
-    Args:
-      directory: of the step.
-      step: the number it should have; None: any.
-      level: how closely, see `manifest.verify`.
-
-    Raises:
-      CheckpointError: it is damaged.
-    """
+    """`manifest.verify` on process 0, with CheckpointError; the body in all, which all call it."""
 
     def look(closely: str) -> dict[str, Any]:
         try:
@@ -361,11 +336,7 @@ def verified(directory: pathlib.Path, step: int | None, level: str) -> dict[str,
 
 
 def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) -> dict[Name, Any]:
-    """Reads arrays of a verified step, see `arrays.read`.
-
-    Raises:
-      CheckpointError: they cannot be read, or not as wanted.
-    """
+    """`arrays.read` of a verified step, with CheckpointError."""
     try:
         return stored_arrays.read(directory / ARRAYS, wanted, partial=partial)
     except STORAGE_ERRORS as error:
@@ -373,10 +344,4 @@ def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) 
 
 
 def _bytes(leaves: Mapping[Name, Any]) -> int:
-    """Of arrays in memory."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
-
-
-def _on_device(leaf: Any) -> Any:
-    """What is wanted of numpy is restored to a device all the same."""
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) if isinstance(leaf, np.ndarray) else leaf

@@ -16,11 +16,7 @@ _NOT_FIELDS = ("parent", "name", "encoder")
 
 
 def model_of(section: Mapping[str, Any], head: Mapping[str, Any]) -> nn.Module:
-    """The model of sections `model` and `head` that leave nothing to a task.
-
-    Raises:
-      RecipeError: they do not describe one.
-    """
+    """The model of sections that leave nothing to a task; RecipeError if they describe none."""
     return choose("head", MODELS, head, encoder=encoder_of({"model": section}))
 
 

@@ -31,11 +31,7 @@ class Damaged(Exception):
 
 
 def write(directory: pathlib.Path, body: dict[str, Any]) -> None:
-    """Writes the manifest of all files that are in a directory now, in one piece.
-
-    Raises:
-      OSError: a file cannot be read, or the manifest cannot be written.
-    """
+    """Writes the manifest of all files that are in a directory now, in one piece; or OSError."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = [path.relative_to(directory).as_posix() for path in files]
     listed = dict(zip(names, _fingerprints(files), strict=True))
@@ -47,8 +43,8 @@ def verify(directory: pathlib.Path, step: int | None, level: str = "full") -> di
 
     Args:
       directory: of the step.
-      step: the number it should have; None: any.
-      level: how closely, one of `LEVELS`.
+      step: the number it should have, if any.
+      level: one of `LEVELS`.
 
     Raises:
       Damaged: the first thing found wrong.
@@ -82,11 +78,7 @@ def size(body: dict[str, Any]) -> int:
 
 
 def render(body: dict[str, Any]) -> str:
-    """The one spelling of a manifest: a file that is not exactly this is damaged.
-
-    Raises:
-      ValueError: the body holds something that JSON cannot.
-    """
+    """The one spelling of a manifest; ValueError if the body holds something that JSON cannot."""
     try:
         plain = json.loads(json.dumps(body, allow_nan=False))  # keys become strings, then sort
         text = json.dumps(plain, indent=1, sort_keys=True)
@@ -129,9 +121,9 @@ def _unreadable(name: str, error: OSError) -> Damaged:
 
 def _fingerprints(paths: Iterable[pathlib.Path]) -> Iterator[dict[str, Any]]:
     """Of each file, in order; several are read at a time."""
+
+    def fingerprint(path: pathlib.Path) -> dict[str, Any]:
+        return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
-        yield from threads.map(_fingerprint, paths)
-
-
-def _fingerprint(path: pathlib.Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        yield from threads.map(fingerprint, paths)

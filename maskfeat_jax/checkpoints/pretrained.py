@@ -36,7 +36,7 @@ from maskfeat_jax.workdir.workdir import read_recipe
 FILE = "maskfeat_jax.json"
 FORMAT = 1
 
-Params = Any  # nested dict of arrays
+Params = Any  # nested dictionaries of numpy arrays
 
 
 class DescriptionError(ValueError):
@@ -45,49 +45,30 @@ class DescriptionError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Parameters read from a checkpoint, as numpy arrays in nested dictionaries.
-
-    Attributes:
-      step: number of updates behind them.
-      params: the parameters.
-      ema: their moving average, or None if the run kept none.
-      facts: what was stored with the step.
-    """
+    """Parameters after so many updates, and their moving average if the run kept one."""
 
     step: int
-    params: dict[str, Any]
-    ema: dict[str, Any] | None
-    facts: dict[str, Any]
+    params: Params
+    ema: Params | None
 
     @property
-    def evaluated(self) -> dict[str, Any]:
+    def evaluated(self) -> Params:
         """The moving average where there is one, as in `TrainState`."""
         return self.params if self.ema is None else self.ema
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model with its parameters.
+    """A model with its parameters."""
 
-    Attributes:
-      model: a Flax module of `MODELS`.
-      params: its parameters, numpy arrays in nested dictionaries.
-      clip: frames, height and width of the clips it is meant for.
-      normalise: of their pixels.
-      recipe: the sections of a recipe that describe it: `model`, `head`, and for a run all others.
-      origin: where it comes from, for people.
-      class_names: of a classifier, where they are known.
-      report: of the file that it was read from, if that was one of PyTorch.
-    """
-
-    model: nn.Module
+    model: nn.Module  # of `MODELS`
     params: Params
-    clip: Size3
-    normalise: Normalise
-    recipe: Mapping[str, Any]
-    origin: str
-    class_names: tuple[str, ...] | None = None
-    report: Any = None
+    clip: Size3  # frames, height and width of the clips it is meant for
+    normalise: Normalise  # of their pixels
+    recipe: Mapping[str, Any]  # sections that describe it: `model`, `head`, for a run all others
+    origin: str  # where it comes from, for people
+    class_names: tuple[str, ...] | None = None  # of a classifier, where they are known
+    report: Any = None  # of the file that it was read from, if that was one of PyTorch
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:
@@ -146,7 +127,7 @@ def load_params(path: str | os.PathLike[str]) -> Weights:
         found = sorted({name[0] for name in named})
         raise CheckpointError(f"{directory} holds no params, only {', '.join(found)}")
     tree = nest(read(directory, wanted, partial=True))
-    return Weights(body["step"], tree["params"], tree.get("ema"), body["facts"])
+    return Weights(body["step"], tree["params"], tree.get("ema"))
 
 
 def load_pretrained(path: str | os.PathLike[str], *, ema: bool = True) -> Pretrained:
@@ -157,12 +138,13 @@ def load_pretrained(path: str | os.PathLike[str], *, ema: bool = True) -> Pretra
       ema: take the moving average of the parameters where there is one.
 
     Raises:
-      CheckpointError, WorkdirError, RecipeError: see `load_run`.
-      DescriptionError: that of imported weights cannot be used.
+      CheckpointError, WorkdirError: it cannot be read.
+      RecipeError: its recipe does not describe a model.
+      DescriptionError: the description of imported weights cannot be used.
     """
     file = workdir_of(path) / FILE
     if not file.exists():
-        return load_run(path, ema=ema)
+        return _load_run(path, ema)
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         return described(document, load_params(file.parent).evaluated, str(file.parent))
@@ -170,17 +152,7 @@ def load_pretrained(path: str | os.PathLike[str], *, ema: bool = True) -> Pretra
         raise DescriptionError(f"{file} cannot be used: {error!r}") from error
 
 
-def load_run(path: str | os.PathLike[str], *, ema: bool = True) -> Pretrained:
-    """The newest good checkpoint of a work directory, or the one of its steps that is named.
-
-    Args:
-      path: of the work directory or the step.
-      ema: take the moving average of the parameters where there is one.
-
-    Raises:
-      CheckpointError, WorkdirError: it cannot be read.
-      RecipeError: its recipe does not describe a model.
-    """
+def _load_run(path: str | os.PathLike[str], ema: bool) -> Pretrained:
     workdir = workdir_of(path)
     recipe = read_recipe(workdir)
     view: Section = recipe["eval_view"]
@@ -202,16 +174,7 @@ def load_run(path: str | os.PathLike[str], *, ema: bool = True) -> Pretrained:
 
 
 def save_params(folder: pathlib.Path, pretrained: Pretrained, layout: str) -> None:
-    """Writes a checkpoint of this package: `checkpoints/0` and a description.
-
-    Args:
-      folder: an empty one.
-      pretrained: the model.
-      layout: of the file that it was read from.
-
-    Raises:
-      CheckpointError, OSError: it cannot be written.
-    """
+    """Fills a folder: `checkpoints/0`, and a description with the layout it was read from."""
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(0, {"params": pretrained.params}, {"from": pretrained.origin})
     write_description(folder, pretrained, layout)
@@ -224,14 +187,9 @@ def write_description(
     files: Sequence[pathlib.Path] = (),
     left_out: Sequence[str] = (),
 ) -> None:
-    """Describes weights that have been written to a folder, in `maskfeat_jax.json`.
+    """Describes files of weights in a folder, in `maskfeat_jax.json`, with their SHA-256.
 
-    Args:
-      folder: of the files.
-      pretrained: what they hold.
-      layout: how they are named.
-      files: whose SHA-256 is stored.
-      left_out: what they do not hold of the original, a sentence each.
+    `left_out` has a sentence for each thing of the original that they do not hold.
     """
     body = {
         "format": FORMAT,
@@ -249,11 +207,7 @@ def write_description(
 
 
 def described(document: Mapping[str, Any], params: Params, origin: str) -> Pretrained:
-    """A model as a document describes it.
-
-    Raises:
-      KeyError, TypeError, ValueError: the document is not one that `write_description` writes.
-    """
+    """The model of a document; KeyError, TypeError or ValueError if it describes none."""
     names = document["class_names"]
     frames, height, width = document["clip"]
     return Pretrained(
@@ -268,7 +222,7 @@ def described(document: Mapping[str, Any], params: Params, origin: str) -> Pretr
 
 
 def _class_names(path: pathlib.Path, classes: int) -> tuple[str, ...] | None:
-    """Names in the table of an evaluation, if there is one of as many classes."""
+    """From the table of an evaluation, if there is one of as many classes."""
     if not path.exists():
         return None
     with path.open(newline="", encoding="utf-8") as file:

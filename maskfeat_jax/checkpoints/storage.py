@@ -41,17 +41,11 @@ class CheckpointError(RuntimeError):
 
 
 class Storage:
-    """Steps in a directory. One process and one thread at a time use it.
-
-    Attributes:
-      directory: of the steps; made at the first save.
-      messages: for people; the owner empties it.
-    """
+    """Steps in a directory, as in `Checkpoints`. One process and one thread at a time use it."""
 
     def __init__(self, directory: pathlib.Path, *, keep_last: int = 1, level: str = "auto"):
-        """See `Checkpoints`; `level` as in `manifest.verify`."""
-        self.directory = directory
-        self.messages: list[str] = []
+        self.directory = directory  # made at the first save
+        self.messages: list[str] = []  # for people; the owner empties it
         self._keep_last = keep_last
         self._level = level
         self._tries: collections.Counter[int] = collections.Counter()
@@ -103,10 +97,8 @@ class Storage:
             self.messages += [*bad, f"{self.directory}: no good step, starting from scratch"]
             return -1
         lines = bad or [f"bad/{path.name}: set aside at an earlier start" for path in aside]
-        anew = (
-            ", choose a new --workdir, or start from scratch in this one with "
-            "--config.run.allow_fresh_start=True"
-        )
+        anew = ", choose a new --workdir, or start from scratch in this one with "
+        anew += "--config.run.allow_fresh_start=True"
         raise CheckpointError(
             f"none of the checkpoints in {self.directory} can be trusted:\n  "
             + "\n  ".join(lines)
@@ -173,10 +165,7 @@ class Storage:
     def recover(self, step: int, error: Exception, keep: pathlib.Path | None) -> None:
         """What is done between two tries of a save: if there was no space, some is freed.
 
-        Args:
-          step: that is saved.
-          error: of the first try.
-          keep: a directory that the second try needs.
+        The second try needs the directory `keep`.
         """
         self.clear(keep)
         freed = self._free_oldest(step) if _error_number(error) in _FULL else ""
@@ -238,7 +227,7 @@ class Storage:
 
     def _move_aside(self, step: int) -> str:
         """Moves a damaged step to `bad/`; says where it is now."""
-        names = (f"{step}-{i}" if i else f"{step}" for i in itertools.count())
+        names = (f"{step}-{i}" if i else str(step) for i in itertools.count())
         aside = next(p for p in (self.directory / "bad" / n for n in names) if not p.exists())
         try:
             aside.parent.mkdir(exist_ok=True)

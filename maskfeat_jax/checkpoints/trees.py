@@ -52,12 +52,7 @@ def dtype_and_shape(described: Mapping[str, Any]) -> str:
 
 
 def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """One line per name whose description differs or that only one side has.
-
-    Args:
-      stored: described leaves by name, its keys joined with '/'.
-      wanted: likewise.
-    """
+    """One line per name whose description differs or that only one of two trees has."""
     lines = []
     for name in sorted(stored.keys() | wanted.keys()):
         if name not in wanted:

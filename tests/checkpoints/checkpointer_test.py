@@ -34,7 +34,7 @@ class State:
 
 def make_state(step: int, *, ema: bool = False) -> State:
     """Everything that is awkward: bfloat16, scalars, no elements, masked and empty states, keys."""
-    keys = jax.random.split(jax.random.key(step), 3)
+    keys = jax.random.split(jax.random.key(step), 2)
     params = {
         "encoder": {
             "block.0": {"kernel": jax.random.normal(keys[0], (7, 5)), "scale": jnp.float32(0.1)},
@@ -46,9 +46,10 @@ def make_state(step: int, *, ema: bool = False) -> State:
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.masked(optax.adamw(1e-3), decay))
     opt_state = tx.init(params)
     assert {"EmptyState", "MaskedNode"} <= set(re.findall(r"\w+", repr(opt_state)))
-    return State(
-        jnp.int32(step), params, opt_state, keys[2], ema=params["encoder"] if ema else None
-    )
+    kinds = ("threefry2x32", "rbg", "unsafe_rbg")
+    generators = {kind: jax.random.split(jax.random.key(step, impl=kind), (2, 3)) for kind in kinds}
+    average = params["encoder"] if ema else None
+    return State(jnp.int32(step), params, opt_state, generators, average)
 
 
 def like(state: Any) -> Any:
@@ -75,6 +76,11 @@ def save(where: Any, step: int, state: Any, facts: Any, **settings: Any) -> Chec
 
 def files_of(directory: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file())
+
+
+def data_of(directory: pathlib.Path, step: int) -> pathlib.Path:
+    """The first file with numbers."""
+    return next((directory / str(step) / "arrays" / "state" / "d").iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -107,35 +113,21 @@ def test_a_state_comes_back_bit_for_bit(tmp_path, ema):
     assert checkpoints.messages() == []
 
 
-def test_keys_of_every_kind_come_back(tmp_path):
-    kinds = ("threefry2x32", "rbg", "unsafe_rbg")
-    state = {kind: jax.random.split(jax.random.key(3, impl=kind), (2, 3)) for kind in kinds}
-    restored, _ = save(tmp_path, 0, state, {}).restore(0, like(state))
-    assert_same(restored, state)
-
-
-def more_leaves(params):
-    return {**params, **{f"more_{i}": jnp.ones(2) for i in range(16)}}
+MORE = {f"more_{i}": jnp.ones(2) for i in range(16)}
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("params", "words"),
     [
-        (
-            lambda p: {**p, "unused": jnp.ones((1, 4))},
-            r"params/unused: stored float32 \(0, 4\), wanted float32 \(1, 4\)",
-        ),
-        (
-            lambda p: {**p, "unused": p["unused"].astype(jnp.bfloat16)},
-            r"stored float32 \(0, 4\), wanted bfloat16",
-        ),
-        (lambda p: {"encoder": p["encoder"]}, r"unused: stored float32 \(0, 4\), not wanted"),
-        (more_leaves, r"(?s)params/more_0: wanted float32 \(2\), not stored.*and 6 more"),
+        ({"unused": jnp.ones((1, 4))}, r"unused: stored float32 \(0, 4\), wanted float32 \(1, 4\)"),
+        ({"unused": jnp.ones((0, 4), jnp.bfloat16)}, r"float32 \(0, 4\), wanted bfloat16"),
+        ({"unused": {}}, r"params/unused: stored float32 \(0, 4\), not wanted"),
+        (MORE, r"(?s)params/more_0: wanted float32 \(2\), not stored.*and 6 more"),
     ],
 )
-def test_another_model_is_refused_key_by_key(saved, change, words):
+def test_another_model_is_refused_key_by_key(saved, params, words):
     state = make_state(1)
-    other = state.replace(params=change(state.params))
+    other = state.replace(params={**state.params, **params})
     with pytest.raises(CheckpointError, match=words):
         Checkpoints(saved).restore(1, like(other))
 
@@ -147,20 +139,20 @@ def put_back(directory: pathlib.Path, step: int) -> None:
 
 def test_a_flipped_bit_anywhere_is_found_named_set_aside_and_never_loaded(copy):
     rng = random.Random(0)
-    names = [path.relative_to(copy / "2") for path in files_of(copy / "2")]
-    flipped = 0
-    for name in names:
-        path = copy / "2" / name
+    wanted, flipped = like(make_state(2)), 0
+    for path in files_of(copy / "2"):
+        name = path.relative_to(copy / "2")
         good = path.read_bytes()
-        for _ in range(min(len(good), 6)):
-            position, bit = rng.randrange(len(good)), rng.randrange(8)
+        size = len(good)
+        few = rng.sample(range(size), min(size, 6))
+        for position in range(0, size, 29) if name.name == "manifest.json" else few:
             data = bytearray(good)
-            data[position] ^= 1 << bit
+            data[position] ^= 1 << rng.randrange(8)
             path.write_bytes(data)
             checkpoints = Checkpoints(copy)
             with pytest.raises(CheckpointError, match=re.escape(str(name))):
-                checkpoints.restore(2, like(make_state(2)))
-            assert checkpoints.latest_good() == 1, (name, position, bit)
+                checkpoints.restore(2, wanted)
+            assert checkpoints.latest_good() == 1, (name, position)
             (sentence,) = checkpoints.messages()
             assert re.search(rf"step 2: {re.escape(str(name))} ", sentence)
             assert checkpoints.messages() == []
@@ -171,17 +163,6 @@ def test_a_flipped_bit_anywhere_is_found_named_set_aside_and_never_loaded(copy):
         path.write_bytes(good)
     assert flipped >= 40
     assert Checkpoints(copy).latest_good() == 2
-
-
-def test_every_bit_of_the_manifest_counts(copy):
-    path = copy / "2" / "manifest.json"
-    good = path.read_bytes()
-    for position in range(0, len(good), 29):
-        data = bytearray(good)
-        data[position] ^= 1 << (position % 7)
-        path.write_bytes(data)
-        assert Checkpoints(copy).latest_good() == 1, good[position - 20 : position + 20]
-        put_back(copy, 2)
 
 
 def test_truncated_emptied_deleted_and_exchanged_files_are_found(copy):
@@ -221,7 +202,7 @@ def test_a_half_copied_step_and_a_manifest_of_another_step_are_found(copy):
 
 def test_if_all_are_bad_the_run_stops_and_says_so_and_stops_again(copy):
     (copy / "1" / "manifest.json").unlink()
-    data = next((copy / "2" / "arrays" / "state" / "d").iterdir())
+    data = data_of(copy, 2)
     data.write_bytes(data.read_bytes()[:-1])
     kept = len(files_of(copy))
     with pytest.raises(CheckpointError) as caught:
@@ -249,9 +230,11 @@ def test_a_damaged_step_that_cannot_be_moved_is_reported_and_passed_over(copy):
     assert "could not be moved to bad/" in checkpoints.messages()[0]
 
 
-def test_a_damaged_step_is_moved_aside_when_its_number_is_saved_anew(copy):
-    data = next((copy / "2" / "arrays" / "state" / "d").iterdir())
-    data.write_bytes(b"broken")
+def test_when_its_number_is_saved_anew_a_good_step_stays_and_a_damaged_one_is_moved(copy):
+    before = {path: path.stat().st_mtime_ns for path in files_of(copy)}
+    save(copy, 2, make_state(2), {"seed": 2})
+    assert {path: path.stat().st_mtime_ns for path in files_of(copy)} == before
+    data_of(copy, 2).write_bytes(b"broken")
     checkpoints = Checkpoints(copy)
     for name in ("2", "2-1"):
         save(checkpoints, 2, make_state(2), {})
@@ -262,7 +245,7 @@ def test_a_damaged_step_is_moved_aside_when_its_number_is_saved_anew(copy):
 
 
 def test_large_steps_are_verified_by_length_unless_told_otherwise(copy, monkeypatch):
-    data = next((copy / "2" / "arrays" / "state" / "d").iterdir())
+    data = data_of(copy, 2)
     data.write_bytes(bytes(len(data.read_bytes())))
     monkeypatch.setattr(manifest, "AUTO_BYTES", 0)
     assert Checkpoints(copy).latest_good() == 2
@@ -274,12 +257,6 @@ def test_large_steps_are_verified_by_length_unless_told_otherwise(copy, monkeypa
     with pytest.raises(CheckpointError, match="2 cannot be loaded"):  # Orbax sees this one
         checkpoints.restore(2, like(make_state(2)))
     assert Checkpoints(copy).latest_good() == 1
-
-
-def test_a_good_step_is_not_saved_again(copy):
-    before = {path: path.stat().st_mtime_ns for path in files_of(copy)}
-    save(copy, 2, make_state(2), {"seed": 2})
-    assert {path: path.stat().st_mtime_ns for path in files_of(copy)} == before
 
 
 @settings(max_examples=8, deadline=None)
@@ -348,7 +325,7 @@ def test_contents_are_hashed_once_per_save_and_once_per_start(tmp_path, monkeypa
 
 def test_the_keep_rule_neither_counts_nor_deletes_damaged_steps(copy):
     """Also damage that leaves the length of a file as it was."""
-    data = next((copy / "1" / "arrays" / "state" / "d").iterdir())
+    data = data_of(copy, 1)
     data.write_bytes(bytes(len(data.read_bytes())))
     checkpoints = Checkpoints(copy, keep_last=1)
     save(checkpoints, 3, make_state(3), {})
@@ -359,7 +336,7 @@ def test_the_keep_rule_neither_counts_nor_deletes_damaged_steps(copy):
 def test_a_truncated_step_does_not_count_for_the_keep_rule(copy):
     checkpoints = Checkpoints(copy, keep_last=3)
     save(checkpoints, 3, make_state(3), {})
-    data = next((copy / "3" / "arrays" / "state" / "d").iterdir())
+    data = data_of(copy, 3)
     data.write_bytes(data.read_bytes()[:-1])
     save(checkpoints, 4, make_state(4), {})
     assert checkpoints.steps() == [1, 2, 3, 4]
@@ -472,7 +449,7 @@ def test_load_params_reads_the_newest_good_weights_only(tmp_path, copy):
     save(copy, 3, state, {"seed": 3})
     for path in (tmp_path, copy, copy / "3"):
         weights = load_params(path)
-        assert (weights.step, weights.facts) == (3, {"seed": 3})
+        assert weights.step == 3
         assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(weights.params))
         assert_same(weights.params, state.params)
         assert_same(weights.ema, state.ema)
@@ -490,7 +467,7 @@ def test_load_params_says_what_is_missing(tmp_path):
     save(tmp_path / "a", 1, {"weights": jnp.ones(3)}, {})
     with pytest.raises(CheckpointError, match="no params, only weights"):
         load_params(tmp_path / "a" / "1")
-    data = next((tmp_path / "a" / "1" / "arrays" / "state" / "d").iterdir())
+    data = data_of(tmp_path / "a", 1)
     data.unlink()
     with pytest.raises(CheckpointError, match=f"{data.name} is missing"):
         load_params(tmp_path / "a" / "1")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pathlib
 import random
 import re
 import signal
@@ -18,8 +17,7 @@ import pytest
 
 from bench.faults.disk import COMPILER, MISSING, Disk
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.recipes import ROOT
 
 
 def start(code: str, *arguments: Any, **environment: str) -> subprocess.Popen[str]:
@@ -30,13 +28,6 @@ def start(code: str, *arguments: Any, **environment: str) -> subprocess.Popen[st
         cwd=ROOT,
         env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
     )
-
-
-def run(code: str, *arguments: Any, **environment: str) -> str:
-    process = start(code, *arguments, **environment)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, output
-    return output
 
 
 DEVICES = """
@@ -79,8 +70,9 @@ print("devices agree")
 
 
 def test_eight_devices_to_one_to_four_and_back(tmp_path):
-    flags = "--xla_force_host_platform_device_count=8"
-    assert "devices agree" in run(DEVICES, tmp_path, XLA_FLAGS=flags)
+    process = start(DEVICES, tmp_path, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    assert "devices agree" in process.communicate(timeout=120)[0]
+    assert process.returncode == 0
 
 
 SAVE_FOR_EVER = """

@@ -95,7 +95,16 @@ def test_work_goes_on_while_a_save_is_written_and_no_two_overlap(tmp_path, write
     assert (writer.calls, writer.most_at_once) == (2, 1)
 
 
-@pytest.mark.parametrize("late", ["finish", "save", "latest_good", "restore", "with"])
+@pytest.mark.parametrize(
+    "late",
+    [
+        Checkpoints.finish,
+        lambda checkpoints: checkpoints.save(3, STATE, {}),
+        Checkpoints.latest_good,
+        lambda checkpoints: checkpoints.restore(1, STATE),
+        lambda checkpoints: checkpoints.__exit__(None, None, None),
+    ],
+)
 def test_an_error_is_raised_at_the_next_call_and_the_step_is_not_remembered(tmp_path, writer, late):
     checkpoints = Checkpoints(tmp_path, pause_s=0)
     checkpoints.save(1, STATE, {})
@@ -103,13 +112,7 @@ def test_an_error_is_raised_at_the_next_call_and_the_step_is_not_remembered(tmp_
     writer.errors = [full(), full()]
     checkpoints.save(2, STATE, {})
     with pytest.raises(CheckpointError) as caught:
-        {
-            "finish": checkpoints.finish,
-            "save": lambda: checkpoints.save(3, STATE, {}),
-            "latest_good": checkpoints.latest_good,
-            "restore": lambda: checkpoints.restore(1, STATE),
-            "with": lambda: checkpoints.__exit__(None, None, None),
-        }[late]()
+        late(checkpoints)
     message = str(caught.value)
     assert f"step 2 could not be saved in {tmp_path}: No space left on device" in message
     assert "GB are free" in message
@@ -134,7 +137,9 @@ def test_an_error_of_the_caller_waits_for_the_save_and_tells_if_it_failed_too(tm
     assert caught.value.__notes__ == ["step 2 could not be saved: No space left on device"]
 
 
-def test_what_a_failed_try_still_writes_does_not_get_into_the_next(tmp_path, writer, monkeypatch):
+def test_once_more_after_a_pause_without_what_the_first_try_still_writes(
+    tmp_path, writer, monkeypatch
+):
     first: list[pathlib.Path] = []
     commit = storage.Storage.commit
 
@@ -146,29 +151,17 @@ def test_what_a_failed_try_still_writes_does_not_get_into_the_next(tmp_path, wri
     monkeypatch.setattr(storage.Storage, "commit", write_late)
     writer.before = lambda directory, _: first.append(directory)
     writer.errors = [OSError(errno.EIO, "Input/output error")]
-    checkpoints = Checkpoints(tmp_path, pause_s=0)
-    checkpoints.save(1, STATE, {})
-    checkpoints.finish()
-    assert not list((tmp_path / "1").rglob("late"))
-    assert {path.name for path in tmp_path.iterdir()} == {"1", "1.saving"}
-    assert checkpoints.latest_good() == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"1"}
-
-
-def test_once_more_after_a_pause(tmp_path, writer, monkeypatch):
     slept: list[float] = []
     monkeypatch.setattr(checkpoint.time, "sleep", slept.append)
-    writer.errors = [OSError(errno.EIO, "Input/output error")]
     checkpoints = Checkpoints(tmp_path, pause_s=7.5)
     checkpoints.save(1, STATE, {})
     checkpoints.finish()
     assert 7.5 in slept
     assert checkpoints.messages() == ["step 1 could not be saved (Input/output error); once more"]
+    assert not list((tmp_path / "1").rglob("late"))
+    assert {path.name for path in tmp_path.iterdir()} == {"1", "1.saving"}
     assert checkpoints.latest_good() == 1
-
-
-def damage(directory: pathlib.Path) -> None:
-    (directory / "manifest.json").unlink()
+    assert {path.name for path in tmp_path.iterdir()} == {"1"}
 
 
 def test_a_full_disk_costs_the_oldest_good_step_but_not_the_newest(tmp_path, writer):
@@ -183,13 +176,13 @@ def test_a_full_disk_costs_the_oldest_good_step_but_not_the_newest(tmp_path, wri
     for step in (11, 12, 13, 14, 15):
         checkpoints.save(step, STATE, {})
     checkpoints.finish()
-    damage(tmp_path / "11")
-    damage(tmp_path / "15")
+    for damaged in ("11", "15"):
+        (tmp_path / damaged / "manifest.json").unlink()
     for step, left in ((16, [11, 13, 14, 15, 16]), (17, [11, 14, 15, 16, 17])):
         assert f"; step {step - 4} was deleted to make room; once more" in fill_disk_and_save(step)
         assert checkpoints.steps() == left
-    for step in (14, 17):
-        damage(tmp_path / str(step))
+    for damaged in ("14", "17"):
+        (tmp_path / damaged / "manifest.json").unlink()
     assert "no older step that could be deleted" in fill_disk_and_save(18)
     assert checkpoints.steps() == [11, 14, 15, 16, 17, 18]  # 16 was the newest good one
 
