@@ -53,16 +53,10 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads, writes and reports."""
-    told = {"heads": arguments.heads, "decoder_heads": arguments.decoder_heads}
-    told |= {"pool": arguments.pool, "kv_stride": arguments.kv_stride}
-    told |= {"clip": arguments.clip and tuple(arguments.clip)}
-    trained = convert.load(
-        arguments.source,
-        arguments.layout,
-        ema=arguments.ema,
-        allow_unexpected=arguments.allow_unexpected,
-        **told,
-    )
+    hints = ("heads", "decoder_heads", "pool", "kv_stride", "allow_unexpected")
+    given = {name: getattr(arguments, name) for name in hints}
+    given["clip"] = arguments.clip and tuple(arguments.clip)
+    trained = convert.load(arguments.source, arguments.layout, ema=arguments.ema, **given)
     print(description(trained))
     exports = arguments.out is not None and arguments.to in convert.LAYOUTS
     if arguments.verify and trained.report is not None:
@@ -88,11 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def write_stablehlo(trained: convert.Pretrained, out: Path) -> None:
-    """Writes the inference function and its description.
-
-    Raises:
-      ConvertError: the model is too large for the format.
-    """
+    """Writes the inference function and its description; ConvertError if it is too large."""
     with new_folder(out) as folder:
         path = folder / "model.stablehlo"
         try:
@@ -103,11 +93,7 @@ def write_stablehlo(trained: convert.Pretrained, out: Path) -> None:
 
 
 def prove(trained: convert.Pretrained, path: Path, layout: str) -> None:
-    """Prints how far ours and the original are apart.
-
-    Raises:
-      ConvertError: further than rounding explains, or the original cannot be run.
-    """
+    """Prints how far ours and the original are apart; ConvertError beyond rounding."""
     verification = verify(trained, path, layout)
     if not verification.agrees:
         raise convert.ConvertError(f"{path}: ours is not the original; {verification}")
@@ -118,10 +104,9 @@ def prove(trained: convert.Pretrained, path: Path, layout: str) -> None:
 
 def description(trained: convert.Pretrained) -> str:
     """What was read, in a few lines."""
-    sections = sections_of(trained.model)
     size = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
     lines = [f"{trained.origin}: {size:,} parameters, clips of {_by(trained.clip)} pixels"]
-    for name, section in sections.items():
+    for name, section in sections_of(trained.model).items():
         fields = ", ".join(f"{key}={value!r}" for key, value in section.items())
         lines.append(f"  {name}: {fields}")
     lines.append(f"  normalise: mean={trained.normalise.mean}, std={trained.normalise.std}")
@@ -147,11 +132,8 @@ def parser() -> argparse.ArgumentParser:
     add("out", type=Path, nargs="?", help="folder to make; without it the source is only described")
     add("--from", dest="layout", choices=layouts, help="layout of the source; default: found out")
     add("--to", choices=[*layouts, OURS, STABLEHLO], default=OURS, help="default: %(default)s")
-    add(
-        "--verify",
-        action="store_true",
-        help="run the original's own code beside ours on the same input and tell the difference",
-    )
+    compare = "run the original's own code beside ours on the same input and tell the difference"
+    add("--verify", action="store_true", help=compare)
     size: dict[str, Any] = {"type": int, "nargs": 3, "metavar": ("FRAMES", "HEIGHT", "WIDTH")}
     add("--resize", **size, help="interpolate tables of positions for clips of this size")
     add("--clip", **size, help="what the positions are for now, where the file does not tell")
@@ -159,14 +141,10 @@ def parser() -> argparse.ArgumentParser:
     add("--decoder-heads", type=int, help="of the decoder, likewise")
     add("--kv-stride", type=int, help="of the first stage of an MViT, likewise")
     add("--pool", choices=["class", "mean"], help="what a classifier reads, likewise")
-    add(
-        "--no-ema", dest="ema", action="store_false", help="not the moving average, if there is one"
-    )
-    add(
-        "--allow-unexpected",
-        action="store_true",
-        help="leave out tensors that the model does not have, instead of refusing the file",
-    )
+    average = "not the moving average, if there is one"
+    add("--no-ema", dest="ema", action="store_false", help=average)
+    unexpected = "leave out tensors that the model does not have, instead of refusing the file"
+    add("--allow-unexpected", action="store_true", help=unexpected)
     return parser
 
 

@@ -34,24 +34,14 @@ class Untold(Exception):
 def describe(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Fields, Size3]:
     """The sections `model` and `head` of a recipe for it, and the clip it is meant for.
 
-    Args:
-      shapes: of the parameters that the file has.
-      form: of the layout.
-      hints: what is known otherwise, see `HINTS`.
-
     Raises:
       ConvertError: the shapes are of no model.
       Untold: a parameter is missing.
     """
-    if form.encoder == "mvit":
-        fields, clip = _mvit(shapes, hints)
-        encoder: Fields = section_of(MViT, fields)
-        grid = MViT(**fields).grid(clip)
-    else:
-        fields, clip = _vit(shapes, form, hints)
-        encoder = section_of(ViT, fields)
-        grid = ViT(**fields).grid(clip)
-    return encoder, _head(shapes, form, hints, grid), clip
+    family: Any = MViT if form.encoder == "mvit" else ViT
+    fields, clip = (_mvit if family is MViT else _vit)(shapes, form, hints)
+    head = _head(shapes, form, hints, family(**fields).grid(clip))
+    return section_of(family, fields), head, clip
 
 
 def _vit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
@@ -62,7 +52,7 @@ def _vit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
         "depth": depth,
         "heads": hints.get("heads") or _usual_heads(width, depth),
         "tubelet": tubelet,
-        "mlp_ratio": _mlp_ratio(shapes, ("encoder", "blocks", "0"), width),
+        "mlp_ratio": _block(shapes, 0, "mlp", "fc1", "kernel")[1] / width,
         "positions": _positions(shapes, "encoder"),
         "class_token": ("encoder", "cls_token") in shapes,
         **form.encoder_fields,
@@ -85,10 +75,6 @@ def _patch(shapes: Shapes) -> tuple[Size3, int]:
 def _blocks(shapes: Shapes, where: str) -> int:
     numbers = {name[2] for name in shapes if name[:2] == (where, "blocks")}
     return next(i for i in itertools.count() if str(i) not in numbers)
-
-
-def _mlp_ratio(shapes: Shapes, block: Name, width: int) -> float:
-    return _shape(shapes, (*block, "mlp", "fc1", "kernel"))[1] / width
 
 
 def _positions(shapes: Shapes, where: str) -> str:
@@ -146,7 +132,7 @@ def _root(n: int) -> int:
     return math.isqrt(n) if math.isqrt(n) ** 2 == n else 0
 
 
-def _mvit(shapes: Shapes, hints: Hints) -> tuple[Fields, Size3]:
+def _mvit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
     _, width = _patch(shapes)
     depth = _blocks(shapes, "encoder")
     qkv = [_block(shapes, i, "attn", "qkv", "kernel") for i in range(depth)]
@@ -159,7 +145,7 @@ def _mvit(shapes: Shapes, hints: Hints) -> tuple[Fields, Size3]:
         "heads": heads[0],
         "stages": stages,
         "widen_in": "attention" if _widens_in_attention(shapes) else "mlp",
-        "mlp_ratio": _mlp_ratio(shapes, ("encoder", "blocks", "0"), width),
+        "mlp_ratio": _block(shapes, 0, "mlp", "fc1", "kernel")[1] / width,
     }
     if hints.get("heads") not in (None, heads[0]):
         raise ConvertError(f"heads are said to be {hints['heads']}, the tensors tell {heads[0]}")
@@ -192,7 +178,8 @@ def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
     class_token = ("encoder", "cls_token") in shapes
     if form.head == "features":
         return {**head, "pool": hints.get("pool") or ("class" if class_token else "mean")}
-    out = _shape(shapes, ("projection", "kernel") if form.head != "mae" else _PREDICTION)[1]
+    projection = ("projection",) if form.head != "mae" else ("decoder", "projection")
+    out = _shape(shapes, (*projection, "kernel"))[1]
     if form.head == "maskfeat":
         return {**head, "dim": out}
     if form.head in ("classifier", "linear_probe"):
@@ -212,13 +199,11 @@ def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
         **{name: v(width) if callable(v) else v for name, v in form.fields.items()},
         "class_token": "own" if own else "encoder" if class_token else "none",
     }
-    if hints.get("decoder_heads"):
-        fields["heads"] = hints["decoder_heads"]
-    return {**head, **fields}
+    return {**head, **fields, "heads": hints.get("decoder_heads") or fields["heads"]}
 
 
 def _pool(shapes: Shapes, form: Form, hints: Hints) -> str:
-    """What a classifier reads; a supervised MViT reads the class token."""
+    """A supervised MViT reads the class token."""
     said = hints.get("pool")
     if form.pool and said and form.pool != said:
         raise ConvertError(f"pool is said to be {said!r}, the names are those for {form.pool!r}")
@@ -236,9 +221,6 @@ def check_size(clip: Size3, grid: Size3, width: int) -> None:
     if math.prod(grid) * width > MOST_NUMBERS:
         size = "x".join(map(str, clip))
         raise ConvertError(f"a clip of {size} has {math.prod(grid)} tokens; that is too many")
-
-
-_PREDICTION = ("decoder", "projection", "kernel")
 
 
 def _block(shapes: Shapes, number: int, *name: str) -> tuple[int, ...]:

@@ -31,19 +31,12 @@ State = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Tensors under their names in a layout.
+    """Tensors under their names in a layout."""
 
-    Attributes:
-      trained: the model they hold; of a pre-trained one perhaps the encoder alone.
-      form: of the layout.
-      state: tensors by name.
-      left_out: what they do not hold, a sentence each.
-    """
-
-    trained: Pretrained
+    trained: Pretrained  # the model they hold; of a pre-trained one perhaps the encoder alone
     form: Form
     state: State
-    left_out: tuple[str, ...]
+    left_out: tuple[str, ...]  # what they do not hold, a sentence each
 
 
 def to_torch(params: Params, layout: str, *, pool: str = "mean") -> State:
@@ -53,9 +46,6 @@ def to_torch(params: Params, layout: str, *, pool: str = "mean") -> State:
       params: of a model of this package, stacked or not.
       layout: key of `LAYOUTS`.
       pool: what the classifier reads, "mean" or "class"; parameters do not tell.
-
-    Returns:
-      numpy arrays by name; `torch.from_numpy` makes tensors of them.
 
     Raises:
       ConvertError: the layout has no names for them.
@@ -112,11 +102,6 @@ def export(trained: Pretrained, layout: str) -> Export:
 def write(trained: Pretrained, folder: str | os.PathLike[str], layout: str) -> Export:
     """Writes a folder with the tensors, what the original needs beside them, and a description.
 
-    Args:
-      trained: the model.
-      folder: to be made; it may exist, but must be empty.
-      layout: key of `LAYOUTS`.
-
     Raises:
       ConvertError: see `export`; or the folder is not empty, or PyTorch is missing.
       OSError: a file cannot be written; then nothing is left.
@@ -138,16 +123,7 @@ def write(trained: Pretrained, folder: str | os.PathLike[str], layout: str) -> E
 
 
 def save(trained: Pretrained, folder: str | os.PathLike[str], layout: str) -> None:
-    """Writes a checkpoint of this package to a folder, see `save_params`.
-
-    Args:
-      trained: the model.
-      folder: to be made; it may exist, but must be empty.
-      layout: of the file that it was read from.
-
-    Raises:
-      CheckpointError, ConvertError, OSError: it cannot be written; then nothing is left.
-    """
+    """Writes a checkpoint of this package, see `save_params`, to a `new_folder`."""
     with new_folder(folder) as made:
         save_params(made, trained, layout)
 
@@ -156,11 +132,8 @@ def save(trained: Pretrained, folder: str | os.PathLike[str], layout: str) -> No
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to write to; it gets its name when the block ends well, and goes away otherwise.
 
-    Args:
-      path: of the folder; it may exist if it is empty.
-
     Raises:
-      ConvertError: something is there already.
+      ConvertError: something other than an empty folder is there already.
       OSError: the folder cannot be made.
     """
     path = Path(path)
@@ -184,23 +157,15 @@ def _encoder_alone(trained: Pretrained) -> tuple[Pretrained, tuple[str, ...]]:
     encoder = {k: v for k, v in kept["encoder"].items() if k != "mask_token"}
     left = [name for name in trained.params if name not in kept]
     left += ["encoder/mask_token"] if "mask_token" in kept["encoder"] else []
-    pool = (
-        "class" if isinstance(trained.model, MAE) and trained.model.encoder.class_tokens else "mean"
-    )
-    alone = dataclasses.replace(
-        trained,
-        model=Features(trained.model.encoder, pool),
-        params={**kept, "encoder": encoder},
-    )
+    autoencoder = isinstance(trained.model, MAE)
+    pool = "class" if autoencoder and trained.model.encoder.class_tokens else "mean"
+    model = Features(trained.model.encoder, pool)
+    alone = dataclasses.replace(trained, model=model, params={**kept, "encoder": encoder})
     return alone, tuple(f"{name} is left out: the layout has no place for it" for name in left)
 
 
 def _export_as(trained: Pretrained, form: Form) -> State:
-    """Tensors of a model in one form.
-
-    Raises:
-      ConvertError: the form is for others.
-    """
+    """Tensors of a model in one form; ConvertError if that is for others."""
     model, encoder = trained.model, trained.model.encoder
     head = sections_of(model)["head"]
     kind = "mvit" if isinstance(encoder, MViT) else "vit"
@@ -225,9 +190,8 @@ def _export_as(trained: Pretrained, form: Form) -> State:
     flat = _flat(trained.params)
     for path, array in flat.items():
         rule = rule_of(form.table, path)
-        if rule is None or rule.theirs:
-            continue
-        if not np.array_equal(array, computed(model, trained.clip, path[0])):
+        in_no_file = rule is not None and not rule.theirs
+        if in_no_file and not np.array_equal(array, computed(model, trained.clip, path[0])):
             raise ConvertError(f"{'/'.join(path)} is not what the original computes")
     state = _state(flat, form)
     if trained.recipe.get("target", {}).get("name", "hog") != "hog":  # the extras are of HOG

@@ -46,36 +46,22 @@ class ConvertError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a file that may not have been read yet.
-
-    Attributes:
-      shape: of it.
-      dtype: its name in the file.
-      read: gives its numbers.
-    """
+    """A tensor of a file that may not have been read yet."""
 
     shape: tuple[int, ...]
-    dtype: str
+    dtype: str  # its name in the file
     read: Callable[[], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What is in a file.
-
-    Attributes:
-      path: of it.
-      tensors: by name.
-      found: sentences about what else there is: wrapper, prefix, optimiser, averages.
-      wrapper: entries around the tensors that are no tensors: settings, numbers of epochs.
-      documents: JSON files beside it, by name.
-    """
+    """What is in a file."""
 
     path: Path
     tensors: Mapping[str, Tensor]
-    found: tuple[str, ...]
-    wrapper: Mapping[str, Any]
-    documents: Mapping[str, Any]
+    found: tuple[str, ...]  # sentences about what else there is: wrapper, optimiser, averages
+    wrapper: Mapping[str, Any]  # entries around the tensors: settings, numbers of epochs
+    documents: Mapping[str, Any]  # JSON files beside it, by name
 
 
 def read(path: str | os.PathLike[str], *, ema: bool = True) -> Contents:
@@ -124,13 +110,7 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def write(path: Path, state: Mapping[str, np.ndarray], wrap: Callable | None) -> None:
-    """Writes tensors.
-
-    Args:
-      path: of the file; `.safetensors`, or what `torch.load` reads.
-      state: tensors by name.
-      wrap: what to save instead of the bare tensors, for `torch.save`.
-    """
+    """Writes a `.safetensors` file, or what `torch.load` reads, with something wrapped around."""
     state = {name: np.asarray(array, order="C") for name, array in state.items()}
     with replacing(path) as temporary:
         if path.suffix == SAFETENSORS:
@@ -145,11 +125,7 @@ def write(path: Path, state: Mapping[str, np.ndarray], wrap: Callable | None) ->
 
 
 def require_torch(purpose: str) -> ModuleType:
-    """PyTorch.
-
-    Raises:
-      ConvertError: it is not installed, or too old to be safe.
-    """
+    """PyTorch; ConvertError if it is not installed, or too old to be safe."""
     try:
         import torch
     except ImportError as error:
@@ -194,18 +170,15 @@ def _document(path: Path) -> Any:
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     """The header is checked by the library: lengths, overlaps, holes, at most 100 MB."""
+    tensors = {}
     try:
         file = safetensors.safe_open(path, "np")  # its header is long: read once, not per tensor
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-        dtypes = {name: str(part.get_dtype()) for name, part in slices.items()}
+        for name in file.keys():  # noqa: SIM118
+            part, read = file.get_slice(name), functools.partial(file.get_tensor, name)
+            tensors[name] = Tensor(tuple(part.get_shape()), str(part.get_dtype()), read)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ConvertError(f"{path} is not a sound safetensors file: {error}") from error
-
-    return {
-        name: Tensor(shape, dtypes[name], functools.partial(file.get_tensor, name))
-        for name, shape in shapes.items()
-    }
+    return tensors
 
 
 def _load(path: Path) -> Any:
@@ -223,11 +196,7 @@ def _load(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses what could take more memory than the file is long, and what is no archive.
-
-    Raises:
-      ConvertError: see there.
-    """
+    """Refuses what could take more memory than the file is long, or is no archive."""
     if not zipfile.is_zipfile(path):
         raise ConvertError(
             f"{path} is neither safetensors nor an archive of torch.save (1.6 or newer). If it was "

@@ -40,17 +40,11 @@ def _colours(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Hint:
-    """One thing that may be known.
+    """One thing that may be known."""
 
-    Attributes:
-      what: it is, for people.
-      valid: whether a value can be one.
-      given: whether it can be given, too; otherwise it is only told.
-    """
-
-    what: str
+    what: str  # for people
     valid: Callable[[Any], bool]
-    given: bool = True
+    given: bool = True  # as an argument, too, not only by what lies beside
 
 
 HINTS: dict[str, Hint] = {
@@ -62,20 +56,13 @@ HINTS: dict[str, Hint] = {
     "mask_ratio": Hint("part of the tokens that a masked autoencoder hides", _part),
     "normalise": Hint("mean and standard deviation of the pixels, from 0 to 1", _colours),
     "epsilon": Hint("of the layer norms", lambda value: isinstance(value, float | int), False),
-    "view": Hint(
-        "how a picture is cut: a section `eval_view`", lambda v: isinstance(v, dict), False
-    ),
+    "view": Hint("how a picture is cut: `eval_view`", lambda value: isinstance(value, dict), False),
     "class_names": Hint("of the classes", lambda value: isinstance(value, tuple), False),
 }
 
 
 def check_given(hints: Hints) -> dict[str, Any]:
-    """Those that are not None.
-
-    Raises:
-      TypeError: there is no such hint.
-      ConvertError: one has a value that cannot be.
-    """
+    """Those that are not None; TypeError if there is no such hint, ConvertError if it cannot be."""
     free = [name for name, hint in HINTS.items() if hint.given]
     for name in hints:
         if name not in free:
@@ -84,15 +71,7 @@ def check_given(hints: Hints) -> dict[str, Any]:
 
 
 def told(read: Callable[[], dict[str, Any]], where: str) -> dict[str, Any]:
-    """What a layout reads of the documents and the wrapper of a file.
-
-    Args:
-      read: does that.
-      where: the file, for messages.
-
-    Raises:
-      ConvertError: they hold what cannot be.
-    """
+    """What a layout reads beside tensors; ConvertError, naming the file, if it cannot be."""
     try:
         found = read()
     except ConvertError as error:

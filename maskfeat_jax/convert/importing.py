@@ -41,8 +41,8 @@ def load(
 
     Args:
       path: of a work directory, one of its steps, an imported checkpoint, or a PyTorch file.
-      layout: of a PyTorch file; None to find it out.
-      resize: frames, height and width that the model is wanted for, if not its own.
+      layout: see `load_torch`.
+      resize: likewise.
       ema: take the moving average of the parameters where there is one.
       **arguments: of `load_torch`, for a PyTorch file alone.
 
@@ -83,8 +83,7 @@ def load_torch(
         tables of positions are interpolated, see `transfer`.
       ema: take the moving average of the parameters where the file has one.
       allow_unexpected: leave tensors out that the model does not have, instead of refusing.
-      **hints: what the file does not tell, see `HINTS`. Given ones count more than what lies beside
-        the file.
+      **hints: see `HINTS`; they count more than what lies beside the file.
 
     Raises:
       ConvertError: the file cannot be read without running code; or it does not hold one of the
@@ -121,11 +120,7 @@ def about(contents: Contents) -> Mapping[str, Any] | None:
 
 
 def resized(trained: Pretrained, clip: Size3) -> Pretrained:
-    """The same for clips of another size; blocks are no longer stacked, if they were.
-
-    Raises:
-      ConvertError: the clip is empty, too large, or not a whole number of tubelets.
-    """
+    """The same for clips of another size, with ConvertError if it fits none; blocks not stacked."""
     if min(clip) < 1:
         raise ConvertError(f"a clip of {clip} is empty")
     model = trained.model.clone(encoder=trained.model.encoder.clone(scan=False))
@@ -155,12 +150,7 @@ def _build(
 ) -> tuple[Pretrained, Report]:
     """The model that the tensors are, filled with them as far as they fit.
 
-    Args:
-      source: the tensors.
-      beside: what the file and those beside it tell, see `HINTS`.
-      given: what counts more.
-      contents: of the file.
-      known: what this package wrote beside it.
+    What is given counts more than what lies beside; `known` is what this package wrote there.
     """
     form = source.form
     if known is not None and known["head"]["name"] != form.head:
@@ -202,9 +192,8 @@ def _corrected(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
         head["heads"] = given["decoder_heads"]
     if "pool" in given:
         head["pool"] = given["pool"]
-    body = {**document, "model": model, "head": head}
-    if "clip" in given:
-        body["clip"] = given["clip"]
+    body = {"clip": given.get("clip") or document["clip"], "model": model, "head": head}
+    body = {**document, **body}
     if "normalise" in given:
         body["normalise"] = dataclasses.asdict(given["normalise"])
     return body

@@ -89,12 +89,7 @@ COMPUTED = Rule(())
 
 
 def table(*parts: Rows, depth: int | None = None) -> dict[str, Rule]:
-    """One table of several, later ones first; a name alone is a rule without anything special.
-
-    Args:
-      *parts: tables.
-      depth: what `#` stands for; None to leave it.
-    """
+    """One table of several, later ones first; `depth` is what `#` stands for, None to leave it."""
     rows = {ours: theirs for part in parts for ours, theirs in part.items()}
     rules = {ours: Rule((row,)) if isinstance(row, str) else row for ours, row in rows.items()}
     if depth is None:
@@ -120,7 +115,6 @@ class Reader:
     """A table read the other way: their names to ours."""
 
     def __init__(self, rows: Table):
-        """Takes the table."""
         self._plain: dict[str, tuple[str, int]] = {}
         self._numbered: list[tuple[re.Pattern[str], str, int]] = []
         for ours, rule in rows.items():

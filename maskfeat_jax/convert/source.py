@@ -23,29 +23,17 @@ _LONGEST = 200  # characters of one
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What became of every tensor of a file.
-
-    Attributes:
-      layout: of the file.
-      head: of the model that it is.
-      found: sentences about what is around the tensors.
-      assumed: what nothing tells, as `name=value`.
-      used: names of the tensors that were read.
-      ignored: of tensors that hold no parameters, or none that are needed.
-      missing: of tensors that the model needs.
-      unexpected: of tensors that the model does not have.
-      wrong: sentences about shapes, types and numbers that cannot be.
-    """
+    """What became of every tensor of a file, by name."""
 
     layout: str
     head: str
-    found: tuple[str, ...] = ()
-    assumed: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()  # sentences about what is around the tensors
+    assumed: tuple[str, ...] = ()  # what nothing tells, as `name=value`
     used: tuple[str, ...] = ()
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()  # no parameters, or none that are needed
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
-    wrong: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()  # sentences about shapes, types and numbers that cannot be
 
     @property
     def fits(self) -> bool:
@@ -67,28 +55,17 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Tensors of a file in the form that fits them best.
-
-    Attributes:
-      layout, form: the form.
-      tensors: of the file, named as the layout has them now.
-      parts: names of the tensors of each parameter of ours, by the number of the part.
-      unknown: names that the form does not know.
-    """
+    """Tensors of a file in the form of a layout."""
 
     layout: Layout
     form: Form
-    tensors: Mapping[str, Tensor]
-    parts: Mapping[Name, Mapping[int, str]]
-    unknown: tuple[str, ...]
+    tensors: Mapping[str, Tensor]  # named as the layout has them now
+    parts: Mapping[Name, Mapping[int, str]]  # names of the tensors of a parameter of ours, by part
+    unknown: tuple[str, ...]  # names that the form does not know
 
 
 def layout_of(name: str) -> Layout:
-    """`LAYOUTS[name]`.
-
-    Raises:
-      ConvertError: there is no such layout; names the nearest.
-    """
+    """`LAYOUTS[name]`; ConvertError, with the nearest name, if there is none."""
     try:
         return member("layout", LAYOUTS, name)
     except RecipeError as error:
@@ -96,11 +73,7 @@ def layout_of(name: str) -> Layout:
 
 
 def find_form(tensors: Mapping[str, Tensor], layout: str | None) -> Source:
-    """The form that knows most names and misses fewest.
-
-    Raises:
-      ConvertError: no such layout, or no form knows anything of the file.
-    """
+    """The form that knows most names and misses fewest; ConvertError if none knows anything."""
     layouts = LAYOUTS.values() if layout is None else [layout_of(layout)]
     sources = [_read_as(kind, form, tensors) for kind in layouts for form in kind.forms]
     best = min(sources, key=_misfit)
@@ -113,7 +86,9 @@ def find_form(tensors: Mapping[str, Tensor], layout: str | None) -> Source:
 def _read_as(layout: Layout, form: Form, tensors: Mapping[str, Tensor]) -> Source:
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        new = _renamed(name, layout.old_names)
+        new = name
+        for pattern, text in layout.old_names.items():
+            new = re.sub(pattern, text, new)
         named[name if new in named else new] = tensor
     read = Reader(form.table)
     parts: dict[Name, dict[int, str]] = {}
@@ -127,12 +102,6 @@ def _read_as(layout: Layout, form: Form, tensors: Mapping[str, Tensor]) -> Sourc
     return Source(layout, form, named, parts, tuple(unknown))
 
 
-def _renamed(name: str, changes: Mapping[str, str]) -> str:
-    for pattern, text in changes.items():
-        name = re.sub(pattern, text, name)
-    return name
-
-
 def _misfit(source: Source) -> tuple[int, int]:
     """Names that a form does not know, then rows of it that no name fits."""
     known = {"/".join("*" if p.isdigit() else p for p in name) for name in source.parts}
@@ -143,11 +112,7 @@ def _misfit(source: Source) -> tuple[int, int]:
 
 
 def told_sections(source: Source, hints: Hints) -> tuple[Fields, Fields, Size3]:
-    """The sections `model` and `head`, and the clip, of the model that the tensors are.
-
-    Raises:
-      ConvertError: they are of no model.
-    """
+    """Sections `model` and `head`, and the clip; ConvertError if the tensors are of no model."""
     try:
         return describe(_our_shapes(source), source.form, hints)
     except Untold as error:

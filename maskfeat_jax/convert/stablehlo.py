@@ -1,6 +1,6 @@
 """A trained model as one file that any JAX can run, without this project.
 
-    write(load_run("runs/a"), "a.stablehlo")
+    write(maskfeat_jax.convert.load("runs/a"), "a.stablehlo")
     logits = load("a.stablehlo")(video)         # or, with nothing but JAX:
     logits = jax.export.deserialize(open("a.stablehlo", "rb").read()).call(video)
 
@@ -32,13 +32,7 @@ LARGEST = 2**31 - 2**25  # bytes of parameters; the format ends at 2 GiB, and th
 
 
 def export(trained: Pretrained) -> bytes:
-    """The inference of a model, with its parameters, as `jax.export` serialises it.
-
-    A fused attention kernel is replaced by the one that runs anywhere.
-
-    Raises:
-      ValueError: the parameters are too large for the format.
-    """
+    """The inference of a model, serialised; ValueError if parameters are too large for that."""
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(trained.params))
     if size > LARGEST:
         raise ValueError(
@@ -46,7 +40,7 @@ def export(trained: Pretrained) -> bytes:
             "holds less than 2 GiB"
         )
     model, clip = trained.model, trained.clip
-    model = model.clone(encoder=model.encoder.clone(attention="xla"))
+    model = model.clone(encoder=model.encoder.clone(attention="xla"))  # which runs anywhere
     (batch,) = jax.export.symbolic_shape("b")
     inputs = [jax.ShapeDtypeStruct((batch, *clip, 3), np.uint8)]
     if isinstance(model, MAE | MaskFeat):
@@ -62,22 +56,12 @@ def export(trained: Pretrained) -> bytes:
 
 
 def write(trained: Pretrained, path: str | os.PathLike[str]) -> None:
-    """Writes what `export` gives, in one piece.
-
-    Raises:
-      ValueError: see `export`.
-      OSError: the file cannot be written.
-    """
+    """Writes what `export` gives, in one piece; raises its ValueError, or OSError."""
     write_atomically(Path(path), export(trained))
 
 
 def load(path: str | os.PathLike[str]) -> Callable[..., Array]:
-    """The compiled function of a file that `write` made.
-
-    Raises:
-      ValueError: it is no such file, or cut short.
-      OSError: it cannot be read.
-    """
+    """The compiled function of a file that `write` made; ValueError if it is none, or cut short."""
     data = bytearray(Path(path).read_bytes())
     try:
         exported = jax.export.deserialize(data)

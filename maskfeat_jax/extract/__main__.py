@@ -70,13 +70,9 @@ EXIT_CODES: dict[type[Exception], int] = {
 
 
 def view_of(trained: Pretrained, clips: int, crops: int, stride: int | None) -> EvalView:
-    """What is shown of a file: as the run evaluates, where the checkpoint is one of a run.
+    """The views of a file: as the run evaluates, where the checkpoint is one of a run.
 
-    Args:
-      trained: the checkpoint.
-      clips: of each file.
-      crops: of each clip.
-      stride: frames from one frame of a clip to the next; None for that of the run.
+    A stride is in frames; None is that of the run.
 
     Raises:
       RecipeError: a setting is out of range; or nothing says what the stride is.
@@ -95,15 +91,9 @@ def view_of(trained: Pretrained, clips: int, crops: int, stride: int | None) -> 
 
 
 class Failures(BadInputs):
-    """Files that cannot be read: an error at the first, or a list of them.
-
-    Attributes:
-      names: of the files, in order.
-      first: what is wrong with the first.
-    """
+    """Files that cannot be read: an error at the first, or their names and the first problem."""
 
     def __init__(self, skip: bool):
-        """Whether to go on without such files."""
         super().__init__()
         self._skip, self._last = skip, -1
         self.names, self.first = list[str](), ""
@@ -121,26 +111,17 @@ class Failures(BadInputs):
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Some files that could be read.
+    """Some files that could be read."""
 
-    Attributes:
-      features: their features, means over the views of each.
-      index: int64 (files,), which of the source they are.
-      labels: int32 (files,), or None without classes.
-    """
-
-    features: np.ndarray
-    index: np.ndarray
-    labels: np.ndarray | None
+    features: np.ndarray  # means over the views of each file
+    index: np.ndarray  # int64 (files,), which of the source they are
+    labels: np.ndarray | None  # int32 (files,), or None without classes
 
 
 def extract(features: Features, loader: Loader, dtype: str = "float32") -> Iterator[Rows]:
     """Features of the files of a source, in order, batch by batch, on all devices.
 
-    Args:
-      features: what is wanted.
-      loader: batches of whole files, as many rows for each device.
-      dtype: one of `DTYPES`.
+    The batches of the loader are of whole files, as many rows for each device.
 
     Raises:
       BadInput: a file cannot be read, and the loader's bad inputs do not want to go on.
@@ -154,8 +135,7 @@ def extract(features: Features, loader: Loader, dtype: str = "float32") -> Itera
     def place(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], jax.Array]:
         return batch, sharding.to_device(mesh, {"video": batch["video"]})["video"]
 
-    batches = Prefetcher(loader.eval_batches("skip"), place)
-    with contextlib.closing(batches):
+    with contextlib.closing(Prefetcher(loader.eval_batches("skip"), place)) as batches:
         for batch, video in batches:
             computed = np.asarray(step(params, video))
             valid = batch["valid"].reshape(-1, views).all(1)
@@ -181,21 +161,10 @@ def batch_rows(view: EvalView, files: int, wanted: int) -> int:
 def write(
     out: Path, features: Features, loader: Loader, failures: Failures, dtype: str, info: Section
 ) -> tuple[int, ...]:
-    """Writes the features of all files of a loader as an .npz, in one piece.
+    """Writes the features of all files of a loader as an .npz, in one piece; their shape.
 
     They need not fit in memory: they go to a file beside the target first, since how many there
     are is known at the end.
-
-    Args:
-      out: the file to write.
-      features: what is wanted.
-      loader: the files.
-      failures: the loader's bad inputs.
-      dtype: one of `DTYPES`.
-      info: stored as JSON.
-
-    Returns:
-      The shape of the features.
 
     Raises:
       BadInput: a file cannot be read, or with `failures` that go on, none.
@@ -205,7 +174,9 @@ def write(
     source, shape = loader.source, ()
     index: list[np.ndarray] = []
     labels: list[np.ndarray] = []
-    with _beside(out, "rows") as raw, replacing(out) as packed:
+    with contextlib.ExitStack() as stack, replacing(out) as packed:
+        raw = out.with_name(f".{out.name}.{os.getpid()}.rows")
+        stack.callback(raw.unlink, missing_ok=True)
         with raw.open("wb") as file:
             steps = extract(features, loader, dtype)
             for rows in tqdm(steps, total=loader.eval_steps, disable=None):
@@ -224,16 +195,6 @@ def write(
         with raw.open("rb") as file:
             _pack(packed, file, (len(names), *shape), np.dtype(dtype), arrays)
     return len(names), *shape
-
-
-@contextlib.contextmanager
-def _beside(out: Path, what: str) -> Iterator[Path]:
-    """A path in the same folder, of which nothing is left."""
-    path = out.with_name(f".{out.name}.{os.getpid()}.{what}")
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
 
 
 def _pack(

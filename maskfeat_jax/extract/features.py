@@ -30,16 +30,11 @@ class Features:
 
     The norm is applied as the head does: a classifier's to what is pooled, that of any other head
     to the tokens. So features per clip, pooled as a classifier pools, are what its linear map sees.
-
-    Attributes:
-      trained: the model.
-      per: key of `AXES`.
-      pool: of features per clip: "mean" of the tokens of the grid, or the "class" token.
     """
 
     trained: Pretrained
-    per: str = "clip"
-    pool: str = "mean"
+    per: str = "clip"  # key of `AXES`
+    pool: str = "mean"  # of features per clip: of the tokens of the grid, or the "class" token
 
     def __post_init__(self) -> None:
         if self.per != "clip" and self.pool != "mean":

@@ -44,22 +44,11 @@ PUBLISHED = {
     "mvit_s": ("pyslowfast", "maskfeat", MASKFEAT, "mvit_v2_s", VIDEO, CLIP, 400, 36_253_356),
     "mvit_s_ft": ("pyslowfast", "classifier", K400, "mvit_v2_s", {}, CLIP, 397, 36_475_120),
     "mvit_l": ("pyslowfast", "maskfeat", MASKFEAT, "mvit_v2_l", VIDEO, CLIP, 1168, 217_247_580),
-    "tv_s": (
-        "torchvision",
-        "classifier",
-        K400_CLASS,
-        SUPERVISED,
-        {},
-        CLIP,
-        397,
-        34_537_744,
-    ),
+    "tv_s": ("torchvision", "classifier", K400_CLASS, SUPERVISED, {}, CLIP, 397, 34_537_744),
     "hf_b": ("hf", "classifier", IN1K_CLASS, "vit_b16", {}, IMAGE, 200, None),
     "hf_mae": ("hf", "mae", MAE, "vit_b16", {}, IMAGE, 334, 111_907_840),
     "videomae_b": ("hf", "classifier", K400, "vit_b16", SINUSOID, CLIP, 186, 86_534_800),
 }
-
-
 CASES = [
     pytest.param(case, id=name, marks=[pytest.mark.slow] * (name == "mvit_l"))
     for name, case in PUBLISHED.items()
@@ -69,9 +58,8 @@ CASES = [
 @functools.cache
 def zeros(model, clip):
     """Parameters that take no memory: these models are large."""
-    return jax.tree.map(
-        lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes_of(model, clip)
-    )
+    shapes = shapes_of(model, clip)
+    return jax.tree.map(lambda leaf: np.broadcast_to(np.int8(0), leaf.shape), shapes)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -29,8 +29,16 @@ def config(layout, **changes):
     return {"config.json": {**document, **changes}}
 
 
+def colours(mean, std):
+    return {"preprocessor_config.json": {"image_mean": mean, "image_std": std}}
+
+
+def cfg(**mvit):
+    return {"cfg": yaml.safe_dump({"MVIT": mvit})}
+
+
 @pytest.mark.parametrize(
-    ("layout", "documents", "words"),
+    ("layout", "beside", "words"),
     [
         ("hf", config("hf", hidden_act="quick_gelu"), "hidden_act 'quick_gelu'"),
         ("hf", config("hf", model_type="vivit"), "model_type 'vivit'"),
@@ -40,44 +48,30 @@ def config(layout, **changes):
         ("hf", config("hf", image_size=-3), "clip"),
         ("hf", config("hf", layer_norm_eps="abc"), "epsilon 'abc'"),
         ("hf", config("hf", id2label=3), "cannot be understood"),
-        (
-            "hf",
-            {"preprocessor_config.json": {"image_mean": "abc", "image_std": [1, 1, 1]}},
-            "ormalise",
-        ),
-        ("hf", {"preprocessor_config.json": {"image_mean": 123, "image_std": 1}}, "normalise"),
-        ("hf", {"preprocessor_config.json": {"image_mean": 0.5, "image_std": 0}}, "normalise"),
+        ("hf", colours("abc", [1, 1, 1]), "ormalise"),
+        ("hf", colours(123, 1), "normalise"),
+        ("hf", colours(0.5, 0), "normalise"),
         ("timm", config("timm", model_args={"act_layer": "quick_gelu"}), "act_layer"),
         ("timm", config("timm", model_args={"global_pool": "max"}), "global_pool 'max'"),
         ("timm", config("timm", model_args={"num_heads": 2.5}), "heads 2.5"),
         ("timm", config("timm", model_args=[3]), "cannot be understood"),
         ("timm", config("timm", pretrained_cfg={"mean": 0.5, "std": 0.5}), "cannot be understood"),
         ("timm", config("timm", pretrained_cfg={"mean": [1] * 4, "std": [1] * 4}), "ormalise"),
+        ("pyslowfast", cfg(USE_FIXED_SINCOS_POS=True), "adds fixed positions .* twice"),
+        ("pyslowfast", cfg(REL_POS_SPATIAL=True, RESIDUAL_POOLING=False), "RESIDUAL_POOLING"),
+        ("pyslowfast", cfg(NUM_HEADS="x"), "heads 'x'"),
+        ("pyslowfast", cfg(POOL_KV_STRIDE_ADAPTIVE=3), "cannot be understood"),
     ],
 )
-def test_documents_that_cannot_be_are_refused(layout, documents, words):
+def test_documents_and_settings_that_cannot_be_are_refused(layout, beside, words):
     with pytest.raises(ConvertError, match=words):
-        hints_of(layout, documents)
+        hints_of(layout, beside, **beside)
 
 
 @pytest.mark.parametrize("nothing", [None, {}, []])
 def test_empty_sections_tell_nothing(nothing):
     document = {"config.json": {"model_args": nothing, "pretrained_cfg": nothing}}
     assert hints_of("timm", document) == {}
-
-
-@pytest.mark.parametrize(
-    ("cfg", "words"),
-    [
-        ({"MVIT": {"USE_FIXED_SINCOS_POS": True}}, "adds fixed positions .* twice"),
-        ({"MVIT": {"REL_POS_SPATIAL": True, "RESIDUAL_POOLING": False}}, "RESIDUAL_POOLING"),
-        ({"MVIT": {"NUM_HEADS": "x"}}, "heads 'x'"),
-        ({"MVIT": {"POOL_KV_STRIDE_ADAPTIVE": 3}}, "cannot be understood"),
-    ],
-)
-def test_settings_of_pyslowfast_that_cannot_be_are_refused(cfg, words):
-    with pytest.raises(ConvertError, match=words):
-        hints_of("pyslowfast", cfg=yaml.safe_dump(cfg))
 
 
 @pytest.mark.parametrize("cfg", ["{", "[1, 2]", "a" * 99, "!!python/object/apply:os.system [ls]"])
@@ -104,13 +98,11 @@ def test_joint_positions_of_several_frames_are_not_guessed():
     state = convert.export(small("mean_video"), "mae_st").state
     for name in ("pos_embed_class", "pos_embed_spatial", "pos_embed_temporal"):
         del state[name]
-    for frames, clip in ((8, (16, 224, 224)), (16, None)):
-        state["pos_embed"] = np.broadcast_to(np.float32(0), (1, 1 + frames * 196, 32))
-        if clip:
-            assert model_told(state, "mae_st", heads=2)[2] == clip
-            continue
-        with pytest.raises(ConvertError, match=r"3136 positions may be of \[.*--clip"):
-            model_told(state, "mae_st", heads=2)
+    state["pos_embed"] = np.zeros((1, 1 + 8 * 196, 32), np.float32)
+    assert model_told(state, "mae_st", heads=2)[2] == (16, 224, 224)
+    state["pos_embed"] = np.zeros((1, 1 + 16 * 196, 32), np.float32)
+    with pytest.raises(ConvertError, match=r"3136 positions may be of \[.*--clip"):
+        model_told(state, "mae_st", heads=2)
 
 
 def test_a_supervised_mvit_reads_its_class_token():
@@ -167,18 +159,15 @@ def test_sizes_that_cannot_be_are_refused(clip, words):
     ],
 )
 def test_runs_do_not_start_from_another_network(name, fields, words):
-    model = small(name).model
+    model, whole = small(name).model, ("encoder", "norm", "projection")
     other = model.clone(encoder=model.encoder.clone(**fields))
-    check_same_network(model, model, ("encoder", "norm", "projection"))
+    check_same_network(model, model, whole)
     with pytest.raises(TransferError, match=words):
         check_same_network(model, other, ("encoder",))
-
-
-def test_what_a_classifier_reads_matters_only_to_its_evaluation():
-    mean, of_class = small("mean").model, small("class").model
-    check_same_network(mean, of_class, ("encoder",))
+    of_class = model.clone(pool="class")  # which matters only to the evaluation of a classifier
+    check_same_network(model, of_class, ("encoder",))
     with pytest.raises(TransferError, match=r"head\.pool='class'"):
-        check_same_network(mean, of_class, ("encoder", "norm", "projection"))
+        check_same_network(model, of_class, whole)
 
 
 def test_folders_of_others_stay_as_they_are(tmp_path, monkeypatch):

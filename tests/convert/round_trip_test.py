@@ -19,7 +19,7 @@ from tests.convert.models import ENCODER, MODELS, WHOLE, assert_same, small
 CELLS = [(name, layout) for name in MODELS for layout in LAYOUTS]
 
 
-def written(exported: convert.Export, folder, **documents):
+def written(exported: convert.Export, folder):
     """The tensors as safetensors, whatever the layout saves: that needs no PyTorch."""
     path = folder / "model.safetensors"
     files.write(path, exported.state, None)
@@ -58,10 +58,7 @@ def test_layouts_hold_models_to_the_bit(name, layout, tmp_path):
     assert read.model == wanted
     assert read.clip == trained.clip
     assert not read.report.unexpected
-    again = convert.export(read, layout).state
-    assert again.keys() == exported.state.keys()
-    for key, tensor in exported.state.items():
-        np.testing.assert_array_equal(again[key], tensor, err_msg=key, strict=True)
+    assert_same(convert.export(read, layout).state, exported.state)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -79,10 +76,7 @@ def test_the_layout_is_found_out(name):
 def test_to_torch_is_the_export(layout):
     trained = small("mean")
     state = convert.to_torch(trained.params, layout)
-    exported = convert.export(trained, layout).state
-    assert state.keys() == exported.keys()
-    for name, tensor in state.items():
-        np.testing.assert_array_equal(tensor, exported[name])
+    assert_same(state, convert.export(trained, layout).state)
 
 
 def test_to_torch_takes_stacked_parameters():
@@ -91,8 +85,7 @@ def test_to_torch_takes_stacked_parameters():
     stacked = {"0-1": jax.tree.map(lambda *x: np.stack(x), blocks["0"], blocks["1"])}
     params = {**trained.params, "encoder": {**trained.params["encoder"], "blocks": stacked}}
     plain = convert.to_torch(trained.params, "pyslowfast")
-    for name, tensor in convert.to_torch(params, "pyslowfast").items():
-        np.testing.assert_array_equal(tensor, plain[name])
+    assert_same(convert.to_torch(params, "pyslowfast"), plain)
 
 
 def test_to_torch_names_what_a_layout_has_no_place_for():
@@ -115,12 +108,10 @@ def test_what_hinders_is_named(name, layout, words):
 
 
 def test_oblong_clips_go_where_they_can(tmp_path):
-    square = small("mean")
-    oblong = convert.resized(square, (1, 32, 64))
+    oblong = convert.resized(small("mean"), (1, 32, 64))
     for layout in ("timm", "mmpretrain"):
-        read = convert.load_torch(
-            written(convert.export(oblong, layout), tmp_path), layout, **known(oblong)
-        )
+        path = written(convert.export(oblong, layout), tmp_path)
+        read = convert.load_torch(path, layout, **known(oblong))
         assert_same(read.params, oblong.params)
     for layout in ("mae", "mae_st", "pyslowfast", "hf"):
         with pytest.raises(ConvertError, match="of squares"):
@@ -135,14 +126,11 @@ def test_what_computes_hog_is_written_only_with_hog():
         assert sum(name.startswith("hogs.") for name in state) == more
 
 
-def test_positions_that_the_original_would_compute_otherwise_are_not_lost():
+def test_numbers_that_the_original_computes_or_lacks_are_not_lost():
     trained = small("mean_sinusoid")
     trained.params["encoder"]["pos_embed"][0, 3, 3] += 1
     with pytest.raises(ConvertError, match="encoder/pos_embed is not what the original computes"):
         convert.export(trained, "hf")
-
-
-def test_a_bias_that_the_original_lacks_must_be_zero():
     trained = small("videomae")
     trained.params["decoder"]["embed"]["bias"][1] = 1
     with pytest.raises(ConvertError, match="decoder/embed/bias is not zero"):
@@ -157,9 +145,8 @@ def test_biases_of_keys_are_dropped_where_they_change_nothing(tmp_path):
     )
     read = convert.load_torch(written(exported, tmp_path), "hf", **known(trained))
     clips = np.random.default_rng(1).normal(size=(2, *trained.clip, 3)).astype(np.float32)
-    ours, theirs = (
-        jax.jit(model.model.apply)({"params": model.params}, clips) for model in (trained, read)
-    )
+    apply = jax.jit(trained.model.apply)
+    ours, theirs = (apply({"params": model.params}, clips) for model in (trained, read))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
@@ -167,11 +154,8 @@ def test_folders_hold_what_the_model_was(tmp_path):
     trained = dataclasses.replace(small("mean"), class_names=tuple("abcde"))
     convert.write(trained, tmp_path / "out", "timm")
     read = convert.load(tmp_path / "out")
-    assert (read.model, read.clip, read.class_names) == (
-        trained.model,
-        trained.clip,
-        tuple("abcde"),
-    )
+    assert (read.model, read.clip) == (trained.model, trained.clip)
+    assert read.class_names == tuple("abcde")
     assert_same(read.params, trained.params)
 
 
@@ -192,19 +176,3 @@ def test_imported_checkpoints_are_read_like_runs(tmp_path):
         assert (read.model, read.clip) == (trained.model, trained.clip)
         assert_same(read.params, trained.params)
     assert not pretrained.is_run(tmp_path / "a")
-
-
-def test_nothing_is_written_over(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ConvertError, match="exists already"):
-        convert.write(small("mean"), tmp_path, "timm")
-
-
-def test_nothing_half_done_is_left(tmp_path, monkeypatch):
-    def fail(*arguments, **settings):
-        raise OSError("no space left")
-
-    monkeypatch.setattr(files, "save_file", fail)
-    with pytest.raises(OSError, match="no space"):
-        convert.write(small("mean"), tmp_path / "out", "timm")
-    assert not list(tmp_path.iterdir())

@@ -16,6 +16,7 @@ from input_pipeline.decode.video import VideoFile
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.convert import Pretrained, load
+from maskfeat_jax.convert.importing import shapes_of
 from maskfeat_jax.extract.__main__ import main, view_of
 from maskfeat_jax.extract.features import Features
 from maskfeat_jax.models import create_model
@@ -37,10 +38,10 @@ def drawn(shapes):
     return jax.tree.map(lambda like: rng.normal(0, 0.2, like.shape).astype(np.float32), shapes)
 
 
-def trained_as(head, encoder, *inputs):
+def trained_as(head, encoder):
     model = create_model(head["name"], head={k: head[k] for k in head if k != "name"}, **encoder)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *CLIP, 3)), *inputs)
-    return Pretrained(model, drawn(shapes["params"]), CLIP, Normalise(), {"head": head}, "a test")
+    params = drawn(shapes_of(model, CLIP))
+    return Pretrained(model, params, CLIP, Normalise(), {"head": head}, "a test")
 
 
 def some_video():
@@ -72,14 +73,13 @@ def test_a_clip_is_what_the_linear_map_of_a_classifier_sees(pool, encoder):
 @pytest.mark.parametrize("pool", ["mean", "class"])
 def test_a_clip_is_what_neighbours_and_linear_probes_see(pool):
     trained = trained_as({"name": "features", "pool": pool}, VIT)
-    np.testing.assert_allclose(
-        features_of(trained, pool=pool), outputs_of(trained), rtol=0, atol=1e-5
-    )
+    features = features_of(trained, pool=pool)
+    np.testing.assert_allclose(features, outputs_of(trained), rtol=0, atol=1e-5)
 
 
 def test_tokens_are_what_the_linear_map_of_pre_training_sees():
     mask = np.zeros((2, 2, 2, 4), bool)
-    trained = trained_as({"name": "maskfeat", "dim": 7}, VIT, mask[:1])
+    trained = trained_as({"name": "maskfeat", "dim": 7}, VIT)
     tokens = features_of(trained, per="token")
     assert tokens.shape[:4] == mask.shape
     predicted = project(trained, tokens)
@@ -94,9 +94,8 @@ def test_without_a_norm_tokens_are_those_of_the_encoder():
     with_norm = features_of(trained)
     bare = {name: x for name, x in trained.params.items() if name != "norm"}
     trained = dataclasses.replace(trained, params=bare)
-    tokens = trained.model.encoder.apply(
-        {"params": bare["encoder"]}, trained.normalise(some_video())
-    )
+    clips = trained.normalise(some_video())
+    tokens = trained.model.encoder.apply({"params": bare["encoder"]}, clips)
     np.testing.assert_allclose(features_of(trained), tokens[:, 1:].mean(1), rtol=0, atol=1e-5)
     assert np.abs(with_norm - features_of(trained)).max() > 0.1
 
@@ -132,6 +131,13 @@ def write_images(folder, names):
         (folder / name).write_bytes(encode(picture(seed)))
 
 
+def refused(capsys, *words):
+    """Exit code and message."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, words)])
+    return stopped.value.code, capsys.readouterr().err
+
+
 def extracted(*words):
     main([*map(str, words)])
     out = next(str(word)[6:] for word in words if str(word).startswith("--out="))
@@ -144,10 +150,8 @@ def test_folder_of_classes_with_a_broken_image(tmp_path, image_run, capsys):
     write_images(tmp_path / "pets", names)
     (tmp_path / "pets/cat/b.jpg").write_bytes(b"no image")
     out = f"--out={tmp_path}/f.npz"
-    with pytest.raises(SystemExit) as stopped:
-        main([str(image_run), str(tmp_path / "pets"), out])
-    assert stopped.value.code == 65
-    said = capsys.readouterr().err
+    code, said = refused(capsys, image_run, tmp_path / "pets", out)
+    assert code == 65
     assert said.startswith(f"error: {tmp_path}/pets/cat/b.jpg cannot be read (not_media: ")
     assert "--skip-bad" in said
     assert [path.name for path in tmp_path.iterdir()] == ["pets"]
@@ -166,11 +170,9 @@ def test_folder_of_classes_with_a_broken_image(tmp_path, image_run, capsys):
 
 def test_nothing_but_broken_files(tmp_path, image_run, capsys):
     (tmp_path / "a.jpg").write_bytes(b"no image")
-    words = [str(image_run), str(tmp_path / "a.jpg"), f"--out={tmp_path}/f.npz", "--skip-bad"]
-    with pytest.raises(SystemExit) as stopped:
-        main(words)
-    assert stopped.value.code == 65
-    said = capsys.readouterr().err
+    words = [image_run, tmp_path / "a.jpg", f"--out={tmp_path}/f.npz", "--skip-bad"]
+    code, said = refused(capsys, *words)
+    assert code == 65
     assert said.startswith(f"error: none of 1 files can be read: {tmp_path}/a.jpg cannot be read (")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
@@ -246,11 +248,10 @@ def test_numbers_that_are_not_finite_leave_the_old_file(tmp_path, image_run, cap
         checkpoints.save(0, {"params": weights.params}, {})
     (tmp_path / "run/config.json").write_text((image_run / "config.json").read_text())
     (tmp_path / "f.npz").write_text("old")
-    words = [str(tmp_path / "run"), str(tmp_path / "a.jpg"), f"--out={tmp_path}/f.npz"]
-    with pytest.raises(SystemExit) as stopped:
-        main([*words, "--dtype=float16"])
-    assert stopped.value.code == 70
-    assert "a.jpg: features are not finite in float16" in capsys.readouterr().err
+    words = [tmp_path / "run", tmp_path / "a.jpg", f"--out={tmp_path}/f.npz", "--dtype=float16"]
+    code, said = refused(capsys, *words)
+    assert code == 70
+    assert "a.jpg: features are not finite in float16" in said
     assert (tmp_path / "f.npz").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 3
 
@@ -275,10 +276,9 @@ def test_wrong_use_is_told(tmp_path, image_run, capsys, words, said):
     (tmp_path / "data/test").mkdir()
     (tmp_path / "list.txt").write_text("absent.jpg\n")
     path, *rest = words
-    with pytest.raises(SystemExit) as stopped:
-        main([str(image_run), str(tmp_path / path), f"--out={tmp_path}/f.npz", *rest])
-    assert stopped.value.code == 78
-    assert said in capsys.readouterr().err
+    code, err = refused(capsys, image_run, tmp_path / path, f"--out={tmp_path}/f.npz", *rest)
+    assert code == 78
+    assert said in err
 
 
 def test_what_a_checkpoint_does_not_say_is_asked_for():

@@ -29,15 +29,9 @@ BLOCK: Rows = {
 SPLIT_BLOCK: Rows = {**BLOCK, "attn/qkv": Rule(("attn.q", "attn.k", "attn.v"))}
 POOLING_BLOCK: Rows = {
     **BLOCK,
-    "attn/pool_q": "attn.pool_q",
-    "attn/pool_k": "attn.pool_k",
-    "attn/pool_v": "attn.pool_v",
-    "attn/norm_q": "attn.norm_q",
-    "attn/norm_k": "attn.norm_k",
-    "attn/norm_v": "attn.norm_v",
-    "attn/rel_pos_t": "attn.rel_pos_t",
-    "attn/rel_pos_h": "attn.rel_pos_h",
-    "attn/rel_pos_w": "attn.rel_pos_w",
+    **{f"attn/pool_{x}": f"attn.pool_{x}" for x in "qkv"},
+    **{f"attn/norm_{x}": f"attn.norm_{x}" for x in "qkv"},
+    **{f"attn/rel_pos_{x}": f"attn.rel_pos_{x}" for x in "thw"},
     "proj": "proj",
 }
 POSITIONS: Rows = {
@@ -56,30 +50,21 @@ HAS_CLASS = {"class_token": True}  # fields of encoders where the original alway
 class Form:
     """How one kind of model is named in a layout.
 
-    Attributes:
-      head: key of `MODELS`.
-      table: our modules and parameters, and theirs.
-      encoder: "vit" or "mvit".
-      pool: what the head reads, "class" or "mean", where the form tells it.
-      fields: of the head that no tensor tells, by name; a function computes it from the width.
-      encoder_fields: of the encoder that no tensor tells.
-      images: whether it is for images only.
-      square: whether it is for square clips only.
-      extras: tensors that are no parameters, which the original wants to find; what a file has in
-        them is not read.
-      ignored: names of further tensors that are not read, nor written.
+    `fields` and `encoder_fields` are those of the head and the encoder that no tensor tells; a
+    function computes one from the width. `extras` are tensors that are no parameters, which the
+    original wants to find; what a file has in them is not read.
     """
 
-    head: str
-    table: Table
-    encoder: str = "vit"
-    pool: str | None = None
+    head: str  # key of `MODELS`
+    table: Table  # our modules and parameters, and theirs
+    encoder: str = "vit"  # or "mvit"
+    pool: str | None = None  # what the head reads, "class" or "mean", where the form tells it
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     encoder_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    images: bool = False
-    square: bool = False
+    images: bool = False  # only
+    square: bool = False  # clips only
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    ignored: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()  # names of further tensors that are not read, nor written
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ def encoder(prefix: str, block: Rows = BLOCK, *, positions: str | Rule | None = 
 
 
 def decoder(block: Rows, names: Rows) -> Rows:
-    """Names of a decoder."""
+    """Likewise of a decoder."""
     blocks = below("blocks/*/", "decoder.decoder_layers.*.", block)
     return below("decoder/", "", {**names, **blocks})
 
@@ -72,6 +72,7 @@ VIDEO_DECODER = decoder(
     },
 )
 HEAD, NORM_OF_MEAN = {"projection": "classifier"}, {"norm": "fc_norm"}
+NORM, BEIT_NORM = {"norm": "vit.layernorm"}, {"norm": "beit.pooler.layernorm"}
 # Of the configurations of transformers, which need not say them.
 DEFAULTS: Document = {"num_attention_heads": 12, "image_size": 224, "layer_norm_eps": 1e-12}
 DEFAULTS |= {"hidden_act": "gelu"}
@@ -84,27 +85,14 @@ def _of_images(head: str, *rows: Rows, **settings: Any) -> Form:
 
 
 def _forms() -> tuple[Form, ...]:
+    vit, beit = encoder("vit."), encoder("beit.", BEIT_BLOCK)
     video = encoder("videomae.", VIDEO_BLOCK, positions=COMPUTED)
     beyond = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.mask_token")
     return (
-        _of_images("classifier", encoder("vit."), HEAD, {"norm": "vit.layernorm"}, pool="class"),
-        _of_images(
-            "classifier",
-            encoder("beit.", BEIT_BLOCK),
-            HEAD,
-            {"norm": "beit.pooler.layernorm"},
-            pool="mean",
-            square=True,
-        ),
+        _of_images("classifier", vit, HEAD, NORM, pool="class"),
+        _of_images("classifier", beit, HEAD, BEIT_NORM, pool="mean", square=True),
         Form("classifier", table(video, HEAD, NORM_OF_MEAN), pool="mean", encoder_fields=VIDEO),
-        _of_images(
-            "mae",
-            encoder("vit."),
-            MAE_DECODER,
-            {"norm": "vit.layernorm"},
-            fields=FIELDS,
-            square=True,
-        ),
+        _of_images("mae", vit, MAE_DECODER, NORM, fields=FIELDS, square=True),
         Form(
             "mae",
             table(video, VIDEO_DECODER, {"norm": "videomae.layernorm"}),
@@ -112,12 +100,7 @@ def _forms() -> tuple[Form, ...]:
             encoder_fields=VIDEO,
         ),
         _of_images("features", encoder(""), {"norm": "layernorm"}, ignored=beyond),
-        _of_images(
-            "features",
-            encoder("vit."),
-            {"norm": "vit.layernorm"},
-            ignored=tuple(f"vit.{name}" for name in beyond),
-        ),
+        _of_images("features", vit, NORM, ignored=tuple(f"vit.{name}" for name in beyond)),
     )
 
 
@@ -167,18 +150,15 @@ def _mask_ratio(visible: int, tokens: int) -> float:
 
 
 def _kind(trained: Pretrained) -> Document:
-    model = trained.model
-    video = not model.encoder.class_token
-    if isinstance(model, MAE):
-        if video:
-            name, kind = "VideoMAEForPreTraining", "videomae"
-            return {"model_type": kind, "architectures": [name], "use_mean_pooling": False}
+    model, pretrained = trained.model, isinstance(trained.model, MAE)
+    if not model.encoder.class_token:
+        name = "VideoMAEForPreTraining" if pretrained else "VideoMAEForVideoClassification"
+        kind = {"model_type": "videomae", "architectures": [name]}
+        return {**kind, "use_mean_pooling": not pretrained}
+    if pretrained:
         return {"model_type": "vit_mae", "architectures": ["ViTMAEForPreTraining"]}
     if not isinstance(model, Classifier):
         return {"model_type": "vit", "architectures": ["ViTModel"]}
-    if video:
-        name, kind = "VideoMAEForVideoClassification", "videomae"
-        return {"model_type": kind, "architectures": [name], "use_mean_pooling": True}
     if model.pool == "class":
         return {"model_type": "vit", "architectures": ["ViTForImageClassification"]}
     return {
@@ -213,11 +193,7 @@ def _preprocessor(trained: Pretrained, video: bool) -> Document:
 
 
 def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
-    """What config.json and preprocessor_config.json tell.
-
-    Raises:
-      ConvertError: they ask for what models here do not do.
-    """
+    """Of both JSON files; ConvertError if they ask for what models here do not do."""
     config = found.get("config.json", {})
     kind = config.get("model_type")
     if kind is None:

@@ -26,6 +26,7 @@ DECODER = below(
 FIELDS = {"heads": 16, "class_token": "encoder"}
 PROBE = {"norm": "norm", "projection": "head.1"}
 STATISTICS = {"batch_norm/mean": "head.0.running_mean", "batch_norm/var": "head.0.running_var"}
+COUNT = {"head.0.num_batches_tracked": np.array(0)}
 
 
 def wrap(state: Tensors, trained: Pretrained) -> dict[str, Any]:
@@ -44,13 +45,7 @@ MAE = Layout(
         _form("mae", DECODER, timm.NORM, fields=FIELDS),
         _form("classifier", timm.HEAD, timm.MEAN_NORM, pool="mean"),
         _form("classifier", timm.HEAD, timm.NORM, pool="class"),
-        _form(
-            "linear_probe",
-            PROBE,
-            STATISTICS,
-            pool="class",
-            extras={"head.0.num_batches_tracked": np.array(0)},
-        ),
+        _form("linear_probe", PROBE, STATISTICS, pool="class", extras=COUNT),
         _form("features", timm.NORM),
     ),
     file="checkpoint.pth",

@@ -49,6 +49,7 @@ DECODER = below(
     },
 )
 CLASS_NORM, MEAN_NORM = {"norm": "backbone.ln1"}, {"norm": "backbone.ln2"}
+VIDEO_NORM = {"norm": "backbone.norm2"}
 STATISTICS = {"batch_norm/mean": "neck.bn.running_mean", "batch_norm/var": "neck.bn.running_var"}
 
 
@@ -88,13 +89,7 @@ def _forms() -> tuple[Form, ...]:
     count = {"neck.bn.num_batches_tracked": np.array(0)}
     return (
         _of_images("maskfeat", CLASS_NORM, MASKFEAT, extras=HOG, encoder_fields=HAS_CLASS),
-        _of_videos(
-            "maskfeat",
-            {"norm": "backbone.norm2"},
-            MASKFEAT,
-            extras=HOG,
-            encoder_fields=twice,
-        ),
+        _of_videos("maskfeat", VIDEO_NORM, MASKFEAT, extras=HOG, encoder_fields=twice),
         _of_images("mae", CLASS_NORM, DECODER, fields=FIELDS, encoder_fields=HAS_CLASS),
         _of_images("classifier", MEAN_NORM, head, pool="mean"),
         _of_images("classifier", CLASS_NORM, head, pool="class"),

@@ -67,12 +67,7 @@ def wrap(state: Tensors, trained: Pretrained) -> dict[str, Any]:
 
 
 def settings(trained: Pretrained, *, separate: bool = False) -> Document:
-    """The settings of PySlowFast that say what the model is.
-
-    Args:
-      trained: the model.
-      separate: whether queries, keys and values have a linear map each.
-    """
+    """What PySlowFast says of a model; `separate`: queries, keys, values have a linear map each."""
     model, encoder, (frames, height, width) = trained.model, trained.model.encoder, trained.clip
     mvit: Document = {
         "EMBED_DIM": encoder.width,
@@ -153,11 +148,7 @@ def _settings_of_stages(encoder: MViT, clip: Size3) -> Document:
 
 
 def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
-    """What the settings in a file tell; settings that are no YAML are left alone.
-
-    Raises:
-      ConvertError: they ask for what models here do not do.
-    """
+    """Of settings that are YAML; ConvertError if they ask for what models here do not do."""
     try:
         cfg = yaml.safe_load(wrapper.get("cfg", ""))
     except yaml.YAMLError:
@@ -207,9 +198,5 @@ def _forms() -> tuple[Form, ...]:
 
 
 PYSLOWFAST = Layout(
-    name="pyslowfast",
-    forms=_forms(),
-    file="checkpoint.pyth",
-    wrap=wrap,
-    hints=hints,
+    name="pyslowfast", forms=_forms(), file="checkpoint.pyth", wrap=wrap, hints=hints
 )

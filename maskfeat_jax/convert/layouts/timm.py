@@ -74,11 +74,7 @@ def documents(trained: Pretrained) -> dict[str, Document]:
 
 
 def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
-    """What timm's config.json tells.
-
-    Raises:
-      ConvertError: it asks for what models here do not do.
-    """
+    """Of timm's config.json; ConvertError if it asks for what models here do not do."""
     config = found.get("config.json", {})
     arguments = config.get("model_args") or {}
     if strange := sorted(arguments.keys() - TOLD):

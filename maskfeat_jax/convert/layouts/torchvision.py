@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from maskfeat_jax.convert.layouts.base import POOLING_BLOCK, Document, Form, Layout
+from maskfeat_jax.convert.layouts.base import POOLING_BLOCK, Form, Layout
 from maskfeat_jax.convert.rules import Rows, Rule, below, table
 
 BLOCK: Rows = {
@@ -26,22 +23,12 @@ ENCODER = below(
         **below("blocks/*/", "blocks.*.", BLOCK),
     },
 )
-
-
-def hints(wrapper: Mapping[str, Any], documents: Mapping[str, Document]) -> dict[str, Any]:
-    """Its forward pass has no other."""
-    return {"pool": "class"}
+HEAD = {"norm": "norm", "projection": "head.1"}
 
 
 TORCHVISION = Layout(
     name="torchvision",
-    forms=(
-        Form(
-            "classifier",
-            table(ENCODER, {"norm": "norm", "projection": "head.1"}),
-            encoder="mvit",
-        ),
-    ),
+    forms=(Form("classifier", table(ENCODER, HEAD), encoder="mvit"),),
     file="model.pth",
-    hints=hints,
+    hints=lambda wrapper, documents: {"pool": "class"},  # its forward pass has no other
 )

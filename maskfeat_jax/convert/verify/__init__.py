@@ -20,7 +20,7 @@ from maskfeat_jax.convert import files
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.importing import about
 from maskfeat_jax.convert.source import find_form
-from maskfeat_jax.convert.verify.base import Case, Original, mask_of, noise_of
+from maskfeat_jax.convert.verify.base import Case, Original
 from maskfeat_jax.convert.verify.hf import HF
 from maskfeat_jax.convert.verify.mae import MAE
 from maskfeat_jax.convert.verify.mae_st import MAE_ST
@@ -50,19 +50,12 @@ SEED = 0
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """How far ours and the original are apart.
-
-    Attributes:
-      layout: of the file.
-      compared: what, of which input.
-      difference: largest absolute difference of two numbers of the outputs.
-      largest: absolute value among the numbers of the original.
-    """
+    """How far ours and the original are apart."""
 
     layout: str
-    compared: str
-    difference: float
-    largest: float
+    compared: str  # what, of which input
+    difference: float  # largest absolute one of two numbers of the outputs
+    largest: float  # absolute value among the numbers of the original
 
     @property
     def agrees(self) -> bool:
@@ -70,11 +63,8 @@ class Verification:
         return self.difference <= TOLERANCE * self.largest
 
     def __str__(self) -> str:
-        """One line."""
-        return (
-            f"{self.compared}: largest difference {self.difference:.1e}, "
-            f"largest number {self.largest:.1e}"
-        )
+        numbers = f"{self.difference:.1e}, largest number {self.largest:.1e}"
+        return f"{self.compared}: largest difference {numbers}"
 
 
 def verify(
@@ -84,11 +74,6 @@ def verify(
 
     Compared are predictions of the masked tokens, logits, or an encoder's tokens after the norm,
     for clips and masks that are drawn at random.
-
-    Args:
-      trained: what the file holds, as `load_torch` gives it or `write` returns it.
-      path: of the file, or of its folder.
-      layout: of the file; None to find it out.
 
     Raises:
       ConvertError: the original is not installed or cannot be such a model, or does not load the
@@ -147,12 +132,18 @@ def _tokens(model: nn.Module, params: Params, clips: jax.Array) -> Any:
 
 
 def _case(trained: Pretrained) -> Case:
+    torch = files.require_torch("to run an original")
     clips = np.random.default_rng(SEED).standard_normal((CLIPS, *trained.clip, 3), np.float32)
     grid = trained.model.encoder.grid(trained.clip)
-    noise = noise_of(CLIPS, grid, SEED)
     tokens = int(np.prod(grid))
     visible = getattr(trained.model, "visible", tokens - max(1, round(0.4 * tokens)))
-    return Case(trained, clips, noise, mask_of(noise, visible, grid), SEED)
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(SEED)
+        noise = torch.rand(CLIPS, tokens)
+    # As the originals sort, so that equal numbers are no question.
+    rank = torch.argsort(torch.argsort(noise, dim=1), dim=1)
+    mask = (rank >= visible).numpy().reshape(-1, *grid)
+    return Case(trained, clips, noise.numpy(), mask, SEED)
 
 
 def _what(model: nn.Module) -> str:

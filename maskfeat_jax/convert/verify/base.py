@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float
 
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import PREFIXES, ConvertError, require_torch
-from maskfeat_jax.ops.patches import Size3
 
 Module = Any  # torch.nn.Module
 Tensor = Any  # torch.Tensor
@@ -33,7 +32,7 @@ class Case:
       noise: of the tokens; masked autoencoders leave those with the smallest visible. It is the
         first that `torch.rand` gives after `torch.manual_seed(seed)`.
       mask: of the tokens, True where masked.
-      seed: see `noise`.
+      seed: of the noise.
     """
 
     trained: Pretrained
@@ -68,11 +67,8 @@ def mask_ratio(trained: Pretrained) -> float:
 class Original:
     """The original of a layout.
 
-    Attributes:
-      name: for people.
-      build: the model of the original that is like ours, for a file with tensors of these names.
-      read: the same with the tensors of a file of these names, loaded strictly.
-      run: its output, see `verify`.
+    It builds the model that is like ours, for a file with tensors of these names; or reads such a
+    file strictly; and runs the model, see `verify`.
     """
 
     name: str
@@ -81,27 +77,8 @@ class Original:
     run: Callable[[Module, Case], Tensor]
 
 
-def noise_of(clips: int, grid: Size3, seed: int) -> np.ndarray:
-    """`Case.noise`."""
-    torch = require_torch("to run an original")
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(seed)
-        return torch.rand(clips, int(np.prod(grid))).numpy()
-
-
-def mask_of(noise: np.ndarray, visible: int, grid: Size3) -> np.ndarray:
-    """`Case.mask`: as the originals sort, so that equal numbers are no question."""
-    torch = require_torch("to run an original")
-    rank = torch.argsort(torch.argsort(torch.from_numpy(noise), dim=1), dim=1)
-    return (rank >= visible).numpy().reshape(-1, *grid)
-
-
 def imported(name: str, hint: str) -> ModuleType:
-    """A module of an original.
-
-    Raises:
-      ConvertError: it cannot be imported; says why and gives the hint.
-    """
+    """A module of an original; ConvertError, with the hint, if it cannot be imported."""
     try:
         return importlib.import_module(name)
     except (ImportError, RuntimeError, AttributeError, AssertionError) as error:
@@ -114,11 +91,7 @@ def norm_layer() -> Callable[[int], Module]:
 
 
 def square(trained: Pretrained) -> int:
-    """The side of the clips.
-
-    Raises:
-      ConvertError: they are not square, which many originals demand.
-    """
+    """The side of the clips; ConvertError if they are not square, which many originals demand."""
     _, height, width = trained.clip
     if height != width:
         raise ConvertError(f"the original takes squares only, not {height}x{width} pixels")
@@ -137,11 +110,7 @@ def read_strictly(
 
 
 def tensors_of(path: Path, *wrappers: str) -> Mapping[str, Tensor]:
-    """Tensors of a file of `torch.save`, bare or under one of the keys, without prefixes of names.
-
-    Raises:
-      ConvertError: it is none, or has none of the keys.
-    """
+    """Tensors of a file of `torch.save`, bare or under one of the keys; names without prefixes."""
     from argparse import Namespace
 
     torch = require_torch(f"to read {path.name}")
@@ -159,11 +128,7 @@ def tensors_of(path: Path, *wrappers: str) -> Mapping[str, Tensor]:
 
 
 def load_strictly(model: Module, state: Mapping[str, Tensor], path: Path) -> Module:
-    """The model with the tensors.
-
-    Raises:
-      ConvertError: some are missing, too many, or of other shapes.
-    """
+    """The model with the tensors; ConvertError for missing, unexpected or other shapes."""
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -183,8 +148,32 @@ def without_argument(function: Callable[..., Any], name: str) -> Callable[..., A
     return call
 
 
-def tokens_after(block: Module) -> list[Tensor]:
+def outputs_of(module: Module) -> list[Tensor]:
     """A list that the output of a module is put into whenever it is run."""
     outputs: list[Tensor] = []
-    block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     return outputs
+
+
+def sizes(trained: Pretrained) -> dict[str, Any]:
+    """Arguments of MAE and mae_st alike."""
+    encoder = trained.model.encoder
+    return {
+        "img_size": square(trained),
+        "patch_size": encoder.tubelet[1],
+        "embed_dim": encoder.width,
+        "depth": encoder.depth,
+        "num_heads": encoder.heads,
+        "mlp_ratio": encoder.mlp_ratio,
+        "norm_layer": norm_layer(),
+    }
+
+
+def sizes_of_decoder(trained: Pretrained) -> dict[str, Any]:
+    """Likewise, where there is a decoder."""
+    model = trained.model
+    return {
+        "decoder_embed_dim": model.width,
+        "decoder_depth": model.depth,
+        "decoder_num_heads": model.heads,
+    }

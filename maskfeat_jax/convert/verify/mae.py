@@ -5,25 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError, require_torch
-from maskfeat_jax.convert.verify.base import (
-    Case,
-    Module,
-    Original,
-    Tensor,
-    imported,
-    mask_ratio,
-    norm_layer,
-    read_strictly,
-    square,
-    tokens_after,
-    without_argument,
-)
+from maskfeat_jax.convert.verify import base
+from maskfeat_jax.convert.verify.base import Case, Module, Original, Tensor
 from maskfeat_jax.models import MAE as MaskedAutoencoder
 from maskfeat_jax.models import Features, LinearProbe
 
@@ -33,27 +21,14 @@ HINT = "put a checkout of github.com/facebookresearch/mae on PYTHONPATH, and pip
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
     """Of `models_mae`, or of `models_vit`, for a linear probe as main_linprobe.py changes it."""
     model, encoder = trained.model, trained.model.encoder
-    sizes: dict[str, Any] = {
-        "img_size": square(trained),
-        "patch_size": encoder.tubelet[1],
-        "embed_dim": encoder.width,
-        "depth": encoder.depth,
-        "num_heads": encoder.heads,
-        "mlp_ratio": encoder.mlp_ratio,
-        "norm_layer": norm_layer(),
-    }
+    sizes = base.sizes(trained)
     if isinstance(model, MaskedAutoencoder):
-        module = imported("models_mae", HINT)
+        module = base.imported("models_mae", HINT)
         if not hasattr(module, "get_2d_sincos_pos_embed"):
             raise ConvertError(f"{module.__file__} is not the one of images; {HINT}")
         with _old_packages(module):
-            return module.MaskedAutoencoderViT(
-                decoder_embed_dim=model.width,
-                decoder_depth=model.depth,
-                decoder_num_heads=model.heads,
-                **sizes,
-            )
-    vit = imported("models_vit", HINT).VisionTransformer(
+            return module.MaskedAutoencoderViT(**base.sizes_of_decoder(trained), **sizes)
+    vit = base.imported("models_vit", HINT).VisionTransformer(
         global_pool=getattr(model, "pool", "class") == "mean" and not isinstance(model, Features),
         num_classes=getattr(model, "num_classes", 0),
         qkv_bias=True,
@@ -71,9 +46,9 @@ def run(model: Module, case: Case) -> Tensor:
     images = case.torch_clips()
     if isinstance(case.trained.model, MaskedAutoencoder):
         case.draw_same_noise()
-        _, predicted, _ = model(images, mask_ratio(case.trained))
+        _, predicted, _ = model(images, base.mask_ratio(case.trained))
         return predicted[case.torch_mask()]
-    tokens = tokens_after(model.blocks[-1])
+    tokens = base.outputs_of(model.blocks[-1])
     # What its forward pass was with the timm that it was written for.
     logits = model.head(model.forward_features(images))
     return model.norm(tokens[0]) if isinstance(case.trained.model, Features) else logits
@@ -84,7 +59,7 @@ def _old_packages(module: ModuleType) -> Iterator[None]:
     """What timm has dropped since 0.3.2, and NumPy since 1.24, while a model is made."""
     namespace, had_float = vars(module), "float" in vars(np)
     block = namespace["Block"]
-    namespace["Block"] = without_argument(block, "qk_scale")
+    namespace["Block"] = base.without_argument(block, "qk_scale")
     if not had_float:
         vars(np)["float"] = float
     try:
@@ -95,4 +70,4 @@ def _old_packages(module: ModuleType) -> Iterator[None]:
             del vars(np)["float"]
 
 
-MAE = Original("facebookresearch/mae", build, read_strictly(build, "model"), run)
+MAE = Original("facebookresearch/mae", build, base.read_strictly(build, "model"), run)

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import require_torch
-from maskfeat_jax.convert.verify.base import (
-    Case,
-    Module,
-    Original,
-    Tensor,
-    imported,
-    mask_ratio,
-    norm_layer,
-    read_strictly,
-    square,
-    tokens_after,
-)
+from maskfeat_jax.convert.verify import base
+from maskfeat_jax.convert.verify.base import Case, Module, Original, Tensor
 from maskfeat_jax.models import MAE, Features
 
 HINT = (
@@ -29,32 +17,26 @@ HINT = (
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
     """Of `models_mae`, or of `models_vit`."""
     model, encoder, frames = trained.model, trained.model.encoder, trained.clip[0]
-    fields: dict[str, Any] = {
-        "img_size": square(trained),
-        "patch_size": encoder.tubelet[1],
+    fields = {
+        **base.sizes(trained),
         "num_frames": frames,
         "t_patch_size": encoder.tubelet[0],
-        "embed_dim": encoder.width,
-        "depth": encoder.depth,
-        "num_heads": encoder.heads,
-        "mlp_ratio": encoder.mlp_ratio,
-        "norm_layer": norm_layer(),
         "sep_pos_embed": encoder.positions == "separate",
         "cls_embed": True,
     }
     if not isinstance(model, MAE):
         classes = getattr(model, "num_classes", 1)
-        vit = imported("mae_st.models_vit", HINT).VisionTransformer(num_classes=classes, **fields)
+        vit = base.imported("mae_st.models_vit", HINT).VisionTransformer(
+            num_classes=classes, **fields
+        )
         if isinstance(model, Features):
             vit.head = require_torch("to run an original").nn.Identity()
         return vit
     per_frame = 3 * encoder.tubelet[1] ** 2
-    return imported("mae_st.models_mae", HINT).MaskedAutoencoderViT(
-        decoder_embed_dim=model.width,
-        decoder_depth=model.depth,
-        decoder_num_heads=model.heads,
+    return base.imported("mae_st.models_mae", HINT).MaskedAutoencoderViT(
         # So many frames that a token predicts `dim` numbers.
         pred_t_dim=model.dim // per_frame * (frames // encoder.tubelet[0]),
+        **base.sizes_of_decoder(trained),
         **fields,
     )
 
@@ -65,13 +47,13 @@ def run(model: Module, case: Case) -> Tensor:
     clips = clips if clips.ndim == 5 else clips[:, :, None]
     if isinstance(case.trained.model, MAE):
         case.draw_same_noise()
-        _, predicted, _ = model(clips, mask_ratio(case.trained))
+        _, predicted, _ = model(clips, base.mask_ratio(case.trained))
         return predicted[case.torch_mask()]
-    tokens = tokens_after(model.blocks[-1])
+    tokens = base.outputs_of(model.blocks[-1])
     logits = model(clips)
     return model.norm(tokens[0]) if isinstance(case.trained.model, Features) else logits
 
 
 MAE_ST = Original(
-    "facebookresearch/mae_st", build, read_strictly(build, "model", "model_state"), run
+    "facebookresearch/mae_st", build, base.read_strictly(build, "model", "model_state"), run
 )

@@ -6,20 +6,13 @@ from typing import Any
 
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.verify.base import (
-    Case,
-    Module,
-    Original,
-    Tensor,
-    imported,
-    mask_ratio,
-    read_strictly,
-    square,
-)
+from maskfeat_jax.convert.verify import base
+from maskfeat_jax.convert.verify.base import Case, Module, Original, Tensor, imported
 from maskfeat_jax.models import MAE, Classifier, Features, LinearProbe, MaskFeat, MViT
 
 HINT = "pip install mmpretrain mmengine mmcv"
 HINT_OF_VIDEOS = "pip install mmaction2 mmengine mmcv"
+LOSS = {"type": "PixelReconstructionLoss", "criterion": "L2"}
 
 
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
@@ -56,21 +49,14 @@ def _config(trained: Pretrained, names: frozenset[str]) -> dict[str, Any]:
                 "out_channels": model.dim,
                 "norm_cfg": None,
             },
-            "head": {
-                "type": "MIMHead",
-                "loss": {"type": "PixelReconstructionLoss", "criterion": "L2"},
-            },
+            "head": {"type": "MIMHead", "loss": LOSS},
             "target_generator": {"type": "HOGGenerator"},
         }
     if isinstance(model, MAE):
         tokens = encoder.grid(trained.clip)
         return {
             "type": "MAE",
-            "backbone": {
-                **backbone,
-                "type": "MAEViT",
-                "mask_ratio": mask_ratio(trained),
-            },
+            "backbone": {**backbone, "type": "MAEViT", "mask_ratio": base.mask_ratio(trained)},
             "neck": {
                 "type": "MAEPretrainDecoder",
                 "num_patches": tokens[1] * tokens[2],
@@ -85,7 +71,7 @@ def _config(trained: Pretrained, names: frozenset[str]) -> dict[str, Any]:
             "head": {
                 "type": "MAEPretrainHead",
                 "patch_size": encoder.tubelet[1],
-                "loss": {"type": "PixelReconstructionLoss", "criterion": "L2"},
+                "loss": LOSS,
             },
         }
     backbone["with_cls_token"] = encoder.class_token
@@ -128,7 +114,7 @@ def _of_videos(trained: Pretrained) -> Module:
                     "downscale_indices": halved,
                     "dim_mul_indices": list(encoder.stages),
                 },
-                "spatial_size": square(trained),
+                "spatial_size": base.square(trained),
                 "temporal_size": trained.clip[0],
                 "adaptive_kv_stride": [1, encoder.kv_stride, encoder.kv_stride],
                 "dim_mul_in_attention": encoder.widen_in == "attention",
@@ -162,4 +148,4 @@ def run(model: Module, case: Case) -> Tensor:
     return model.head(model.neck(features) if model.neck is not None else features)
 
 
-MMPRETRAIN = Original("OpenMMLab", build, read_strictly(build, "state_dict"), run)
+MMPRETRAIN = Original("OpenMMLab", build, base.read_strictly(build, "state_dict"), run)

@@ -10,17 +10,8 @@ from typing import Any
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import require_torch
 from maskfeat_jax.convert.layouts.pyslowfast import settings
-from maskfeat_jax.convert.verify.base import (
-    Case,
-    Module,
-    Original,
-    Tensor,
-    imported,
-    load_strictly,
-    mask_ratio,
-    square,
-    tensors_of,
-)
+from maskfeat_jax.convert.verify import base
+from maskfeat_jax.convert.verify.base import Case, Module, Original, Tensor, imported
 from maskfeat_jax.models import MAE, MaskFeat
 
 HINT = "put a checkout of github.com/facebookresearch/SlowFast on PYTHONPATH, with its packages"
@@ -29,12 +20,12 @@ OF_DECODER = re.compile(r"(pred_head\..*\.attn\.)q(\.weight|\.bias)")
 
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
     """Of the settings that are written into a checkpoint."""
-    square(trained)
+    base.square(trained)
     config = imported("slowfast.config.defaults", HINT).get_cfg()
     _set(config, settings(trained, separate="blocks.0.attn.q.weight" in names))
     _set(config, {"NUM_GPUS": 0, "MVIT": {"DROPPATH_RATE": 0.0}})
     if isinstance(trained.model, MAE):
-        _set(config, {"AUG": {"MASK_RATIO": mask_ratio(trained)}})
+        _set(config, {"AUG": {"MASK_RATIO": base.mask_ratio(trained)}})
     if isinstance(trained.model, MaskFeat | MAE):
         return imported("slowfast.models.masked", HINT).MaskMViT(config)
     return imported("slowfast.models.video_model_builder", HINT).MViT(config)
@@ -45,12 +36,12 @@ def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
 
     The published files of mae_st have three, which no PySlowFast that is public has.
     """
-    state = dict(tensors_of(path, "model_state"))
+    state = dict(base.tensors_of(path, "model_state"))
     torch = require_torch(f"to read {path.name}")
     for match in filter(None, map(OF_DECODER.fullmatch, list(state))):
         parts = [state.pop(f"{match[1]}{part}{match[2]}") for part in "qkv"]
         state[f"{match[1]}qkv{match[2]}"] = torch.cat(parts)
-    return load_strictly(build(trained, names), state, path)
+    return base.load_strictly(build(trained, names), state, path)
 
 
 def run(model: Module, case: Case) -> Tensor:
@@ -63,8 +54,7 @@ def run(model: Module, case: Case) -> Tensor:
         mask = case.torch_mask().float().unflatten(1, case.mask.shape[1:])
         mask = mask[:, 0] if clips.ndim == 4 else mask
         return model([clips, None, mask])[0][0]
-    logits: list[Tensor] = []
-    model.head.projection.register_forward_hook(lambda module, i, output: logits.append(output))
+    logits = base.outputs_of(model.head.projection)
     model([clips])
     return logits[0]
 

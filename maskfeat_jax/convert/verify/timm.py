@@ -41,12 +41,8 @@ def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
 
 def run(model: Module, case: Case) -> Tensor:
     """Logits, or tokens after the norm."""
-    clips = case.torch_clips()
-    return model.forward_features(clips) if _is_encoder(case) else model(clips)
-
-
-def _is_encoder(case: Case) -> bool:
-    return isinstance(case.trained.model, Features)
+    features = isinstance(case.trained.model, Features)
+    return (model.forward_features if features else model)(case.torch_clips())
 
 
 TIMM = Original("timm", build, read, run)

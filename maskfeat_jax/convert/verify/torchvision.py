@@ -5,22 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from maskfeat_jax.checkpoints.pretrained import Pretrained
-from maskfeat_jax.convert.verify.base import (
-    Case,
-    Module,
-    Original,
-    Tensor,
-    imported,
-    read_strictly,
-    tokens_after,
-)
+from maskfeat_jax.convert.verify import base
+from maskfeat_jax.convert.verify.base import Case, Module, Original, Tensor
 
 KERNEL = [3, 3, 3]
 
 
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
     """`mvit_v2_s` with other sizes; of MaskFeat, where another layer doubles the width."""
-    mvit = imported("torchvision.models.video.mvit", "pip install torchvision")
+    mvit = base.imported("torchvision.models.video.mvit", "pip install torchvision")
     encoder, (frames, height, width) = trained.model.encoder, trained.clip
     width_in, blocks = encoder.width, []
     for block in encoder.block_fields(trained.clip):
@@ -44,11 +37,11 @@ def build(trained: Pretrained, names: frozenset[str]) -> Module:
 
 def run(model: Module, case: Case) -> Tensor:
     """Logits of the class token; its forward pass has no mean, which is taken here."""
-    tokens = tokens_after(model.blocks[-1])
+    tokens = base.outputs_of(model.blocks[-1])
     logits = model(case.torch_clips())
     if case.trained.model.pool == "class":
         return logits
     return model.head(model.norm(tokens[0][0][:, 1:].mean(1)))
 
 
-TORCHVISION = Original("torchvision", build, read_strictly(build), run)
+TORCHVISION = Original("torchvision", build, base.read_strictly(build), run)
