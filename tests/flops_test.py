@@ -48,25 +48,21 @@ def gigamacs(model, clip):
     return training_flops(model, clip) / 3 / 2e9
 
 
-def test_vit_b_costs_what_the_paper_says():
-    model = create_model("maskfeat", encoder="vit_b16", head={"dim": 108})
-    np.testing.assert_allclose(gigamacs(model, (1, 224, 224)), 17.5, rtol=0.01)
-
-
-@pytest.mark.parametrize(("size", "wanted"), [("s", 64.5), ("b", 225)])
-def test_supervised_mvit_costs_what_its_paper_says(size, wanted):
-    # Without relative positions and pooling, which the published numbers of MViTv2 hold.
-    clip = (16 if size == "s" else 32, 224, 224)
-    model = create_model(
-        "classifier", encoder=f"mvit_v2_{size}_supervised", head={"num_classes": 400}
-    )
-    np.testing.assert_allclose(gigamacs(model, clip), wanted, rtol=0.05)
-
-
-def test_mvit_s_costs_what_the_paper_says():
-    model = create_model("maskfeat", encoder="mvit_v2_s", head={"dim": 0}, tubelet=(2, 32, 32))
-    # The published 71e9 multiply-adds of the classifier hold pooling and relative positions too.
-    np.testing.assert_allclose(gigamacs(model, (16, 224, 224)), 71, rtol=0.05)
+@pytest.mark.parametrize(
+    ("head", "encoder", "clip", "wanted", "rtol"),
+    [
+        ("maskfeat", {"encoder": "vit_b16"}, (1, 224, 224), 17.5, 0.01),
+        # Published numbers of MViTv2 hold relative positions and pooling, which are not counted.
+        ("classifier", {"encoder": "mvit_v2_s_supervised"}, (16, 224, 224), 64.5, 0.05),
+        ("classifier", {"encoder": "mvit_v2_b_supervised"}, (32, 224, 224), 225, 0.05),
+        # Of the classifier, 71e9 multiply-adds, too.
+        ("maskfeat", {"encoder": "mvit_v2_s", "tubelet": (2, 32, 32)}, (16, 224, 224), 71, 0.05),
+    ],
+)
+def test_networks_cost_what_the_papers_say(head, encoder, clip, wanted, rtol):
+    sizes = {"num_classes": 400} if head == "classifier" else {"dim": 108 if clip[0] == 1 else 0}
+    model = create_model(head, head=sizes, **encoder)
+    np.testing.assert_allclose(gigamacs(model, clip), wanted, rtol=rtol)
 
 
 @pytest.mark.parametrize(

@@ -7,18 +7,15 @@ import optax
 import pytest
 
 from maskfeat_jax.models import create_model
-from maskfeat_jax.models.layers import stack_blocks
+from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
 from maskfeat_jax.optim import AdamW, Lars, Sgd, decayed, layer_scales, warmup_cosine
+from tests.models.initial import shapes_of
 
 
 def params_of(name, encoder="vit_b16", **fields):
     head = {"dim": 108} if name == "maskfeat" else {"num_classes": 10}
-    model = create_model(name, encoder=encoder, head=head, **fields)
     clip = (1 if encoder.startswith("vit") else 16, 224, 224)
-    inputs = [jax.ShapeDtypeStruct((1, *clip, 3), jnp.float32)]
-    if name == "maskfeat":
-        inputs.append(jax.ShapeDtypeStruct((1, *model.encoder.grid(clip)), bool))
-    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+    return shapes_of(create_model(name, encoder=encoder, head=head, **fields), clip)
 
 
 def tensors(params):
@@ -128,55 +125,28 @@ def test_no_decay_exempts_what_it_names():
         decayed(SMALL, no_decay=("relpos",))
 
 
-def test_layer_decay_equals_pyslowfast():
-    scales = layer_scales(params_of("classifier"), 0.65)
-    encoder = scales["encoder"]
-    assert encoder["pos_embed"] == pytest.approx(0.00369721, rel=1e-5)
-    assert encoder["patch_embed"]["kernel"] == pytest.approx(0.00369721, rel=1e-5)
-    assert encoder["blocks"]["0"]["attn"]["qkv"]["bias"] == pytest.approx(0.00568801, rel=1e-5)
-    assert encoder["blocks"]["11"]["norm1"]["scale"] == pytest.approx(0.65)
-    assert scales["projection"]["kernel"] == scales["norm"]["bias"] == 1
-    with pytest.raises(ValueError, match="layer_decay needs an encoder of blocks"):
-        layer_scales({"projection": SMALL["projection"]}, 0.5)
-
-
 @pytest.mark.parametrize(
-    ("encoder", "layer_decay", "embed", "first"),
-    [("vit_l16", 0.75, 7.525e-4, 1.003e-3), ("vit_h14", 0.8, 6.338e-4, 7.923e-4)],
+    ("encoder", "scan", "layer_decay", "outside", "first", "rtol"),
+    [
+        ("vit_b16", False, 0.65, 0.00369721, 0.00568801, 1e-5),  # PySlowFast
+        ("mvit_v2_s", False, 0.75, 0.00751695, 0.0100226, 1e-5),
+        ("mvit_v2_s", True, 0.75, 0.00751695, 0.0100226, 1e-5),
+        ("mvit_v2_l", True, 0.875, 0.00144011, 0.00164584, 1e-5),
+        ("vit_l16", True, 0.75, 7.525e-4, 1.003e-3, 1e-3),  # mae_st
+        ("vit_h14", True, 0.8, 6.338e-4, 7.923e-4, 1e-3),
+    ],
 )
-def test_layer_decay_equals_mae_st(encoder, layer_decay, embed, first):
-    scales = layer_scales(params_of("classifier", encoder, scan=True), layer_decay)
-    (blocks,) = scales["encoder"]["blocks"].values()
-    by_block = blocks["mlp"]["fc1"]["bias"].ravel()
-    assert scales["encoder"]["cls_token"] == pytest.approx(embed, rel=1e-3)
-    assert by_block[0] == pytest.approx(first, rel=1e-3)
-    assert by_block[-1] == pytest.approx(layer_decay)
-    assert scales["projection"]["bias"] == 1
-
-
-@pytest.mark.parametrize("scan", [False, True])
-def test_layer_decay_of_mvit_equals_pyslowfast(scan):
-    scales = layer_scales(params_of("classifier", "mvit_v2_s", scan=scan), 0.75)["encoder"]
-    blocks = scales["blocks"]
-    assert scales["cls_token"] == pytest.approx(0.00751695, rel=1e-5)
-    assert blocks["0"]["proj"]["bias"] == pytest.approx(0.0100226, rel=1e-5)
-    assert blocks["15"]["attn"]["pool_q"]["kernel"] == pytest.approx(0.75)
-    assert blocks["15"]["attn"]["rel_pos_t"] == pytest.approx(0.75)
-    if scan:
-        middle = blocks["4-12"]["attn"]["rel_pos_h"]
-        assert middle.shape == (9, 1, 1)
-        middle = middle.ravel()
-    else:
-        middle = [blocks[str(i)]["attn"]["rel_pos_h"] for i in range(4, 13)]
-    np.testing.assert_allclose(middle, [0.75 ** (16 - i) for i in range(4, 13)], rtol=1e-6)
-
-
-def test_layer_decay_of_mvit_l_equals_pyslowfast():
-    scales = layer_scales(params_of("classifier", "mvit_v2_l", scan=True), 0.875)["encoder"]
-    assert scales["patch_embed"]["bias"] == pytest.approx(0.00144011, rel=1e-5)
-    assert scales["blocks"]["0"]["norm1"]["scale"] == pytest.approx(0.00164584, rel=1e-5)
-    last = scales["blocks"]["45-47"]["mlp"]["fc2"]["kernel"]
-    np.testing.assert_allclose(last.ravel(), [0.875**3, 0.875**2, 0.875], rtol=1e-6)
+def test_layer_decay_equals_the_originals(encoder, scan, layer_decay, outside, first, rtol):
+    params = params_of("classifier", encoder, scan=scan)
+    scales = unstack_blocks(layer_scales(params, layer_decay))
+    outer = scales.pop("encoder")
+    blocks = outer.pop("blocks")
+    assert set(jax.tree.leaves(scales)) == {1}  # norm and head
+    np.testing.assert_allclose(jax.tree.leaves(outer), outside, rtol=rtol)
+    np.testing.assert_allclose(layer_decay ** len(blocks), first, rtol=rtol)
+    for i in range(len(blocks)):
+        factors = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(blocks[str(i)])])
+        np.testing.assert_allclose(factors, layer_decay ** (len(blocks) - i), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [AdamW, Sgd])
@@ -270,6 +240,8 @@ def test_refuses():
     ):
         with pytest.raises(ValueError, match=words):
             Sgd(lr=1e-3).optimizer(SMALL, **LENGTH, frozen=(pattern,))
+    with pytest.raises(ValueError, match="layer_decay needs an encoder of blocks"):
+        layer_scales({"projection": SMALL["projection"]}, 0.5)
     with pytest.raises(ValueError, match="no_decay='bias' is not a list"):
         Sgd(lr=1e-3, no_decay="bias").optimizer(SMALL, **LENGTH)
     with pytest.raises(ValueError, match="norm of all layers of encoder/blocks/1-2/fc/kernel"):

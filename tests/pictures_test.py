@@ -4,27 +4,13 @@ import io
 import time
 
 import einops
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 from maskfeat_jax import pictures
-from maskfeat_jax.ops.hog import hog
 
 RNG = np.random.default_rng(0)
-
-
-def main_direction(image: np.ndarray) -> float:
-    """Angle from the row axis along which a picture varies least, in degrees of [0, 180)."""
-    grey = image[..., 0].astype(np.float64)
-    down, right = np.gradient(grey)
-    tensor = np.array(
-        [[(down * down).sum(), (down * right).sum()], [(down * right).sum(), (right * right).sum()]]
-    )
-    _, vectors = np.linalg.eigh(tensor)
-    along = vectors[:, 0]  # of the smallest eigenvalue
-    return float(np.degrees(np.arctan2(along[1], along[0])) % 180)
 
 
 def long_axis(image: np.ndarray) -> float:
@@ -64,20 +50,6 @@ def test_signed_bins_cover_the_whole_circle():
     np.testing.assert_array_equal(
         drawn, pictures.draw_hog(histograms, cell=8, scale=8, signed=True)
     )
-
-
-@pytest.mark.parametrize("degrees", [0, 30, 75, 90, 130, 160])
-def test_edges_of_an_image_are_drawn_along_themselves(degrees):
-    """A wave whose crests run at an angle from the row axis: the drawing runs likewise."""
-    y, x = np.mgrid[:64, :96].astype(np.float32)
-    angle = np.radians(degrees)
-    wave = np.sin(0.5 * (x * np.cos(angle) - y * np.sin(angle)))
-    image = np.repeat(wave[..., None], 3, axis=-1).astype(np.float32)
-    assert abs((main_direction(image) - degrees + 90) % 180 - 90) < 2  # the helper itself
-    drawn = pictures.draw_hog(np.asarray(hog(jnp.asarray(image))), cell=8, scale=4)
-    assert drawn.shape == (64 * 4, 96 * 4, 3)
-    strokes = main_direction(drawn[32:-32, 32:-32])
-    assert abs((strokes - degrees + 90) % 180 - 90) <= 14  # half a bin, and the ends of the strokes
 
 
 def test_strokes_are_centred_and_grow_with_the_value():

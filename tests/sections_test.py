@@ -70,6 +70,8 @@ def test_choose_names_what_there_is():
         choose("thing", {"a": Thing, "bees": Thing}, {"name": "bee"})
     with pytest.raises(RecipeError, match=r"thing\.name='' does not exist"):
         choose("thing", {"a": Thing}, {})
+    with pytest.raises(RecipeError, match=r"thing\.name=3: expected one of a"):
+        choose("thing", {"a": Thing}, {"name": 3})
 
 
 def test_sections_nobody_reads():
@@ -119,11 +121,6 @@ def test_keys_that_no_call_takes(section, words):
     )
     with pytest.raises(RecipeError, match=words):
         require_sections(section, section)
-
-
-def test_names_of_members_are_text():
-    with pytest.raises(RecipeError, match=r"thing\.name=3: expected one of a"):
-        choose("thing", {"a": Thing}, {"name": 3})
 
 
 def test_paths_that_cannot_be_are_the_recipes_and_disks_that_fail_are_not(tmp_path):

@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
@@ -26,6 +25,7 @@ from maskfeat_jax.optim import AdamW, Lars
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import Pretrain
 from tests import steps_test
+from tests.models.initial import shapes_of
 from tests.recipes import ROOT
 
 # (parameters, tensor) of 8 devices; data takes the rest.
@@ -236,14 +236,10 @@ def test_an_order_of_devices_that_scatters_the_rows_of_a_process_is_changed(monk
         assert sharding.batch_share(mesh) == (0, 2)
 
 
-def shapes_of(model: str, variant: str, **fields: Any) -> Any:
+def params_of(model: str, variant: str, **fields: Any) -> Any:
     """Parameters of a model, as they are for a small clip."""
-    made = create_model(model, encoder=variant, head=HEADS[model], **fields)
     clip = (4, 64, 64) if variant.startswith("mvit") else (1, 112, 112)
-    inputs = [jax.ShapeDtypeStruct((1, *clip, 3), jnp.float32)]
-    if "dim" in HEADS[model]:
-        inputs.append(jax.ShapeDtypeStruct((1, *made.encoder.grid(clip)), bool))
-    return jax.eval_shape(made.init, jax.random.key(0), *inputs)["params"]
+    return shapes_of(create_model(model, encoder=variant, head=HEADS[model], **fields), clip)
 
 
 def fake_mesh(**sizes: int) -> jax.sharding.AbstractMesh:
@@ -257,7 +253,7 @@ def fake_mesh(**sizes: int) -> jax.sharding.AbstractMesh:
     [("maskfeat", variant) for variant in VARIANTS] + [(model, "vit_s16") for model in MODELS],
 )
 def test_rules_split_every_model(model, variant):
-    params = shapes_of(model, variant, scan=True)
+    params = params_of(model, variant, scan=True)
     places = sharding.state_sharding(fake_mesh(parameters=8, tensor=2), params)
     whole, part = 0, 0
     for leaf, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):
@@ -270,7 +266,7 @@ def test_rules_split_every_model(model, variant):
 
 def test_moments_and_averages_lie_with_their_parameters():
     mesh = fake_mesh(parameters=2, tensor=2)
-    params = shapes_of("linear_probe", "vit_ti16")
+    params = params_of("linear_probe", "vit_ti16")
     frozen = ("^encoder/patch_embed/", "^norm/")
     for rule in (AdamW(lr=1, ema_decay=0.9), Lars(lr=1)):
         length = {"steps_per_epoch": 1, "epochs": 1, "batch_size": 1}
@@ -308,7 +304,7 @@ def test_an_axis_that_does_not_fit_goes_elsewhere_or_stays_whole():
 
 
 def test_rules_that_match_nothing_and_parameters_without_a_rule_are_named():
-    params = shapes_of("maskfeat", "vit_ti16")
+    params = params_of("maskfeat", "vit_ti16")
     mesh = fake_mesh(parameters=2)
     with pytest.raises(ValueError, match="no rule .* says where encoder/whatever lies"):
         sharding.state_sharding(mesh, {"encoder": {**params["encoder"], "whatever": np.ones(3)}})

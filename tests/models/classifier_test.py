@@ -9,6 +9,7 @@ from maskfeat_jax.models import create_model
 VIT = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 8, 8)}
 MVIT = {"encoder": "mvit_v2_s_supervised", "width": 8, "depth": 1, "stages": ()}
 MVIT["tubelet"] = (2, 4, 4)
+KEY = jax.random.key(0)
 CLIPS = np.random.default_rng(0).standard_normal((6, 2, 16, 16, 3)).astype(np.float32)
 
 
@@ -50,15 +51,23 @@ def test_dropout_scales_what_it_leaves():
     assert (np.abs(moved.mean(0) - still[0]) < 5 * spread).all()
 
 
+NO_CLASS_TOKEN = "pool='class' needs an encoder with a class token"
+
+
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("name", "head", "class_token", "words"),
     [
-        ({"dropout": 1.0}, "dropout=1.0"),
-        ({"pool": "max"}, "pool='max' is not one of class, mean"),
-        ({"pool": "class", "class_token": False}, "pool='class' needs an encoder with a class"),
+        ("classifier", {"num_classes": 5, "dropout": 1.0}, True, "dropout=1.0"),
+        ("classifier", {"num_classes": 5, "pool": "max"}, True, "pool='max' is not one of class,"),
+        ("classifier", {"num_classes": 5, "pool": "class"}, False, NO_CLASS_TOKEN),
+        ("linear_probe", {"num_classes": 1}, True, "num_classes=1"),
+        ("linear_probe", {"num_classes": 5, "pool": "max"}, True, "pool='max'"),
+        ("linear_probe", {"num_classes": 5}, False, NO_CLASS_TOKEN),
+        ("features", {"pool": "max"}, True, "pool='max'"),
+        ("features", {}, False, NO_CLASS_TOKEN),
+        ("attentive_probe", {"num_classes": 5, "heads": 5}, True, "head.heads=5 does not divide"),
     ],
 )
-def test_refuses(fields, words):
-    encoder = {**VIT, "class_token": fields.pop("class_token", True)}
+def test_refuses(name, head, class_token, words):
     with pytest.raises(ValueError, match=words):
-        create_model("classifier", head={"num_classes": 5, **fields}, **encoder)
+        create_model(name, head=head, **VIT, class_token=class_token).init(KEY, CLIPS)

@@ -8,6 +8,14 @@ import jax
 import numpy as np
 
 
+def shapes_of(model: Any, clip: tuple[int, int, int]) -> Any:
+    """Shapes of the parameters of a model for a clip."""
+    inputs = [jax.ShapeDtypeStruct((1, *clip, 3), np.float32)]
+    if hasattr(model, "dim"):  # of what it predicts of masked tokens
+        inputs.append(jax.ShapeDtypeStruct((1, *model.encoder.grid(clip)), bool))
+    return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
+
+
 def initial(model: Any, *inputs: Any, noise: float = 0.1) -> Any:
     """Normal numbers of standard deviation `noise`; scales are around one. None stays zero."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]

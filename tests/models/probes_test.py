@@ -79,26 +79,6 @@ def test_features_are_normalised_tokens(pool, first):
     np.testing.assert_allclose(features, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("name", "head", "words"),
-    [
-        ("linear_probe", {"num_classes": 1}, "num_classes=1"),
-        ("linear_probe", {"num_classes": 5, "pool": "max"}, "pool='max'"),
-        ("features", {"pool": "max"}, "pool='max'"),
-        ("attentive_probe", {"num_classes": 5, "heads": 5}, "head.heads=5 does not divide"),
-    ],
-)
-def test_refuses(name, head, words):
-    with pytest.raises(ValueError, match=re.escape(words)):
-        create_model(name, head=head, **ENCODER).init(jax.random.key(0), CLIPS)
-
-
-@pytest.mark.parametrize(("name", "head"), [("features", {}), ("linear_probe", {"num_classes": 5})])
-def test_needs_the_class_token_it_reads(name, head):
-    with pytest.raises(ValueError, match="pool='class' needs an encoder with a class token"):
-        create_model(name, head=head, class_token=False, **ENCODER)
-
-
 def test_attentive_probe_attends_over_the_grid_only():
     """The first token of an encoder without class token counts; a class token does not."""
     head = {"num_classes": 5, "heads": 3}

@@ -47,26 +47,20 @@ def metrics_of(directory: pathlib.Path) -> list[dict]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-def events_of(directory: pathlib.Path) -> list[Any]:
-    """Reads event files without TensorBoard."""
+def tensorboard(directory: pathlib.Path) -> dict[str, list[tuple[int, Any]]]:
+    """Tags, steps and values of event files, read without TensorBoard."""
     from tensorboardX.proto import event_pb2
 
-    found = []
+    found: dict[str, list[tuple[int, Any]]] = {}
     for path in sorted(directory.glob("events*")):
         data = path.read_bytes()
         while data:
             (length,) = struct.unpack("<Q", data[:8])
-            found.append(event_pb2.Event.FromString(data[12 : 12 + length]))
+            event = event_pb2.Event.FromString(data[12 : 12 + length])
+            for value in event.summary.value:
+                content = value.image if value.HasField("image") else value.simple_value
+                found.setdefault(value.tag, []).append((event.step, content))
             data = data[16 + length :]
-    return found
-
-
-def scalars_of(directory: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
-    """Tags, steps and values of event files."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for event in events_of(directory):
-        for value in event.summary.value:
-            found.setdefault(value.tag, []).append((event.step, value.simple_value))
     return found
 
 
@@ -98,7 +92,7 @@ def test_json_lines_and_tensorboard_hold_the_same_numbers(tmp_path):
     assert evaluation["eval/top1"] == 76.5
     assert last["train/loss"] is None  # JSON has no NaN
     assert last["train/clips_per_sec"] == pytest.approx(9200)
-    scalars = scalars_of(tmp_path)
+    scalars = tensorboard(tmp_path)
     assert scalars["train/loss"][0] == (100, 0.5)
     assert scalars["eval/top1"] == [(100, 76.5)]
     assert scalars["train/input_wait_frac"][0] == (100, 0.25)
@@ -132,31 +126,24 @@ def test_resuming_drops_what_came_after_and_torn_lines(tmp_path):
     assert metrics_of(tmp_path) == []
 
 
-def test_pictures_go_to_files_and_tensorboard(tmp_path):
+@pytest.mark.parametrize(
+    ("picture", "extension", "frames"),
+    [(IMAGE, "png", 1), (np.stack([IMAGE, IMAGE[::-1], IMAGE // 2]), "gif", 3)],
+    ids=["image", "animation"],
+)
+def test_pictures_go_to_files_and_tensorboard(tmp_path, picture, extension, frames):
     with make_report(tmp_path) as report:
-        report.pictures(40, "wanted_hog", IMAGE)
+        report.pictures(40, "wanted_hog", picture)
         with pytest.raises(ValueError, match=r"'\.\./x'"):
-            report.pictures(40, "../x", IMAGE)
-    stored = np.asarray(Image.open(tmp_path / "pictures" / "wanted_hog_40.png"))
-    np.testing.assert_array_equal(stored, IMAGE)
-    assert "pictures/wanted_hog" in scalars_of(tmp_path)
-
-
-def test_animations_go_to_files_and_tensorboard(tmp_path):
-    moving = np.stack([IMAGE, IMAGE[::-1], IMAGE // 2])
-    with make_report(tmp_path) as report:
-        report.pictures(40, "clips", moving)
-    path = tmp_path / "pictures" / "clips_40.gif"
+            report.pictures(40, "../x", picture)
+    path = tmp_path / "pictures" / f"wanted_hog_40.{extension}"
     with Image.open(path) as file:
-        assert file.n_frames == 3
+        assert getattr(file, "n_frames", 1) == frames
         assert file.size == IMAGE.shape[1::-1]
-    (stored,) = (
-        value.image
-        for event in events_of(tmp_path)
-        for value in event.summary.value
-        if value.tag == "pictures/clips"
-    )
-    assert (stored.height, stored.width) == IMAGE.shape[:2]
+        if frames == 1:
+            np.testing.assert_array_equal(np.asarray(file), IMAGE)
+    ((step, stored),) = tensorboard(tmp_path)["pictures/wanted_hog"]
+    assert (step, stored.height, stored.width) == (40, *IMAGE.shape[:2])
     assert stored.encoded_image_string == path.read_bytes()
 
 

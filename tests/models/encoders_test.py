@@ -1,0 +1,81 @@
+"""What holds for MaskFeat on ViT and on MViT alike."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
+from tests.models import mvit_test, vit_test
+from tests.models.initial import initial
+
+THREE_BLOCKS = {"depth": 3, "stages": (1,), "tubelet": (2, 8, 8)}
+MODELS = {  # how a small one is made, and what it is run on
+    "vit": (vit_test.tiny, vit_test.clips_and_mask()),
+    "mvit": (functools.partial(mvit_test.tiny, **THREE_BLOCKS), mvit_test.clips_and_mask()),
+}
+BOTH = {"scan": True, "remat": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("vit", {"scan": True}), ("vit", {"remat": True}), ("vit", BOTH), ("mvit", BOTH)],
+)
+def test_scan_and_remat_change_nothing(name, fields):
+    make, inputs = MODELS[name]
+    depth = {"vit": 3, "mvit": 4}[name]
+    plain, other = make(depth=depth), make(depth=depth, **fields)
+    params = initial(plain, *inputs, noise={"vit": 1, "mvit": 0.1}[name])
+    like = jax.eval_shape(other.init, jax.random.key(0), *inputs)["params"]
+    stacked = {"vit": {"0-2"}, "mvit": {"0", "1", "2-3"}}[name]
+    assert set(like["encoder"]["blocks"]) == (stacked if "scan" in fields else set("012"))
+
+    def loss(model):
+        return jax.jit(
+            jax.value_and_grad(lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, *inputs))))
+        )
+
+    wanted, wanted_grads = loss(plain)(params)
+    value, grads = loss(other)(stack_blocks(params, like))
+    np.testing.assert_allclose(value, wanted, rtol={"vit": 1e-5, "mvit": 1e-4}[name])
+    atol = 1e-5 * max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted_grads))
+    close = functools.partial(np.testing.assert_allclose, atol=atol)
+    jax.tree.map(close, unstack_blocks(grads), wanted_grads)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_drop_path_drops_whole_branches_in_training_only(name):
+    make, inputs = MODELS[name]
+    clips, mask = (jnp.repeat(x[:1], 64, 0) for x in inputs)
+    model = make(drop_path=0.5)
+    params = initial(model, clips, mask, noise=0.3)
+
+    @jax.jit
+    def trained(seed):
+        rngs = {"dropout": jax.random.key(seed)}
+        return model.apply({"params": params}, clips, mask, train=True, rngs=rngs)
+
+    np.testing.assert_array_equal(trained(0), trained(0))
+    assert np.abs(trained(0) - trained(1)).max() > 0
+    # Rates 0, 1/4, 1/2 for two branches each: 2 ** 4 outcomes, some of them seen more than once.
+    outcomes = {tuple(np.round(row.ravel(), 3)) for row in np.asarray(trained(0))}
+    assert 4 < len(outcomes) <= 16
+    evaluated = np.asarray(jax.jit(model.apply)({"params": params}, clips, mask))
+    atol = {"vit": 1e-5, "mvit": 1e-4}[name]
+    np.testing.assert_allclose(evaluated, evaluated[:1].repeat(64, 0), atol=atol)
+
+
+@pytest.mark.parametrize(("name", "limit"), [("vit", 0.02), ("mvit", 0.05)])
+def test_bfloat16_computes_close_to_float32_with_float32_parameters(name, limit):
+    make, inputs = MODELS[name]
+    half = make(dtype="bfloat16")
+    shapes = jax.eval_shape(half.init, jax.random.key(0), *inputs)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+    params = initial(half, *inputs)
+    ours, wanted = (jax.jit(m.apply)({"params": params}, *inputs) for m in (half, make()))
+    assert ours.dtype == jnp.float32
+    assert 0 < float(jnp.abs(ours - wanted).max()) < limit * float(jnp.abs(wanted).max())
