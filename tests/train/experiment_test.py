@@ -26,9 +26,8 @@ def test_a_loop_of_ones_own_is_the_run(finished_run, tmp_path):
                 break
     np.testing.assert_allclose(losses, [x["train/loss"] for x in lines if "train/loss" in x], 1e-6)
     assert experiment.evaluate(state) == pytest.approx(results, rel=1e-6)
-    assert set(experiment.draw(state)) == {
-        path.stem.rsplit("_", 1)[0] for path in pictures(workdir)
-    }
+    drawn = {path.stem.rsplit("_", 1)[0] for path in (workdir / "pictures").iterdir()}
+    assert set(experiment.draw(state)) == drawn
     assert not (tmp_path / "not_made").exists()
 
 
