@@ -376,13 +376,12 @@ def test_all_problems_are_reported_at_once(tmp_path):
         assert words in str(error.value)
 
 
-def test_missing_sections_are_named(tmp_path):
+@pytest.mark.parametrize("section", ["eval_data", "mask", "seed"])
+def test_missing_sections_are_named(section, tmp_path):
     small = shrunken(PRETRAIN)
-    del small["eval_data"], small["mask"], small["seed"]
-    with pytest.raises(RecipeError, match="missing in the recipe") as error:
+    del small[section]
+    with pytest.raises(RecipeError, match=f"{section}: missing in the recipe"):
         build(small, tmp_path / "run")
-    for section in ("eval_data", "mask", "seed"):
-        assert f"{section}: missing in the recipe" in str(error.value)
 
 
 def test_labels_must_fit(tmp_path):
