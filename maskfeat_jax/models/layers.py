@@ -182,7 +182,11 @@ class Blocks(nn.Module):
         """First and last of the blocks that are computed together."""
         if not self.scan:
             return [(i, i) for i in range(len(self.fields))]
-        groups = itertools.groupby(range(len(self.fields)), key=lambda i: self.fields[i])
+
+        def kind(i: int) -> tuple[Mapping[str, Any], Any]:  # what comes in may be narrower
+            return self.fields[i], self.fields[max(i - 1, 0)].get("width")
+
+        groups = itertools.groupby(range(len(self.fields)), key=kind)
         runs = [list(members) for _, members in groups]
         return [(run[0], run[-1]) for run in runs]
 

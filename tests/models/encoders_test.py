@@ -47,6 +47,13 @@ def test_scan_and_remat_change_nothing(name, fields):
     jax.tree.map(close, unstack_blocks(grads), wanted_grads)
 
 
+def test_a_block_that_widens_without_halving_is_not_scanned_with_those_after_it():
+    fields = {**THREE_BLOCKS, "depth": 4, "tubelet": (2, 4, 4)}  # no stage halves the grid
+    encoder = mvit_test.tiny(**fields, widen_in="attention", scan=True).encoder
+    params = jax.eval_shape(encoder.init, jax.random.key(0), mvit_test.clips_and_mask()[0])
+    assert set(params["params"]["blocks"]) == {"0", "1", "2-3"}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_drop_path_drops_whole_branches_in_training_only(name):
     make, inputs = MODELS[name]
