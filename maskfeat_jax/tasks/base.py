@@ -134,7 +134,9 @@ def head_name(recipe: Section, heads: Sequence[str]) -> str:
     return name
 
 
-def normalise_and_augment(recipe: Section) -> tuple[Normalise, Augment]:
-    """What is done to clips before a model sees them in training."""
-    normalise = call("normalise", Normalise, recipe["normalise"])
-    return normalise, call("augment", Augment, recipe["augment"])
+def normalise_and_augment(recipe: Section) -> dict[str, Any]:
+    """`normalise` and `augment`: what is done to clips before a model sees them in training."""
+    return {
+        "normalise": call("normalise", Normalise, recipe["normalise"]),
+        "augment": call("augment", Augment, recipe["augment"]),
+    }

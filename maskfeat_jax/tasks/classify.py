@@ -127,15 +127,7 @@ class Finetune(Classify):
             mix = call("mix", Mix, recipe["mix"])
         if problems or model is None or pixels is None or mix is None:
             return None
-        normalise, augment = pixels
-        return cls(
-            model=model,
-            normalise=normalise,
-            clip=clip,
-            seed=recipe["seed"],
-            augment=augment,
-            mix=mix,
-        )
+        return cls(model=model, clip=clip, seed=recipe["seed"], mix=mix, **pixels)
 
     def check_batch(self, batch_size: int) -> None:
         """A whole number of mixed groups."""
@@ -186,10 +178,7 @@ class Probe(Classify):
                 raise RecipeError("optim.ema_decay must be 0: a probe has running statistics")
         if problems or model is None or pixels is None:
             return None
-        normalise, augment = pixels
-        return cls(
-            model=model, normalise=normalise, clip=clip, seed=recipe["seed"], augment=augment
-        )
+        return cls(model=model, clip=clip, seed=recipe["seed"], **pixels)
 
     def train_step(
         self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1

@@ -61,16 +61,8 @@ class Pretrain(Task):
             pixels = normalise_and_augment(recipe)
         if problems or model is None or pixels is None or masker is None or target is None:
             return None
-        normalise, augment = pixels
-        return cls(
-            model=model,
-            normalise=normalise,
-            clip=clip,
-            seed=recipe["seed"],
-            augment=augment,
-            masker=masker,
-            target=target,
-        )
+        given = {"model": model, "clip": clip, "seed": recipe["seed"], **pixels}
+        return cls(masker=masker, target=target, **given)
 
     @classmethod
     def _model(

@@ -127,14 +127,7 @@ def build(recipe: Section, workdir: Path) -> Experiment:
             check_same_classes(data, eval_data)
     with problems.gather():
         if rule is not None and training is not None and params is not None:
-            task.check_batch(run.batch_size)
-            if task.augment.flip and not getattr(data, "flippable", True):
-                raise RecipeError("augment.flip must be 0: mirroring changes the classes of data")
-            if not training.steps_per_epoch:
-                raise RecipeError(
-                    f"run.batch_size={run.batch_size} clips, but data has only "
-                    f"{training.source.num_examples} examples"
-                )
+            check_training(task, run, training)
             optimizer = optimizer_of(rule, run, task, params, training.steps_per_epoch)
     problems.stop()
 
@@ -323,6 +316,18 @@ class Loading(NamedTuple):
             process_count=shares,
             workers=self.workers,
             bad_inputs=self.bad_inputs,
+        )
+
+
+def check_training(task: Task, run: Run, training: Any) -> None:
+    """Raises RecipeError where a task cannot be trained on such batches of some data."""
+    task.check_batch(run.batch_size)
+    if task.augment.flip and not getattr(training.source, "flippable", True):
+        raise RecipeError("augment.flip must be 0: mirroring changes the classes of data")
+    if not training.steps_per_epoch:
+        raise RecipeError(
+            f"run.batch_size={run.batch_size} clips, but data has only "
+            f"{training.source.num_examples} examples"
         )
 
 
