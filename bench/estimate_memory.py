@@ -44,7 +44,8 @@ def measure(name: str, batch_size: int) -> dict[str, Any]:
     recipe["run"]["batch_size"] = batch_size
     mesh, _, task, optimizer = build_training(recipe)
     found = estimate(task, optimizer, mesh, batch_size=batch_size)
-    step, shapes = jitted_step(task, optimizer, mesh), abstract_state(task, optimizer, mesh)
+    shapes = abstract_state(task, optimizer, mesh)
+    step = jitted_step(task, optimizer, shapes, mesh)
     inputs = batch_shapes(task, mesh, batch_size)
     compiled = step.lower(shapes, inputs).compile()  # again, from the cache
     places = jax.tree.map(lambda leaf: leaf.sharding, shapes)

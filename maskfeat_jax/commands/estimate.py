@@ -156,7 +156,7 @@ def estimate(
             "(run.accumulate)"
         )
     state = abstract_state(task, optimizer, mesh)
-    step = jitted_step(task, optimizer, mesh, accumulate)
+    step = jitted_step(task, optimizer, state, mesh, accumulate)
 
     @functools.cache
     def needed(rows: int) -> tuple[int, int]:

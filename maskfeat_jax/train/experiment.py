@@ -149,7 +149,9 @@ class Experiment:
     def step(self) -> Any:
         """The jitted step: takes a state over, and a batch; returns the next state and metrics."""
         assert self.optimizer is not None
-        return jitted_step(self.task, self.optimizer, self.mesh, self.run.accumulate)
+        return jitted_step(
+            self.task, self.optimizer, self.abstract_state, self.mesh, self.run.accumulate
+        )
 
     def evaluate(
         self, state: TrainState, *, interrupted: Interrupt = never, table: Path | None = None
@@ -215,9 +217,11 @@ def abstract_state(task: Task, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     )
 
 
-def jitted_step(task: Task, optimizer: Optimizer, mesh: Mesh, accumulate: int = 1) -> Any:
-    """See `Experiment.step`."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, optimizer, mesh))
+def jitted_step(
+    task: Task, optimizer: Optimizer, state: TrainState, mesh: Mesh, accumulate: int = 1
+) -> Any:
+    """See `Experiment.step`; `state` is that of `abstract_state`."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         functools.partial(task.train_step, optimizer=optimizer, accumulate=accumulate),
         in_shardings=(places, sharding.batch_sharding(mesh)),
