@@ -93,16 +93,14 @@ class BadInputs:
 
     def __init__(
         self,
-        path: str | None = None,
         max_fraction: float = 0.01,
         max_consecutive: int = 64,
         window: int = 100_000,
         min_seen: int = 1000,
     ):
-        """Opens the list.
+        """Nothing is bad yet, and no list is kept: see `list_in`.
 
         Args:
-          path: JSON lines, one per distinct file, continued if it exists; None keeps no list.
           max_fraction: share of clips that may be bad. Training stops when the last `window` clips
             exceed it by more than three standard deviations, so a share right at the limit does not
             stop a run by chance. 0 stops at the first bad file.
@@ -120,14 +118,20 @@ class BadInputs:
         ).items():
             if value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
-        self.path = None if path is None else Path(path)
+        self.path: Path | None = None
         self.max_fraction, self.max_consecutive = max_fraction, max_consecutive
         self.window, self.min_seen = window, min_seen
         self.skipped = 0  # clips left out so far, counting a file again each time it comes up
         self._seen = self._consecutive = 0
         self._recent: collections.deque[int] = collections.deque()  # when, in clips seen
-        self._listed = self._read_list()
+        self._listed = set[str]()
         self._first: dict[str, str] = {}  # of this run: file -> what is wrong
+
+    def list_in(self, path: str | Path) -> BadInputs:
+        """Lists files from now on: JSON lines, one per distinct file, continued if it exists."""
+        self.path = Path(path)
+        self._listed |= self._read_list()
+        return self
 
     @property
     def files(self) -> int:
@@ -187,7 +191,8 @@ class BadInputs:
         raise TooManyBadInputs(f"{what}. First files: {first}. {self.files} files so far, {where}.")
 
     def _read_list(self) -> set[str]:
-        if self.path is None or not self.path.exists():
+        assert self.path is not None
+        if not self.path.exists():
             return set()
         text = self.path.read_text(encoding="utf-8")
         if not text.endswith("\n"):  # a killed run left half a line; its file is listed again

@@ -56,6 +56,7 @@ class Example(NamedTuple):
     label: int | None  # class index; None when the dataset has no labels
 
 
+@runtime_checkable
 class Source(Protocol):
     """A finite, ordered list of examples that can be read in any order, from several threads.
 

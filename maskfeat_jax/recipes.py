@@ -37,7 +37,8 @@ def load(name: str) -> ConfigDict:
         there_are = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.py") if p.stem != "common"))
         raise RecipeNotFound(f"{path} does not exist; name a file, or one of {there_are}")
     spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(argument) if argument else module.get_config()

@@ -28,7 +28,7 @@ from maskfeat_jax.augment import Normalise
 from maskfeat_jax.masking import MASKERS, Masker
 from maskfeat_jax.models import MODELS, VARIANTS, create_encoder
 from maskfeat_jax.optim import OPTIMIZERS
-from maskfeat_jax.sections import Problems, choose
+from maskfeat_jax.sections import Reader, choose
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import TARGETS, Target
 from maskfeat_jax.tasks import TASKS, task_of
@@ -253,9 +253,9 @@ def test_optimisers_leave_frozen_parameters_and_treat_the_others_as_if_alone(nam
 
 def built(config):
     """The task of a recipe, and its optimiser if it trains."""
-    problems = Problems()
-    task = task_of(config).from_recipe(config, EvalView(**config["eval_view"]).shape[:3], problems)
-    problems.stop()
+    reader = Reader(config)
+    task = task_of(reader).from_recipe(reader, EvalView(**config["eval_view"]).shape[:3])
+    reader.problems.stop()
     if not task.learns:
         return task, None
     rule = choose("optim", OPTIMIZERS, config["optim"])
@@ -282,7 +282,8 @@ def test_tasks(name, head):
     """By shapes alone, but for what a task takes of the training data."""
     config = config_of(name, head)
     assert head in MODELS
-    assert task_of(config) is TASKS[name] is task_of({**config, "task": "evaluate"})
+    kinds = {task_of(Reader({**config, "task": task})) for task in (name, "evaluate")}
+    assert kinds == {TASKS[name]}
     assert set(TASKS[name].sections) <= set(config)
     task, optimizer = built(config)
     rows = batch(task.clip)

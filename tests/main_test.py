@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import pathlib
@@ -21,15 +22,18 @@ from input_pipeline import BadInput, MovingShapes
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.checkpoints.pretrained import load_params
 from maskfeat_jax.commands.train import run_recipe
+from maskfeat_jax.masking import MASKERS
+from maskfeat_jax.masking.block import Block
 from maskfeat_jax.models.positions import sincos_table
-from maskfeat_jax.sections import Problems, RecipeError
+from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.train.build import (
     build,
     build_training,
-    kind_of,
-    sections_of,
+    read_common,
+    read_task,
     task_for,
 )
+from maskfeat_jax.workdir.workdir import RecipeChanged
 from tests.recipes import CONFIGS, ROOT, recipe, shrunken
 
 PRETRAIN, FINETUNE = "maskfeat_vit_b16_in1k", "finetune_vit_b16_in1k"
@@ -67,15 +71,16 @@ def test_recipe_says_what_it_is_and_its_parts_exist(name):
     text = (ROOT / "configs" / f"{name}.py").read_text()
     for word in ("Expect:", "Cost:", "Run: python main.py", f"configs/{name}.py"):
         assert word in text.split('"""')[1], word
-    full, problems = recipe(name), Problems()
-    task_class, trains = kind_of(full, problems)
-    sections = sections_of(full, problems)
+    full = recipe(name)
+    reader = Reader(full)
+    task_class, trains = read_task(reader)
+    common = read_common(reader, trains)
     if trains:
         build_training(full)
     else:
-        task = task_for(task_class, full, sections.eval_view, problems)
+        task = task_for(task_class, reader, common.eval_view)
         jax.eval_shape(task.init, jax.random.key(0))
-    assert problems == []
+    assert reader.problems == []
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_a_linear_probe_leaves_the_encoder_as_it_is(autoencoder, tmp_path):
     np.testing.assert_array_equal(table, sincos_table((1, 2, 2), 32))
     small = shrunken("linear_mae_vit_b16_in1k")
     with pytest.raises(RecipeError, match="name the run or checkpoint to evaluate or probe"):
-        build(small, tmp_path / "probe")
+        build(small)
     small["model"]["init_from"] = str(autoencoder[0])
     results = run_recipe(small, tmp_path / "probe")
     assert results["used"] == results["expected"] == 21
@@ -165,7 +170,7 @@ def test_neighbours_are_those_of_the_training_data(autoencoder, tmp_path):
 def test_finetuning_learns_on_from_the_positions_of_an_image_autoencoder(autoencoder, tmp_path):
     small = shrunken("finetune_mae_vit_b16_in1k")
     small["model"]["init_from"] = str(autoencoder[0])
-    experiment = build(small, tmp_path / "tuned")
+    experiment = build(small)
     fresh = experiment.init().params
     source = load_params(autoencoder[0]).params
     same(fresh["encoder"], source["encoder"])
@@ -185,7 +190,7 @@ def test_a_video_autoencoder_learns_and_finetuning_takes_its_norm_too(finished_r
     assert len(list((workdir / "pictures").glob("*.gif"))) == 2
     small = shrunken("finetune_mae_vit_b16_k400")
     small["model"]["init_from"] = str(workdir)
-    experiment = build(small, tmp_path / "tuned")
+    experiment = build(small)
     fresh = experiment.init().params
     source = load_params(workdir).params
     for part in ("encoder", "norm"):
@@ -199,7 +204,7 @@ def test_what_must_not_be_flipped_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(MovingShapes, "flippable", False, raising=False)
     small["augment"]["flip"] = 0.5
     with pytest.raises(RecipeError, match="augment.flip must be 0"):
-        build(small, tmp_path / "run")
+        build(small)
 
 
 def test_pretraining_leaves_everything_where_it_belongs(pretrained):
@@ -244,9 +249,42 @@ def test_changed_recipe_stops_with_the_difference(pretrained):
     changed = shrunken(PRETRAIN)
     changed["mask"]["ratio"] = 0.5
     changed["run"]["log_every_steps"] = 2  # harmless
-    with pytest.raises(RecipeError, match=r"mask\.ratio: 0\.4 -> 0\.5") as error:
+    with pytest.raises(RecipeChanged, match=r"mask\.ratio: 0\.4 -> 0\.5") as error:
         run_recipe(changed, pretrained[0])
-    assert "log_every_steps" not in str(error.value)
+    assert "log_every_steps: " not in str(error.value)
+
+
+def test_a_default_that_changed_in_the_code_stops_a_resumed_run(own_copy, monkeypatch):
+    workdir, _ = own_copy
+    before = shrunken(PRETRAIN)
+    assert "aspect" not in before["mask"]
+    defaults = dataclasses.fields(Block)
+    changed = [(f.name, f.type, 0.4 if f.name == "aspect" else f.default) for f in defaults]
+    other = dataclasses.make_dataclass("Block", changed, bases=(Block,), frozen=True)
+    monkeypatch.setitem(MASKERS, "block", other)
+    with pytest.raises(RecipeChanged, match=r"\n  mask\.aspect: 0\.3 -> 0\.4\n"):
+        run_recipe(before, workdir)
+
+
+def test_evaluation_follows_training(tmp_path):
+    small = shrunken(PRETRAIN)
+    small["eval_view"] = {"resize": 36}
+    small["eval_data"] = {"split": "validation", "num_examples": 21}
+    experiment = build(small)
+    assert experiment.recipe["eval_view"]["size"] == 32
+    assert experiment.recipe["eval_data"] == {**experiment.recipe["data"], **small["eval_data"]}
+    assert experiment.testing.source.num_examples == 21
+    small["eval_data"] = {"name": "image_folder", "path": str(tmp_path), "split": "val"}
+    with pytest.raises(RecipeError, match="eval_data: .*val"):
+        build(small)
+    small["eval_data"] = {"num_examples": 21}
+    with pytest.raises(RecipeError, match=r"eval_data\.split: missing"):
+        build(small)
+    for without in ({"name": ""}, None):
+        small = {**small, "eval_data": without}
+        if without is None:
+            del small["eval_data"]
+        assert build(small).testing is None
 
 
 def test_damaged_checkpoint_is_named_and_the_one_before_is_taken(own_copy):
@@ -340,20 +378,25 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(tmp_path):
         ("mask", "ratio", 0.0, "mask ratio 0.0 is not between 0 and 1"),
         ("run", "batch_size", 64, "data has only 48"),
         ("run", "accumulate", 3, "16 is not divisible by 1 devices x 3 parts"),
-        ("run", "epochs", -1, "epochs=-1 must be positive"),
-        ("optim", "warmup_epochs", 2, "warmup_epochs=2 is not below epochs=2"),
-        ("augment", "flip", 2, "flip=2 is not a probability"),
+        ("run", "epochs", -1, r"epochs=-1\.0 must be positive"),
+        ("optim", "warmup_epochs", 2, r"warmup_epochs=2\.0 is not below epochs=2\.0"),
+        ("augment", "flip", 2, r"flip=2\.0 is not a probability"),
         ("head", "name", "linear_probe", "'linear_probe' is not for task='pretrain', which takes"),
         ("head", "name", "maskfaet", "'maskfaet' does not exist; did you mean 'maskfeat'"),
         ("data", "name", "", "data.name: nothing to learn from"),
-        ("model", "init_parts", "encoder", "init_parts='encoder' must be a tuple of names"),
+        (
+            "model",
+            "init_parts",
+            "encoder",
+            r"model\.init_parts='encoder': expected a list, each text",
+        ),
     ],
 )
 def test_bad_recipe_gets_one_clear_sentence(section, key, value, words, tmp_path):
     small = shrunken(PRETRAIN)
     small[section][key] = value
     with pytest.raises(RecipeError, match=words):
-        build(small, tmp_path / "run")
+        build(small)
 
 
 def test_all_problems_are_reported_at_once(tmp_path):
@@ -376,45 +419,55 @@ def test_all_problems_are_reported_at_once(tmp_path):
         assert words in str(error.value)
 
 
-@pytest.mark.parametrize("section", ["eval_data", "mask", "seed"])
-def test_missing_sections_are_named(section, tmp_path):
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("data", r"data\.name: nothing to learn from"),
+        ("mask", r"mask\.name: missing; There are: block, cube"),
+        ("model", r"model\.encoder='' does not exist"),
+        ("optim", r"optim\.name: missing"),
+        ("run", r"run\.batch_size: missing"),
+        ("task", "task: missing in the recipe"),
+    ],
+)
+def test_what_has_no_default_must_be_said(section, words):
     small = shrunken(PRETRAIN)
     del small[section]
-    with pytest.raises(RecipeError, match=f"{section}: missing in the recipe"):
-        build(small, tmp_path / "run")
+    with pytest.raises(RecipeError, match=words):
+        build(small)
 
 
 def test_labels_must_fit(tmp_path):
     small = shrunken(FINETUNE)
     small["head"]["num_classes"] = 11
     with pytest.raises(RecipeError, match="num_classes=11, but the data has 10"):
-        build(small, tmp_path / "run")
+        build(small)
     write_images(tmp_path / "images", 20)
     small["data"] = {"name": "image_folder", "path": str(tmp_path / "images")}
     with pytest.raises(RecipeError, match="this task needs labels, and there are none"):
-        build(small, tmp_path / "run")
+        build(small)
 
 
 def test_init_from_must_fit(pretrained, tmp_path):
     small = shrunken(FINETUNE)
     small["model"]["init_from"] = str(tmp_path / "nowhere")
     with pytest.raises(RecipeError, match="nowhere'?: no such file or directory"):
-        build(small, tmp_path / "run")
+        build(small)
     small["model"].update(init_from=str(pretrained[0]), width=48)
     with pytest.raises(ValueError, match="parameters do not fit the model: encoder/"):
-        build(small, tmp_path / "run").init()
+        build(small).init()
     small["model"]["init_parts"] = ("encoder", "nrom")
     with pytest.raises(ValueError, match="init_parts names 'nrom'; the model has encoder, norm"):
-        build(small, tmp_path / "run").init()
+        build(small).init()
 
 
 def test_an_autoencoder_needs_the_same_number_of_tokens_in_each_clip(tmp_path):
     small = shrunken("mae_vit_b16_in1k")
     small["mask"] = {"name": "block", "ratio": 0.5}
-    with pytest.raises(RecipeError, match=r"'block' hides more .* set mask\.exact=True"):
-        build(small, tmp_path / "run")
+    with pytest.raises(RecipeError, match=r"Block hides more .* set mask\.exact=True"):
+        build(small)
     small["mask"]["exact"] = True
-    assert build(small, tmp_path / "run").task.model.visible == 2
+    assert build(small).task.model.visible == 2
 
 
 def test_classes_must_be_the_same(tmp_path):
@@ -426,7 +479,7 @@ def test_classes_must_be_the_same(tmp_path):
         small[where] = {"name": "image_folder", "path": str(tmp_path), "split": split}
     small["head"]["num_classes"] = 2
     with pytest.raises(RecipeError, match="different classes: 'cat' and 'dog'"):
-        build(small, tmp_path / "run")
+        build(small)
 
 
 def test_folder_without_a_readable_image(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -14,14 +15,14 @@ from maskfeat_jax.models import MODELS, VARIANTS
 from maskfeat_jax.optim import OPTIMIZERS
 from maskfeat_jax.sections import (
     Problems,
+    Reader,
     RecipeError,
     call,
-    check_sections,
     choose,
     expected,
     fits,
+    flatten,
     hints_of,
-    require_sections,
     shown,
 )
 from maskfeat_jax.targets import TARGETS
@@ -68,16 +69,55 @@ def test_errors_name_the_section(section, words):
 def test_choose_names_what_there_is():
     with pytest.raises(RecipeError, match=r"thing\.name='bee' does not exist.* There are: a, bees"):
         choose("thing", {"a": Thing, "bees": Thing}, {"name": "bee"})
-    with pytest.raises(RecipeError, match=r"thing\.name='' does not exist"):
+    with pytest.raises(RecipeError, match=r"thing\.name: missing; There are: a$"):
         choose("thing", {"a": Thing}, {})
     with pytest.raises(RecipeError, match=r"thing\.name=3: expected one of a"):
         choose("thing", {"a": Thing}, {"name": 3})
 
 
+def reader(**sections):
+    return Reader({"task": "pretrain", **sections})
+
+
 def test_sections_nobody_reads():
-    check_sections({"model": 1}, ("model", "run"))
-    with pytest.raises(RecipeError, match="modle: no such section; did you mean 'model'"):
-        check_sections({"modle": 1}, ("model", "run"))
+    found = reader(modle={}, sead=1)
+    found.check_sections(("model", "run"))
+    assert len(found.problems) == 2
+    assert "modle: no such section; did you mean 'model'" in found.problems[0]
+    assert "sead: no such section; did you mean 'seed'" in found.problems[1]
+
+
+def test_what_is_not_said_is_the_default_and_is_resolved():
+    found = reader(thing={"name": "a", "ratios": [1, 2]})
+    assert found.choose("thing", {"a": Thing}, size=3) == Thing(3, (1.0, 2.0))
+    assert found.resolved == {
+        "seed": 0,
+        "task": "pretrain",
+        "thing": {"name": "a", "ratios": [1.0, 2.0], "given": ""},
+    }
+    again = Reader(found.resolved)
+    assert again.choose("thing", {"a": Thing}, size=3) == Thing(3, (1, 2))
+    assert again.resolved == found.resolved
+    json.dumps(found.resolved, allow_nan=False)
+    other = reader(other={"size": 3})
+    other.call("other", Thing)
+    assert flatten(other.resolved)["other.ratios"] == "[1.0]"
+
+
+class Own:
+    pass
+
+
+def test_in_python_some_sections_may_be_objects():
+    own, found = Own(), Reader({"task": "pretrain", "target": Own(), "data": Thing(1)})
+    assert found.choose("data", {}, Thing) == Thing(1)
+    assert isinstance(found.choose("target", {}, Own), Own)
+    assert found.resolved["target"] == f"{__name__}.Own"
+    assert found.resolved["data"] == "Thing(size=1, ratios=(1.0,), given='')"
+    with pytest.raises(RecipeError, match="target: .* is no Thing"):
+        found.choose("target", {}, Thing)
+    with pytest.raises(RecipeError, match="optim=.*Own.*: expected a section"):
+        _ = Reader({"task": "pretrain", "optim": own})["optim"]
 
 
 def test_problems_are_gathered_and_other_errors_are_not():
@@ -101,26 +141,21 @@ def test_problems_are_gathered_and_other_errors_are_not():
     ],
 )
 def test_sections_are_sections_and_settings_are_values(changes, words):
-    recipe = {"seed": 0, "task": "pretrain", "model": {}}
-    require_sections(recipe, recipe)
+    recipe = {"task": "pretrain", "model": {}}
+
+    def check(recipe):
+        found = Reader(recipe)
+        found.check_sections(("model",))
+        found.problems.stop()
+
+    check(recipe)
     with pytest.raises(RecipeError, match=words):
-        require_sections({**recipe, **changes}, recipe)
+        check({**recipe, **changes})
 
 
-@pytest.mark.parametrize(
-    ("section", "words"),
-    [
-        ({"model": {"init_resize": "no"}}, r"model\.init_resize: 'no' is not True or False"),
-        ({"model": {"init_from": 3}}, r"model\.init_from: 3 is not text or None"),
-        ({"data": {}}, r"data\.name: missing"),
-    ],
-)
-def test_keys_that_no_call_takes(section, words):
-    require_sections(
-        {"model": {"init_parts": ["encoder"]}, "data": {"name": ""}}, ("model", "data")
-    )
-    with pytest.raises(RecipeError, match=words):
-        require_sections(section, section)
+def test_a_task_must_be_said():
+    with pytest.raises(RecipeError, match="task: missing in the recipe"):
+        Reader({})
 
 
 def test_paths_that_cannot_be_are_the_recipes_and_disks_that_fail_are_not(tmp_path):

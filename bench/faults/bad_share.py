@@ -60,7 +60,7 @@ def images(count: int, bad: int, draws: random.Random) -> Iterator[tuple[pathlib
 
 def trained(folder: pathlib.Path, steps: int) -> tuple[BadInputs, str, float]:
     """Reads batches of training; why it stopped, and the seconds."""
-    bad_inputs = BadInputs(path=f"{folder}.jsonl")
+    bad_inputs = BadInputs().list_in(f"{folder}.jsonl")
     loader = Loader(
         ImageFolder(path=str(folder)),
         TrainView(size=8),
@@ -188,7 +188,7 @@ def vanishing(outcomes: Counts, details: dict[str, Any], rounds: int) -> None:
     longest, most = 0.0, 0
     for seed in range(rounds):
         with images(500, 0, random.Random(seed)) as (folder, _):
-            bad_inputs = BadInputs(path=f"{folder}.jsonl")
+            bad_inputs = BadInputs().list_in(f"{folder}.jsonl")
             source = ImageFolder(path=str(folder))
             loader = Loader(source, TrainView(size=8), batch_size=BATCH, bad_inputs=bad_inputs)
             judged = "hang or damage"

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 
 from maskfeat_jax.models import MODELS, VARIANTS
-from maskfeat_jax.sections import choose
+from maskfeat_jax.sections import Reader
 from maskfeat_jax.tasks.base import encoder_of
 
 _NOT_FIELDS = ("parent", "name", "encoder")
@@ -17,7 +17,8 @@ _NOT_FIELDS = ("parent", "name", "encoder")
 
 def model_of(section: Mapping[str, Any], head: Mapping[str, Any]) -> nn.Module:
     """The model of sections that leave nothing to a task; RecipeError if they describe none."""
-    return choose("head", MODELS, head, encoder=encoder_of({"model": section}))
+    reader = Reader({"task": "", "model": section, "head": head})
+    return reader.choose("head", MODELS, encoder=encoder_of(reader))
 
 
 def sections_of(model: nn.Module) -> dict[str, dict[str, Any]]:

@@ -29,7 +29,7 @@ from maskfeat_jax.checkpoints.trees import nest
 from maskfeat_jax.distributed.collectives import on_first_process
 from maskfeat_jax.files import write_atomically
 from maskfeat_jax.ops.patches import Size3
-from maskfeat_jax.sections import Problems, Section, call
+from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.tasks import task_of
 from maskfeat_jax.workdir.workdir import read_recipe
 
@@ -155,18 +155,20 @@ def load_pretrained(path: str | os.PathLike[str], *, ema: bool = True) -> Pretra
 def _load_run(path: str | os.PathLike[str], ema: bool) -> Pretrained:
     workdir = workdir_of(path)
     recipe = read_recipe(workdir)
-    view: Section = recipe["eval_view"]
+    reader = Reader(recipe)
+    view = reader["eval_view"]
+    if "size" not in view:
+        raise RecipeError(f"{workdir / 'config.json'}: eval_view.size: missing")
     clip = (view.get("frames", 1), view["size"], view["size"])
-    problems = Problems()
-    task = task_of(recipe).from_recipe(recipe, clip, problems)
-    problems.stop()
+    task = task_of(reader).from_recipe(reader, clip)
+    reader.problems.stop()
     assert task is not None
     weights = load_params(path)
     return Pretrained(
         model=task.model,
         params=weights.evaluated if ema else weights.params,
         clip=clip,
-        normalise=call("normalise", Normalise, recipe["normalise"]),
+        normalise=task.normalise,
         recipe=recipe,
         origin=f"{workdir}, step {weights.step}",
         class_names=_class_names(workdir / "per_class.csv", getattr(task, "classes", 0)),

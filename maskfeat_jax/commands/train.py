@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from maskfeat_jax.commands.exit_codes import AGAIN, exit_code_of
@@ -12,6 +13,7 @@ from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.sections import Section
 from maskfeat_jax.train.build import HARMLESS, build
+from maskfeat_jax.train.experiment import Experiment
 from maskfeat_jax.train.run import at_once, run_evaluation, run_training
 from maskfeat_jax.workdir.workdir import close_workdir, open_workdir, write_status
 
@@ -23,12 +25,34 @@ def command(options: Options, signals: Signals) -> int:
 
 
 def run_recipe(recipe: Section, workdir: Path, signals: Signals | None = None) -> dict[str, float]:
-    """Trains or evaluates; returns the metrics of the last evaluation."""
+    """Trains or evaluates what a recipe describes, see `train`."""
     with at_once(signals):
-        experiment = agree(lambda: build(recipe, workdir))
-        compare(facts_of(recipe, experiment.data.source.fingerprint))
+        experiment = agree(lambda: build(recipe))
+    return train(experiment, workdir, signals)
+
+
+def train(
+    experiment: Experiment, workdir: str | os.PathLike[str], signals: Signals | None = None
+) -> dict[str, float]:
+    """Trains or evaluates in a work directory, from its newest good checkpoint if there is one.
+
+    Args:
+      experiment: see `build`.
+      workdir: of the run; made if it does not exist.
+      signals: what asks to stop; None: nothing does.
+
+    Returns:
+      The metrics of the last evaluation.
+
+    Raises:
+      WorkdirError, RecipeChanged: the directory is not that of this run.
+      Stopped, Diverged, CheckpointError, RecipeError: see `run_training`.
+    """
+    with at_once(signals):
+        compare(facts_of(experiment.recipe, experiment.data.source.fingerprint))
         fault_point("start.built")
-        workdir = open_workdir(workdir, recipe, HARMLESS)
+        workdir = open_workdir(workdir, experiment.recipe, HARMLESS)
+        experiment.bad_inputs.list_in(workdir / "bad_inputs.jsonl")
         if signals is not None:
             signals.grace_seconds = experiment.run.grace_seconds
             signals.before_exit = lambda reason: _leave(workdir, reason)

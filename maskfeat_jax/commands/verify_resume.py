@@ -17,7 +17,6 @@ from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.checkpoints.trees import named_leaves
 from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.preemption import Signals
-from maskfeat_jax.sections import Section
 from maskfeat_jax.train.build import build
 from maskfeat_jax.train.experiment import Experiment
 
@@ -40,16 +39,15 @@ class CannotVerify(RuntimeError):
 
 def command(options: Options, signals: Signals) -> int:
     """`python main.py verify-resume --config=… --workdir=…`."""
-    recipe, workdir = options.recipe, options.directory
+    workdir = options.directory
     with signals.nothing_to_lose():
-        experiment = build(recipe, workdir)
+        experiment = build(options.recipe)
         program = (sys.executable, str(Path(sys.argv[0]).absolute()))
-        return 0 if verify_resume(experiment, recipe, workdir, program) else DIFFERENT
+        return 0 if verify_resume(experiment, workdir, program) else DIFFERENT
 
 
 def verify_resume(
     experiment: Experiment,
-    recipe: Section,
     workdir: Path,
     program: Sequence[str],
     *,
@@ -59,8 +57,7 @@ def verify_resume(
     """Trains without a break, with a kill and with a signal to stop, and compares the ends.
 
     Args:
-      experiment: the parts of the recipe.
-      recipe: the recipe.
+      experiment: of the recipe.
       workdir: a new directory; the runs become `whole`, `killed` and `stopped` in it.
       program: starts a run; `--config=` and `--workdir=` follow.
       steps: updates of each run; it is broken off after three quarters, and saved after a half.
@@ -75,6 +72,7 @@ def verify_resume(
     half, later = steps // 2, 3 * steps // 4
     assert experiment.training is not None
     per_epoch = experiment.training.steps_per_epoch
+    recipe = experiment.recipe
     short = {
         **recipe,
         "eval_data": {"name": ""},

@@ -24,7 +24,7 @@ from input_pipeline.decode.video import VideoFile
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.checkpoints.pretrained import load_params
 from maskfeat_jax.pictures import encode
-from maskfeat_jax.sections import Problems, call
+from maskfeat_jax.sections import Reader
 from maskfeat_jax.tasks import task_of
 from maskfeat_jax.workdir.workdir import WorkdirError, read_recipe
 
@@ -50,10 +50,10 @@ def pictures(
     recipe = read_recipe(workdir)
     if seed is not None:
         recipe["seed"] = seed
-    view = dataclasses.replace(call("eval_view", EvalView, recipe["eval_view"]), clips=1, crops=1)
-    problems = Problems()
-    task = task_of(recipe).from_recipe(recipe, view.shape[:3], problems)
-    problems.stop()
+    reader = Reader(recipe)
+    view = dataclasses.replace(reader.call("eval_view", EvalView), clips=1, crops=1)
+    task = task_of(reader).from_recipe(reader, view.shape[:3])
+    reader.problems.stop()
     assert task is not None
     params = load_params(workdir).evaluated
     video = np.concatenate([middle(path, view) for path in files])

@@ -6,7 +6,7 @@ To add one: a subclass of `Task` in a file of its own, and its line in `TASKS`.
 from __future__ import annotations
 
 from maskfeat_jax.models import MODELS
-from maskfeat_jax.sections import Section, member
+from maskfeat_jax.sections import Reader, member
 from maskfeat_jax.tasks.base import Task
 from maskfeat_jax.tasks.classify import Finetune, Probe
 from maskfeat_jax.tasks.knn import Knn
@@ -22,14 +22,14 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def task_of(recipe: Section) -> type[Task]:
-    """The class of `TASKS` that a recipe describes; "evaluate" is that of the head it evaluates.
+def task_of(reader: Reader) -> type[Task]:
+    """The class of `TASKS` that a recipe names; "evaluate" is that of the head it evaluates.
 
     Raises:
       RecipeError: there is no such task or head.
     """
-    if recipe["task"] != "evaluate":
-        return member("task", {**TASKS, "evaluate": Task}, recipe["task"])
-    head = recipe["head"].get("name", "")
+    if reader["task"] != "evaluate":
+        return member("task", {**TASKS, "evaluate": Task}, reader["task"])
+    head = reader["head"].get("name", "")
     member("head.name", MODELS, head)
     return next(task for task in TASKS.values() if head in task.heads)

@@ -16,7 +16,7 @@ from maskfeat_jax.augment import Augment, Normalise
 from maskfeat_jax.models import MODELS, VARIANTS
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.sections import Problems, RecipeError, Section, call, member
+from maskfeat_jax.sections import Reader, RecipeError, member
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.typing import Array
@@ -56,7 +56,7 @@ class Task(abc.ABC):
 
     @classmethod
     @abc.abstractmethod
-    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Task | None:
+    def from_recipe(cls, reader: Reader, clip: Size3) -> Task | None:
         """The task, or None after noting what is wrong with the recipe."""
 
     @abc.abstractmethod
@@ -112,31 +112,30 @@ class Task(abc.ABC):
         return params
 
 
-def encoder_of(recipe: Section) -> nn.Module:
+def encoder_of(reader: Reader) -> nn.Module:
     """The encoder of the section `model`: a variant with some fields changed."""
-    fields = dict(recipe["model"])
-    for key in ("init_from", "init_parts", "init_resize"):
-        fields.pop(key, None)
+    fields = {k: v for k, v in reader["model"].items() if not k.startswith("init_")}
     name = fields.pop("encoder", "")
     family, sizes = member("model.encoder", VARIANTS, name)
-    return call("model", family, {**sizes, **fields})
+    reader.note("model", {"encoder": name})
+    return reader.call("model", family, {**sizes, **fields})
 
 
-def head_name(recipe: Section, heads: Sequence[str]) -> str:
+def head_name(reader: Reader, heads: Sequence[str]) -> str:
     """The head of a recipe, which must be one of those that the task works with."""
-    name = recipe["head"].get("name", "")
+    name = reader["head"].get("name", "")
     member("head.name", MODELS, name)
     if name not in heads:
         raise RecipeError(
-            f"head.name={name!r} is not for task={recipe['task']!r}, which takes "
+            f"head.name={name!r} is not for task={reader['task']!r}, which takes "
             + " or ".join(heads)
         )
     return name
 
 
-def normalise_and_augment(recipe: Section) -> dict[str, Any]:
+def normalise_and_augment(reader: Reader) -> dict[str, Any]:
     """`normalise` and `augment`: what is done to clips before a model sees them in training."""
     return {
-        "normalise": call("normalise", Normalise, recipe["normalise"]),
-        "augment": call("augment", Augment, recipe["augment"]),
+        "normalise": reader.call("normalise", Normalise),
+        "augment": reader.call("augment", Augment),
     }

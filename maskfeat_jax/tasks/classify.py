@@ -19,7 +19,7 @@ from maskfeat_jax.models import MODELS
 from maskfeat_jax.models.probes import RUNNING
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.sections import Problems, RecipeError, Section, call, choose
+from maskfeat_jax.sections import Reader, RecipeError, call
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.tasks.base import LEARNING, Task, encoder_of, head_name, normalise_and_augment
@@ -31,15 +31,15 @@ class Classify(Task):
     """What the tasks that tell classes apart have in common."""
 
     @classmethod
-    def build_model(cls, recipe: Section, clip: Size3, problems: Problems) -> nn.Module | None:
+    def build_model(cls, reader: Reader, clip: Size3) -> nn.Module | None:
         """The encoder with its head, or None after noting what is wrong."""
         encoder = model = None
-        with problems.gather():
-            encoder = encoder_of(recipe)
+        with reader.problems.gather():
+            encoder = encoder_of(reader)
             call("view, eval_view and model.tubelet", encoder.grid, {}, clip=clip)
-        with problems.gather():
-            head_name(recipe, cls.heads)
-            model = encoder and choose("head", MODELS, recipe["head"], encoder=encoder)
+        with reader.problems.gather():
+            head_name(reader, cls.heads)
+            model = encoder and reader.choose("head", MODELS, encoder=encoder)
         return model
 
     @property
@@ -117,17 +117,17 @@ class Finetune(Classify):
     sections: ClassVar[tuple[str, ...]] = (*LEARNING, "mix")
 
     @classmethod
-    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Finetune | None:
+    def from_recipe(cls, reader: Reader, clip: Size3) -> Finetune | None:
         """See `Task`."""
-        pixels = mix = None
-        model = cls.build_model(recipe, clip, problems)
+        pixels, mix, problems = None, None, reader.problems
+        model = cls.build_model(reader, clip)
         with problems.gather():
-            pixels = normalise_and_augment(recipe)
+            pixels = normalise_and_augment(reader)
         with problems.gather():
-            mix = call("mix", Mix, recipe["mix"])
+            mix = reader.call("mix", Mix)
         if problems or model is None or pixels is None or mix is None:
             return None
-        return cls(model=model, clip=clip, seed=recipe["seed"], mix=mix, **pixels)
+        return cls(model=model, clip=clip, seed=reader["seed"], mix=mix, **pixels)
 
     def check_batch(self, batch_size: int) -> None:
         """A whole number of mixed groups."""
@@ -164,21 +164,21 @@ class Probe(Classify):
     init_parts: ClassVar[tuple[str, ...]] = ("encoder", "norm")
 
     @classmethod
-    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Probe | None:
+    def from_recipe(cls, reader: Reader, clip: Size3) -> Probe | None:
         """See `Task`."""
-        pixels = None
-        model = cls.build_model(recipe, clip, problems)
+        pixels, problems = None, reader.problems
+        model = cls.build_model(reader, clip)
         with problems.gather():
-            pixels = normalise_and_augment(recipe)
+            pixels = normalise_and_augment(reader)
         with problems.gather():
-            if recipe["run"].get("accumulate", 1) != 1:
+            if reader["run"].get("accumulate", 1) != 1:
                 raise RecipeError("run.accumulate must be 1: a probe takes the batch as a whole")
         with problems.gather():
-            if recipe["optim"].get("ema_decay"):
+            if reader["optim"].get("ema_decay"):
                 raise RecipeError("optim.ema_decay must be 0: a probe has running statistics")
         if problems or model is None or pixels is None:
             return None
-        return cls(model=model, clip=clip, seed=recipe["seed"], **pixels)
+        return cls(model=model, clip=clip, seed=reader["seed"], **pixels)
 
     def train_step(
         self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1

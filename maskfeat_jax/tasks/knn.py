@@ -16,7 +16,7 @@ from maskfeat_jax import sharding, steps
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.ops.neighbours import nearest, unit, vote
 from maskfeat_jax.ops.patches import Size3
-from maskfeat_jax.sections import Problems, RecipeError, Section, call
+from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.tasks.classify import Classify, class_sums
 from maskfeat_jax.typing import Array
@@ -61,17 +61,17 @@ class Knn(Classify):
     needs_data: ClassVar[bool] = True
 
     @classmethod
-    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Knn | None:
+    def from_recipe(cls, reader: Reader, clip: Size3) -> Knn | None:
         """See `Task`."""
-        normalise = rule = None
-        model = cls.build_model(recipe, clip, problems)
+        normalise, rule, problems = None, None, reader.problems
+        model = cls.build_model(reader, clip)
         with problems.gather():
-            normalise = call("normalise", Normalise, recipe["normalise"])
+            normalise = reader.call("normalise", Normalise)
         with problems.gather():
-            rule = call("knn", Vote, recipe["knn"])
+            rule = reader.call("knn", Vote)
         if problems or model is None or normalise is None or rule is None:
             return None
-        return cls(model=model, normalise=normalise, clip=clip, seed=recipe["seed"], vote=rule)
+        return cls(model=model, normalise=normalise, clip=clip, seed=reader["seed"], vote=rule)
 
     @property
     def classes(self) -> int:

@@ -17,7 +17,7 @@ from maskfeat_jax.masking import MASKERS, Masker
 from maskfeat_jax.models import MODELS
 from maskfeat_jax.ops.patches import Size3, token_grid
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.sections import Problems, RecipeError, Section, call, choose
+from maskfeat_jax.sections import Reader, RecipeError, call
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.targets import TARGETS, Target
@@ -41,44 +41,49 @@ class Pretrain(Task):
     sections: ClassVar[tuple[str, ...]] = (*LEARNING, "target", "mask")
 
     @classmethod
-    def from_recipe(cls, recipe: Section, clip: Size3, problems: Problems) -> Pretrain | None:
+    def from_recipe(cls, reader: Reader, clip: Size3) -> Pretrain | None:
         """See `Task`."""
         encoder = grid = target = masker = model = pixels = None
+        problems = reader.problems
         with problems.gather():
-            encoder = encoder_of(recipe)
+            encoder = encoder_of(reader)
             grid = call("view, eval_view and model.tubelet", encoder.grid, {}, clip=clip)
         with problems.gather():
             if encoder is not None:
-                target = choose("target", TARGETS, recipe["target"], tubelet=encoder.tubelet)
+                target = reader.choose("target", TARGETS, Target, tubelet=encoder.tubelet)
+                if target.tubelet != encoder.tubelet:
+                    raise RecipeError(
+                        f"target: is for tubelets of {target.tubelet}, model has {encoder.tubelet}"
+                    )
         with problems.gather():
-            masker = choose("mask", MASKERS, recipe["mask"])
+            masker = reader.choose("mask", MASKERS, Masker)
             if grid is not None:
                 masker.check(grid)
         with problems.gather():
             if grid is not None and target is not None and masker is not None:
-                model = cls._model(recipe, encoder, target, masker, clip)
+                model = cls._model(reader, encoder, target, masker, clip)
         with problems.gather():
-            pixels = normalise_and_augment(recipe)
+            pixels = normalise_and_augment(reader)
         if problems or model is None or pixels is None or masker is None or target is None:
             return None
-        given = {"model": model, "clip": clip, "seed": recipe["seed"], **pixels}
+        given = {"model": model, "clip": clip, "seed": reader["seed"], **pixels}
         return cls(masker=masker, target=target, **given)
 
     @classmethod
     def _model(
-        cls, recipe: Section, encoder: nn.Module, target: Target, masker: Masker, clip: Size3
+        cls, reader: Reader, encoder: nn.Module, target: Target, masker: Masker, clip: Size3
     ) -> nn.Module:
-        name = head_name(recipe, cls.heads)
+        name = head_name(reader, cls.heads)
         given: dict[str, Any] = {"encoder": encoder, "dim": target.dim}
         if name == "mae":  # leaves masked tokens out, and shapes are static
             if not masker.exact:
                 raise RecipeError(
-                    f"mask.name={recipe['mask']['name']!r} hides more tokens in some clips than in "
+                    f"mask: {type(masker).__name__} hides more tokens in some clips than in "
                     "others, and head.name='mae' needs the same number in each: set mask.exact=True"
                 )
             grid = encoder.grid(clip)
             given["visible"] = math.prod(grid) - masker.masked(grid)
-        return choose("head", MODELS, recipe["head"], **given)
+        return reader.choose("head", MODELS, **given)
 
     @property
     def grid(self) -> Size3:

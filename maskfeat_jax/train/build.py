@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,26 +14,15 @@ import input_pipeline
 from maskfeat_jax import sharding
 from maskfeat_jax.models.probes import ENCODER
 from maskfeat_jax.optim import OPTIMIZERS, Optimizer, Rule
-from maskfeat_jax.sections import (
-    Problems,
-    RecipeError,
-    Section,
-    call,
-    check_sections,
-    choose,
-    flatten,
-    require_sections,
-)
+from maskfeat_jax.sections import Reader, RecipeError, Section, call, flatten, is_object
 from maskfeat_jax.tasks import Task, task_of
 from maskfeat_jax.train.experiment import Experiment
 from maskfeat_jax.train.initial import InitFrom
 from maskfeat_jax.train.settings import Input, Run
-from maskfeat_jax.workdir.workdir import check_workdir, is_harmless
+from maskfeat_jax.workdir.workdir import is_harmless
 
-# Of every recipe; a task adds its own.
+# Of every recipe; a task adds its own. Any may be missing.
 SECTIONS = (
-    "seed",
-    "task",
     "data",
     "eval_data",
     "eval_view",
@@ -47,6 +34,7 @@ SECTIONS = (
     "mesh",
     "run",
 )
+CLIP = ("size", "frames", "stride", "sampling", "max_pixels")  # what views have in common
 SHOWN_CLIPS = 6  # in pictures
 # Keys and sections that may change when a run is resumed: what is learned does not depend on them.
 HARMLESS = (
@@ -72,33 +60,36 @@ HARMLESS = (
 )
 
 
-def build(recipe: Section, workdir: Path) -> Experiment:
+def build(recipe: Section) -> Experiment:
     """What a recipe describes.
 
+    Args:
+      recipe: sections of values, see `configs/`; any may be missing. In Python `data`, `eval_data`,
+        `target` and `mask` may also be objects.
+
     Raises:
-      RecipeError: names everything that is wrong with the recipe, the data or the directory.
+      RecipeError: names everything that is wrong with the recipe or the data.
       BadInput: none of the first examples can be read.
     """
-    problems = Problems()
-    task_class, trains = kind_of(recipe, problems)
-    problems.attempt(check_workdir, workdir, recipe, HARMLESS)
+    reader = Reader(recipe)
+    problems = reader.problems
+    task_class, trains = read_task(reader)
 
     # Each section by itself.
-    listed = str(workdir / "bad_inputs.jsonl")
-    mesh, run, host, view, eval_view, bad_inputs = sections_of(recipe, problems, listed)
+    mesh, run, host, view, eval_view, bad_inputs = read_common(reader, trains)
     reads_data = trains or task_class.needs_data
-    data = source_of("data", recipe, problems) if reads_data else None
-    eval_data = source_of("eval_data", recipe, problems)
-    task = task_for(task_class, recipe, eval_view, problems)
-    rule = problems.attempt(choose, "optim", OPTIMIZERS, recipe["optim"]) if trains else None
+    data = problems.attempt(read_data, reader) if reads_data else None
+    eval_data = problems.attempt(read_eval_data, reader)
+    task = task_for(task_class, reader, eval_view)
+    rule = problems.attempt(reader.choose, "optim", OPTIMIZERS) if trains else None
+    init_from = problems.attempt(read_init_from, reader)
     problems.stop()
 
     # What is missing.
-    init_from = recipe["model"].get("init_from") or ""
-    if not init_from and (not trains or set(ENCODER) <= set(task.model.frozen)):
+    if not init_from.path and (not trains or set(ENCODER) <= set(task.model.frozen)):
         problems.append("model.init_from: name the run or checkpoint to evaluate or probe")
-    if init_from and not Path(init_from).exists():
-        problems.append(f"model.init_from={init_from!r}: no such file or directory")
+    if init_from.path and not Path(init_from.path).exists():
+        problems.append(f"model.init_from={init_from.path!r}: no such file or directory")
     if not trains and eval_data is None:
         problems.append("eval_data.name: nothing to evaluate on")
     if reads_data and data is None:
@@ -111,7 +102,7 @@ def build(recipe: Section, workdir: Path) -> Experiment:
             f"run.batch_size={run.batch_size} is not divisible by {sharding.row_shards(mesh)} "
             f"devices x {run.accumulate} parts (run.accumulate)"
         )
-    load = Loading(mesh, run.batch_size, recipe["seed"], host.workers or None, bad_inputs)
+    load = Loading(mesh, run.batch_size, reader["seed"], host.workers or None, bad_inputs)
     training = testing = params = optimizer = None
     with problems.gather():
         if eval_data is not None:
@@ -131,22 +122,23 @@ def build(recipe: Section, workdir: Path) -> Experiment:
             optimizer = optimizer_of(rule, run, task, params, training.steps_per_epoch)
     problems.stop()
 
+    if trains and init_from.parts is None:
+        init_from = init_from._replace(parts=task.init_parts)
+        reader.note("model", {"init_parts": task.init_parts})
     return Experiment(
         mesh=mesh,
         task=task,
         run=run,
-        seed=recipe["seed"],
+        seed=reader["seed"],
         training=training,
         testing=testing,
         shown=first_clips(testing or load.whole_examples(data, eval_view)),
         optimizer=optimizer,
-        init_from=InitFrom(
-            init_from,
-            init_parts_of(recipe, task) if trains else None,
-            bool(recipe["model"].get("init_resize")),
-        ),
+        init_from=init_from,
         on_bad=host.on_bad_in_evaluation,
-        identity=identity_of(recipe),
+        bad_inputs=bad_inputs,
+        recipe=reader.resolved,
+        what_matters=what_matters(reader.resolved),
     )
 
 
@@ -167,13 +159,14 @@ def build_training(recipe: Section) -> Computation:
     Raises:
       RecipeError: names everything that is wrong with the recipe.
     """
-    problems = Problems()
-    task_class, trains = kind_of(recipe, problems)
+    reader = Reader(recipe)
+    problems = reader.problems
+    task_class, trains = read_task(reader)
     if not trains:
-        raise RecipeError(f"task={recipe['task']!r} trains nothing; there is no step to look at")
-    mesh, run, _, _, eval_view, _ = sections_of(recipe, problems)
-    task = task_for(task_class, recipe, eval_view, problems)
-    rule = problems.attempt(choose, "optim", OPTIMIZERS, recipe["optim"])
+        raise RecipeError(f"task={reader['task']!r} trains nothing; there is no step to look at")
+    mesh, run, _, _, eval_view, _ = read_common(reader, trains)
+    task = task_for(task_class, reader, eval_view)
+    rule = problems.attempt(reader.choose, "optim", OPTIMIZERS)
     problems.stop()
     with problems.gather():
         task.check_batch(run.batch_size)
@@ -190,12 +183,13 @@ def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
     Raises:
       RecipeError: names everything that is wrong with these sections.
     """
-    problems = Problems()
-    kind_of(recipe, problems)
-    mesh, run, host, view, eval_view, bad_inputs = sections_of(recipe, problems)
-    data, eval_data = (source_of(where, recipe, problems) for where in ("data", "eval_data"))
+    reader = Reader(recipe)
+    problems = reader.problems
+    _, trains = read_task(reader)
+    mesh, run, host, view, eval_view, bad_inputs = read_common(reader, trains)
+    data, eval_data = (problems.attempt(read, reader) for read in (read_data, read_eval_data))
     problems.stop()
-    load = Loading(mesh, run.batch_size, recipe["seed"], host.workers or None, bad_inputs)
+    load = Loading(mesh, run.batch_size, reader["seed"], host.workers or None, bad_inputs)
     loaders = {}
     with problems.gather():
         if data is not None:
@@ -207,21 +201,19 @@ def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
     return loaders, host.on_bad_in_evaluation
 
 
-def kind_of(recipe: Section, problems: Problems) -> tuple[type[Task], bool]:
+def read_task(reader: Reader) -> tuple[type[Task], bool]:
     """The task of a recipe, and whether something is to be trained; notes unknown sections.
 
     Raises:
-      RecipeError: a section is missing, or there is no such task.
+      RecipeError: there is no such task.
     """
-    require_sections(recipe, SECTIONS)
-    task_class = task_of(recipe)
-    require_sections(recipe, task_class.sections)
-    problems.attempt(check_sections, recipe, (*SECTIONS, *task_class.sections))
-    return task_class, task_class.learns and recipe["task"] != "evaluate"
+    task_class = task_of(reader)
+    reader.check_sections((*SECTIONS, *task_class.sections))
+    return task_class, task_class.learns and reader["task"] != "evaluate"
 
 
-class Sections(NamedTuple):
-    """What sections describe that need no other; `view` is None where nothing is trained."""
+class Common(NamedTuple):
+    """What the sections of every recipe describe; `view` is None where nothing is trained."""
 
     mesh: Mesh
     run: Run
@@ -231,43 +223,68 @@ class Sections(NamedTuple):
     bad_inputs: input_pipeline.BadInputs
 
 
-def sections_of(recipe: Section, problems: Problems, bad_list: str | None = None) -> Sections:
-    """See `Sections`; None in the place of what is wrong, after noting it.
+def read_common(reader: Reader, trains: bool) -> Common:
+    """See `Common`; None in the place of what is wrong, after noting it.
 
-    Args:
-      recipe: has all sections of its task.
-      problems: takes what is wrong.
-      bad_list: file that lists bad inputs.
+    What `eval_view` does not say of the clips is as in `view`.
     """
-    view = None
-    if "view" in recipe and recipe["task"] != "evaluate":
-        view = problems.attempt(call, "view", input_pipeline.TrainView, recipe["view"])
-    eval_view = problems.attempt(call, "eval_view", input_pipeline.EvalView, recipe["eval_view"])
+    attempt = reader.problems.attempt
+    view = attempt(reader.call, "view", input_pipeline.TrainView) if trains else None
+    with reader.problems.gather():
+        same = {key: reader["view"][key] for key in CLIP if key in reader["view"]}
+        section = {**same, **reader["eval_view"]}
+    eval_view = attempt(reader.call, "eval_view", input_pipeline.EvalView, section)
     if view is not None and eval_view is not None and view.shape != eval_view.shape:
-        problems.append(f"view gives {view.shape}, eval_view {eval_view.shape}")
-    limits = {**recipe["bad_inputs"], **({"path": bad_list} if bad_list else {})}
-    return Sections(
-        mesh=problems.attempt(call, "mesh", sharding.create_mesh, recipe["mesh"]),
-        run=problems.attempt(call, "run", Run, recipe["run"]),
-        host=problems.attempt(call, "input", Input, recipe["input"]),
+        reader.problems.append(f"view gives {view.shape}, eval_view {eval_view.shape}")
+    return Common(
+        mesh=attempt(reader.call, "mesh", sharding.create_mesh),
+        run=attempt(reader.call, "run", Run),
+        host=attempt(reader.call, "input", Input),
         view=view,
         eval_view=eval_view,
-        bad_inputs=problems.attempt(call, "bad_inputs", input_pipeline.BadInputs, limits),
+        bad_inputs=attempt(reader.call, "bad_inputs", input_pipeline.BadInputs),
     )
 
 
-def task_for(task_class: type[Task], recipe: Section, eval_view: Any, problems: Problems) -> Any:
+def task_for(task_class: type[Task], reader: Reader, eval_view: Any) -> Any:
     """The task on clips of a view; None after noting what is wrong with either."""
     if eval_view is None:
         return None
-    return problems.attempt(task_class.from_recipe, recipe, eval_view.shape[:3], problems)
+    return reader.problems.attempt(task_class.from_recipe, reader, eval_view.shape[:3])
 
 
-def source_of(where: str, recipe: Section, problems: Problems) -> Any:
-    """The dataset of a section; None if it names none, or after noting what is wrong."""
-    if not recipe[where]["name"]:
+def read_data(reader: Reader) -> Any:
+    """The dataset of the section `data`; None if it names none."""
+    return _dataset("data", reader, reader["data"])
+
+
+def read_eval_data(reader: Reader) -> Any:
+    """The dataset of the section `eval_data`; None if there is no such section, or it names none.
+
+    What it does not say is as in `data`, but for the split, if it is of the same name.
+    """
+    section, data = reader["eval_data"], reader["data"]
+    if "eval_data" in reader and not is_object(section):
+        if is_object(data):
+            if section.get("name") is None:
+                raise RecipeError("eval_data.name: missing; `data` is an object, so give one here")
+        elif section.get("name", data.get("name")) == data.get("name") is not None:
+            if section.get("split") is None:
+                raise RecipeError("eval_data.split: missing; name the split to evaluate on")
+            section = {**data, **section}
+    return _dataset("eval_data", reader, section)
+
+
+def _dataset(where: str, reader: Reader, section: Any) -> Any:
+    if not is_object(section) and not section.get("name"):
         return None
-    return problems.attempt(choose, where, input_pipeline.DATASETS, recipe[where])
+    return reader.choose(where, input_pipeline.DATASETS, input_pipeline.Source, section)
+
+
+def read_init_from(reader: Reader) -> InitFrom:
+    """The keys of the section `model` that say where parameters come from."""
+    keys = {key: value for key, value in reader["model"].items() if key.startswith("init_")}
+    return reader.call("model", InitFrom.of, keys)
 
 
 def optimizer_of(
@@ -341,14 +358,6 @@ def check_same_classes(data: Any, eval_data: Any) -> None:
         )
 
 
-def init_parts_of(recipe: Section, task: Task) -> tuple[str, ...]:
-    """Top-level names of the parameters that are taken from `model.init_from`."""
-    parts = recipe["model"].get("init_parts")
-    if isinstance(parts, str):
-        raise RecipeError(f"model.init_parts={parts!r} must be a tuple of names")
-    return task.init_parts if parts is None else tuple(parts)
-
-
 def first_clips(data: Any) -> np.ndarray:
     """The first readable clips, for pictures; the same in each process.
 
@@ -367,7 +376,6 @@ def first_clips(data: Any) -> np.ndarray:
     return np.stack(readable[:SHOWN_CLIPS])
 
 
-def identity_of(recipe: Section) -> str:
-    """SHA-256 of all of a recipe that matters to what is learned."""
-    matters = {k: v for k, v in flatten(recipe).items() if not is_harmless(k, HARMLESS)}
-    return hashlib.sha256(json.dumps(matters, sort_keys=True).encode()).hexdigest()
+def what_matters(recipe: Section) -> dict[str, str]:
+    """All of a resolved recipe that matters to what is learned, see `sections.flatten`."""
+    return {k: v for k, v in flatten(recipe).items() if not is_harmless(k, HARMLESS)}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -86,7 +86,9 @@ class Experiment:
       optimizer: None where nothing is trained.
       init_from: where the first parameters come from.
       on_bad: what evaluation does with unreadable files, "fail" or "skip".
-      identity: of all in the recipe that matters to what is learned; stored with checkpoints.
+      bad_inputs: counts and lists unreadable files, see `input_pipeline.BadInputs`.
+      recipe: the resolved recipe: every default written out.
+      what_matters: all of it that what is learned depends on, by dotted key.
     """
 
     mesh: Mesh
@@ -99,7 +101,9 @@ class Experiment:
     optimizer: Optimizer | None
     init_from: InitFrom
     on_bad: str
-    identity: str = ""
+    bad_inputs: Any
+    recipe: Mapping[str, Any]
+    what_matters: Mapping[str, str]
 
     @property
     def data(self) -> Data:

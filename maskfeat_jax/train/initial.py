@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,8 +12,7 @@ from maskfeat_jax.tasks import Task
 from maskfeat_jax.transfer import TransferError, transfer
 
 
-@dataclasses.dataclass(frozen=True)
-class InitFrom:
+class InitFrom(NamedTuple):
     """Where parameters come from: `init_from`, `init_parts`, `init_resize` of the section `model`.
 
     Attributes:
@@ -26,6 +24,16 @@ class InitFrom:
     path: str = ""
     parts: tuple[str, ...] | None = None
     resize: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        init_from: str = "",
+        init_parts: tuple[str, ...] | None = None,
+        init_resize: bool = False,
+    ) -> InitFrom:
+        """From the keys of the section `model`."""
+        return cls(init_from, init_parts, init_resize)
 
 
 def initial_params(task: Task, seed: int, source: InitFrom) -> Any:

@@ -13,7 +13,7 @@ from maskfeat_jax.distributed.collectives import Agreement, gather, on_first_pro
 from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.distributed.watchdog import Watchdog
 from maskfeat_jax.faults import fault_point
-from maskfeat_jax.sections import RecipeError
+from maskfeat_jax.sections import RecipeError, differences
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.train.experiment import Experiment
 from maskfeat_jax.train.loop import Step, Training
@@ -56,7 +56,7 @@ def run_training(
       RecipeError: the checkpoints belong to other data or another recipe.
     """
     run, data = experiment.run, experiment.data
-    facts = {"data": data.source.fingerprint, "recipe": experiment.identity}
+    facts = {"data": data.source.fingerprint, "recipe": experiment.what_matters}
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(
             Watchdog(
@@ -143,10 +143,11 @@ def _first_state(
             "data: the list of examples is not the one that this run was started with; "
             "restore it, or choose a new --workdir"
         )
-    if stored.get("recipe") != facts["recipe"]:
+    if changed := differences(stored.get("recipe", {}), facts["recipe"]):
         raise RecipeError(
-            f"checkpoint {newest} was saved by a run with another recipe than config.json says; "
-            "put back the checkpoints of this run, or choose a new --workdir"
+            f"checkpoint {newest} was saved by a run with another recipe than config.json says:\n  "
+            + "\n  ".join(changed.values())
+            + "\nPut back the checkpoints of this run, or choose a new --workdir."
         )
     return state, stored.get("unfinished", NOTHING_UNFINISHED)
 

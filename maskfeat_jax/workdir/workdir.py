@@ -28,7 +28,7 @@ import jax
 from maskfeat_jax.distributed.collectives import on_first_process
 from maskfeat_jax.distributed.compare import PACKAGES, version
 from maskfeat_jax.files import write_atomically
-from maskfeat_jax.sections import flatten
+from maskfeat_jax.sections import differences, flatten
 from maskfeat_jax.workdir import lock as run_lock
 
 _BROKEN = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -123,16 +123,15 @@ def check_workdir(
     if not os.access(directory, os.W_OK | os.X_OK):
         raise WorkdirError(f"{directory}: not writable; choose another --workdir")
     if (directory / "config.json").exists():
-        changed = [
-            line
-            for key, line in _differences(read_recipe(directory), json.loads(text))
-            if not is_harmless(key, harmless)
-        ]
+        changed = differences(flatten(read_recipe(directory)), flatten(json.loads(text)))
+        changed = {k: line for k, line in changed.items() if not is_harmless(k, harmless)}
         if changed:
             raise RecipeChanged(
-                f"{directory} was started with another recipe:\n  "
-                + "\n  ".join(changed)
-                + "\nRestore these values to go on, or choose a new --workdir."
+                f"{directory} was started with another recipe, stored -> now:\n  "
+                + "\n  ".join(changed.values())
+                + "\nRestore these values to go on with this run; or, to start from what it has "
+                f"learned, choose a new --workdir and add --config.model.init_from={path}. "
+                f"What may change in a run: {', '.join(harmless)}."
             )
         return
     foreign = sorted(p.name for p in directory.iterdir() if not _is_own_leftover(p.name))
@@ -235,15 +234,6 @@ def _as_json(value: Mapping[str, Any]) -> str:
         raise ValueError(
             f"only numbers, strings, booleans, None, lists and dictionaries can be stored: {error}"
         ) from error
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, str]]:
-    before, after = flatten(old), flatten(new)
-    return [
-        (key, f"{key}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}")
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-    ]
 
 
 def _is_own_leftover(name: str) -> bool:

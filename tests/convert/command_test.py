@@ -79,7 +79,7 @@ def test_finetuning_starts_from_a_file_of_pytorch(tmp_path):
     with pytest.raises(TransferError, match=r"pos_embed.*model\.init_resize=True"):
         run_recipe(recipe, tmp_path / "without")
     recipe["model"]["init_resize"] = True
-    experiment = build(recipe, tmp_path / "with")
+    experiment = build(recipe)
     params = initial_params(experiment.task, experiment.seed, experiment.init_from)
     block = trained.params["encoder"]["blocks"]["1"]["mlp"]["fc1"]["kernel"]
     np.testing.assert_array_equal(params["encoder"]["blocks"]["1"]["mlp"]["fc1"]["kernel"], block)

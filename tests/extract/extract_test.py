@@ -20,7 +20,7 @@ from maskfeat_jax.convert.importing import shapes_of
 from maskfeat_jax.extract.__main__ import main, view_of
 from maskfeat_jax.extract.features import Features
 from maskfeat_jax.models import create_model
-from maskfeat_jax.sections import Problems, RecipeError
+from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.tasks import task_of
 from tests.input_pipeline.samples import encode, picture
 from tests.input_pipeline.video_samples import encode_video
@@ -104,9 +104,9 @@ def a_run(workdir, name, **eval_view):
     """A work directory of a recipe with drawn parameters."""
     recipe = shrunken(name)
     recipe["eval_view"].update(eval_view)
-    view, problems = EvalView(**recipe["eval_view"]), Problems()
-    task = task_of(recipe).from_recipe(recipe, view.shape[:3], problems)
-    problems.stop()
+    view, reader = EvalView(**recipe["eval_view"]), Reader(recipe)
+    task = task_of(reader).from_recipe(reader, view.shape[:3])
+    reader.problems.stop()
     params = drawn(jax.eval_shape(task.init, jax.random.key(0)))
     workdir.mkdir()
     (workdir / "config.json").write_text(json.dumps(recipe))

@@ -44,7 +44,7 @@ def test_every_error_gets_a_class_and_one_line(error, kind):
 
 def test_lists_each_file_once_and_counts_each_time(tmp_path):
     path = tmp_path / "bad_inputs.jsonl"
-    bad_inputs = BadInputs(path)
+    bad_inputs = BadInputs().list_in(path)
     for _ in range(3):
         bad_inputs.record("a/x.jpg", 4, PROBLEM)
         bad_inputs.record("a/y.jpg", 5, None)
@@ -59,7 +59,7 @@ def test_lists_each_file_once_and_counts_each_time(tmp_path):
 
 
 def test_a_list_that_cannot_be_written_does_not_stop_the_run(tmp_path):
-    bad_inputs = BadInputs(str(tmp_path / "gone" / "list.jsonl"), max_fraction=1)
+    bad_inputs = BadInputs(max_fraction=1).list_in(str(tmp_path / "gone" / "list.jsonl"))
     with pytest.warns(RuntimeWarning, match=r"list\.jsonl is not written"):
         bad_inputs.record("a.jpg", 0, Problem("missing", "", None))
     assert (bad_inputs.skipped, bad_inputs.files) == (1, 1)
@@ -67,10 +67,10 @@ def test_a_list_that_cannot_be_written_does_not_stop_the_run(tmp_path):
 
 def test_continues_a_list_even_after_half_a_line(tmp_path):
     path = tmp_path / "bad_inputs.jsonl"
-    BadInputs(path).note("a", 0, PROBLEM)
+    BadInputs().list_in(path).note("a", 0, PROBLEM)
     with path.open("a") as file:
         file.write('{"file": "b", "ind')
-    again = BadInputs(path)
+    again = BadInputs().list_in(path)
     for name in ("a", "b", "c"):
         again.note(name, 0, PROBLEM)
     assert again.files == 3

@@ -182,7 +182,7 @@ KINDS = {
 
 def test_bad_files_leave_their_slot_empty_in_training(spoilt, tmp_path):
     path = tmp_path / "bad.jsonl"
-    bad_inputs = BadInputs(path, max_fraction=1.0)
+    bad_inputs = BadInputs(max_fraction=1.0).list_in(path)
     loader = Loader(spoilt, VIEW, batch_size=19, bad_inputs=bad_inputs)
     first, second = take(loader, 2)
     lines = [json.loads(line) for line in path.read_text().splitlines()]

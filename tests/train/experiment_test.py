@@ -16,7 +16,7 @@ PRETRAIN, FINETUNE = "maskfeat_vit_b16_in1k", "finetune_vit_b16_in1k"
 def test_a_loop_of_ones_own_is_the_run(finished_run, tmp_path):
     workdir, results = finished_run(PRETRAIN)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    experiment = build(shrunken(PRETRAIN), tmp_path / "not_made")
+    experiment = build(shrunken(PRETRAIN))
     state, losses = experiment.init(), []
     with contextlib.closing(experiment.batches(state)) as batches:
         for batch in batches:
@@ -35,7 +35,7 @@ def test_an_evaluation_begins_with_all_parameters_of_the_run(finished_run, tmp_p
     workdir, results = finished_run(FINETUNE, init_from=PRETRAIN)
     recipe = shrunken(FINETUNE) | {"task": "evaluate"}
     recipe["model"]["init_from"] = str(workdir)
-    experiment = build(recipe, tmp_path / "not_made")
+    experiment = build(recipe)
     assert experiment.optimizer is None
     state = experiment.init()
     trained = load_params(workdir).evaluated

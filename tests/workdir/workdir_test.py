@@ -46,7 +46,9 @@ def test_a_changed_recipe_is_refused_with_each_difference(tmp_path):
     assert "\n  optim.schedule: (absent) -> {}\n" in message
     assert '\n  optim.schedule.name: "cosine" -> (absent)\n' in message
     assert "\n  run.warmup: (absent) -> 3\n" in message
-    assert "log_every_steps" not in message
+    assert "log_every_steps: " not in message
+    assert "--config.model.init_from=" in message
+    assert message.endswith("What may change in a run: run.log_every_steps, data.path.")
     assert workdirs.read_recipe(path)["optim"]["lr"] == 1e-3
 
 
