@@ -219,7 +219,7 @@ class Common(NamedTuple):
     run: Run
     host: Input
     view: input_pipeline.TrainView | None
-    eval_view: input_pipeline.EvalView
+    eval_view: Any  # EvalView
     bad_inputs: input_pipeline.BadInputs
 
 
@@ -230,10 +230,11 @@ def read_common(reader: Reader, trains: bool) -> Common:
     """
     attempt = reader.problems.attempt
     view = attempt(reader.call, "view", input_pipeline.TrainView) if trains else None
+    eval_view = None
     with reader.problems.gather():
         same = {key: reader["view"][key] for key in CLIP if key in reader["view"]}
         section = {**same, **reader["eval_view"]}
-    eval_view = attempt(reader.call, "eval_view", input_pipeline.EvalView, section)
+        eval_view = reader.call("eval_view", input_pipeline.EvalView, section)
     if view is not None and eval_view is not None and view.shape != eval_view.shape:
         reader.problems.append(f"view gives {view.shape}, eval_view {eval_view.shape}")
     return Common(
