@@ -30,8 +30,8 @@ import numpy as np
 from maskfeat_jax import sharding
 from maskfeat_jax.commands.estimate import batch_shapes, estimate
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.train.build import build_training
-from maskfeat_jax.train.experiment import abstract_state, jitted_step
+from maskfeat_jax.training.build import build_training
+from maskfeat_jax.training.experiment import abstract_state, jitted_step
 
 ROOT = pathlib.Path(__file__).parents[1]
 RECIPES = {"maskfeat_vit_b16_in1k": 8, "maskfeat_mvit_s_k400": 1, "mae_vit_l16_k400": 4}

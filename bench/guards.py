@@ -33,7 +33,7 @@ from maskfeat_jax.distributed.watchdog import Watchdog
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.masking import Block
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.train.metrics import MetricBuffer
+from maskfeat_jax.training.metrics import MetricBuffer
 
 LOG_EVERY = 50  # updates between two reports
 
@@ -76,7 +76,7 @@ class Side:
 
 
 class Guarded(Side):
-    """What `maskfeat_jax.train.loop` does around an update."""
+    """What `maskfeat_jax.training.loop` does around an update."""
 
     def __init__(self, *words: Any, agreement: Agreement, watchdog: Watchdog):
         super().__init__(*words)

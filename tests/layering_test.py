@@ -22,9 +22,8 @@ ORDER = """
     tasks
     checkpoints
     convert
-    train
-    extract commands
-    api
+    training
+    extract commands api
 """
 LEVEL = {room: i for i, line in enumerate(ORDER.strip().splitlines()) for room in line.split()}
 # Packages that only some modules may import. TensorFlow is for tf.data alone.
@@ -34,7 +33,7 @@ CLOSED = {
     "jax": "maskfeat_jax/",
     "maskfeat_jax": "maskfeat_jax/ configs/",
     "configs": "nobody: they are maskfeat_jax.configs",
-    "input_pipeline": "input_pipeline/ maskfeat_jax/train/build.py maskfeat_jax/extract/ "
+    "input_pipeline": "input_pipeline/ maskfeat_jax/training/build.py maskfeat_jax/extract/ "
     "maskfeat_jax/commands/",
 }
 
@@ -68,6 +67,6 @@ def test_imports_go_down_and_stay_in_their_rooms():
 def test_package_needs_neither_tensorflow_nor_torch():
     code = (
         "import sys; sys.modules['tensorflow'] = sys.modules['torch'] = None\n"
-        "import maskfeat_jax.convert, maskfeat_jax.train.run, maskfeat_jax.models\n"
+        "import maskfeat_jax.convert, maskfeat_jax.training.run, maskfeat_jax.models\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -26,7 +26,7 @@ from maskfeat_jax.masking import MASKERS
 from maskfeat_jax.masking.block import Block
 from maskfeat_jax.models.positions import sincos_table
 from maskfeat_jax.sections import Reader, RecipeError
-from maskfeat_jax.train.build import (
+from maskfeat_jax.training.build import (
     build,
     build_training,
     read_common,

@@ -118,7 +118,7 @@ def import_all() -> None:
     from absl import app
 
     import main
-    from maskfeat_jax.train import run as training
+    from maskfeat_jax.training import run as training
 
 
 def serve() -> None:

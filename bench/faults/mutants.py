@@ -122,7 +122,7 @@ class Mutant(NamedTuple):
     recipe: str = "pretrain"
 
 
-LOOP, MANIFEST = "maskfeat_jax.train.loop", "maskfeat_jax.checkpoints.manifest"
+LOOP, MANIFEST = "maskfeat_jax.training.loop", "maskfeat_jax.checkpoints.manifest"
 CHECKPOINTS = "maskfeat_jax.checkpoints.checkpointer:Checkpoints"
 STORAGE = "maskfeat_jax.checkpoints.storage:Storage"
 AGREEMENT = "maskfeat_jax.distributed.collectives:Agreement"
@@ -260,7 +260,7 @@ def _not_asked(*_: Any) -> Any:
 
 
 def _stops_without_saving(*_: Any) -> None:
-    from maskfeat_jax.train import loop
+    from maskfeat_jax.training import loop
 
     raise loop.Stopped("at once")
 
@@ -333,10 +333,11 @@ MUTANTS = {
         _swapped("maskfeat_jax.steps", "_only_if", _applies_anything), poisoned
     ),
     "updates without end that are not finite": Mutant(
-        _swapped("maskfeat_jax.train.metrics:MetricBuffer", "_check", _nothing), poisoned_for_ever
+        _swapped("maskfeat_jax.training.metrics:MetricBuffer", "_check", _nothing),
+        poisoned_for_ever,
     ),
     "no evidence of what was not finite": Mutant(
-        _swapped("maskfeat_jax.train.run", "keep_evidence", _no_evidence), poisoned_for_ever
+        _swapped("maskfeat_jax.training.run", "keep_evidence", _no_evidence), poisoned_for_ever
     ),
     "STATUS.json is not written": Mutant(
         _swapped("maskfeat_jax.commands.train", "write_status", _no_status), told_to_stop
@@ -361,7 +362,7 @@ MUTANTS = {
     "any recipe goes on": Mutant(
         _all(
             _swapped("maskfeat_jax.workdir.workdir", "check_workdir", _nothing),
-            _swapped("maskfeat_jax.train.build", "what_matters", lambda _: {}),
+            _swapped("maskfeat_jax.training.build", "what_matters", lambda _: {}),
         ),
         recipe_changes,
     ),

@@ -202,19 +202,19 @@ BUGS = [
     Bug("transfer.py", "if name[0] not in parts:", "if False:", "tests/transfer_test.py"),
     # Metrics, and resuming.
     Bug(
-        "train/metrics.py",
+        "training/metrics.py",
         'finite = [row for row in rows if not row["nonfinite"]] or rows',
         "finite = rows",
-        "tests/train/metrics_test.py",
+        "tests/training/metrics_test.py",
     ),
     Bug(
-        "train/loop.py",
+        "training/loop.py",
         '"window": self._metrics.rows(),',
         '"window": {},',
         "tests/faults/harness_test.py -k killed_at_random",
     ),
     Bug(
-        "train/experiment.py",
+        "training/experiment.py",
         "self.training.train_batches(int(state.step))",
         "self.training.train_batches(0)",
         RESUME,

@@ -23,7 +23,7 @@ from bench.faults import isolation, results
 from input_pipeline import DATASETS
 from maskfeat_jax.commands.estimate import batch_shapes
 from maskfeat_jax.sections import RecipeError
-from maskfeat_jax.train.build import build
+from maskfeat_jax.training.build import build
 from tests.recipes import CONFIGS, shrunken
 
 SECONDS = 120.0  # for a hang; the machine may be shared

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.files import write_atomically
-from maskfeat_jax.train.build import build_data
+from maskfeat_jax.training.build import build_data
 
 USABLE, TOO_MANY_BAD = 0, 65  # exit codes
 _FIRST = 3  # files of a class that are shown

@@ -33,8 +33,8 @@ from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.flops import training_flops
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.tasks import Task
-from maskfeat_jax.train.build import build_training
-from maskfeat_jax.train.experiment import abstract_state, jitted_step
+from maskfeat_jax.training.build import build_training
+from maskfeat_jax.training.experiment import abstract_state, jitted_step
 
 BATCHES = 3  # on a device: the one in use and two that are ready or on their way
 TRIALS = 5  # programs compiled at most to find the largest batch

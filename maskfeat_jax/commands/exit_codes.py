@@ -13,7 +13,7 @@ from maskfeat_jax.distributed.preemption import EXIT_CODE as AGAIN
 from maskfeat_jax.distributed.preemption import Stopped
 from maskfeat_jax.distributed.start import BadStart, StartFailed, is_lost_process
 from maskfeat_jax.sections import RecipeError
-from maskfeat_jax.train.metrics import Diverged
+from maskfeat_jax.training.metrics import Diverged
 from maskfeat_jax.transfer import TransferError
 from maskfeat_jax.workdir.workdir import StorageError, WorkdirError
 

@@ -19,7 +19,7 @@ from maskfeat_jax.distributed.preemption import Signals, Stopped
 from maskfeat_jax.distributed.start import finish, start
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.sections import nearest
-from maskfeat_jax.train.metrics import Diverged
+from maskfeat_jax.training.metrics import Diverged
 
 OUT_OF_MEMORY = (
     "out of device memory: lower run.batch_size, raise run.accumulate, set model.remat=True, or "

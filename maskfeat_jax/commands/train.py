@@ -12,9 +12,9 @@ from maskfeat_jax.distributed.compare import compare, facts_of
 from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.sections import Section
-from maskfeat_jax.train.build import HARMLESS, build
-from maskfeat_jax.train.experiment import Experiment
-from maskfeat_jax.train.run import at_once, run_evaluation, run_training
+from maskfeat_jax.training.build import HARMLESS, build
+from maskfeat_jax.training.experiment import Experiment
+from maskfeat_jax.training.run import at_once, run_evaluation, run_training
 from maskfeat_jax.workdir.workdir import close_workdir, open_workdir, write_status
 
 

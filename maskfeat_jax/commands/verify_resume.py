@@ -17,8 +17,8 @@ from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.checkpoints.trees import named_leaves
 from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.preemption import Signals
-from maskfeat_jax.train.build import build
-from maskfeat_jax.train.experiment import Experiment
+from maskfeat_jax.training.build import build
+from maskfeat_jax.training.experiment import Experiment
 
 DIFFERENT = 70  # exit code
 TOLERANCE = 1e-5  # relative, of losses: noise is below, faults of resuming above

@@ -3,7 +3,7 @@
     python main.py visualize runs/a photo.jpg other.png --out=picture.png
     python main.py visualize runs/b clip.mp4 --out=picture.png
 
-Pre-training: input, masked input, predicted and wanted features. Fine-tuning: predicted classes.
+Pre-training: input, masked input, predicted and true features. Fine-tuning: predicted classes.
 """
 
 from __future__ import annotations
@@ -14,19 +14,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from input_pipeline import EvalView
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.decode.video import VideoFile
+from maskfeat_jax.api import load
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
-from maskfeat_jax.checkpoints.pretrained import load_params
 from maskfeat_jax.pictures import encode
 from maskfeat_jax.sections import Reader
-from maskfeat_jax.tasks import task_of
-from maskfeat_jax.workdir.workdir import WorkdirError, read_recipe
+from maskfeat_jax.workdir.workdir import WorkdirError
 
 
 def pictures(
@@ -41,25 +39,16 @@ def pictures(
       seed: of the masks; None for that of the run.
 
     Returns:
-      By name, uint8 `(height, width, 3)` and, for a run on videos, `(frames, height, width, 3)`.
+      See `api.Model.draw`.
 
     Raises:
       CheckpointError, WorkdirError: the run cannot be read.
-      ValueError: a file cannot be read.
+      ValueError: it is no run, or a file cannot be read.
     """
-    recipe = read_recipe(workdir)
-    if seed is not None:
-        recipe["seed"] = seed
-    reader = Reader(recipe)
+    model = load(workdir)
+    reader = Reader({"task": "", **model.pretrained.recipe})
     view = dataclasses.replace(reader.call("eval_view", EvalView), clips=1, crops=1)
-    task = task_of(reader).from_recipe(reader, view.shape[:3])
-    reader.problems.stop()
-    assert task is not None
-    params = load_params(workdir).evaluated
-    video = np.concatenate([middle(path, view) for path in files])
-    shown = jax.device_get(jax.jit(task.show_step)(params, video))
-    classes = range(getattr(task, "classes", 0))
-    return task.draw(video, shown, [f"class {k}" for k in classes])
+    return model.draw(np.concatenate([middle(path, view) for path in files]), seed=seed)
 
 
 def middle(path: Path, view: EvalView) -> np.ndarray:

@@ -82,6 +82,8 @@ def read(path: str | os.PathLike[str], *, ema: bool = True) -> Contents:
         start = file.read(9)
     if path.suffix == SAFETENSORS or start[8:] == b"{":
         return Contents(path, _safetensors(path), (), {}, documents)
+    if not start.startswith((b"PK\x03\x04", b"\x80")):  # archives and pickles, of torch.save
+        raise ConvertError(f"{path} is neither a safetensors file nor one that torch.save wrote")
     saved = _load(path)
     if not isinstance(saved, dict):
         raise ConvertError(f"{path} holds a {type(saved).__name__}, expected tensors by name")
@@ -152,6 +154,11 @@ def _file_of(path: Path) -> Path:
     files = [p for p in path.iterdir() if p.suffix in (".pth", ".pyth", ".pt", ".bin", SAFETENSORS)]
     if len(files) == 1:
         return files[0]
+    if not files:
+        raise ConvertError(
+            f"{path} is neither a run (no config.json, no checkpoints/) nor a folder with a file "
+            "of weights"
+        )
     raise ConvertError(
         f"{path} has {len(files)} files of weights and no model.safetensors; name one of them"
     )

@@ -39,7 +39,7 @@ from maskfeat_jax.extract.features import AXES, Features
 from maskfeat_jax.files import replacing
 from maskfeat_jax.models.classifier import POOLS
 from maskfeat_jax.sections import Problems, RecipeError, Section, call
-from maskfeat_jax.train.prefetch import Prefetcher
+from maskfeat_jax.training.prefetch import Prefetcher
 from maskfeat_jax.workdir.workdir import WorkdirError, environment
 
 DTYPES = ("float32", "float16")

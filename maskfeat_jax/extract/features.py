@@ -37,8 +37,10 @@ class Features:
     pool: str = "mean"  # of features per clip: of the tokens of the grid, or the "class" token
 
     def __post_init__(self) -> None:
+        if self.per not in AXES:
+            raise ValueError(f"per={self.per!r}: expected one of {', '.join(AXES)}")
         if self.per != "clip" and self.pool != "mean":
-            raise ValueError("--pool is about --per=clip; frames and places have no class token")
+            raise ValueError("pool is for features per clip; frames and tokens have no class token")
         check_pool(self.pool, self.trained.model.encoder)
 
     @property

@@ -14,8 +14,8 @@ from maskfeat_jax.checkpoints.pretrained import load_params
 from maskfeat_jax.commands.train import run_recipe
 from maskfeat_jax.convert import stablehlo
 from maskfeat_jax.convert.__main__ import main as command
-from maskfeat_jax.train.build import build
-from maskfeat_jax.train.initial import initial_params
+from maskfeat_jax.training.build import build
+from maskfeat_jax.training.initial import initial_params
 from maskfeat_jax.transfer import TransferError
 from tests.convert.models import assert_same, small
 from tests.recipes import ROOT, shrunken

@@ -15,7 +15,7 @@ from maskfeat_jax.convert.files import Tensor
 from maskfeat_jax.convert.hints import told
 from maskfeat_jax.convert.layouts import LAYOUTS
 from maskfeat_jax.convert.source import find_form, told_sections
-from maskfeat_jax.train.initial import _check_same_network as check_same_network
+from maskfeat_jax.training.initial import _check_same_network as check_same_network
 from maskfeat_jax.transfer import TransferError
 from tests.convert.models import small
 

@@ -1,9 +1,8 @@
 """A run without its files: state, batches, step, evaluation, pictures.
 
 state = experiment.init()
-with contextlib.closing(experiment.batches(state)) as batches:
-for batch in batches:
-state, metrics = experiment.step(state, batch)
+for batch in experiment.batches(state):
+    state, metrics = experiment.step(state, batch)
 experiment.evaluate(state)
 """
 
@@ -24,10 +23,10 @@ from maskfeat_jax import sharding
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import Task
-from maskfeat_jax.train.evaluate import Interrupt, evaluate, never
-from maskfeat_jax.train.initial import InitFrom, initial_params
-from maskfeat_jax.train.prefetch import Batch, Prefetcher
-from maskfeat_jax.train.settings import Run
+from maskfeat_jax.training.evaluate import Interrupt, evaluate, never
+from maskfeat_jax.training.initial import InitFrom, initial_params
+from maskfeat_jax.training.prefetch import Batch, Prefetcher
+from maskfeat_jax.training.settings import Run
 from maskfeat_jax.workdir.workdir import write_table
 
 
@@ -144,7 +143,13 @@ class Experiment:
                 params = self.task.with_data(params, batches, views=views, mesh=self.mesh)
         return TrainState.frozen(params)
 
-    def batches(self, state: TrainState) -> Prefetcher:
+    def batches(self, state: TrainState) -> Generator[Batch]:
+        """Batches on the devices, from that of the state's step to the last of the run."""
+        with contextlib.closing(self.prefetched(state)) as batches:
+            for _ in range(int(state.step), self.total_steps):
+                yield next(batches)
+
+    def prefetched(self, state: TrainState) -> Prefetcher:
         """Batches on the devices without end, from that of the state's step on; to be closed."""
         assert self.training is not None
         return Prefetcher(self.training.train_batches(int(state.step)), self.place)

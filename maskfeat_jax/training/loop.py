@@ -20,10 +20,10 @@ from maskfeat_jax.distributed.preemption import Stopped
 from maskfeat_jax.distributed.watchdog import Watchdog
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.train.evaluate import Interrupted
-from maskfeat_jax.train.experiment import Experiment
-from maskfeat_jax.train.metrics import Diverged, MetricBuffer, StragglerDetector
-from maskfeat_jax.train.prefetch import Batch, Prefetcher
+from maskfeat_jax.training.evaluate import Interrupted
+from maskfeat_jax.training.experiment import Experiment
+from maskfeat_jax.training.metrics import Diverged, MetricBuffer, StragglerDetector
+from maskfeat_jax.training.prefetch import Batch, Prefetcher
 from maskfeat_jax.workdir.report import Report
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]

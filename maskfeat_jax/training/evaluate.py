@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from maskfeat_jax.faults import fault_point
-from maskfeat_jax.train.prefetch import Batch, Prefetcher
+from maskfeat_jax.training.prefetch import Batch, Prefetcher
 
 Interrupt = Callable[[bool], bool]
 

@@ -16,9 +16,9 @@ from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.checkpoints.trees import named_leaves
 from maskfeat_jax.files import write_atomically
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.train.experiment import Experiment
-from maskfeat_jax.train.metrics import Bad
-from maskfeat_jax.train.prefetch import Batch
+from maskfeat_jax.training.experiment import Experiment
+from maskfeat_jax.training.metrics import Bad
+from maskfeat_jax.training.prefetch import Batch
 
 
 def keep_evidence(

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskfeat_jax.train.loop import Clock
-from maskfeat_jax.train.metrics import MetricBuffer, StragglerDetector, TooManyBad
+from maskfeat_jax.training.loop import Clock
+from maskfeat_jax.training.metrics import MetricBuffer, StragglerDetector, TooManyBad
 
 
 def fill(window: MetricBuffer, losses, start: int = 0, sigmas: float = 0) -> None:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from maskfeat_jax.train.prefetch import Prefetcher
+from maskfeat_jax.training.prefetch import Prefetcher
 
 
 def rows(count, closed=None, error=None):
@@ -49,7 +49,7 @@ def test_an_error_comes_after_the_batches_before_it():
 
 
 def test_waiting_can_be_left_and_a_stuck_loader_does_not_hold_the_end(monkeypatch):
-    monkeypatch.setattr("maskfeat_jax.train.prefetch._END_SECONDS", 0.1)
+    monkeypatch.setattr("maskfeat_jax.training.prefetch._END_SECONDS", 0.1)
     stuck, asked = threading.Event(), iter([False, False, True])
 
     def never():

@@ -15,11 +15,11 @@ from maskfeat_jax.distributed.watchdog import Watchdog
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.sections import RecipeError, differences
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.train.experiment import Experiment
-from maskfeat_jax.train.loop import Step, Training
-from maskfeat_jax.train.metrics import TooManyBad
-from maskfeat_jax.train.nonfinite import keep_evidence
-from maskfeat_jax.train.prefetch import Prefetcher
+from maskfeat_jax.training.experiment import Experiment
+from maskfeat_jax.training.loop import Step, Training
+from maskfeat_jax.training.metrics import TooManyBad
+from maskfeat_jax.training.nonfinite import keep_evidence
+from maskfeat_jax.training.prefetch import Prefetcher
 from maskfeat_jax.workdir.report import Report
 
 NOTHING_UNFINISHED = {"window": {}, "evaluation": False}
@@ -85,7 +85,7 @@ def run_training(
         if unfinished["evaluation"]:
             reported = on_first_process(lambda: int(report.evaluated(done)))
             unfinished = {**unfinished, "evaluation": not reported}
-        batches = stack.enter_context(contextlib.closing(experiment.batches(state)))
+        batches = stack.enter_context(contextlib.closing(experiment.prefetched(state)))
         with at_once(signals):
             step = _compiled(experiment, state, batches)
         training = Training(

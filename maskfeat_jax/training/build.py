@@ -16,9 +16,9 @@ from maskfeat_jax.models.probes import ENCODER
 from maskfeat_jax.optim import OPTIMIZERS, Optimizer, Rule
 from maskfeat_jax.sections import Reader, RecipeError, Section, call, flatten, is_object
 from maskfeat_jax.tasks import Task, task_of
-from maskfeat_jax.train.experiment import Experiment
-from maskfeat_jax.train.initial import InitFrom
-from maskfeat_jax.train.settings import Input, Run
+from maskfeat_jax.training.experiment import Experiment
+from maskfeat_jax.training.initial import InitFrom
+from maskfeat_jax.training.settings import Input, Run
 from maskfeat_jax.workdir.workdir import is_harmless
 
 # Of every recipe; a task adds its own. Any may be missing.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maskfeat_jax.checkpoints.pretrained import load_params
-from maskfeat_jax.train.build import build
+from maskfeat_jax.training.build import build
 from tests.recipes import shrunken
 
 PRETRAIN, FINETUNE = "maskfeat_vit_b16_in1k", "finetune_vit_b16_in1k"

@@ -1,0 +1,198 @@
+"""What a notebook needs: `load` a model, `build` an experiment, `train` it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, UInt8
+from ml_collections import ConfigDict
+
+from maskfeat_jax import convert, recipes
+from maskfeat_jax.convert import ConvertError, Pretrained
+from maskfeat_jax.extract.features import Features
+from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.sections import Reader
+from maskfeat_jax.tasks import task_of
+from maskfeat_jax.training.experiment import Experiment
+from maskfeat_jax.typing import Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model, see `load`.
+
+    Attributes:
+      pretrained: network, parameters, and how its clips are normalised.
+    """
+
+    pretrained: Pretrained
+
+    @property
+    def clip(self) -> Size3:
+        """Frames, height and width of the clips that it takes; an image has one frame."""
+        return self.pretrained.clip
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Of a classifier, where they are known."""
+        return self.pretrained.class_names
+
+    def features(
+        self, video: UInt8[np.ndarray, "b t h w 3"], *, per: str = "clip", pool: str = "mean"
+    ) -> Float[Array, "b ..."]:
+        """Features of the encoder, nothing masked, after the layer norm that belongs to them.
+
+        For files on disk, more than fit in memory, see `python -m maskfeat_jax.extract`.
+
+        Args:
+          video: RGB clips of the size `clip`.
+          per: "clip", "frame" or "token", which gives `(b, d)`, `(b, time, d)` or
+            `(b, time, row, column, d)`; time, rows and columns are those of the tokens.
+          pool: of features per clip: "mean" of the tokens, or the "class" token.
+
+        Returns:
+          float32, or float64 of a model in float64.
+
+        Raises:
+          ValueError: clips of another size or dtype; `per` or `pool` do not exist.
+        """
+        self._check(video)
+        features, step = self._features(per, pool)
+        return step(features.params, video)
+
+    def draw(
+        self, video: UInt8[np.ndarray, "b t h w 3"], *, seed: int | None = None
+    ) -> dict[str, np.ndarray]:
+        """Pictures of what the model of a run makes of clips.
+
+        Pre-training: input, masked input, predicted and true features. Fine-tuning: the clips, each
+        under its most probable class.
+
+        Args:
+          video: RGB clips of the size `clip`.
+          seed: of the masks; None for that of the run.
+
+        Returns:
+          By name, uint8 `(height, width, 3)`, and for a model of videos `(frames, height, width,
+          3)`.
+
+        Raises:
+          ValueError: clips of another size or dtype; the model is not one of a run.
+        """
+        self._check(video)
+        recipe = self.pretrained.recipe
+        if "task" not in recipe:
+            raise ValueError(f"{self.pretrained.origin} is no run, so there is no task to draw")
+        reader = Reader(recipe if seed is None else {**recipe, "seed": seed})
+        task = task_of(reader).from_recipe(reader, self.clip)
+        reader.problems.stop()
+        assert task is not None
+        shown = jax.device_get(jax.jit(task.show_step)(self.pretrained.params, video))
+        numbers = range(getattr(task, "classes", 0))
+        return task.draw(video, shown, self.class_names or [f"class {k}" for k in numbers])
+
+    def to_torch(self, layout: str) -> dict[str, np.ndarray]:
+        """Parameters under the names and in the shapes of a PyTorch project.
+
+        `convert.write` writes them to a folder, with what the project needs beside them.
+
+        Args:
+          layout: key of `convert.LAYOUTS`, such as "timm".
+
+        Raises:
+          ConvertError: the layout has no names for this model; says what hinders.
+        """
+        return convert.export(self.pretrained, layout).state
+
+    def _check(self, video: Any) -> None:
+        right = video.ndim == 5 and (*video.shape[1:],) == (*self.clip, 3)
+        if not right or video.dtype != np.uint8:
+            raise ValueError(
+                f"expected uint8 clips (b, {', '.join(map(str, self.clip))}, 3), that is batch, "
+                f"frames, height, width, RGB; got {video.dtype} {video.shape}"
+            )
+
+    @functools.cached_property
+    def _features(self) -> Callable[[str, str], Any]:
+        @functools.cache
+        def compiled(per: str, pool: str) -> tuple[Features, Any]:
+            features = Features(self.pretrained, per, pool)
+            return features, jax.jit(features)
+
+        return compiled
+
+
+def load(path: str | os.PathLike[str], layout: str | None = None, **hints: Any) -> Model:
+    """A model with its parameters.
+
+    Args:
+      path: work directory of a run, one of its checkpoints, or a PyTorch file of any layout of
+        `convert.LAYOUTS`. No pickle is executed.
+      layout: of a PyTorch file, if it cannot be recognised.
+      **hints: see `convert.load`.
+
+    Raises:
+      ConvertError: it is nothing of these; says what was expected.
+      CheckpointError, WorkdirError, RecipeError: a checkpoint cannot be read.
+    """
+    if str(path).partition(":")[0].endswith(".py"):
+        raise ConvertError(
+            f"{path} is a recipe; load takes the work directory of a run, a checkpoint, or a "
+            "PyTorch file. build takes recipes"
+        )
+    return Model(convert.load(path, layout, **hints))
+
+
+def build(
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | ConfigDict,
+    overrides: Mapping[str, Any] | None = None,
+) -> Experiment:
+    """The experiment that a recipe describes.
+
+    Args:
+      recipe: file, with its size if it has any (`"configs/mae_vit_in1k.py:l16"`); name of a recipe
+        of this package; or sections.
+      overrides: values by dotted key, as `--config.` on the command line; `data`, `eval_data`,
+        `target` and `mask` may be objects, see `input_pipeline.Source`, `targets.Target` and
+        `masking.Masker`.
+
+    Raises:
+      RecipeNotFound: there is no such recipe, or no such size.
+      RecipeError: names everything that is wrong with the recipe or the data.
+      BadInput: none of the first examples can be read.
+    """
+    from maskfeat_jax.training.build import build as build_experiment
+
+    if isinstance(recipe, ConfigDict):
+        config = recipe.copy_and_resolve_references()
+    elif isinstance(recipe, Mapping):
+        config = ConfigDict(dict(recipe))
+    else:
+        config = recipes.load(os.fspath(recipe))
+    return build_experiment(recipes.override(config, overrides or {}).to_dict())
+
+
+def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> dict[str, float]:
+    """Trains or evaluates in a work directory, as `main.py` does; the same again resumes.
+
+    Args:
+      experiment: see `build`.
+      workdir: of the run; made if it does not exist.
+
+    Returns:
+      The metrics of the last evaluation.
+
+    Raises:
+      WorkdirError, RecipeChanged: the directory is not that of this run.
+      Diverged, CheckpointError: see `training.run.run_training`.
+    """
+    from maskfeat_jax.commands.train import train as train_in
+
+    return train_in(experiment, Path(workdir))
