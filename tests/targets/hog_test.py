@@ -62,3 +62,8 @@ def test_hog_is_of_the_first_frame_of_a_token():
 def test_refuses():
     with pytest.raises(ValueError, match="patch 12x12 is not a whole number of 8x8 HOG cells"):
         Hog((1, 12, 12))
+
+
+def test_clips_are_whole_tubelets():
+    with pytest.raises(ValueError, match="4x32x40 is not a whole number of 2x16x16 tubelets"):
+        Hog((2, 16, 16))(np.zeros((2, 4, 32, 40, 3), np.float32))

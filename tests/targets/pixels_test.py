@@ -73,3 +73,8 @@ def test_refuses():
     for name, value in (("frames", "last"), ("channels", "middle"), ("statistics", "batch")):
         with pytest.raises(ValueError, match=f"{name}='{value}'"):
             Pixels((1, 16, 16), **{name: value})
+
+
+def test_clips_are_whole_tubelets():
+    with pytest.raises(ValueError, match="4x32x40 is not a whole number of 2x16x16 tubelets"):
+        Pixels((2, 16, 16))(np.zeros((2, 4, 32, 40, 3), np.float32))
