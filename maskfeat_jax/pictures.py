@@ -196,20 +196,20 @@ def draw_features(
     video: UInt8[np.ndarray, "b t h w 3"],
     mask: Bool[np.ndarray, "b gt gh gw"],
     predicted: Float[np.ndarray, "b gt gh gw d"],
-    wanted: Float[np.ndarray, "b gt gh gw d"],
+    targets: Float[np.ndarray, "b gt gh gw d"],
     tubelet: tuple[int, int, int],
     draw: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, UInt8[np.ndarray, "... 3"]]:
-    """Input, what the model sees of it, predicted and wanted features of some clips.
+    """Input, what the model sees of it, predicted features and targets of some clips.
 
-    Of each frame of tokens the first frame of pixels is shown. Predictions of visible tokens are
-    not trained and mean nothing: in their place stand the wanted features.
+    Of each frame of tokens the first frame of pixels is drawn. Predictions of visible tokens are
+    not trained and mean nothing: their targets are drawn instead.
 
     Args:
       video: RGB.
       mask: True = masked.
       predicted: features of each token.
-      wanted: likewise.
+      targets: likewise.
       tubelet: frames, rows and columns of one token, pixels.
       draw: features of one frame of tokens, `(gh, gw, d)`, to uint8 `(height, width, 3)`.
 
@@ -224,14 +224,14 @@ def draw_features(
         raise ValueError(
             f"clips of {video.shape[1]} frames are not {mask.shape[1]} tokens of {tubelet[0]}"
         )
-    titles = ["input", "masked", "predicted where masked, else wanted", "wanted"]
+    titles = ["input", "masked input", "predicted (visible: target)", "target"]
     firsts = video[:, :: tubelet[0]]
     hidden = _each(lambda frame, where: hide(frame, where, tubelet[1:]), firsts, mask)
     shown = [
         [*map(list, firsts)],
         hidden,
-        _each(draw, np.where(mask[..., None], predicted, wanted)),
-        _each(draw, wanted),
+        _each(draw, np.where(mask[..., None], predicted, targets)),
+        _each(draw, targets),
     ]
     moments = range(mask.shape[1])
     panels = [

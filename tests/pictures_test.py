@@ -141,8 +141,8 @@ def test_panel_scales_to_one_height_and_keeps_every_image():
 
 def test_panel_wraps_long_titles():
     image = np.zeros((30, 80, 3), np.uint8)
-    one = pictures.panel([[image]], ["wanted"])
-    two = pictures.panel([[image]], ["wanted features of the masked patches"])
+    one = pictures.panel([[image]], ["target"])
+    two = pictures.panel([[image]], ["targets of the masked patches"])
     assert two.shape[0] > one.shape[0]
     assert two.shape[1] == one.shape[1]
 
@@ -185,7 +185,7 @@ def test_features_of_images_are_one_panel():
     assert set(drawn) == {"predictions"}
     picture = drawn["predictions"]
     whole = 224 * 336
-    # Predicted where masked, wanted everywhere else.
+    # Predicted where masked, the target everywhere else.
     assert area(picture, (255, 0, 0)) == whole // 6
     assert area(picture, (0, 255, 0)) == 4 * whole - whole // 6
     assert 0 <= area(picture, (128, 128, 128)) - whole // 6 < 50  # the rest is text
