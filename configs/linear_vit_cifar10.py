@@ -12,41 +12,13 @@ Run: python main.py --config=configs/linear_vit_cifar10.py --workdir=runs/cifar-
          --config.model.init_from=runs/cifar-mae
 """
 
-from ml_collections import ConfigDict
+from maskfeat_jax.configs import common
 
 
-def get_config() -> ConfigDict:
-    """The recipe."""
-    config = ConfigDict()
-    config.seed = 0
-    config.task = "probe"
-    config.data = dict(name="image_folder", path="", split="train")
-    config.eval_data = dict(name="image_folder", path="", split="test")
+def get_config():
+    config = common.cifar10("probe")
     config.view = dict(size=32, crop_area=(0.3, 1.0))
-    config.eval_view = dict(size=32, resize=32)
-    config.input = dict(workers=0, on_bad_in_evaluation="fail")
-    config.bad_inputs = dict(max_fraction=0.01, max_consecutive=64)
-    config.normalise = dict(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262))
-    config.augment = dict(flip=0.5)
-    config.model = dict(
-        encoder="vit_ti16",
-        tubelet=(1, 4, 4),
-        width=128,
-        depth=4,
-        heads=4,
-        dtype="float32",
-        init_from="",
-        init_resize=False,  # True interpolates positions of another size
-    )
     config.head = dict(name="linear_probe", num_classes=10, pool="mean")
     config.optim = dict(name="lars", lr=12.8, lr_batch=200, warmup_epochs=10.0)
-    config.mesh = dict(parameters=1)
-    config.run = dict(
-        epochs=100.0,
-        batch_size=200,
-        log_every_steps=100,
-        checkpoint_every_epochs=0.0,
-        evaluate_every_epochs=0.0,
-        pictures_every_epochs=0.0,
-    )
+    config.run = dict(epochs=100.0, batch_size=200, log_every_steps=100, **common.AT_THE_END)
     return config

@@ -9,41 +9,18 @@ Run: python main.py --config=configs/smoke.py --workdir=runs/smoke
 from ml_collections import ConfigDict
 
 
-def get_config() -> ConfigDict:
-    """The recipe."""
+def get_config():
     config = ConfigDict()
-    config.seed = 0
     config.task = "pretrain"
-    config.data = dict(name="shapes", split="train", num_examples=4096, size=32)
-    config.eval_data = dict(name="shapes", split="test", num_examples=512, size=32)
+    config.data = dict(name="shapes", num_examples=4096)
+    config.eval_data = dict(split="test", num_examples=512)
     config.view = dict(size=32, crop_area=(0.5, 1.0))
-    config.eval_view = dict(size=32, resize=32)
-    config.input = dict(workers=0, on_bad_in_evaluation="fail")
-    config.bad_inputs = dict(max_fraction=0.01, max_consecutive=64)
+    config.eval_view = dict(resize=32)
     config.normalise = dict(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
-    config.augment = dict(flip=0.5)
     config.mask = dict(name="random", ratio=0.5)
-    config.target = dict(name="hog", bins=9, cell=4)
-    config.model = dict(
-        encoder="vit_ti16", tubelet=(1, 4, 4), width=96, depth=4, heads=4, dtype="float32"
-    )
+    config.target = dict(name="hog", cell=4)
+    config.model = dict(encoder="vit_ti16", tubelet=(1, 4, 4), width=96, depth=4, heads=4)
     config.head = dict(name="maskfeat")
-    config.optim = dict(
-        name="adamw",
-        lr=3e-3,
-        lr_batch=64,
-        warmup_epochs=0.5,
-        weight_decay=0.05,
-        clip_norm=1.0,
-        end_lr=1e-6,
-    )
-    config.mesh = dict(parameters=1)
-    config.run = dict(
-        epochs=4.0,
-        batch_size=64,
-        log_every_steps=32,
-        checkpoint_every_epochs=1.0,
-        evaluate_every_epochs=1.0,
-        pictures_every_epochs=2.0,
-    )
+    config.optim = dict(name="adamw", lr=3e-3, lr_batch=64, warmup_epochs=0.5, clip_norm=1.0)
+    config.run = dict(epochs=4.0, batch_size=64, log_every_steps=32, pictures_every_epochs=2.0)
     return config

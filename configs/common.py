@@ -1,0 +1,80 @@
+"""What several recipes share: data, its pixels and views. A recipe adds what is its own.
+
+Costs of recipes are in GMAC, 1e9 multiply-adds, of a forward pass.
+"""
+
+from ml_collections import ConfigDict
+
+# Of runs of minutes: nothing between start and end.
+AT_THE_END = dict(checkpoint_every_epochs=0.0, evaluate_every_epochs=0.0, pictures_every_epochs=0.0)
+
+
+def pick(table, name):
+    """`table[name]`; a LookupError that says what there is."""
+    if name not in table:
+        raise LookupError(f"{name!r} is not one of {', '.join(table)}")
+    return table[name]
+
+
+def imagenet(task):
+    """ImageNet-1k as train/<class>/*.JPEG and val/<class>/*.JPEG; pre-training takes any tree.
+
+    Fine-tuning augments as PySlowFast, OpenMMLab and MAE do: RandAugment, erasing and, which are
+    the defaults of `mix`, mixup 0.8, CutMix 1.0, label smoothing 0.1.
+    """
+    config = ConfigDict(dict(task=task, data=dict(name="image_folder")))
+    if task != "pretrain":
+        config.eval_data = dict(split="val")
+    if task == "finetune":
+        config.view = dict(rand_augment="rand-m9-mstd0.5-inc1")
+        config.augment = dict(erase=0.25)
+        config.head = dict(name="classifier", num_classes=1000)
+    return config
+
+
+def kinetics(task):
+    """Clips of 16 frames, every fourth, as PySlowFast; it resizes without antialiasing.
+
+    Lines "path label" of train.csv and val.csv; pre-training takes lines "path" too. The datasets
+    `video_folder` and `video_records` take a path as well.
+    """
+    config = ConfigDict(dict(task=task, data=dict(name="video_list")))
+    config.view = dict(frames=16, stride=4, short_side=256)
+    config.view.update(interpolation="bilinear", antialias=False)
+    config.normalise = dict(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+    if task == "pretrain":
+        config.view.crop_area = (0.5, 1.0)
+    else:
+        config.eval_data = dict(split="val")
+        config.view.update(rand_augment="rand-m7-mstd0.5-inc1")
+        config.view.update(fill=(128, 128, 128), augment_first=True)
+        config.augment = dict(erase=0.25)
+    return config
+
+
+def ssv2():
+    """Fine-tuning on Something-Something v2, as PySlowFast's configs/SSv2/MVITv2_S_16x4.yaml.
+
+    `data.path` has the published JSON files and the videos.
+    """
+    config = ConfigDict(dict(task="finetune", data=dict(name="ssv2")))
+    config.eval_data = dict(split="validation")
+    config.view = dict(frames=16, sampling="segment", scale_jitter=(256, 320))
+    config.view.update(interpolation="bilinear", antialias=False)
+    config.view.update(fill=(128, 128, 128), augment_first=True)
+    config.eval_view = dict(resize=224, crops=3)
+    config.normalise = dict(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+    config.augment = dict(flip=0.0, erase=0.25)  # left and right tell classes apart
+    config.mix = dict(group=2)  # clips per GPU of the original
+    config.head = dict(name="classifier", num_classes=174)
+    return config
+
+
+def cifar10(task):
+    """CIFAR-10 as train/<class>/ and test/<class>/, and a small ViT."""
+    config = ConfigDict(dict(task=task, data=dict(name="image_folder")))
+    config.eval_data = dict(split="test")
+    config.eval_view = dict(resize=32)
+    config.normalise = dict(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262))
+    config.model = dict(encoder="vit_ti16", tubelet=(1, 4, 4), width=128, depth=4, heads=4)
+    return config
