@@ -1,7 +1,7 @@
 """Is `estimate` right? Its bytes beside those that a real training takes, on this machine's CPU.
 
     python -m bench.estimate_memory
-    python -m bench.estimate_memory maskfeat_vit_b16_in1k=4 mae_vit_l16_k400=2
+    python -m bench.estimate_memory maskfeat_vit_in1k:b16=4 mae_vit_kinetics:l16=2
 
 Each recipe runs in a process of its own, on one device, with random clips: estimate, compile, make
 the state, three updates. Estimated is what the state takes by its shapes, and the peak; compiled
@@ -34,7 +34,7 @@ from maskfeat_jax.training.build import build_training
 from maskfeat_jax.training.experiment import abstract_state, jitted_step
 
 ROOT = pathlib.Path(__file__).parents[1]
-RECIPES = {"maskfeat_vit_b16_in1k": 8, "maskfeat_mvit_s_k400": 1, "mae_vit_l16_k400": 4}
+RECIPES = {"maskfeat_vit_in1k:b16": 8, "maskfeat_mvit_kinetics:s": 1, "mae_vit_kinetics:l16": 4}
 UPDATES = 3
 
 

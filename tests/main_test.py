@@ -36,7 +36,7 @@ from maskfeat_jax.training.build import (
 from maskfeat_jax.workdir.workdir import RecipeChanged
 from tests.recipes import CONFIGS, ROOT, recipe, shrunken
 
-PRETRAIN, FINETUNE = "maskfeat_vit_b16_in1k", "finetune_vit_b16_in1k"
+PRETRAIN, FINETUNE = "maskfeat_vit_in1k:b16", "finetune_vit_in1k:b16"
 
 
 def json_lines(file):
@@ -57,7 +57,7 @@ def pretrained(finished_run):
 
 @pytest.fixture
 def autoencoder(finished_run):
-    return finished_run("mae_vit_b16_in1k")
+    return finished_run("mae_vit_in1k:b16")
 
 
 @pytest.fixture
@@ -86,14 +86,14 @@ def test_recipe_says_what_it_is_and_its_parts_exist(name):
 @pytest.mark.parametrize(
     ("name", "warmup_epochs", "peak", "end"),
     [
-        ("mae_vit_b16_k400", 240, 1.6e-3, 1.6e-5),  # per node 1e-4 to 1e-6, 16 nodes
-        ("mae_vit_l16_k400", 120, 1.6e-3, 1.6e-5),
-        ("finetune_mae_vit_l16_k400", 10, 4.8e-3, 1.6e-4),  # mae_st: 2.4e-3 for 256, 512 clips
-        ("finetune_mae_vit_h16_k400", 5, 4.8e-3, 1.6e-5),
-        ("mae_vit_h14_in1k", 40, 2.4e-3, 0),
-        ("finetune_mae_vit_b16_in1k", 5, 2e-3, 1e-6),
-        ("finetune_mae_vit_h14_in1k", 5, 4e-3, 1e-6),
-        ("linear_mae_vit_l16_in1k", 10, 6.4, 0),
+        ("mae_vit_kinetics:b16", 240, 1.6e-3, 1.6e-5),  # per node 1e-4 to 1e-6, 16 nodes
+        ("mae_vit_kinetics:l16", 120, 1.6e-3, 1.6e-5),
+        ("finetune_mae_vit_kinetics:l16", 10, 4.8e-3, 1.6e-4),  # mae_st: 2.4e-3 for 256, 512 clips
+        ("finetune_mae_vit_kinetics:h16", 5, 4.8e-3, 1.6e-5),
+        ("mae_vit_in1k:h14", 40, 2.4e-3, 0),
+        ("finetune_mae_vit_in1k:b16", 5, 2e-3, 1e-6),
+        ("finetune_mae_vit_in1k:h14", 5, 4e-3, 1e-6),
+        ("linear_mae_vit_in1k:l16", 10, 6.4, 0),
     ],
 )
 def test_learning_rates_of_masked_autoencoders(name, warmup_epochs, peak, end):
@@ -104,7 +104,7 @@ def test_learning_rates_of_masked_autoencoders(name, warmup_epochs, peak, end):
     assert last == pytest.approx(end, rel=1e-4, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["maskfeat_openmmlab_vit_b16_in1k", "scratch_vit_b16_in1k"])
+@pytest.mark.parametrize("name", ["maskfeat_openmmlab_vit_in1k", "scratch_vit_in1k:b16"])
 def test_shrunken_recipe_runs(name, tmp_path):
     results = run_recipe(shrunken(name), tmp_path / "run")
     assert results["used"] == results["expected"] == 21
@@ -113,12 +113,12 @@ def test_shrunken_recipe_runs(name, tmp_path):
 
 @pytest.mark.slow
 def test_videos_are_learnt_from_and_tested_with_views(tmp_path):
-    pretrained = run_recipe(shrunken("maskfeat_mvit_s_k400"), tmp_path / "pretrained")
+    pretrained = run_recipe(shrunken("maskfeat_mvit_kinetics:s"), tmp_path / "pretrained")
     assert 0 < pretrained["loss"] < 1
     assert pretrained["used"] == pretrained["expected"] == 21
     moving = list((tmp_path / "pretrained" / "pictures").glob("*.gif"))
     assert len(moving) == 2
-    tuned = shrunken("finetune_mvit_s_k400")
+    tuned = shrunken("finetune_mvit_kinetics:s")
     tuned["model"]["init_from"] = str(tmp_path / "pretrained")
     results = run_recipe(tuned, tmp_path / "tuned")
     assert results["used"] == results["expected"] == 21
@@ -136,7 +136,7 @@ def test_a_linear_probe_leaves_the_encoder_as_it_is(autoencoder, tmp_path):
     source = load_params(autoencoder[0]).params
     table = source["encoder"]["pos_embed"]
     np.testing.assert_array_equal(table, sincos_table((1, 2, 2), 32))
-    small = shrunken("linear_mae_vit_b16_in1k")
+    small = shrunken("linear_mae_vit_in1k:b16")
     with pytest.raises(RecipeError, match="name the run or checkpoint to evaluate or probe"):
         build(small)
     small["model"]["init_from"] = str(autoencoder[0])
@@ -155,7 +155,7 @@ def test_a_linear_probe_leaves_the_encoder_as_it_is(autoencoder, tmp_path):
 
 
 def test_neighbours_are_those_of_the_training_data(autoencoder, tmp_path):
-    small = shrunken("knn_mae_vit_b16_in1k")
+    small = shrunken("knn_mae_vit_in1k:b16")
     small["model"]["init_from"] = str(autoencoder[0])
     small["knn"]["k"] = 1
     small["eval_data"] = small["data"]  # each is its own neighbour
@@ -168,7 +168,7 @@ def test_neighbours_are_those_of_the_training_data(autoencoder, tmp_path):
 
 
 def test_finetuning_learns_on_from_the_positions_of_an_image_autoencoder(autoencoder, tmp_path):
-    small = shrunken("finetune_mae_vit_b16_in1k")
+    small = shrunken("finetune_mae_vit_in1k:b16")
     small["model"]["init_from"] = str(autoencoder[0])
     experiment = build(small)
     fresh = experiment.init().params
@@ -181,14 +181,14 @@ def test_finetuning_learns_on_from_the_positions_of_an_image_autoencoder(autoenc
 
 
 def test_a_video_autoencoder_learns_and_finetuning_takes_its_norm_too(finished_run, tmp_path):
-    workdir, results = finished_run("mae_vit_b16_k400")
+    workdir, results = finished_run("mae_vit_kinetics:b16")
     assert 0 < results["loss"] < 2
     assert results["used"] == results["expected"] == 21
     rows = json_lines(workdir / "metrics.jsonl")
     # Two epochs of 48 clips, which are two times 12 videos.
     assert [row["step"] for row in rows if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
     assert len(list((workdir / "pictures").glob("*.gif"))) == 2
-    small = shrunken("finetune_mae_vit_b16_k400")
+    small = shrunken("finetune_mae_vit_kinetics:b16")
     small["model"]["init_from"] = str(workdir)
     experiment = build(small)
     fresh = experiment.init().params
@@ -199,7 +199,7 @@ def test_a_video_autoencoder_learns_and_finetuning_takes_its_norm_too(finished_r
 
 
 def test_what_must_not_be_flipped_is_not(tmp_path, monkeypatch):
-    small = shrunken("finetune_mvit_s_ssv2")
+    small = shrunken("finetune_mvit_ssv2:s")
     assert small["augment"]["flip"] == 0
     monkeypatch.setattr(MovingShapes, "flippable", False, raising=False)
     small["augment"]["flip"] = 0.5
@@ -462,7 +462,7 @@ def test_init_from_must_fit(pretrained, tmp_path):
 
 
 def test_an_autoencoder_needs_the_same_number_of_tokens_in_each_clip(tmp_path):
-    small = shrunken("mae_vit_b16_in1k")
+    small = shrunken("mae_vit_in1k:b16")
     small["mask"] = {"name": "block", "ratio": 0.5}
     with pytest.raises(RecipeError, match=r"Block hides more .* set mask\.exact=True"):
         build(small)

@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[2]))  # main.py reads this file by it
 
 from tests.recipes import shrunken
 
-RECIPES = {"pretrain": "maskfeat_vit_b16_in1k", "finetune": "finetune_mae_vit_b16_in1k"}
+RECIPES = {"pretrain": "maskfeat_vit_in1k:b16", "finetune": "finetune_mae_vit_in1k:b16"}
 EXAMPLES, BATCH, EPOCHS = 48, 16, 16
 STEPS_PER_EPOCH = EXAMPLES // BATCH
 STEPS = STEPS_PER_EPOCH * EPOCHS

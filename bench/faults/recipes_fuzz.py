@@ -202,7 +202,7 @@ def attempt(seed: int) -> tuple[str, str, float]:
 def make_videos() -> None:
     """The videos of the shrunken recipes, which are made on first use."""
     for where in ("data", "eval_data"):
-        section = dict(shrunken("maskfeat_mvit_s_k400")[where])
+        section = dict(shrunken("maskfeat_mvit_kinetics:s")[where])
         DATASETS[section.pop("name")](**section)
 
 

@@ -2,7 +2,7 @@
 # A training on several nodes under Slurm, one process for each GPU. It goes on by itself after the
 # time limit, a preemption, or the loss of a node.
 #
-#     sbatch docs/launch/slurm.sh configs/maskfeat_vit_b16_in1k.py runs/a \
+#     sbatch docs/launch/slurm.sh configs/maskfeat_vit_in1k.py:b16 runs/a \
 #         --config.data.path=/data/imagenet
 #
 # On nodes without GPUs: --ntasks-per-node=1, no --gpus-per-node.

@@ -3,7 +3,7 @@
 # ends with a code that means so.
 #
 #     docs/launch/tpu_pod.sh NAME ZONE CONFIG WORKDIR [more words for main.py]
-#     docs/launch/tpu_pod.sh pod1 us-central2-b configs/mae_vit_l16_k400.py /shared/runs/m \
+#     docs/launch/tpu_pod.sh pod1 us-central2-b configs/mae_vit_kinetics.py:l16 /shared/runs/m \
 #         --config.data.path=/shared/k400
 #
 # Before, once, the project and its packages on every host:

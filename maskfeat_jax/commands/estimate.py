@@ -4,7 +4,7 @@ No array is made: shapes are traced and the step is compiled for the mesh. So a 
 a network needs on a pod, with as many forced host devices as the pod has:
 
     XLA_FLAGS=--xla_force_host_platform_device_count=64 python main.py estimate \
-        --config=configs/mae_vit_h16_k400.py --config.mesh.parameters=8 --memory_gb=80
+        --config=configs/mae_vit_kinetics.py:h16 --config.mesh.parameters=8 --memory_gb=80
 
 What the compiled program needs besides its arguments is the compiler's own number
 (`memory_analysis`), that of the program for the devices at hand. Where those are CPUs, the program

@@ -40,8 +40,8 @@ def test_middle_of_an_image_and_of_a_video(tmp_path):
 
 
 def test_command_draws_any_file_with_any_run(finished_run, tmp_path):
-    pretrained, _ = finished_run("maskfeat_vit_b16_in1k")
-    finetuned, _ = finished_run("finetune_vit_b16_in1k", init_from="maskfeat_vit_b16_in1k")
+    pretrained, _ = finished_run("maskfeat_vit_in1k:b16")
+    finetuned, _ = finished_run("finetune_vit_in1k:b16", init_from="maskfeat_vit_in1k:b16")
     grey, video, out = (tmp_path / name for name in ("grey.png", "video.mkv", "out.png"))
     Image.new("L", (50, 40), 99).save(grey)
     write_video(video, np.zeros((5, 40, 50, 3), np.uint8))
@@ -57,7 +57,7 @@ def test_command_draws_any_file_with_any_run(finished_run, tmp_path):
 
 
 def test_runs_on_videos_give_a_strip_and_an_animation(finished_run, tmp_path, capsys):
-    workdir, _ = finished_run("mae_vit_b16_k400")
+    workdir, _ = finished_run("mae_vit_kinetics:b16")
     noise = np.random.default_rng(0).integers(0, 255, (5, 40, 50, 3), dtype=np.uint8)
     write_video(tmp_path / "video.mkv", noise)
     drawn = pictures(workdir, [tmp_path / "video.mkv"])

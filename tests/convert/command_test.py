@@ -20,7 +20,7 @@ from maskfeat_jax.transfer import TransferError
 from tests.convert.models import assert_same, small
 from tests.recipes import ROOT, shrunken
 
-FINETUNE = "finetune_vit_b16_in1k"
+FINETUNE = "finetune_vit_in1k:b16"
 WITHOUT = """
 import sys
 

@@ -117,12 +117,12 @@ def a_run(workdir, name, **eval_view):
 
 @pytest.fixture(scope="module")
 def image_run(tmp_path_factory):
-    return a_run(tmp_path_factory.mktemp("runs") / "images", "finetune_vit_b16_in1k")
+    return a_run(tmp_path_factory.mktemp("runs") / "images", "finetune_vit_in1k:b16")
 
 
 @pytest.fixture(scope="module")
 def video_run(tmp_path_factory):
-    return a_run(tmp_path_factory.mktemp("runs") / "videos", "mae_vit_l16_k400")
+    return a_run(tmp_path_factory.mktemp("runs") / "videos", "mae_vit_kinetics:l16")
 
 
 def write_images(folder, names):

@@ -10,7 +10,7 @@ from maskfeat_jax.checkpoints.pretrained import load_params
 from maskfeat_jax.training.build import build
 from tests.recipes import shrunken
 
-PRETRAIN, FINETUNE = "maskfeat_vit_b16_in1k", "finetune_vit_b16_in1k"
+PRETRAIN, FINETUNE = "maskfeat_vit_in1k:b16", "finetune_vit_in1k:b16"
 
 
 def test_a_loop_of_ones_own_is_the_run(finished_run, tmp_path):
