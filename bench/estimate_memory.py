@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib
 import json
 import os
 import pathlib
@@ -27,7 +26,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from maskfeat_jax import sharding
+from maskfeat_jax import recipes, sharding
 from maskfeat_jax.commands.estimate import batch_shapes, estimate
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.training.build import build_training
@@ -40,7 +39,7 @@ UPDATES = 3
 
 def measure(name: str, batch_size: int) -> dict[str, Any]:
     """Bytes of one recipe: estimated, by the compiler, and of this process."""
-    recipe = importlib.import_module(f"configs.{name}").get_config().to_dict()
+    recipe = recipes.load(name).to_dict()
     recipe["run"]["batch_size"] = batch_size
     mesh, _, task, optimizer = build_training(recipe)
     found = estimate(task, optimizer, mesh, batch_size=batch_size)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable
 
 import jax
@@ -40,14 +41,15 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     def finished(name: str, init_from: str = "") -> tuple[pathlib.Path, dict[str, float]]:
         from maskfeat_jax.commands.train import run_recipe  # not for tests that train nothing
 
-        results = folder / f"{name}.json"
-        with open(folder / f"{name}.lock", "w") as lock:
+        workdir = folder / re.sub("[:,]", "-", name)
+        results = workdir.with_suffix(".json")
+        with open(workdir.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not results.exists():
                 small = shrunken(name)
                 if init_from:
                     small["model"]["init_from"] = str(finished(init_from)[0])
-                results.write_text(json.dumps(run_recipe(small, folder / name)))
-        return folder / name, json.loads(results.read_text())
+                results.write_text(json.dumps(run_recipe(small, workdir)))
+        return workdir, json.loads(results.read_text())
 
     return finished

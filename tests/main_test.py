@@ -34,7 +34,7 @@ from maskfeat_jax.training.build import (
     task_for,
 )
 from maskfeat_jax.workdir.workdir import RecipeChanged
-from tests.recipes import CONFIGS, ROOT, recipe, shrunken
+from tests.recipes import CONFIGS, ROOT, path_of, recipe, shrunken
 
 PRETRAIN, FINETUNE = "maskfeat_vit_in1k:b16", "finetune_vit_in1k:b16"
 
@@ -67,10 +67,7 @@ def own_copy(pretrained, tmp_path):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_recipe_says_what_it_is_and_its_parts_exist(name):
-    text = (ROOT / "configs" / f"{name}.py").read_text()
-    for word in ("Expect:", "Cost:", "Run: python main.py", f"configs/{name}.py"):
-        assert word in text.split('"""')[1], word
+def test_what_a_recipe_names_exists(name):
     full = recipe(name)
     reader = Reader(full)
     task_class, trains = read_task(reader)
@@ -536,7 +533,7 @@ def command(*words, **env):
 
 
 def test_command_line(tmp_path):
-    config = f"--config={ROOT}/configs/{PRETRAIN}.py"
+    config = f"--config={path_of(PRETRAIN)}"
     done = command(config, f"--workdir={tmp_path}/run", "--config.data.path=/nowhere")
     assert done.returncode == 78
     assert "Traceback" not in done.stderr

@@ -52,7 +52,7 @@ def edit(seed: int) -> Edit:
     draws = random.Random(seed)
     name = draws.choice(CONFIGS)
     recipe = copy.deepcopy(shrunken(name))
-    if "init_from" in recipe["model"]:
+    if recipe["task"] != "pretrain":
         recipe["model"]["init_from"] = str(pathlib.Path(__file__).parent)
     words, places, wrong = [], [], False
     for _ in range(draws.choice((1, 1, 1, 2, 3))):

@@ -10,14 +10,14 @@ from ml_collections import config_flags
 
 from maskfeat_jax.models import ViT
 from maskfeat_jax.sections import RecipeError, call
-from tests.recipes import CONFIGS, ROOT, recipe
+from tests.recipes import CONFIGS, path_of, recipe
 
 WORDS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
 
 
 def from_command_line(monkeypatch, name: str, *words: str) -> dict:
     """A recipe as main.py gets it."""
-    argv = ["main.py", f"--config={ROOT}/configs/{name}.py", *words]
+    argv = ["main.py", f"--config={path_of(name)}", *words]
     monkeypatch.setattr(sys, "argv", argv)
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file(
