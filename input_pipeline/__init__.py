@@ -32,22 +32,27 @@ step at which iteration starts change them.
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from input_pipeline.bad_inputs import BadInput, BadInputs, TooManyBadInputs
-from input_pipeline.datasets import (
-    DATASETS,
-    ImageFolder,
-    MovingShapes,
-    Shapes,
-    Ssv2,
-    Tfds,
-    VideoFolder,
-    VideoList,
-    VideoRecords,
-)
-from input_pipeline.loader import Loader
 from input_pipeline.source import Example, Source
-from input_pipeline.views.eval import EvalView
-from input_pipeline.views.train import TrainView
+
+if TYPE_CHECKING:
+    from input_pipeline.datasets import (
+        DATASETS,
+        ImageFolder,
+        MovingShapes,
+        Shapes,
+        Ssv2,
+        Tfds,
+        VideoFolder,
+        VideoList,
+        VideoRecords,
+    )
+    from input_pipeline.loader import Loader
+    from input_pipeline.views.eval import EvalView
+    from input_pipeline.views.train import TrainView
 
 __all__ = [
     "DATASETS",
@@ -56,6 +61,7 @@ __all__ = [
     "EvalView",
     "Example",
     "ImageFolder",
+    "InputNotInstalled",
     "Loader",
     "MovingShapes",
     "Shapes",
@@ -68,3 +74,30 @@ __all__ = [
     "VideoList",
     "VideoRecords",
 ]
+
+# Modules that need PyAV and OpenCV are imported when one of their names is first used. All other
+# names are in `datasets`.
+_MODULES = {"EvalView": "views.eval", "Loader": "loader", "TrainView": "views.train"}
+
+
+class InputNotInstalled(ImportError):
+    """A library that reads images or videos is not installed; says how to install it."""
+
+    def __init__(self, error: ImportError):
+        super().__init__(
+            f'reading images and videos needs: pip install "maskfeat_jax[input]" ({error})'
+        )
+
+
+if not TYPE_CHECKING:  # a type checker would take any name for one of this package
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'datasets')}")
+        except ModuleNotFoundError as error:
+            if error.name and error.name.startswith(__name__):
+                raise
+            raise InputNotInstalled(error) from error
+        return getattr(module, name)

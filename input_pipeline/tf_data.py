@@ -11,10 +11,18 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import tensorflow as tf
 
-tf.config.set_visible_devices([], "GPU")
-tf.config.set_visible_devices([], "TPU")
+from input_pipeline import InputNotInstalled
+from input_pipeline.quiet import held_back
+
+try:
+    with held_back():  # lines about oneDNN and the CPU, which no setting of TensorFlow silences
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")
+        tf.config.set_visible_devices([], "TPU")
+except ModuleNotFoundError as error:
+    raise InputNotInstalled(error) from error
 
 PREFETCHED_BATCHES = 2
 OpError = tf.errors.OpError  # TensorFlow's own name is gone when the interpreter ends

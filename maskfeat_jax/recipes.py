@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Mapping
+import inspect
+import sys
+import traceback
+import types
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from maskfeat_jax import configs
+from maskfeat_jax.sections import RecipeError, nearest, shown
 
 SHIPPED = Path(configs.__path__[0])
 
@@ -27,21 +33,62 @@ def load(name: str) -> ConfigDict:
         `configs/smoke.py` are the same then.
 
     Raises:
-      RecipeNotFound: there is no such file, or the recipe does not know what follows the colon.
+      RecipeNotFound: there is no such file, or it is something else than a recipe.
+      LookupError: the recipe does not know what follows the colon.
+      RecipeError: the file cannot be run; says where.
     """
     path, _, argument = name.partition(":")
-    file = Path(path)
-    if not file.is_file():
-        file = SHIPPED / Path(path).with_suffix(".py").name
-    if not file.is_file() or file.name in ("__init__.py", "common.py"):
-        there_are = ", ".join(sorted(p.stem for p in SHIPPED.glob("*.py") if p.stem != "common"))
-        raise RecipeNotFound(f"{path} does not exist; name a file, or one of {there_are}")
+    file = _file_of(path)
     spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise RecipeNotFound(f"{path} is not a recipe, that is a file of Python")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument) if argument else module.get_config()
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    with _errors_located_in(module):
+        spec.loader.exec_module(module)
+    get_config = getattr(module, "get_config", None)
+    if get_config is None:
+        raise RecipeError(f"{path} has no function get_config, so it is not a recipe")
+    if argument and not inspect.signature(get_config).parameters:
+        raise RecipeNotFound(f"{path} has no sizes, and {argument!r} was given")
+    with _errors_located_in(module):
+        config = get_config(argument) if argument else get_config()
+    if not isinstance(config, ConfigDict):
+        raise RecipeError(f"{path}: get_config returned {shown(config)}, not a ConfigDict")
+    return config
+
+
+def _file_of(path: str) -> Path:
+    """The file of a recipe."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    if (file / "config.json").is_file():
+        raise RecipeNotFound(f"{path} is the directory of a run; expected a recipe")
+    shipped = {each.stem: each for each in SHIPPED.glob("*.py")}
+    for other in ("__init__", "common"):
+        shipped.pop(other, None)
+    if file.parent in (Path(), Path("configs")) and file.name.removesuffix(".py") in shipped:
+        return shipped[file.stem]
+    raise RecipeNotFound(f"{path} does not exist{nearest(file.stem, shipped)}")
+
+
+@contextlib.contextmanager
+def _errors_located_in(module: types.ModuleType) -> Iterator[None]:
+    """Adds file and line to what the code of a recipe raises, but for its own messages."""
+    try:
+        yield
+    except Exception as error:
+        slip = isinstance(error, KeyError | IndexError)  # which are LookupErrors too
+        if isinstance(error, LookupError | RecipeError) and not slip:
+            raise
+        at = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == module.__file__]
+        file, line = module.__file__, at[-1].lineno if at else None
+        if isinstance(error, SyntaxError):
+            file, line = error.filename, error.lineno
+        what = error.msg if isinstance(error, SyntaxError) else error
+        where = f"{file}, line {line}" if line else file
+        raise RecipeError(f"{where}: {type(error).__name__}: {what}") from error
 
 
 def override(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:

@@ -11,12 +11,12 @@ from tests.recipes import ROOT
 
 # Rooms of maskfeat_jax from the lowest to the highest; those of one line may import each other.
 ORDER = """
-    typing files faults pictures configs
-    recipes
+    typing files faults pictures configs version
     ops
     models masking targets augment losses flops
     optim sharding state transfer
     steps sections
+    recipes
     distributed
     workdir
     tasks

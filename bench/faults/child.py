@@ -106,18 +106,17 @@ def run(spec: dict[str, Any]) -> None:
         from bench.faults.mutants import MUTANTS
 
         MUTANTS[spec["mutant"]].plant()
-    sys.argv = ["main.py", *spec["argv"]]  # also where ml_collections looks for --config.a.b
-    app.run(main.main, flags_parser=main.parse)
+    sys.argv = ["main.py", *spec["argv"]]
+    command_line.main()
 
 
 def import_all() -> None:
     """Imports what a run needs; no device is touched."""
-    global app, jax, main, np, training
+    global command_line, jax, np, training
     import jax
     import numpy as np
-    from absl import app
 
-    import main
+    from maskfeat_jax.commands import command_line, program, train  # noqa: F401
     from maskfeat_jax.training import run as training
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import input_pipeline
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
-from maskfeat_jax.commands.options import UsageError
-from maskfeat_jax.commands.verify_resume import CannotVerify
+from maskfeat_jax.commands.options import CannotVerify, UsageError
 from maskfeat_jax.convert import ConvertError
 from maskfeat_jax.distributed.collectives import OtherProcessFailed
 from maskfeat_jax.distributed.compare import ProcessesDiffer
@@ -22,6 +21,7 @@ EXIT_CODES: dict[type[Exception], int] = {
     UsageError: 64,
     BadStart: 64,
     RecipeError: 78,
+    input_pipeline.InputNotInstalled: 78,
     StorageError: 74,
     WorkdirError: 78,
     TransferError: 78,

@@ -6,11 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from maskfeat_jax.sections import RecipeError
-
 
 class UsageError(ValueError):
     """The command line is wrong; says what to change."""
+
+
+class CannotVerify(RuntimeError):
+    """A run ended in another way than it should have, so that nothing can be compared."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +36,7 @@ class Options:
         """The recipe."""
         if self.config is None:
             raise UsageError("--config is missing: name a recipe, such as configs/smoke.py")
-        try:
-            return self.config.to_dict()
-        except OSError as error:
-            raise RecipeError(f"--config: {error}") from error
+        return self.config.to_dict()
 
     @property
     def directory(self) -> Path:

@@ -1,24 +1,23 @@
-"""The program behind `main.py`: starts the processes, runs a command, ends with a code."""
+"""Starts the processes, runs a command, ends with a code."""
 
 from __future__ import annotations
 
+import faulthandler
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
 from typing import NoReturn
 
 import jax
 from absl import logging
 
 from input_pipeline.memory import keep_freed_memory
-from maskfeat_jax.commands import COMMANDS
 from maskfeat_jax.commands.exit_codes import AGAIN, INTERNAL, exit_code_of
-from maskfeat_jax.commands.options import Options, UsageError
+from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.preemption import Signals, Stopped
 from maskfeat_jax.distributed.start import finish, start
 from maskfeat_jax.faults import fault_point
-from maskfeat_jax.sections import nearest
 from maskfeat_jax.training.metrics import Diverged
 
 OUT_OF_MEMORY = (
@@ -27,20 +26,20 @@ OUT_OF_MEMORY = (
 )
 
 
-def run(words: Sequence[str], options: Options) -> NoReturn:
-    """Does what the command line says, and ends the process."""
+def run(command: str, options: Options) -> NoReturn:
+    """Runs one of `COMMANDS`, and ends the process."""
+    if sys.stderr is not None:
+        faulthandler.enable()
     signals = Signals()
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file it writes
     keep_freed_memory()
     try:
         with signals.nothing_to_lose():
+            module = importlib.import_module(f"maskfeat_jax.commands.{command.replace('-', '_')}")
             fault_point("start.imported")
-            if len(words) > 1 or (words and words[0] not in COMMANDS):
-                near = nearest(words[0], [*COMMANDS, "visualize"])
-                raise UsageError(f"not understood: {' '.join(words)}{near}")
             start(**options.processes)
             signals.take_back()
-        _end(COMMANDS[words[0] if words else "train"](options, signals))
+        _end(module.command(options, signals))
     except Exception as error:  # the end of the process: all that is left is to say why
         code = exit_code_of(error)
         if code == INTERNAL and not isinstance(error, Diverged):

@@ -15,7 +15,7 @@ import numpy as np
 
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.checkpoints.trees import named_leaves
-from maskfeat_jax.commands.options import Options
+from maskfeat_jax.commands.options import CannotVerify, Options
 from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.training.build import build
 from maskfeat_jax.training.experiment import Experiment
@@ -31,10 +31,6 @@ def get_config() -> ConfigDict:
     return ConfigDict(json.loads({recipe}))
 """
 _TIMES = ("time", "train/clips_per_sec", "train/clips_per_sec_per_device", "train/input_wait_frac")
-
-
-class CannotVerify(RuntimeError):
-    """A run ended in another way than it should have, so that nothing can be compared."""
 
 
 def command(options: Options, signals: Signals) -> int:

@@ -71,7 +71,7 @@ def is_image(path: Path) -> bool:
 
 def command(arguments: Sequence[str]) -> None:
     """`python main.py visualize …`."""
-    parser = argparse.ArgumentParser("main.py visualize", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser("maskfeat visualize", description=__doc__.split("\n")[0])
     parser.add_argument("workdir", type=Path, help="work directory of a run")
     parser.add_argument("files", type=Path, nargs="+", help="images or videos")
     parser.add_argument(

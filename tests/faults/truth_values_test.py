@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
+from maskfeat_jax.commands.command_line import parse
 from maskfeat_jax.models import ViT
 from maskfeat_jax.sections import RecipeError, call
-from tests.recipes import CONFIGS, path_of, recipe
+from tests.recipes import CONFIGS, recipe
 
 WORDS = {"true": True, "True": True, "1": True, "false": False, "False": False, "0": False}
 
 
-def from_command_line(monkeypatch, name: str, *words: str) -> dict:
+def from_command_line(name: str, *words: str) -> dict:
     """A recipe as main.py gets it."""
-    argv = ["main.py", f"--config={path_of(name)}", *words]
-    monkeypatch.setattr(sys, "argv", argv)
-    values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file(
-        "config", flag_values=values, lock_config=False, accept_new_attributes=True
-    )
-    values(argv)
-    return config.value.to_dict()
+    return parse([f"--config={name}", *words]).options.recipe
 
 
 # Keys of truth values, by section and recipe.
@@ -41,12 +31,12 @@ for _name in CONFIGS:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_truth_values_both_ways(section, monkeypatch):
+def test_truth_values_both_ways(section):
     wrong = []
     for name, keys in SECTIONS[section].items():
         for word, wanted in WORDS.items():
             flagged = [f"--config.{section}.{key}={word}" for key in keys]
-            got = from_command_line(monkeypatch, name, *flagged)[section]
+            got = from_command_line(name, *flagged)[section]
             wrong += [f"{name}: {key}={word}" for key in keys if got[key] is not wanted]
     assert not wrong
 
@@ -55,11 +45,11 @@ SIZES = {"width": 8, "depth": 1, "heads": 1}
 
 
 @pytest.mark.parametrize("key", ["scan", "remat", "class_token"])
-def test_truth_values_that_a_recipe_leaves_at_their_default(key, monkeypatch):
+def test_truth_values_that_a_recipe_leaves_at_their_default(key):
     for word, wanted in (("true", True), ("False", False)):
-        model = from_command_line(monkeypatch, "smoke", f"--config.model.{key}={word}")["model"]
+        model = from_command_line("smoke", f"--config.model.{key}={word}")["model"]
         assert getattr(call("model", ViT, {**SIZES, key: model[key]}), key) is wanted
     for word in ("no", "0", "falsch"):
-        model = from_command_line(monkeypatch, "smoke", f"--config.model.{key}={word}")["model"]
+        model = from_command_line("smoke", f"--config.model.{key}={word}")["model"]
         with pytest.raises(RecipeError, match=f"model.{key}=.*: expected True or False"):
             call("model", ViT, {**SIZES, key: model[key]})
