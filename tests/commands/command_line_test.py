@@ -80,8 +80,8 @@ def test_a_section_that_is_none_counts_as_missing(tmp_path):
         (["--config.seed=1"], 64, r"--config\.seed changes a recipe: name one with --config"),
         (["--config=smok"], 78, "--config: smok does not exist; did you mean 'smoke'"),
         (["--config=smoke:b16"], 78, "--config: smoke has no sizes"),
-        (["--config=smoke", "--config.seed=x"], 78, r"flag --config\.seed=x: invalid"),
-        (["--config=smoke", "--config.seed.x=1"], 78, r"--config\.seed\.x: seed=0 has no keys"),
+        (["--config=smoke", "--config.model.width=x"], 78, r"--config\.model\.width=x: invalid"),
+        (["--config=smoke", "--config.task.x=1"], 78, r"task\.x: task='pretrain' has no keys"),
         (["--config=smoke", "--config.mask.1=1"], 78, "--config: Could not parse 'mask.1'"),
     ],
 )
