@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from maskfeat_jax import convert, recipes
-from maskfeat_jax.convert import ConvertError, Pretrained
+from maskfeat_jax.convert import Pretrained
 from maskfeat_jax.extract.features import Features
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.sections import Reader
@@ -142,11 +142,6 @@ def load(path: str | os.PathLike[str], layout: str | None = None, **hints: Any) 
       ConvertError: it is nothing of these; says what was expected.
       CheckpointError, WorkdirError, RecipeError: a checkpoint cannot be read.
     """
-    if str(path).partition(":")[0].endswith(".py"):
-        raise ConvertError(
-            f"{path} is a recipe; load takes the work directory of a run, a checkpoint, or a "
-            "PyTorch file. build takes recipes"
-        )
     return Model(convert.load(path, layout, **hints))
 
 

@@ -50,6 +50,10 @@ def load(
       CheckpointError, WorkdirError, RecipeError: a checkpoint of ours cannot be read.
       ConvertError: a PyTorch file cannot be read, or nothing is there.
     """
+    if str(path).partition(":")[0].endswith(".py"):
+        raise ConvertError(
+            f"{path} is a recipe; expected the work directory of a run, a checkpoint or a PyTorch file"
+        )
     if not pretrained.is_ours(path):
         return load_torch(path, layout, resize=resize, ema=ema, **arguments)
     arguments = {"layout": layout, **arguments}
