@@ -52,7 +52,7 @@ def load(
     """
     if str(path).partition(":")[0].endswith(".py"):
         raise ConvertError(
-            f"{path} is a recipe; expected the work directory of a run, a checkpoint or a PyTorch file"
+            f"{path} is a recipe; expected a work directory, a checkpoint or a PyTorch file"
         )
     if not pretrained.is_ours(path):
         return load_torch(path, layout, resize=resize, ema=ema, **arguments)
