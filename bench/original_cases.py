@@ -53,8 +53,8 @@ def maskfeat_case(
     mask = (rank < round(0.4 * math.prod(cells))).float().view(batch, *cells).to(device)
 
     def forward() -> torch.Tensor:
-        predicted, wanted = model([clips, torch.Tensor(), mask])
-        return loss_of(predicted, wanted)[0]
+        predicted, target = model([clips, torch.Tensor(), mask])
+        return loss_of(predicted, target)[0]
 
     return _step(model, forward, optimizer, dtype, device, strong)
 

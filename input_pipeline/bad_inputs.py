@@ -1,8 +1,8 @@
-"""Files that cannot be used: what is wrong with them, the list of them, and when to stop.
+"""Files that cannot be used: their kinds, the list of them, and the limits at which training stops.
 
-A file that cannot be decoded is an everyday fact of large datasets, a mount that died is not.
-Training leaves the slot of a bad file empty (`valid` is False), writes the file down once, and
-stops when there are too many. Evaluation stops at the first, or skips them if the recipe says so.
+Large datasets usually contain some files that cannot be decoded; a lost mount makes all unreadable.
+Training leaves the row of a bad file empty (`valid` is False), lists the file once, and stops when
+there are too many. Evaluation stops at the first, or skips them if the recipe allows it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CLASSES = (
 
 
 class BadMedia(Exception):
-    """One example cannot be decoded: one of `CLASSES`, and what the decoder said in one line."""
+    """One example cannot be decoded: one of `CLASSES`, and the decoder's message in one line."""
 
     def __init__(self, kind: str, reason: str):
         super().__init__(f"{kind}: {reason}")
@@ -57,9 +57,9 @@ class TooManyBadInputs(RuntimeError):
 
 @contextlib.contextmanager
 def media_boundary() -> Iterator[None]:
-    """Turns whatever reading or decoding raises into `BadMedia`.
+    """Turns any exception of reading or decoding into `BadMedia`.
 
-    Only this function catches everything: decoders raise many kinds of errors on hostile bytes.
+    Only this function catches everything: decoders raise many kinds of errors on malformed data.
     """
     try:
         yield
@@ -98,21 +98,21 @@ class BadInputs:
         window: int = 100_000,
         min_seen: int = 1000,
     ):
-        """Nothing is bad yet, and no list is kept: see `list_in`.
+        """Starts with no bad files and no list; `list_in` adds a list.
 
         Args:
-          max_fraction: share of clips that may be bad. Training stops when the last `window` clips
-            exceed it by more than three standard deviations, so a share right at the limit does not
-            stop a run by chance. 0 stops at the first bad file.
+          max_fraction: fraction of clips that may be bad. Training stops when the last `window`
+            clips exceed it by more than three standard deviations, so a fraction right at the limit
+            does not stop a run by chance. 0 stops at the first bad file.
           max_consecutive: training stops when this many clips in a row are bad.
-          window: how many clips back to look, in clips.
-          min_seen: clips to have seen before `max_fraction` counts.
+          window: number of most recent clips that `max_fraction` applies to.
+          min_seen: number of clips before `max_fraction` applies.
 
         Raises:
           ValueError: a limit is out of range.
         """
         if not 0 <= max_fraction <= 1:
-            raise ValueError(f"max_fraction is {max_fraction}; it is a share, from 0 to 1")
+            raise ValueError(f"max_fraction is {max_fraction}; it must be from 0 to 1")
         for name, value in dict(
             max_consecutive=max_consecutive, window=window, min_seen=min_seen
         ).items():
@@ -121,14 +121,14 @@ class BadInputs:
         self.path: Path | None = None
         self.max_fraction, self.max_consecutive = max_fraction, max_consecutive
         self.window, self.min_seen = window, min_seen
-        self.skipped = 0  # clips left out so far, counting a file again each time it comes up
+        self.skipped = 0  # clips left out so far; a file counts each time it is read
         self._seen = self._consecutive = 0
         self._recent: collections.deque[int] = collections.deque()  # when, in clips seen
         self._listed = set[str]()
         self._first: dict[str, str] = {}  # of this run: file -> what is wrong
 
     def list_in(self, path: str | Path) -> BadInputs:
-        """Lists files from now on: JSON lines, one per distinct file, continued if it exists."""
+        """Appends bad files to a list from now on: JSON lines, one per distinct file."""
         self.path = Path(path)
         self._listed |= self._read_list()
         return self
@@ -139,10 +139,10 @@ class BadInputs:
         return len(self._listed)
 
     def record(self, name: str, index: int, problem: Problem | None) -> None:
-        """Takes note of one clip, in the order of training; `problem` is None if it is fine.
+        """Counts one clip, in the order of training; `problem` is None if it is fine.
 
         Raises:
-          TooManyBadInputs: with this clip, a limit is passed.
+          TooManyBadInputs: this clip exceeds a limit.
         """
         self._seen += 1
         while self._recent and self._recent[0] <= self._seen - self.window:
@@ -171,18 +171,18 @@ class BadInputs:
             with self.path.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(line) + "\n")
         except OSError as error:  # a full disk is no reason to stop: the file is counted
-            warnings.warn(f"{self.path} is not written: {error}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"cannot write {self.path}: {error}", RuntimeWarning, stacklevel=2)
 
     def _check(self) -> None:
         seen = min(self._seen, self.window)
         expected = self.max_fraction * seen
         too_many = len(self._recent) > expected + 3 * math.sqrt(expected)
         if self._consecutive >= self.max_consecutive:
-            what = f"{self._consecutive} clips in a row cannot be read"
+            what = f"{self._consecutive} clips in a row cannot be read (max_consecutive)"
         elif too_many and (seen >= self.min_seen or self.max_fraction == 0):
             what = (
                 f"{len(self._recent)} of the last {seen} clips cannot be read, "
-                f"more than the allowed share of {self.max_fraction:g}"
+                f"more than the allowed fraction of {self.max_fraction:g} (max_fraction)"
             )
         else:
             return
@@ -195,7 +195,7 @@ class BadInputs:
         if not self.path.exists():
             return set()
         text = self.path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):  # a killed run left half a line; its file is listed again
+        if not text.endswith("\n"):  # a killed run left half a line: the file is listed again
             text = text[: text.rfind("\n") + 1]
             self.path.write_text(text, encoding="utf-8")
         return {json.loads(line)["file"] for line in text.splitlines()}

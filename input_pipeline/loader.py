@@ -1,8 +1,8 @@
 """Batches of a source, in an order that is a pure function of seed and step.
 
-Everything follows from (seed, pass, position): there is no state to save. NumPy's Philox is a
-counter-based generator, so each (seed, pass) is a key and each example owns a range of counters
-that no other example can reach.
+Everything is a function of (seed, pass, position): there is no state to save. NumPy's Philox is a
+counter-based generator: each (seed, pass) is a key, and each example has a range of counters of its
+own.
 """
 
 from __future__ import annotations
@@ -20,36 +20,36 @@ from input_pipeline.source import Source, Video
 from input_pipeline.views.clips import View
 
 Batch = dict[str, np.ndarray]
-_PERMUTATION, _EXAMPLE = 0, 1  # which range of counters
+_PERMUTATION, _EXAMPLE = 0, 1  # ranges of counters
 
 
 class Read(NamedTuple):
-    """One reading."""
+    """Identifies one read of an example."""
 
-    turn: int  # the number of the pass
-    example: int  # of the source; -1 is padding
-    read: int  # which of the `View.reads` of the example
+    pass_index: int  # over the examples, from 0
+    example: int  # index in the source; -1 is padding
+    read: int  # from 0 to `View.reads` - 1
 
 
 class Loaded(NamedTuple):
-    """The clips of one reading, and what is wrong with them if they are empty."""
+    """The clips of one read, and the reason if they are empty."""
 
     video: np.ndarray  # uint8 (clips, frames, height, width, 3)
-    label: int  # class index; 0 where there is none
-    example: int  # of the source; -1 is padding
-    read: int  # which reading of the example
-    problem: Problem | None  # None if all is well
+    label: int  # class index; 0 without labels
+    example: int  # index in the source; -1 is padding
+    read: int  # see `Read`
+    problem: Problem | None  # None if the example could be read
 
 
 class Loader:
     """Loads, augments and batches the examples of a source.
 
-    What is read at once is a position; it gives `view.clips_per_read` rows of the batch, one after
-    the other. Global batch k of training holds positions [k * reads, (k + 1) * reads) of the run,
-    reads = batch_size / clips_per_read; process p of n takes the p-th of n equal shares. Each pass
-    over the examples has its own permutation and leaves out the last, incomplete batch.
+    A position is one read of one example; it fills `view.clips_per_read` consecutive rows of the
+    batch. Global batch k of training contains positions [k * reads, (k + 1) * reads) of the run,
+    reads = batch_size / clips_per_read; process p of n loads the p-th of n equal slices. Each pass
+    over the examples has its own permutation and drops the last, incomplete batch.
 
-    An epoch is as many clips as there are examples: where a view makes R clips of each, one pass is
+    An epoch is as many clips as there are examples: if a view makes R clips of each, one pass is
     R epochs, as repeats are counted in arXiv:2205.09113; PySlowFast's `MAX_EPOCH` counts passes.
     """
 
@@ -65,15 +65,15 @@ class Loader:
         workers: int | None = None,
         bad_inputs: BadInputs | None = None,
     ):
-        """Checks that source and batch fit; reads nothing.
+        """Checks the arguments; reads nothing.
 
         Args:
           source: the examples.
-          view: what to show of each.
+          view: turns an example into clips.
           batch_size: rows (clips) of a global batch, over all processes.
           seed: of order and augmentation, 0 or more.
-          process_index: which share of each global batch is wanted.
-          process_count: into how many shares a global batch is cut.
+          process_index: of this process, which loads that slice of each global batch.
+          process_count: number of processes that share a global batch.
           workers: threads; None means one for each CPU core.
           bad_inputs: counts and lists files that cannot be used; None means the default limits
             and no list.
@@ -103,7 +103,7 @@ class Loader:
         self.bad_inputs = bad_inputs or BadInputs()
         self._lock = threading.Lock()
         self._permutation = functools.lru_cache(maxsize=2)(
-            lambda turn: permutation(seed, turn, source.num_examples)
+            lambda pass_index: permutation(seed, pass_index, source.num_examples)
         )
 
     @property
@@ -113,7 +113,7 @@ class Loader:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Whole global batches of a pass of training, shared out over its epochs."""
+        """Complete global batches of a training pass, divided by the epochs of a pass."""
         return self._steps_per_pass / self.views
 
     @property
@@ -122,21 +122,21 @@ class Loader:
 
     @property
     def eval_steps(self) -> int:
-        """Batches of one evaluation pass, the same on each process."""
+        """Batches in one evaluation pass, the same on each process."""
         return -(-self.source.num_examples * self.view.reads // self._reads)
 
     def train_batches(self, start_step: int = 0) -> Generator[Batch]:
-        """Batches without end, the first that of `start_step` (steps done); going there is free.
+        """Endless batches, starting after `start_step` completed steps; skipping costs nothing.
 
         Raises:
           ValueError: the source has fewer examples than one batch.
-          TooManyBadInputs: while iterating, when a limit of `bad_inputs` is passed.
+          TooManyBadInputs: while iterating, when a limit of `bad_inputs` is exceeded.
         """
         if self._steps_per_pass == 0:
             raise ValueError(
                 f"batch_size {self.batch_size} is more than the "
                 f"{self.source.num_examples * self._clips} clips of the source; use a smaller "
-                "batch or more data"
+                "run.batch_size or more data"
             )
         if start_step < 0:
             raise ValueError(f"start_step is {start_step}; it must be 0 or more")
@@ -145,12 +145,12 @@ class Loader:
     def eval_batches(self, on_bad: str = "fail") -> Generator[Batch]:
         """One pass in the order of the source, each view of each example exactly once.
 
-        All views of an example follow each other. The last batches are padded: `valid` is False,
+        The views of an example are consecutive rows. The last batches are padded: `valid` is False,
         `index` is -1.
 
         Args:
-          on_bad: what to do with a file that cannot be used: "fail" raises, "skip" leaves its row
-            empty (`valid` is False) and counts it in `bad_inputs`, without a limit.
+          on_bad: for a file that cannot be used, "fail" raises, "skip" leaves its rows empty
+            (`valid` is False) and counts it in `bad_inputs`, without a limit.
 
         Raises:
           ValueError: `on_bad` is something else.
@@ -160,10 +160,10 @@ class Loader:
             raise ValueError(f'on_bad is {on_bad!r}; it must be "fail" or "skip"')
         return self._eval_batches(on_bad)
 
-    def load(self, turn: int, index: int, read: int = 0) -> Loaded:
+    def load(self, pass_index: int, index: int, read: int = 0) -> Loaded:
         """Loads clips of one example, -1 for padding.
 
-        A pure function of (seed, turn, index, read) and the file; see `Read`.
+        A pure function of (seed, pass_index, index, read) and the file; see `Read`.
         """
         if index < 0:
             return Loaded(self._empty(), 0, -1, read, None)
@@ -173,23 +173,23 @@ class Loader:
                 data, label = self.source.read(index)
             if not isinstance(data, Video):
                 num_bytes = len(data) if isinstance(data, bytes) else data.nbytes
-            video = self.view(data, example_generator(self.seed, turn, index), read)
+            video = self.view(data, example_generator(self.seed, pass_index, index), read)
         except BadMedia as bad:
             problem = Problem(bad.kind, bad.reason, num_bytes)
             return Loaded(self._empty(), 0, index, read, problem)
         return Loaded(video, label or 0, index, read, None)
 
     def train_read(self, local_position: int) -> Read:
-        """What is read at a position of this process's share of a run."""
+        """The read at a training position of this process."""
         step, row = divmod(local_position, self._local_reads)
-        turn, step = divmod(step, self._steps_per_pass)
+        pass_index, step = divmod(step, self._steps_per_pass)
         with self._lock:  # so that one thread computes a new order while the others wait for it
-            permutation = self._permutation(turn)
+            permutation = self._permutation(pass_index)
         example, read = divmod(self._global_position(step, row), self.view.reads)
-        return Read(turn, int(permutation[example]), read)
+        return Read(pass_index, int(permutation[example]), read)
 
     def eval_read(self, local_position: int) -> Read:
-        """What is read at a position of this process's share of an evaluation pass."""
+        """The read at an evaluation position of this process."""
         position = self._global_position(*divmod(local_position, self._local_reads))
         example, read = divmod(position, self.view.reads)
         return Read(0, example if example < self.source.num_examples else -1, read)
@@ -223,8 +223,8 @@ class Loader:
     def _batches(
         self, read_at: Callable[[int], Read], start: int, stop: int | None
     ) -> Iterator[tuple[Batch, list[Problem | None]]]:
-        """Runs `load` on threads, in order; errors that are not bad inputs come out as they are."""
-        from input_pipeline.tf_data import in_order, tf  # here, as TensorFlow takes seconds
+        """Runs `load` on threads, in order; errors other than bad inputs are raised unchanged."""
+        from input_pipeline.tf_data import in_order, tf  # here, as importing it takes seconds
 
         problems: dict[int, Problem] = {}
 
@@ -256,18 +256,18 @@ class Loader:
             yield batch, [problems.pop(position, None) for position in positions]
 
 
-def _philox(seed: int, turn: int, range_: int, index: int) -> np.random.Generator:
-    key = np.array([seed, turn], np.uint64)
-    # The generator counts up in the first word, so the others separate the ranges.
+def _philox(seed: int, pass_index: int, range_: int, index: int) -> np.random.Generator:
+    key = np.array([seed, pass_index], np.uint64)
+    # The generator increments the first word, so the other words separate the ranges.
     counter = np.array([0, 0, index, range_], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
-def permutation(seed: int, turn: int, num_examples: int) -> np.ndarray:
+def permutation(seed: int, pass_index: int, num_examples: int) -> np.ndarray:
     """The order of one pass: int64 (num_examples,), each example once."""
-    return _philox(seed, turn, _PERMUTATION, 0).permutation(num_examples)
+    return _philox(seed, pass_index, _PERMUTATION, 0).permutation(num_examples)
 
 
-def example_generator(seed: int, turn: int, index: int) -> np.random.Generator:
-    """The random numbers of one example in one pass, the same wherever and whenever it is read."""
-    return _philox(seed, turn, _EXAMPLE, index)
+def example_generator(seed: int, pass_index: int, index: int) -> np.random.Generator:
+    """The random numbers of one example in one pass, independent of process, thread and start."""
+    return _philox(seed, pass_index, _EXAMPLE, index)

@@ -1,4 +1,4 @@
-"""What a source of examples is, and what it hands over."""
+"""Protocols of sources of examples and of videos."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class OpenVideo(Protocol):
-    """A video of which any frames can be decoded."""
+    """An open video; decodes any of its frames."""
 
     num_frames: int  # in the order of presentation, 1 or more
     fps: float  # frames per second
@@ -19,19 +19,19 @@ class OpenVideo(Protocol):
     width: int
 
     def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
-        """Decodes some frames and nothing that is not needed for them.
+        """Decodes the requested frames, and only the other frames that they depend on.
 
         Args:
           indices: in increasing order, repeats allowed, from 0 to `num_frames - 1`.
-          short_side: scale so that the shorter side has so many pixels; None for none.
+          short_side: number of pixels to scale the shorter side to; None for no scaling.
 
         Returns:
           uint8 `(len(indices), height, width, 3)`, RGB.
 
         Raises:
-          ValueError: the indices are not in increasing order, or none, or negative.
-          BadMedia: one of the frames is missing or damaged, or the time is over.
-          Exception: whatever the decoder finds wrong.
+          ValueError: the indices are empty, negative or not in increasing order.
+          BadMedia: one of the frames is missing or damaged, or decoding timed out.
+          Exception: any other error of the decoder.
         """
 
 
@@ -43,9 +43,9 @@ class Video(Protocol):
         """Opens it.
 
         Raises:
-          BadMedia: empty, not a video, too large, shorter than it says, or too slow.
+          BadMedia: empty, not a video, too large, shorter than its header states, or timed out.
           OSError: it cannot be read.
-          Exception: whatever the decoder finds wrong.
+          Exception: any other error of the decoder.
         """
 
 
@@ -60,20 +60,20 @@ class Example(NamedTuple):
 class Source(Protocol):
     """A finite, ordered list of examples that can be read in any order, from several threads.
 
-    An optional attribute `flippable = False` says that mirroring an example changes its class.
+    An optional attribute `flippable = False` means that mirroring an example changes its class.
     """
 
     num_examples: int
     class_names: tuple[str, ...] | None  # by class index; None when there are no labels
-    # Short hash of the list (names, order, labels), so that a resumed run can refuse a list that
-    # was edited meanwhile. It does not depend on the folder.
+    # Short hash of the list (names, order, labels), so that a resumed run can reject a list that
+    # has changed. It does not depend on the folder.
     fingerprint: str
 
     def __init__(self, split: str = "train", **section):
-        """Lists the examples of a split; the other arguments are a recipe's section."""
+        """Lists the examples of a split; the other arguments are keys of a recipe's section."""
 
     def name_of(self, index: int) -> str:
-        """Where an example comes from, for messages and reports."""
+        """Origin of an example, such as its path, for messages and reports."""
 
     def read(self, index: int) -> Example:
         """Reads one example; raises OSError when it cannot."""

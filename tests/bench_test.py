@@ -55,10 +55,10 @@ def test_forms_of_the_parts_of_mvit_agree(part):
         "attention": (mvit_parts.attention_case, mvit_parts.ATTENTION_FORMS, (2, 4, 2, 1)),
     }[part]
     _, arrays, call = prepare(case, 1, "float32")
-    wanted = call(forms["kept"])(*arrays)
+    expected = call(forms["kept"])(*arrays)
     for name, form in forms.items():
         if name != "cudnn":
-            np.testing.assert_allclose(call(form)(*arrays), wanted, atol=1e-4, err_msg=name)
+            np.testing.assert_allclose(call(form)(*arrays), expected, atol=1e-4, err_msg=name)
 
 
 def test_both_sides_have_the_cases_of_the_command():

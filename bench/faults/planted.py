@@ -155,14 +155,14 @@ BUGS = [
     # Order and content of batches.
     Bug(
         "loader.py",
-        "turn, step = divmod(step, self._steps_per_pass)",
-        "turn, step = 0, step % self._steps_per_pass",
+        "pass_index, step = divmod(step, self._steps_per_pass)",
+        "pass_index, step = 0, step % self._steps_per_pass",
         LOADER,
     ),
     Bug("loader.py", "self.process_index * self._local_reads + row", "row", LOADER),
     Bug(
         "loader.py",
-        "example_generator(self.seed, turn, index), read)",
+        "example_generator(self.seed, pass_index, index), read)",
         "example_generator(self.seed, 0, index), read)",
         LOADER,
     ),

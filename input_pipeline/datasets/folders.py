@@ -1,4 +1,4 @@
-"""Images, or videos, in a folder tree."""
+"""Datasets of images or videos in a folder tree."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ SPLITS = ("train", "val", "valid", "validation", "test")
 class FileTree:
     """The files of `path/split`, or of `path` without splits; folders are classes, or no labels.
 
-    Files may lie at any depth; links are followed; names that start with a dot are skipped. Classes
-    are the folders right below the root in the order of their names, so that class indices equal
+    Files may be at any depth; links are followed; names that start with a dot are skipped. Classes
+    are the folders directly below the root in the order of their names, so that class indices equal
     those of torchvision and TFDS; examples are ordered by class, then by path.
     """
 
     EXTENSIONS: tuple[str, ...]  # of file names, in lower case; names may have any case
-    NOUN: str  # what the files are, for messages
+    NOUN: str  # kind of the files, for messages
 
     def __init__(
         self,
@@ -41,12 +41,12 @@ class FileTree:
         Args:
           split: the folder of `path` to read. If `path` has none of the usual ones (train, val,
             valid, validation, test), all of it is the "train" split, and there is no other.
-          path: the tree.
-          labels: "folders": each folder right below the root is a class; "none": no labels; "auto":
-            "folders" if two or more folders and no files lie right below the root, else "none".
+          path: root of the tree.
+          labels: "folders": each folder directly below the root is a class; "none": no labels;
+            "auto": "folders" if the root has two or more folders and no files, else "none".
 
         Raises:
-          ValueError: nothing there, no such split, no files, or folders that are not classes.
+          ValueError: no such folder or split, no files, or folders that cannot be classes.
           OSError: a folder cannot be listed.
         """
         if labels not in ("auto", "folders", "none"):
@@ -81,13 +81,13 @@ class FileTree:
     def _list_classes(self, folders: list[str], files: list[str]) -> tuple[list[str], np.ndarray]:
         if files:
             raise ValueError(
-                f"{self._root} holds {self.NOUN} beside class folders, such as {files[0]}; "
+                f"{self._root} holds {self.NOUN} next to class folders, such as {files[0]}; "
                 'move them into folders, or use labels="none"'
             )
         if len(folders) < 2:
             raise ValueError(
                 f"{self._root} holds {len(folders)} class folders {folders}; labels need at least "
-                'two, one folder for each class, or use labels="none"'
+                'two: add one folder for each class, or use labels="none"'
             )
         by_class = [sorted(walk(str(self._root), folder, self.EXTENSIONS)) for folder in folders]
         empty = [folder for folder, names in zip(folders, by_class, strict=True) if not names]
@@ -101,20 +101,20 @@ class FileTree:
 
 
 class ImageFolder(FileTree):
-    """Images (.jpg, .jpeg, .png, .webp) in a tree; folders are classes, or there are no labels."""
+    """Images (.jpg, .jpeg, .png, .webp) in a folder tree, labelled by folder or not at all."""
 
     EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
     NOUN = "images"
 
     def read(self, index: int) -> Example:
-        """The bytes of the file; raises OSError if it cannot be read, BadMedia if it is no file."""
+        """The bytes of the file; raises OSError if it is unreadable, BadMedia if not a file."""
         return Example(read_regular(self.name_of(index)), self.label_of(index))
 
 
 class VideoFolder(FileTree):
-    """Videos in a tree; folders are classes, or there are no labels. See `FileTree` for the rules.
+    """Videos in a folder tree, labelled by folder or not at all. See `FileTree` for the rules.
 
-    Files end in .mp4, .mov, .mkv, .webm or .avi, in any case.
+    Files end in .mp4, .mov, .mkv, .webm or .avi, in upper or lower case.
     """
 
     EXTENSIONS = video.EXTENSIONS
@@ -134,16 +134,16 @@ class VideoFolder(FileTree):
           split: see `FileTree`.
           path: see `FileTree`.
           labels: see `FileTree`.
-          index: JSON lines that `input_pipeline.prepare` made of `path`; None means
-            path/index.jsonl, if it is there.
+          index: JSON lines that `input_pipeline.prepare` wrote for `path`; None means
+            path/index.jsonl, if it exists.
         """
         super().__init__(split, path=path, labels=labels)
         root = Path(path).expanduser()
-        self._below = self._root.relative_to(root)  # of the index
+        self._below = self._root.relative_to(root)  # paths in the index start with it
         self._index = VideoIndex(str(root), index)
 
     def read(self, index: int) -> Example:
-        """A video, not opened yet; raises BadMedia if the index calls it bad."""
+        """A video, not opened yet; raises BadMedia if the index marks it as bad."""
         return Example(
             self._index.video(str(self._below / self._files[index])), self.label_of(index)
         )
@@ -152,7 +152,7 @@ class VideoFolder(FileTree):
 def _split_root(path: Path, split: str, noun: str) -> Path:
     """The folder of a split; see `FileTree` for the rule, and for `ValueError`."""
     if not path.is_dir():
-        raise ValueError(f"{path} is not a folder; point data.path to the root of the {noun}")
+        raise ValueError(f"{path} is not a folder; set data.path to the root of the {noun}")
     if (path / split).is_dir():
         return path / split
     found = [name for name in SPLITS if (path / name).is_dir()]
@@ -160,8 +160,8 @@ def _split_root(path: Path, split: str, noun: str) -> Path:
         raise ValueError(f"{path} has no split {split!r}; it has {', '.join(found)}")
     if split != "train":
         raise ValueError(
-            f"{path} has no folder {split!r}, nor any other split: all of it is {SPLITS[0]!r}; "
-            f"put {noun} into {path / split}"
+            f"{path} has no folder {split!r} and no other split, so all of it is {SPLITS[0]!r}; "
+            f"put the {noun} of split {split!r} into {path / split}"
         )
     return path
 
@@ -177,7 +177,7 @@ def _list_folder(folder: str, extensions: tuple[str, ...]) -> tuple[list[str], l
                 if not (entry.is_symlink() and _leads_up(entry.path)):
                     folders.append(entry.name)
             elif entry.name.lower().endswith(extensions) and (
-                # A link that leads nowhere is listed, to be counted as missing; a pipe is not.
+                # A dangling link is listed, to be counted as missing; a pipe is not.
                 entry.is_file() or entry.is_symlink()
             ):
                 files.append(entry.name)
@@ -185,7 +185,7 @@ def _list_folder(folder: str, extensions: tuple[str, ...]) -> tuple[list[str], l
 
 
 def _leads_up(link: str) -> bool:
-    """Whether a link to a folder leads to one that the link lies in, which would never end."""
+    """Whether a link to a folder points to one that contains the link: an endless recursion."""
     target = os.path.realpath(link)
     return os.path.commonpath([target, os.path.realpath(os.path.dirname(link))]) == target
 

@@ -1,4 +1,4 @@
-"""Images and videos alike, of a folder, of a list, or one file: distinguished by their names."""
+"""Mixed images and videos, distinguished by file name: a folder, a list or one file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class MediaFolder(FileTree):
     NOUN = "images or videos"
 
     def read(self, index: int) -> Example:
-        """A file by its name; raises OSError if an image cannot be read."""
+        """An image or a video, by its name; raises OSError if an image cannot be read."""
         return Example(open_media(self.name_of(index)), self.label_of(index))
 
 
@@ -28,7 +28,7 @@ class MediaList(VideoList):
     """Images and videos of a list. See `VideoList` for the rules."""
 
     def read(self, index: int) -> Example:
-        """A file by its name; raises OSError if an image cannot be read."""
+        """An image or a video, by its name; raises OSError if an image cannot be read."""
         video, label = super().read(index)
         name = self.name_of(index)
         return Example(open_media(name) if is_image(name) else video, label)
@@ -50,7 +50,7 @@ class OneFile:
         return str(self._path)
 
     def read(self, index: int) -> Example:
-        """The file by its name; raises OSError if an image cannot be read."""
+        """An image or a video, by its name; raises OSError if an image cannot be read."""
         return Example(open_media(str(self._path)), None)
 
 
@@ -60,12 +60,12 @@ def is_image(name: str) -> bool:
 
 
 def open_media(name: str) -> bytes | VideoFile:
-    """The bytes of an image, or a video."""
+    """The bytes of an image, or a video that is not opened yet."""
     return read_regular(name) if is_image(name) else VideoFile(name)
 
 
 def media_source(path: Path, *, root: str | None = None, labelled: bool = True) -> Source:
-    """The files of a folder or a list, or one file.
+    """A source of the images and videos of a folder or a list, or of one file.
 
     Args:
       path: a folder, a list with lines `path` or `path label` (.txt, .csv), an image or a video.
@@ -73,7 +73,7 @@ def media_source(path: Path, *, root: str | None = None, labelled: bool = True) 
       labelled: whether folders are classes, see `FileTree`, and labels of a list are read.
 
     Raises:
-      ValueError: there is nothing, a list is wrong, or the folder holds splits.
+      ValueError: no files, an invalid list, or a folder of splits.
       OSError: a folder or a list cannot be read.
     """
     path = path.expanduser()
@@ -81,10 +81,12 @@ def media_source(path: Path, *, root: str | None = None, labelled: bool = True) 
     if path.suffix in SUFFIXES and not path.is_dir():
         return MediaList(path=str(path), root=root, labels=labels)
     if root is not None:
-        raise ValueError(f"a root is for lists; {path} is none")
+        raise ValueError(f"a root is for lists ({', '.join(SUFFIXES)}); {path} is not a list")
     if not path.is_dir():
         return OneFile(path)
     splits = [name for name in SPLITS if (path / name).is_dir()]
     if splits:
-        raise ValueError(f"{path} holds {', '.join(splits)}; name one of them")
+        raise ValueError(
+            f"{path} holds {', '.join(splits)}; name one of them, such as {path / splits[0]}"
+        )
     return MediaFolder(path=str(path), labels=labels)

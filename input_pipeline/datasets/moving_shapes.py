@@ -1,4 +1,4 @@
-"""Moving shapes: small videos made on first use, for demonstrations and tests, no download."""
+"""Moving shapes: small videos generated on first use, for demonstrations and tests."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from input_pipeline.decode.video import VideoFile
 from input_pipeline.source import Example, fingerprint
 
 FRAMES_PER_SECOND = 12
-GOP = 12  # frames from one key frame to the next
-_SPEEDS = (1 / 64, 1 / 32)  # cycles a frame: sides of the picture, turns, or whole zooms
-_SWING_RATES = (1 / 24, 1 / 16)  # cycles a frame, of what goes to and fro or round
-_SWINGS = (0.10, 0.16)  # how far that goes, as a fraction of the side
+GOP = 12  # frames from one keyframe to the next
+_SPEEDS = (1 / 64, 1 / 32)  # cycles per frame: widths of the picture, rotations, or whole zooms
+_SWING_RATES = (1 / 24, 1 / 16)  # cycles per frame of oscillations and circles
+_SWINGS = (0.10, 0.16)  # their amplitude, as a fraction of the side
 _RADII = (0.17, 0.36)  # of a shape, as a fraction of the side
-_WAVELENGTHS = (4.5, 8.0)  # of the stripes of the ground, pixels
+_WAVELENGTHS = (4.5, 8.0)  # of the stripes of the background, pixels
 _STRIPES = (1.5, 2.5)  # periods of the stripes of a shape, in its radius
 _CONTRASTS = (30.0, 50.0)  # of stripes around their mean, on the scale 0 to 255
-_COLOUR_STEPS = (30.0, 70.0)  # between the mean colours of ground and shape
+_COLOUR_STEPS = (30.0, 70.0)  # between the mean colours of background and shape
 _ENCODERS = (("libx264", {"crf": "20", "preset": "fast"}), ("mpeg4", {"q": "3"}))
 
 
 class MovingShapes(Drawn):
-    """One striped shape that moves over a ground of other stripes; the class is the motion.
+    """One striped shape that moves over a striped background; the class is the motion.
 
-    A shape has a position, an angle and a size. All go round: what leaves the picture on one side
-    comes in on the other, and after the largest size comes the smallest. The start is uniform, so
-    position, angle and size are uniform in each frame, however they move: one frame, also the
-    first, says nothing about the class. Some classes are others backwards (up and down, growing and
-    shrinking), so the order of the frames counts. A flip from left to right keeps the class.
+    A shape has a position, an angle and a size. All wrap around: a shape that leaves the picture on
+    one side enters on the other, and the largest size is followed by the smallest. The start is
+    uniform, so position, angle and size are uniform in every frame for every motion: a single
+    frame contains no information about the class. Some classes are the reverse of others (up and
+    down, growing and shrinking), so the order of the frames matters. A horizontal flip keeps the
+    class.
 
-    The videos are MP4 files (H.264; MPEG-4 if the encoder is missing) of 12 frames a second with a
-    key frame every 12. Classes come in turn, as in `Shapes`.
+    The videos are MP4 files (H.264; MPEG-4 if the encoder is missing) with 12 frames per second and
+    a keyframe every 12 frames. Classes alternate, as in `Shapes`.
     """
 
     SPLITS: ClassVar = {"train": 2_000, "validation": 400, "test": 400}
@@ -56,17 +57,17 @@ class MovingShapes(Drawn):
         frames: int = 32,
         seed: int = 0,
     ):
-        """Makes the files that are not there yet, on all cores; about half a minute by default.
+        """Generates missing files on all cores, which takes about half a minute by default.
 
-        An interrupted making goes on where it was, and several processes may make the same files.
+        It can be interrupted and run again, and several processes may generate the same files.
 
         Args:
           split: "train", "validation" or "test": independent videos.
-          path: where the files are kept; each choice of size, frames and seed has its own folder.
-          num_examples: the first so many of the split; None means 2,000 of train, 400 of others.
-          size: side of the pictures, in pixels, even.
-          frames: of each video.
-          seed: another seed is another dataset.
+          path: folder of the files; each choice of size, frames and seed has its own subfolder.
+          num_examples: how many, from the first; None means 2,000 of train, 400 of others.
+          size: side of the frames, in pixels, even.
+          frames: number of frames of each video.
+          seed: of the dataset; another seed gives other videos.
 
         Raises:
           ValueError: no such split, or a number out of range.
@@ -90,7 +91,7 @@ class MovingShapes(Drawn):
         return str(self._folder / f"{index:06d}.mp4")
 
     def read(self, index: int) -> Example:
-        """One video: its pictures are a pure function of (seed, split, size, frames, index)."""
+        """One video; its frames are a pure function of (seed, split, size, frames, index)."""
         return Example(VideoFile(self.name_of(index)), index % len(_MOTIONS))
 
     def _make_missing(self) -> None:
@@ -103,9 +104,9 @@ class MovingShapes(Drawn):
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             made = pool.map(self._make, missing)
             try:
-                often = 0.1 if sys.stderr.isatty() else 10.0  # seconds; a log needs few lines
+                seconds = 0.1 if sys.stderr.isatty() else 10.0  # a log needs few lines
                 name = f"making {self._folder}"
-                for _ in tqdm(made, name, len(missing), unit=" videos", mininterval=often):
+                for _ in tqdm(made, name, len(missing), unit=" videos", mininterval=seconds):
                     pass
             except BaseException:
                 pool.shutdown(cancel_futures=True)
@@ -142,7 +143,7 @@ def _steady(direction: np.ndarray, either_way: bool = False):
 
 
 def _swinging(width: np.ndarray, height: np.ndarray):
-    """Round an ellipse, either way; to and fro if it has no height."""
+    """Motion along an ellipse, in either direction; an oscillation if it has no height."""
 
     def motion(rng: np.random.Generator, frame: np.ndarray) -> np.ndarray:
         turn = 2 * np.pi * (rng.uniform() + frame * rng.uniform(*_SWING_RATES))
@@ -165,7 +166,7 @@ _MOTIONS = {
 
 
 def _draw_frames(rng: np.random.Generator, states: np.ndarray, size: int) -> np.ndarray:
-    """Pictures of a shape in given states: uint8 (frames, size, size, 3)."""
+    """Frames of a shape in the given states: uint8 (frames, size, size, 3)."""
     colour = rng.uniform(80, 176, size=3)
     pixel = (np.arange(size, dtype=np.float32) + 0.5) / size
     turn, periods = rng.uniform(0, np.pi), size / rng.uniform(*_WAVELENGTHS)
@@ -174,7 +175,7 @@ def _draw_frames(rng: np.random.Generator, states: np.ndarray, size: int) -> np.
 
     right, down, angle, zoom = (states.astype(np.float32).T)[:, :, None, None]
     radius = _RADII[0] * (_RADII[1] / _RADII[0]) ** zoom
-    x = ((pixel - right + 0.5) % 1 - 0.5) / radius  # from the centre, the short way round
+    x = ((pixel - right + 0.5) % 1 - 0.5) / radius  # from the centre, wrapped around
     y = ((pixel[:, None] - down + 0.5) % 1 - 0.5) / radius
     # The outline is a circle with 2 to 5 lobes, softened over a pixel.
     lobes, depth = rng.integers(2, 6), rng.uniform(0.1, 0.3)
@@ -187,7 +188,7 @@ def _draw_frames(rng: np.random.Generator, states: np.ndarray, size: int) -> np.
 
 
 def _striped(rng: np.random.Generator, colour: np.ndarray, periods: np.ndarray) -> np.ndarray:
-    """A wave; each of its colours swings, so that each has gradients."""
+    """A sine wave in all three colours, so that each has gradients."""
     swing = rng.choice([-1, 1], size=3) * rng.uniform(0.5, 1, size=3) * rng.uniform(*_CONTRASTS)
     wave = np.sin(2 * np.pi * (periods + np.float32(rng.uniform())))
     return colour.astype(np.float32) + swing.astype(np.float32) * wave[..., None]

@@ -1,4 +1,4 @@
-"""Something-Something v2 as it is distributed: JSON files of annotations and a folder of videos."""
+"""Something-Something v2 as distributed: JSON files of annotations and a folder of videos."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ SUFFIXES = (".webm", ".mp4")
 class Ssv2(ListedVideos):
     """Something-Something v2: the videos of a split in the order of its annotations.
 
-    Of a record, `id` names the file and `template` without brackets the class; the test split has
-    no labels. Files that are missing count as bad inputs when they are read.
+    The `id` of a record is the file name, its `template` without brackets the class; the test split
+    has no labels. Missing files count as bad inputs when they are read.
 
     Attributes:
       flippable: False: "from left to right" is a class, so clips must not be flipped.
@@ -43,15 +43,15 @@ class Ssv2(ListedVideos):
         Args:
           split: "train", "val" (or "validation"), or "test".
           path: the folder with something-something-v2-labels.json, -train.json, -validation.json
-            and -test.json, or labels.json, train.json, ...; or one that has them in labels/.
+            and -test.json, or labels.json, train.json, ...; they may be in its subfolder labels/.
           videos: the folder of {id}.webm (or .mp4); None means 20bn-something-something-v2, or
             videos, below `path`, or `path` itself.
-          index: JSON lines that `input_pipeline.prepare` made of that folder; None means its
-            index.jsonl, if it is there.
+          index: JSON lines that `input_pipeline.prepare` wrote for that folder; None means its
+            index.jsonl, if it exists.
 
         Raises:
-          ValueError: files are not there, or do not hold what they should: 174 labels numbered from
-            0, records with an id, and with a template that is one of the labels.
+          ValueError: files are missing, or do not contain 174 labels numbered from 0, or records
+            with an id and a template that is one of the labels.
           OSError: a file cannot be read.
         """
         if split not in SPLITS:
@@ -67,7 +67,7 @@ class Ssv2(ListedVideos):
         ids = [record["id"] for record in records]
         folder = str(Path(_find_videos(root, ids[0]) if videos is None else videos).expanduser())
         suffix = _suffix(folder, ids[:20])
-        # Files are known by their ids: a copy in another container is the same.
+        # The fingerprint uses ids: a copy of the dataset in another container is the same.
         super().__init__(folder, [name + suffix for name in ids], labels, class_names, index, ids)
 
 
@@ -86,16 +86,16 @@ def _load(file: Path, kind: type) -> Any:
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(content, kind) or not content:
-        what = "list of records" if kind is list else "table of labels"
-        raise ValueError(f"{file} holds no {what}, but {str(content)[:60]!r}")
+        expected = "list of records" if kind is list else "table of labels"
+        raise ValueError(f"{file}: expected a {expected}, found {str(content)[:60]!r}")
     return content
 
 
 def _class_names(file: Path) -> tuple[str, ...]:
     """Names by class index; the file maps names to indices, which are strings."""
     table = _load(file, dict)
-    wanted = [str(label) for label in range(NUM_CLASSES)]
-    if sorted(map(str, table.values())) != sorted(wanted):
+    expected = [str(label) for label in range(NUM_CLASSES)]
+    if sorted(map(str, table.values())) != sorted(expected):
         raise ValueError(
             f"{file} holds {len(table)} labels; expected {NUM_CLASSES}, numbered from 0 to "
             f"{NUM_CLASSES - 1}, each once"
@@ -111,7 +111,7 @@ def _check_ids(file: Path, records: list) -> None:
         if not isinstance(name, str) or not name.isdigit():
             problems.append(f"record {number}: expected an id such as '78687', found {name!r}")
         elif name in seen:
-            problems.append(f"record {number}: id {name} for the second time")
+            problems.append(f"record {number}: duplicate id {name}")
         else:
             seen.add(name)
     raise_problems(file, problems)
@@ -127,7 +127,7 @@ def _labels(file: Path, records: list, class_names: tuple[str, ...]) -> np.ndarr
             labels[row] = label_of[template]
         else:
             problems.append(
-                f"record {row + 1} (id {record['id']}): template {template!r} is none of the labels"
+                f"record {row + 1} (id {record['id']}): no label for template {template!r}"
             )
     raise_problems(file, problems)
     return labels
@@ -142,8 +142,8 @@ def _find_videos(root: Path, first: str) -> Path:
         if folder.is_dir():
             return folder
     raise ValueError(
-        f"no videos in {', '.join(map(str, folders))}, such as {first}.webm; name their folder in "
-        "data.videos"
+        f"no videos such as {first}.webm in {', '.join(map(str, folders))}; set data.videos to "
+        "their folder"
     )
 
 
@@ -152,6 +152,6 @@ def _suffix(folder: str, ids: list[str]) -> str:
         if any(os.path.exists(os.path.join(folder, name + suffix)) for name in ids):
             return suffix
     raise ValueError(
-        f"{folder} holds none of the first {len(ids)} videos, such as {ids[0]}.webm; name their "
-        "folder in data.videos"
+        f"{folder} holds none of the first {len(ids)} videos, such as {ids[0]}.webm; set "
+        "data.videos to their folder"
     )

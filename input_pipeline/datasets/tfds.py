@@ -1,4 +1,4 @@
-"""Any image dataset of TensorFlow Datasets, by name."""
+"""Image datasets of TensorFlow Datasets, by name."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _CONVERT = "  python -m input_pipeline.datasets.tfds_convert {version_dir} {data
 class Tfds:
     """A prepared dataset with one image and at most one class label in each example.
 
-    Examples are read in any order, so the dataset must have been prepared as array_record; images
-    come out as the bytes that were stored. Nothing is downloaded.
+    Examples are read in random order, so the dataset must have been prepared as array_record;
+    images are returned as the stored bytes. Nothing is downloaded.
     """
 
     def __init__(self, split: str = "train", *, dataset: str, data_dir: str | None = None):
         """Opens the dataset.
 
         Args:
-          split: its name there, or a part such as "train[:10%]".
+          split: its name in TensorFlow Datasets, or a slice such as "train[:10%]".
           dataset: such as "imagenet2012" or "cifar10:3.0.2".
-          data_dir: where it was prepared; None means where TensorFlow Datasets puts it.
+          data_dir: folder of the prepared dataset; None means the default of TensorFlow Datasets.
 
         Raises:
           ValueError: no such dataset or split, not prepared, prepared without random access, or not
-            a dataset of images. Says what to run.
+            a dataset of images. The message contains the command to run.
           ImportError: tensorflow_datasets is not installed.
         """
-        import tensorflow_datasets as tfds  # here, as other sources do without it
+        import tensorflow_datasets as tfds  # here, as other sources do not need it
 
         import input_pipeline.tf_data  # noqa: F401 (hides accelerators from TensorFlow)
 
@@ -57,10 +57,10 @@ class Tfds:
         self.class_names = None if names is None else tuple(names)
         self.num_examples = len(self._examples)
         identity = [builder.info.full_name, split, *map(str, info.shard_lengths), *(names or ())]
-        self.fingerprint = fingerprint(part.encode() for part in identity)
+        self.fingerprint = fingerprint(text.encode() for text in identity)
 
     def name_of(self, index: int) -> str:
-        """A name such as "cifar10/train/17": the place in the prepared files, which is stable."""
+        """A name such as "cifar10/train/17": the index in the prepared files, which is stable."""
         return f"{self._dataset}/{self._split}/{index}"
 
     def read(self, index: int) -> Example:
@@ -76,7 +76,7 @@ def _find(tfds, dataset: str, data_dir: str | None) -> Any:
     except tfds.core.DatasetNotFoundError:
         near = difflib.get_close_matches(dataset, tfds.list_builders(), n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"no dataset {dataset!r} in TensorFlow Datasets{hint}") from None
+        raise ValueError(f"TensorFlow Datasets has no dataset {dataset!r}{hint}") from None
     if not builder.info.splits:
         root = data_dir or "~/tensorflow_datasets"
         command = _SOURCES.format(dataset=dataset, data_dir=root)
@@ -89,10 +89,10 @@ def _features_of(tfds, dataset: str, features) -> tuple[str, str | None]:
     images = [name for name, kind in features.items() if isinstance(kind, tfds.features.Image)]
     labels = [name for name, kind in features.items() if isinstance(kind, tfds.features.ClassLabel)]
     if len(images) != 1:
-        raise ValueError(f"{dataset} has {len(images)} images in each example, not one: {features}")
+        raise ValueError(f"{dataset}: expected one image in each example, found {features}")
     if len(labels) > 1:
         if "label" not in labels:
-            raise ValueError(f"{dataset} has several labels, none called 'label': {features}")
+            raise ValueError(f"{dataset} has several labels, but none named 'label': {features}")
         labels = ["label"]
     return images[0], labels[0] if labels else None
 
@@ -107,7 +107,7 @@ def _not_random_access(builder, dataset: str) -> str:
     )
     stored = builder.info.file_format.value
     return (
-        f"{dataset} in {version_dir} is stored as {stored}, which cannot be read in any order. "
+        f"{dataset} in {version_dir} is stored as {stored}, which does not support random access. "
         f"Convert it with\n{convert}\n"
         f"or prepare it again from its sources with\n{sources}\nthen use data_dir={data_dir!r}"
     )

@@ -2,9 +2,9 @@
 
     python -m input_pipeline.datasets.tfds_convert DATA/imagenet2012/5.1.0 OTHER/imagenet2012/5.1.0
 
-Records stay as they are, byte for byte and in their order; nothing is downloaded. An interrupted
-conversion goes on where it was when run again. (`tfds convert_format` does the same, but needs
-apache-beam and mlcroissant.)
+Records are copied byte for byte, in the same order; nothing is downloaded. An interrupted
+conversion continues when run again. (`tfds convert_format` does the same, but needs apache-beam and
+mlcroissant.)
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _DESCRIPTION = "dataset_info.json"  # written last: without it the copy is not a
 
 
 def convert(version_dir: str, out_dir: str) -> None:
-    """Converts all shards of one version of a dataset, the folder that holds dataset_info.json.
+    """Converts all shards of one version of a dataset, the folder that contains dataset_info.json.
 
-    To be found by name, both paths must end in dataset/version or dataset/config/version.
+    Both paths must end in dataset/version or dataset/config/version, by which TFDS finds them.
 
     Raises:
       ValueError: `version_dir` is not a dataset in TFRecord format, or shards are missing.
@@ -36,15 +36,15 @@ def convert(version_dir: str, out_dir: str) -> None:
     if description.get("fileFormat") != "tfrecord":
         raise ValueError(f"{source} is stored as {description.get('fileFormat')}, not as tfrecord")
     shards = sorted(source.glob("*.tfrecord-*"))
-    wanted = sum(len(split["shardLengths"]) for split in description["splits"])
-    if len(shards) != wanted:
-        raise ValueError(f"{source} holds {len(shards)} shards of {wanted}; it is incomplete")
+    expected = sum(len(split["shardLengths"]) for split in description["splits"])
+    if len(shards) != expected:
+        raise ValueError(f"{source} is incomplete: it holds {len(shards)} of {expected} shards")
     target.mkdir(parents=True, exist_ok=True)
     for done, shard in enumerate(shards, start=1):
         copy = target / shard.name.replace(".tfrecord-", ".array_record-")
         if not copy.exists():
             partial = copy.with_name(f"partial.{copy.name}")
-            # One record in each group: reading one does not decompress its neighbours.
+            # One record in each group, so that reading it does not decompress its neighbours.
             writer = array_record_module.ArrayRecordWriter(str(partial), "group_size:1")
             for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
                 writer.write(record)

@@ -1,4 +1,4 @@
-"""Videos by name, with what `python -m input_pipeline.prepare` found out about them."""
+"""Lookup of videos in the index that `python -m input_pipeline.prepare` writes."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ NAME = "index.jsonl"
 
 
 class VideoIndex:
-    """Makes videos of paths, with what an index says about them.
+    """Maps paths to videos, with number of frames and frame rate from the index.
 
-    A video that the index calls bad counts as a bad input when it is read, without another try; it
-    stays in its dataset, so that no number is ever that of another set of videos.
+    A video that the index marks as bad counts as a bad input when it is read, without being opened;
+    it stays in its dataset, so that results never refer to another set of videos.
     """
 
     def __init__(self, root: str, path: str | None = None):
-        """Reads an index, JSON lines; None means root/index.jsonl, if there.
+        """Reads an index, JSON lines; None means root/index.jsonl, if it exists.
 
         Raises:
-          ValueError: a line is not one of an index.
+          ValueError: a line is not an entry of an index.
           OSError: the file cannot be read.
         """
         self._root = root
@@ -35,15 +35,15 @@ class VideoIndex:
         self._known = _read(file) if path is not None or file.exists() else {}
 
     def video(self, path: str) -> VideoFile:
-        """The video at a path, relative to the root; raises BadMedia if the index says so."""
+        """The video at a path below the root; raises BadMedia if the index marks it as bad."""
         status, reason, num_frames, fps = self._known.get(path, ("ok", "", None, None))
         if status != "ok":
-            raise BadMedia(status, f"{reason} (as the index says)")
+            raise BadMedia(status, f"{reason} (according to the index)")
         return VideoFile(os.path.join(self._root, path), num_frames, fps)
 
 
 class ListedVideos:
-    """The videos of a list, in its order; `VideoList` and `Ssv2` say where the list comes from."""
+    """The videos of a list, in its order; base of `VideoList` and `Ssv2`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class ListedVideos:
           labels: integers (files,), class indices; None for none.
           class_names: by class index; None without labels.
           index: see `VideoIndex`.
-          identities: what the fingerprint knows files by; None means their paths.
+          identities: names of the files in the fingerprint; None means their paths.
         """
         self._root, self._files = root, files
         self._labels = None if labels is None else labels.astype(np.int32)
@@ -77,7 +77,7 @@ class ListedVideos:
         return os.path.join(self._root, self._files[index])
 
     def read(self, index: int) -> Example:
-        """A video, not opened yet; raises BadMedia if the index calls it bad."""
+        """A video, not opened yet; raises BadMedia if the index marks it as bad."""
         label = None if self._labels is None else int(self._labels[index])
         return Example(self._index.video(self._files[index]), label)
 
@@ -94,6 +94,6 @@ def _read(file: Path) -> dict[str, tuple]:
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ValueError(
                     f"{file}, line {number}: expected a JSON object with path, status, num_frames "
-                    "and fps; make the index anew with python -m input_pipeline.prepare"
+                    "and fps; delete it and run python -m input_pipeline.prepare again"
                 ) from error
     return known

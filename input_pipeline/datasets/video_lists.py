@@ -1,4 +1,4 @@
-"""Videos in text lists `path label`, as PySlowFast, mae_st, VideoMAE and mmaction2 write them."""
+"""Text lists of videos, `path label`, as PySlowFast, mae_st, VideoMAE and mmaction2 write them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from input_pipeline.datasets.video_index import ListedVideos
 
 SUFFIXES = (".csv", ".txt")
 MAX_PATH = 4096  # characters
-_SHOWN = 20  # problems and missing files to look at
+_FIRST = 20  # problems in a message; also the files whose existence is checked
 _SEPARATORS = " ,\t"
 _LABEL = re.compile(r"-?[0-9]{1,9}")
 _NO_LABEL = -(2**62)
@@ -23,19 +23,19 @@ _NUMBER_AT_END = re.compile(r"[ ,\t]-?[0-9]+$")
 
 
 class Listed(NamedTuple):
-    """What a list says."""
+    """Contents of a list."""
 
-    paths: list[str]  # as they stand there
-    labels: np.ndarray | None  # int64 (paths,), class indices; None for none
+    paths: list[str]  # as written
+    labels: np.ndarray | None  # int64 (paths,), class indices; None without labels
     lines: np.ndarray  # int64 (paths,), line numbers from 1
 
 
 class VideoList(ListedVideos):
     """The videos of a text file with lines `path label`, in that order.
 
-    The label follows the last space, comma or tab, so paths may hold all of these; a path may stand
-    in double quotes. Empty lines and lines that start with # do not count. Either all lines end
-    with a label or none does. Files that are missing count as bad inputs when they are read.
+    The label follows the last space, comma or tab, so paths may contain all of these; a path may be
+    in double quotes. Empty lines and lines that start with # are ignored. Either all lines end
+    with a label or none does. Missing files count as bad inputs when they are read.
     """
 
     def __init__(
@@ -51,20 +51,21 @@ class VideoList(ListedVideos):
         """Reads the list.
 
         Args:
-          split: which list. `path` must say where: one list without a split in its name is "train".
-          path: a folder that holds {split}.csv or {split}.txt, or one list, such as
-            "lists/k400_{split}_videos.txt", where {split} stands for the split.
+          split: which list to read; a single list without a split in its name is "train".
+          path: a folder that contains {split}.csv or {split}.txt, or one list, such as
+            "lists/k400_{split}_videos.txt", where {split} is replaced by the split.
           root: the folder that paths are relative to; None means that of the list. Absolute paths
-            stand for themselves.
-          classes: a text file with the name of each class, one a line, in the order of the labels;
-            or their number; None means the largest label + 1, which a small split may lack.
+            are kept.
+          classes: a text file with the name of each class, one per line, in the order of the
+            labels; or their number; None means the largest label + 1, which is too low for a split
+            without the last class.
           labels: "none" ignores them.
-          index: JSON lines that `input_pipeline.prepare` made of the root; None means
-            root/index.jsonl, if it is there.
+          index: JSON lines that `input_pipeline.prepare` wrote for the root; None means
+            root/index.jsonl, if it exists.
 
         Raises:
-          ValueError: no such list, wrong lines (the first 20 are named), labels out of range, or
-            none of the first 20 files exists.
+          ValueError: no such list, invalid lines (the message contains the first 20), labels out of
+            range, or none of the first 20 files exists.
           OSError: a list cannot be read.
         """
         if labels not in ("auto", "none"):
@@ -85,10 +86,10 @@ def read_list(file: Path) -> Listed:
     """Reads lines `path label`, or `path`.
 
     Args:
-      file: UTF-8, with or without a byte order mark, any ends of lines.
+      file: UTF-8, with or without a byte order mark, any line endings.
 
     Raises:
-      ValueError: empty, or lines are wrong; names the first 20 with what was expected.
+      ValueError: no entries, or invalid lines; the message contains the first 20.
       OSError: it cannot be read.
     """
     paths, numbers, lines = [], array.array("q"), array.array("q")
@@ -99,7 +100,7 @@ def read_list(file: Path) -> Listed:
         numbers.append(int(last) if is_number else _NO_LABEL)
         lines.append(line_number)
     if not paths:
-        raise ValueError(f"{file} lists nothing; expected lines `path label`")
+        raise ValueError(f"{file} has no entries; expected lines `path label`")
     labels = np.array(numbers)
     labelled = 2 * int(np.count_nonzero(labels != _NO_LABEL)) >= len(labels)
     problems = (
@@ -114,7 +115,7 @@ def read_list(file: Path) -> Listed:
 
 
 def _lines_of(file: Path) -> Iterator[tuple[int, str]]:
-    """Numbers and text of lines that say something."""
+    """Line numbers and text, without empty lines and comments."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if number == 1:
@@ -130,9 +131,9 @@ def raise_problems(file: Path, problems: Iterable[str]) -> None:
     """Raises ValueError with the first 20 problems of a file, if there are any."""
     found = list(problems)
     if found:
-        shown = "\n  ".join(found[:_SHOWN])
-        more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-        raise ValueError(f"{file} has {len(found)} wrong lines or entries:\n  {shown}{more}")
+        first = "\n  ".join(found[:_FIRST])
+        more = f"\n  and {len(found) - _FIRST} more" if len(found) > _FIRST else ""
+        raise ValueError(f"{file} has {len(found)} invalid lines or entries:\n  {first}{more}")
 
 
 def _split(line: str) -> tuple[str, str]:
@@ -148,20 +149,20 @@ def _unquote(path: str) -> str:
 
 def _problem(path: str, label: int, labelled: bool) -> str | None:
     if labelled != (label != _NO_LABEL):
-        wanted = "`path label` with a whole number" if labelled else "a path without a label"
-        return f"expected {wanted}, as in other lines: {path[:80]!r}"
+        expected = "`path label` with a whole number" if labelled else "a path without a label"
+        return f"expected {expected}, as in other lines, found {path[:80]!r}"
     if not path:
         return "expected a path before the label"
     if "\0" in path:
-        return "there is a NUL byte in the path; save the list as UTF-8 text"
+        return "NUL byte in the path; save the list as UTF-8 text"
     if len(path) > MAX_PATH:
-        return f"a path of more than {MAX_PATH} characters; expected one file a line"
+        return f"a path of more than {MAX_PATH} characters; expected one file per line"
     if labelled and label < 0:
         return f"label {label}; expected 0 or more"
     if labelled and _NUMBER_AT_END.search(path):
         return (
-            f"expected `path label`, found further numbers: {path[-60:]!r}; lists of frame folders "
-            "are not read"
+            f"expected `path label`, found more numbers: {path[-60:]!r}; lists of frame folders "
+            "are not supported"
         )
     return None
 
@@ -190,11 +191,11 @@ def _find_list(path: Path, split: str) -> Path:
         return found[0]
     file = Path(str(path).replace("{split}", split))
     if not file.is_file():
-        raise ValueError(f"{file} is not a file; point data.path to a list or a folder of lists")
+        raise ValueError(f"{file} is not a file; set data.path to a list or a folder of lists")
     if split != "train" and split not in file.name:
         raise ValueError(
-            f"{file} is one list, which is the split 'train'; for {split!r}, point data.path to a "
-            'folder of lists or write "{split}" in its place'
+            f"{file} is a single list, which is the split 'train'; for {split!r}, set data.path to "
+            'a folder of lists, or to a file name that contains "{split}"'
         )
     return file
 
@@ -216,10 +217,10 @@ def _class_names(
 
 
 def _check_root(file: Path, root: str, paths: list[str]) -> None:
-    """A wrong root would make a bad input of every video."""
-    first = [os.path.join(root, path) for path in paths[:_SHOWN]]
+    """Raises ValueError for a wrong root, which would make every video a bad input."""
+    first = [os.path.join(root, path) for path in paths[:_FIRST]]
     if not any(map(os.path.exists, first)):
         raise ValueError(
-            f"{file}: none of the first {len(first)} files exists, such as {first[0]}; point "
+            f"{file}: none of the first {len(first)} files exists, such as {first[0]}; set "
             "data.root to the folder that the paths are relative to"
         )

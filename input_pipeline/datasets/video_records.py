@@ -1,4 +1,4 @@
-"""Videos in TFRecord files: one SequenceExample for each video, one JPEG for each frame."""
+"""Videos in TFRecord files: one SequenceExample per video, one JPEG per frame."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ cv2.setNumThreads(0)  # the loader has its own threads
 
 
 class VideoRecords:
-    """The videos of `path/<split>-00000-of-00010` and so on, read in any order.
+    """The videos of `path/<split>-00000-of-00010` and so on, with random access.
 
     The files are those that `python -m input_pipeline.prepare --records` writes, and those of dmvr
-    and scenic (uncompressed, at most one label). Of a video only the wanted frames are read: the
-    place of each is in an index beside the file, made on first use, or beforehand with
-    `python -m input_pipeline.records PATH`. They must be in a file system; mount a bucket.
+    and scenic (uncompressed, at most one label). Only the requested frames of a video are read:
+    their byte offsets are in an index next to the file, which is made on first use, or beforehand
+    with `python -m input_pipeline.records PATH`. The files must be in a file system; mount a
+    bucket.
     """
 
     def __init__(
@@ -43,18 +44,18 @@ class VideoRecords:
         fps: float | None = None,
         classes: str | None = None,
     ):
-        """Opens the indexes; makes missing ones, which reads those files whole.
+        """Opens the indexes; missing ones are made, which reads the files completely.
 
         Args:
-          split: what the names of the files begin with; `.tfrecord` may follow it.
+          split: prefix of the file names, without `.tfrecord`.
           path: the folder.
-          fps: frames per second of what is stored; None means as the records say (`clip/fps`).
-          classes: text file with the name of each class, one a line, by class index; None means
-            `classes.txt` in the folder if there is one, else the names in the records.
+          fps: frames per second of the stored videos; None means that in the records (`clip/fps`).
+          classes: text file with the name of each class, one per line, by class index; None means
+            `classes.txt` in the folder if it exists, else the names in the records.
 
         Raises:
-          ValueError: no such files, some are missing, cut short or hold something else, records
-            that do not say their frame rate, labels on some videos only or beyond the classes.
+          ValueError: files are missing, truncated or have other contents, records without a frame
+            rate, labels on some videos only, or labels that are out of range.
           OSError: a file cannot be read.
         """
         if fps is not None and not 0 < fps <= 1000:
@@ -69,16 +70,16 @@ class VideoRecords:
         if not sound:
             raise ValueError(f"{path} holds no usable video of split {split!r}")
         self._fps = fps
-        if fps is None and (silent := [record.name for record in sound if record.fps is None]):
+        if fps is None and (without := [record.name for record in sound if record.fps is None]):
             raise ValueError(
-                f"{len(silent)} videos of {path} do not say their frame rate (clip/fps), such as "
-                f"{silent[0] or 'the first'}; give that of all with data.fps"
+                f"{len(without)} videos of {path} have no frame rate (clip/fps), such as "
+                f"{without[0] or 'the first'}; set data.fps to the frame rate of all videos"
             )
         self.class_names = _class_names(sound, folder, classes)
         self.fingerprint = fingerprint(self._identity())
 
     def name_of(self, index: int) -> str:
-        """The file, the place in it, and what the video was made from."""
+        """The file, the index of the record in it, and the name of the original video."""
         shard, row = self._find(index)
         name = self._indexes[shard].records[row].name
         return f"{self._shards[shard]}:{row}" + (f" ({name})" if name else "")
@@ -109,13 +110,13 @@ class RecordVideo(NamedTuple):
     """A video of a shard that is not open yet."""
 
     shard: Path  # the file
-    record: Record  # what is known of the video
-    places: np.ndarray  # of its frames, of dtype `records.index.FRAME`
-    fps: float | None = None  # frames per second; None means as the record says
+    record: Record  # its entry in the index
+    locations: np.ndarray  # of its frames, of dtype `records.index.FRAME`
+    fps: float | None = None  # frames per second; None means that in the record
 
     @contextlib.contextmanager
     def open(self) -> Iterator[OpenRecord]:
-        """Opens the file; raises BadMedia if it is damaged or too large, OSError."""
+        """Opens the file; raises BadMedia if the record is damaged or too large, or OSError."""
         if self.record.damage is not None:
             raise BadMedia("decode_error", self.record.damage)
         if (pixels := self.record.height * self.record.width) > MAX_PIXELS:
@@ -125,7 +126,7 @@ class RecordVideo(NamedTuple):
 
 
 class OpenRecord:
-    """A video of a shard, a `source.OpenVideo`."""
+    """An open video of a shard, a `source.OpenVideo`."""
 
     def __init__(self, video: RecordVideo, descriptor: int):
         self._video, self._descriptor = video, descriptor
@@ -134,11 +135,11 @@ class OpenRecord:
         self.fps = video.fps or record.fps or 0.0
 
     def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
-        """See `OpenVideo.frames`: the pixels that Pillow decodes, scaled by area or, up, bicubic.
+        """See `OpenVideo.frames`: pixels equal Pillow's; scaled down by area, up bicubic.
 
         Raises:
           ValueError: there is no such frame.
-          BadMedia: the bytes of a frame are not those that were indexed, or not a JPEG file.
+          BadMedia: the bytes of a frame differ from the index, or are not a JPEG file.
         """
         height, width = self.height, self.width
         if short_side is not None:
@@ -159,14 +160,14 @@ class OpenRecord:
     def _decode(self, index: int) -> np.ndarray:
         if not 0 <= index < self.num_frames:
             raise ValueError(f"frame {index} of a video of {self.num_frames}")
-        offset, length, crc = self._video.places[index].tolist()
+        offset, length, crc = self._video.locations[index].tolist()
         jpeg = os.pread(self._descriptor, length, offset)
         if zlib.crc32(jpeg) != crc:
             raise BadMedia(
                 "decode_error", f"the checksum of frame {index} in {self._video.shard} is wrong"
             )
         if not jpeg.rstrip(b"\0").endswith(_JPEG_END):  # OpenCV would fill up with grey
-            raise BadMedia("decode_error", f"frame {index} is not a JPEG file, or cut short")
+            raise BadMedia("decode_error", f"frame {index} is not a JPEG file, or is truncated")
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
         frame = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
         if frame is None:
@@ -174,24 +175,24 @@ class OpenRecord:
         if frame.shape[:2] != (self.height, self.width):
             size = f"{frame.shape[1]}x{frame.shape[0]}"
             expected = f"{self.width}x{self.height}"
-            raise BadMedia("decode_error", f"frame {index} has {size} pixels, the first {expected}")
+            raise BadMedia("decode_error", f"frame {index} has {size} pixels, expected {expected}")
         return frame
 
 
 def _find_shards(folder: Path, split: str) -> list[Path]:
     """All files of a split, by number."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; point data.path to the TFRecord files")
+        raise ValueError(f"{folder} is not a folder; set data.path to that of the TFRecord files")
     matches = [match for name in os.listdir(folder) if (match := _SHARD.match(name))]
     found = sorted(match.string for match in matches if match["split"] == split)
     if not found:
-        splits = ", ".join(sorted({match["split"] for match in matches})) or "no such files at all"
+        splits = ", ".join(sorted({match["split"] for match in matches})) or "no TFRecord files"
         raise ValueError(f"{folder} has no files {split}-00000-of-...; it has {splits}")
     counts = {match["count"] for match in matches if match["split"] == split}
     if len(counts) > 1:
         raise ValueError(
-            f"{folder} holds files of {split} in different numbers: {', '.join(sorted(counts))}; "
-            "keep those of one conversion"
+            f"{folder} holds files of several conversions of {split}, into "
+            f"{', '.join(sorted(counts))} files; keep those of one"
         )
     (count,) = counts
     numbers = [int(match["number"]) for match in matches if match["split"] == split]
@@ -200,7 +201,7 @@ def _find_shards(folder: Path, split: str) -> list[Path]:
         which = ", ".join(f"{number:05d}" for number in missing[:5])
         raise ValueError(
             f"{folder} holds {len(numbers)} of {int(count)} files of {split}; "
-            f"{len(missing)} are missing: {which}; copy or make them again"
+            f"{len(missing)} are missing: {which}; copy or create them again"
         )
     return [folder / name for name in found]
 
@@ -223,7 +224,9 @@ def _class_names(
     if classes is not None or classes_file.exists():
         names = tuple(classes_file.read_text(encoding="utf-8").splitlines())
         if max(known) >= len(names):
-            raise ValueError(f"{classes_file} names {len(names)} classes; there is {max(known)}")
+            raise ValueError(
+                f"{classes_file} names {len(names)} classes, but the largest label is {max(known)}"
+            )
         return names
     texts = {record.label: record.label_text for record in records}
     return tuple(texts.get(label) or str(label) for label in range(max(known) + 1))

@@ -1,1 +1,1 @@
-"""Decoding: files to pixels."""
+"""Decoding of image and video files."""

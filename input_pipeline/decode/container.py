@@ -1,7 +1,7 @@
-"""Opens a video file of which every byte may be hostile: one file, one format, with limits.
+"""Opens untrusted video files: a forced format, only the file itself, and limits.
 
-FFmpeg would guess the format and, for a play list, open what it names. Here the format is forced,
-only this file may be read, and sizes are checked before anything is decoded. Needs PyAV.
+FFmpeg would guess the format and, for a playlist, open the files and URLs in it. Here the format is
+forced, only this file may be read, and sizes are checked before anything is decoded. Needs PyAV.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from input_pipeline.decode.structure import check_structure
 MAX_STREAMS = 16
 HEAD_BYTES = 256
 GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
-# Text in a header need not be UTF-8. PyAV 19 replaces what is not by itself.
+# Text in a header need not be UTF-8. PyAV 19 replaces invalid bytes by default.
 _TEXT: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
@@ -31,17 +31,17 @@ _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 def open_container(
     data: str | bytes, timeout_seconds: float, max_pixels: int, whole: bool
 ) -> InputContainer:
-    """Opens a file of which every byte may be wrong.
+    """Opens an untrusted file.
 
     Args:
       data: the path of a file, or its bytes.
       timeout_seconds: for the header, and for each packet later.
-      max_pixels: the decoder refuses larger frames.
+      max_pixels: the decoder rejects larger frames.
       whole: check the structure of the whole file, see `check_structure`.
 
     Raises:
-      BadMedia: empty, or no MP4/MOV, Matroska/WebM or AVI, or not a file but a pipe or a device; or
-        an MP4 file that promises more samples than it has bytes; or not `whole`.
+      BadMedia: empty; not MP4/MOV, Matroska/WebM or AVI; a pipe or a device; an MP4 file whose
+        header states more samples than it has bytes; or, if `whole`, a damaged structure.
       OSError: it cannot be read.
       av.error.FFmpegError: the header is wrong.
     """
@@ -69,8 +69,8 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
     """The main video stream (not a cover picture), set to decode on one thread.
 
     Raises:
-      BadMedia: there is none, it cannot be decoded, it has frames of more than `max_pixels` or
-        promises more than `max_frames`, or it is one of too many.
+      BadMedia: no video stream, no decoder for it, frames of more than `max_pixels`, more than
+        `max_frames` according to the header, or too many streams.
     """
     if len(container.streams) > MAX_STREAMS:
         raise BadMedia("too_large", f"more than {MAX_STREAMS} streams")
@@ -81,7 +81,7 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
     if codec is None:
         raise BadMedia("decode_error", "no decoder for the codec of this video")
     if codec.width < 1 or codec.height < 1:
-        raise BadMedia("decode_error", "the header gives no size of the frames")
+        raise BadMedia("decode_error", "the header states no frame size")
     refuse_larger(codec.width, codec.height, max_pixels)
     if stream.frames > max_frames:
         raise BadMedia(
@@ -93,7 +93,7 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
 
 
 def _checked(read: Read, num_bytes: int, timeout_seconds: float, whole: bool) -> str:
-    """The format of a file that FFmpeg can be given without harm to memory."""
+    """The format of a file, checked so that FFmpeg does not run out of memory on it."""
     name, deadline = format_of(read(0, HEAD_BYTES), num_bytes), time.monotonic() + timeout_seconds
     if name == "mov":
         check_samples(read, num_bytes, deadline)
@@ -106,15 +106,15 @@ def format_of(head: bytes, num_bytes: int) -> str:
     """FFmpeg's name of a format, by the first `HEAD_BYTES` of a file.
 
     Raises:
-      BadMedia: empty, no format of videos, or shorter than its header says.
+      BadMedia: empty, not a video format, or shorter than its header states.
     """
     if not head:
         raise BadMedia("empty", "0 bytes")
     if head[4:8] in _MP4_BOXES:
         return "mov"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
-        if num_bytes < (promised := _matroska_bytes(head)):
-            raise BadMedia("short", f"{num_bytes} of {promised} bytes")
+        if num_bytes < (stated := _matroska_bytes(head)):
+            raise BadMedia("short", f"{num_bytes} of {stated} bytes")
         return "matroska"
     if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
         return "avi"
@@ -124,7 +124,7 @@ def format_of(head: bytes, num_bytes: int) -> str:
 
 
 def _matroska_bytes(head: bytes) -> int:
-    """How long a Matroska file says it is; 0 if it does not (live recordings)."""
+    """Length of a Matroska file according to its header; 0 if unknown (live recordings)."""
     length, body = _matroska_size(head, 4)
     segment = body + length
     if head[segment : segment + 4] != b"\x18\x53\x80\x67":
@@ -134,7 +134,7 @@ def _matroska_bytes(head: bytes) -> int:
 
 
 def _matroska_size(head: bytes, at: int) -> tuple[int, int]:
-    """Length of an element, 0 if unknown, and where its content starts."""
+    """Length of an element, 0 if unknown, and the offset of its content."""
     width = 9 - head[at].bit_length() if len(head) > at and head[at] else 1
     mask = (1 << 7 * width) - 1
     length = int.from_bytes(head[at : at + width], "big") & mask

@@ -1,8 +1,9 @@
-"""Bytes of an image file to pixels, checked before anything is allocated.
+"""Decoding of image files, with checks before anything is allocated.
 
-JPEG, PNG and WebP, by their first bytes (a PNG named .jpg is a PNG). Results equal Pillow's: grey
-is repeated over the channels, alpha is dropped, CMYK is converted, 16 bits keep the upper eight, of
-an animation the first frame counts, and EXIF orientation is ignored as in the originals.
+JPEG, PNG and WebP, recognised by their first bytes (a PNG named .jpg is a PNG). Results equal
+Pillow's: grey is repeated over the channels, alpha is dropped, CMYK is converted, 16 bits are cut
+to the upper eight, an animation gives its first frame, and EXIF orientation is ignored as in the
+original implementations.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from input_pipeline.bad_inputs import BadMedia, refuse_larger
 from input_pipeline.views.crops import Window
 
 MAX_PIXELS = 64_000_000
-MAX_SCANS = 64  # of a progressive JPEG; each of a few bytes makes the decoder go over all pixels
+MAX_SCANS = 64  # of a progressive JPEG; each may be a few bytes and costs a pass over all pixels
 _MAGIC = {"JPEG": (b"\xff\xd8\xff",), "PNG": (b"\x89PNG\r\n\x1a\n",), "WEBP": (b"RIFF",)}
 _JPEG_END = b"\xff\xd9"
 
@@ -26,8 +27,8 @@ class Picture:
     """An image whose size is known and whose pixels are not decoded yet.
 
     Args:
-      header: as Pillow opened it; pixels are read on demand.
-      jpeg: the file, if it is a plain JPEG of which a window can be decoded alone.
+      header: the image opened by Pillow; pixels are read on demand.
+      jpeg: the file, if it is a plain JPEG, whose windows can be decoded separately.
     """
 
     def __init__(self, header: Image.Image, jpeg: bytes | None = None):
@@ -43,17 +44,17 @@ class Picture:
         return _to_rgb(self._header).crop((left, top, left + width, top + height))
 
     def whole(self) -> Image.Image:
-        """Decodes everything, mode RGB."""
+        """Decodes the whole image, mode RGB."""
         return self.crop(Window(0, 0, self.height, self.width))
 
     def _decode_jpeg(self, jpeg: bytes, window: Window) -> Image.Image:
-        """Decodes little more than the window.
+        """Decodes the window with a margin of one pixel.
 
-        The accurate transform is the one that Pillow uses. Chroma is interpolated, at the border of
-        what is decoded from one side only: with a margin of one pixel the window equals that of the
+        The accurate DCT is the one that Pillow uses. Chroma is interpolated, at the border of the
+        decoded window from one side only: because of the margin, the window equals that of the
         whole image, bit for bit.
         """
-        from input_pipeline.tf_data import tf  # here, as videos do without it
+        from input_pipeline.tf_data import tf  # here, as videos do not need it
 
         top, left = max(0, window.top - 1), max(0, window.left - 1)
         bottom = min(self.height, window.top + window.height + 1)
@@ -74,7 +75,7 @@ def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pict
 
     Raises:
       BadMedia: empty, not an image, more than `max_pixels`, or a PNG whose checksums are wrong.
-      Exception: whatever the decoder finds wrong with the header.
+      Exception: any other error of the decoder in the header.
     """
     if isinstance(data, np.ndarray):
         return Picture(Image.fromarray(data))
@@ -82,10 +83,10 @@ def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pict
     refuse_larger(*header.size, max_pixels)
     if header.format == "PNG":
         _check_png(data)
-    # Within a scan these two bytes do not occur.
+    # Compressed data never contains these two bytes.
     if header.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
         raise BadMedia("too_large", f"a JPEG of {scans} scans, the limit is {MAX_SCANS}")
-    # A window of a file cut short might still decode; Pillow reads on and notices the missing end.
+    # A window of a truncated file might still decode; Pillow reads to the end and raises.
     plain_jpeg = header.format == "JPEG" and header.mode in ("RGB", "L") and data[-2:] == _JPEG_END
     return Picture(header, data if plain_jpeg else None)
 
@@ -100,14 +101,14 @@ def _format_of(data: bytes) -> str:
 
 
 def _check_png(data: bytes) -> None:
-    """Compares the pixels of a PNG with their checksums, which Pillow does not look at."""
+    """Verifies the checksums of the pixel data of a PNG, which Pillow ignores."""
     at = 8
     while at + 12 <= len(data):
         kind, end = data[at + 4 : at + 8], at + 8 + int.from_bytes(data[at : at + 4], "big")
         if kind == b"IDAT" and zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(
             data[end : end + 4], "big"
         ):
-            raise BadMedia("decode_error", f"the pixels at byte {at} do not fit their checksum")
+            raise BadMedia("decode_error", f"the checksum of the pixel data at byte {at} is wrong")
         if kind == b"IEND":
             return
         at = end + 4

@@ -1,4 +1,4 @@
-"""The packets of a video: which frames there are, and which packets are needed for some of them."""
+"""The packets of a video: its frames, and the packets that are needed to decode some of them."""
 
 from __future__ import annotations
 
@@ -14,57 +14,57 @@ from av.video.stream import VideoStream
 
 from input_pipeline.bad_inputs import BadMedia
 
-MAX_REORDERED = 16  # frames that any decoder holds back before it shows one
+MAX_REORDERED = 16  # frames that any decoder delays before it returns one
 KEPT_BYTES = 32 * 2**20  # packets of smaller videos stay in memory, larger ones are read again
 
 
 class Packets:
     """All packets of a video, listed once.
 
-    A packet is known by its position in the file (the order of decoding), a frame by its index in
-    the order of presentation; times are integers in the time base of the stream.
+    A packet is identified by its position in the file (decoding order), a frame by its index in
+    presentation order; timestamps are integers in the time base of the stream.
 
     Attributes:
-      num_frames: frames that are shown.
-      timed: whether packets say when their frame is shown. AVI does not if frames are reordered:
-        then only decoding from the start shows the order, and the time of a frame is its index.
+      num_frames: frames that are presented.
+      timed: whether packets have presentation timestamps. AVI has none if frames are reordered:
+        then the order is known only by decoding from the start, and the timestamp is the index.
     """
 
     def __init__(
         self, container: InputContainer, stream: VideoStream, max_frames: int, deadline: float
     ):
-        """Reads through the file, until `deadline` on the monotonic clock.
+        """Reads the whole file, until `deadline` of the monotonic clock at most.
 
         Raises:
-          BadMedia: no frames, more than `max_frames`, fewer than the file promises, or without
-            times that tell them apart; or the time is over.
+          BadMedia: no frames, more than `max_frames`, fewer than the header states, missing or
+            equal timestamps, or past the deadline.
           av.error.FFmpegError: the container is damaged.
         """
         self._container, self._stream = container, stream
         self._kept: list[Packet] | None = []
-        self._times: list[int] = []  # of presentation, by position
+        self._times: list[int] = []  # presentation timestamps, by position
         self._decode_times: list[int] = []  # by position
-        self._keys: list[int] = []  # positions
+        self._keys: list[int] = []  # positions of keyframes
         self.timed = True
-        shown = self._list(max_frames, deadline)
+        presented = self._list(max_frames, deadline)
         if not self.timed:
-            self._times = shown = list(range(len(self._times)))
+            self._times = presented = list(range(len(self._times)))
             self._keys = []
         if self._keys:
-            shown = self._decodable(shown)
-        self._order = sorted(shown, key=self._times.__getitem__)  # positions, by index
+            presented = self._decodable(presented)
+        self._order = sorted(presented, key=self._times.__getitem__)  # positions, by index
         self.num_frames = len(self._order)
         if not self._order:
-            raise BadMedia("short", "the file holds no frame")
-        if len({self._times[position] for position in shown}) < len(shown):
-            raise BadMedia("decode_error", "two frames are shown at the same time")
+            raise BadMedia("short", "the file has no frames")
+        if len({self._times[position] for position in presented}) < len(presented):
+            raise BadMedia("decode_error", "two frames have the same timestamp")
 
     def time_of(self, index: int) -> int:
-        """When a frame is shown."""
+        """Presentation timestamp of a frame."""
         return self._times[self._order[index]]
 
     def frames_per_second(self) -> float:
-        """The rate in the header if the times of the frames agree within 10 %, else their mean.
+        """The rate in the header if the timestamps agree within 10 %, else their mean rate.
 
         A single frame without a rate counts as one per second.
         """
@@ -78,10 +78,10 @@ class Packets:
         return float(measured)
 
     def spans(self, indices: list[int]) -> list[tuple[int, int]]:
-        """Which packets to decode for some frames, given in increasing order.
+        """The packets to decode for the requested frames, given in increasing order.
 
         Returns:
-          Positions (first, last + 1), in increasing order; each begins with a key frame if the
+          Positions (first, last + 1), in increasing order; each begins with a keyframe if the
           file has any.
         """
         ahead = 1 if self.timed else 1 + MAX_REORDERED
@@ -97,10 +97,10 @@ class Packets:
         return spans
 
     def read(self, start: int, stop: int) -> Iterator[tuple[Packet, int]]:
-        """The packets of a span with the times their frames are shown at.
+        """The packets of a span with the presentation timestamps of their frames.
 
-        Frames shown before the key frame that a span begins with refer to earlier ones and cannot
-        be decoded; they are left out.
+        Frames presented before the first keyframe of the span depend on earlier ones and cannot be
+        decoded; they are left out.
         """
         for position, packet in enumerate(self._packets_from(start), start):
             if position == stop:
@@ -109,14 +109,14 @@ class Packets:
                 yield packet, self._times[position]
 
     def _list(self, max_frames: int, deadline: float) -> list[int]:
-        """Fills the lists; returns the positions of frames that are shown."""
-        shown: list[int] = []
+        """Fills the lists; returns the positions of frames that are presented."""
+        presented: list[int] = []
         num_bytes = 0
-        hides = self._stream.codec_context.name == "vp8"
-        found = -1  # the last is not a packet, but says that it was the last
+        has_hidden = self._stream.codec_context.name == "vp8"
+        found = -1  # the last one is empty: it only marks the end
         for packet in self._container.demux(self._stream):
             found += 1
-            if not packet.size:  # AVI: "as before"
+            if not packet.size:  # AVI: repeat of the last frame
                 continue
             position = len(self._times)
             if packet.is_corrupt:
@@ -126,34 +126,35 @@ class Packets:
             if position == max_frames:
                 raise BadMedia("too_large", f"more than {max_frames} frames (max_frames)")
             if time.monotonic() > deadline:
-                raise BadMedia("timeout", f"not listed in time, {position} frames so far")
+                raise BadMedia("timeout", f"packets not listed in time, {position} frames so far")
             self._times.append(decoded_at if packet.pts is None else packet.pts)
             self._decode_times.append(decoded_at)
             if packet.is_keyframe:
                 self._keys.append(position)
-            if not (packet.is_discard or (hides and not bytes(packet)[0] & 16)):  # show_frame
-                shown.append(position)
+            hidden = has_hidden and not bytes(packet)[0] & 16  # VP8's show_frame
+            if not (packet.is_discard or hidden):
+                presented.append(position)
             num_bytes += packet.size
             if num_bytes > KEPT_BYTES:
                 self._kept = None
             if self._kept is not None:
                 self._kept.append(packet)
         _check_complete(self._container, self._stream, found)
-        return shown
+        return presented
 
-    def _decodable(self, shown: list[int]) -> list[int]:
-        """Without what a file that was cut out of another shows before its first key frame."""
+    def _decodable(self, presented: list[int]) -> list[int]:
+        """Drops frames before the first keyframe, which a file cut out of another may have."""
         key = self._keys[0]
         if key and _begins_with_key(self._container, self._stream):
             raise BadMedia("decode_error", "the first frame is damaged")
-        usable = [at for at in shown if at >= key and self._times[at] >= self._times[key]]
-        others = set(shown).difference(usable)
+        usable = [at for at in presented if at >= key and self._times[at] >= self._times[key]]
+        others = set(presented).difference(usable)
         if others and max(others) > key + MAX_REORDERED:
-            raise BadMedia("decode_error", "the times of the frames contradict their order")
+            raise BadMedia("decode_error", "the timestamps contradict the order of the frames")
         return usable
 
     def _key_before(self, position: int) -> int:
-        """The last key frame that is both decoded and shown no later than a frame."""
+        """The last keyframe that is both decoded and presented no later than a frame."""
         at = bisect.bisect_right(self._keys, position) - 1
         while at >= 0 and self._times[self._keys[at]] > self._times[position]:
             at -= 1
@@ -181,12 +182,12 @@ class Packets:
 def _decode_time(packet: Packet) -> int:
     time_ = packet.pts if packet.dts is None else packet.dts
     if time_ is None:
-        raise BadMedia("decode_error", "a frame without a time")
+        raise BadMedia("decode_error", "a frame without a timestamp")
     return time_
 
 
 def _begins_with_key(container: InputContainer, stream: VideoStream) -> bool:
-    """Whether MP4 lists its key frames and the first frame is one of them."""
+    """Whether the file is MP4, lists its keyframes, and the first frame is one of them."""
     if "mov" not in container.format.name or not len(stream.index_entries):
         return False
     keys = [entry.is_keyframe for entry in stream.index_entries]
@@ -194,12 +195,12 @@ def _begins_with_key(container: InputContainer, stream: VideoStream) -> bool:
 
 
 def _check_complete(container: InputContainer, stream: VideoStream, found: int) -> None:
-    """Refuses files that were cut: containers say beforehand what they hold."""
+    """Rejects truncated files: fewer frames than the header states."""
     if "mov" in container.format.name:
-        promised, slack = len(stream.index_entries), 0
+        stated, slack = len(stream.index_entries), 0
     elif stream.frames:  # AVI
-        promised, slack = stream.frames, 2
+        stated, slack = stream.frames, 2
     else:
         return
-    if found < promised - slack:
-        raise BadMedia("short", f"{found} of the {promised} frames that the header promises")
+    if found < stated - slack:
+        raise BadMedia("short", f"{found} of the {stated} frames that the header states")

@@ -1,4 +1,4 @@
-"""Files that are files: a pipe or a device behind a name would never end, or never begin."""
+"""Opens regular files only: reading a pipe or a device could block or never end."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 
 from input_pipeline.bad_inputs import BadMedia
 
-MAX_BYTES = 1 << 29  # of what is read as a whole: images, whose pixels are bounded as well
+MAX_BYTES = 1 << 29  # of files that are read as a whole: images, whose pixels are limited as well
 
 
 @contextlib.contextmanager
 def open_regular(path: str) -> Iterator[tuple[int, int]]:
-    """Descriptor for reading, and size in bytes.
+    """Opens a file: its descriptor for reading, and its size in bytes.
 
     Raises:
       BadMedia: a pipe, a device, a socket or a folder.
       OSError: it cannot be opened.
     """
-    # Without O_NONBLOCK, opening a pipe would wait for a writer.
+    # Without O_NONBLOCK, opening a pipe would block until there is a writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)

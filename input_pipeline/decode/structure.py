@@ -1,9 +1,9 @@
-"""Whether a video file is complete: its elements must follow one another without a gap.
+"""Checks that a video file is complete: its elements must follow one another without a gap.
 
-FFmpeg goes on after damage, at the next element that it knows, and says nothing of the frames in
-between. But each element says how long it is: where one is damaged, the next does not begin where
-it should. This goes through the whole file, so it is done once, when the index is made; only a file
-without an index is checked whenever it is opened.
+FFmpeg continues after damage at the next element that it recognises, and does not report the
+frames in between. But each element has a length: after a damaged one, the next does not begin where
+it should. The check reads the whole file, so it is done once, when the index is made; only a file
+without an index is checked each time it is opened.
 
 Source: RFC 8794 (EBML), RFC 9559 (Matroska); ISO/IEC 14496-12 (MP4).
 """
@@ -23,14 +23,14 @@ _IN_CLUSTER = {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xA2, 0xAF} | _ANYWHERE
 
 
 def check_structure(container: str, read: Read, num_bytes: int, deadline: float) -> None:
-    """Goes through a Matroska, WebM or fragmented MP4 file, 2 microseconds an element.
+    """Checks a Matroska, WebM or fragmented MP4 file, 2 microseconds per element.
 
-    Other MP4 files, and AVI, list their frames in one table, so that a missing one is noticed
-    whenever they are read.
+    Other MP4 files, and AVI, list their frames in one table, so that a missing frame is always
+    detected when they are read.
 
     Raises:
-      BadMedia: an element is missing, unknown, or reaches beyond the one that holds it; or
-        `deadline` passed, on the monotonic clock.
+      BadMedia: an element is missing, unknown, or extends beyond its parent; or past `deadline` of
+        the monotonic clock.
     """
     if container == "matroska":
         _check_matroska(read, num_bytes, deadline)
@@ -58,7 +58,7 @@ def _check_matroska(read: Read, num_bytes: int, deadline: float) -> None:
 
 
 def _check_cluster(read: Read, at: int, end: int | None, limit: int, deadline: float) -> int:
-    """Where a cluster ends; `end` is None where it does not say so itself, as in recordings."""
+    """Offset of the end of a cluster; `end` is None if it is unknown, as in live recordings."""
     stop = limit if end is None else min(end, limit)
     while at < stop:
         check_time(at, deadline)
@@ -74,7 +74,7 @@ def _check_cluster(read: Read, at: int, end: int | None, limit: int, deadline: f
 
 
 def _element(read: Read, at: int) -> tuple[int, int, int]:
-    """Kind, length (-1 if unknown) and where the content begins."""
+    """Kind of an element, its length (-1 if unknown) and the offset of its content."""
     head = read(at, 12)
     id_width = 9 - head[0].bit_length() if head else 9
     if id_width > 4 or len(head) <= id_width or not head[id_width]:
@@ -90,11 +90,11 @@ def _element(read: Read, at: int) -> tuple[int, int, int]:
 
 
 def _damage(at: int) -> BadMedia:
-    return BadMedia("decode_error", f"there is no element of Matroska at byte {at}")
+    return BadMedia("decode_error", f"no valid Matroska element at byte {at}")
 
 
 def _check_fragments(read: Read, num_bytes: int, deadline: float) -> None:
-    """Fragments of an MP4 file, if it has any, follow each other and fill the file."""
+    """Checks that the fragments of an MP4 file, if any, are contiguous up to its end."""
     fragments = at = 0
     for kind, body, end in boxes(read, 0, num_bytes, deadline):
         if kind == b"moof":
@@ -108,7 +108,7 @@ def _check_fragments(read: Read, num_bytes: int, deadline: float) -> None:
 
 
 def _check_filled(read: Read, at: int, end: int, deadline: float) -> None:
-    """The boxes of a fragment, and of its tracks, must end where what holds them does."""
+    """Checks that the boxes of a fragment, and of its tracks, end where their parent ends."""
     for kind, body, stop in boxes(read, at, end, deadline):
         if kind == b"traf":
             _check_filled(read, body, min(stop, end), deadline)
@@ -118,4 +118,4 @@ def _check_filled(read: Read, at: int, end: int, deadline: float) -> None:
 
 
 def _no_box(at: int) -> BadMedia:
-    return BadMedia("decode_error", f"there is no box of MP4 at byte {at}")
+    return BadMedia("decode_error", f"no valid MP4 box at byte {at}")

@@ -1,4 +1,4 @@
-"""Functions that may never return, such as a decoder stuck in C, run with a time limit."""
+"""A time limit for functions that may never return, such as a decoder that hangs in C code."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 class LimitedThread:
-    """A thread that runs functions for others and is left behind when one takes too long.
+    """A thread that runs functions for the caller and is abandoned when one takes too long.
 
-    Python cannot end a thread. One that is stuck keeps what it holds until it returns, if ever; it
-    does not keep the program from ending. Waiting costs about 20 microseconds a call.
+    Python cannot end a thread. A stuck one keeps its resources until it returns, if ever; it does
+    not prevent the program from exiting. A call costs about 20 microseconds.
     """
 
     def __init__(self, seconds: float):
-        self.seconds = seconds  # that one call may take
+        self.seconds = seconds  # limit of one call
         self.cleanup = contextlib.ExitStack()  # closed at the end of the thread, however late
         self._jobs: queue.SimpleQueue = queue.SimpleQueue()
         self._stuck = False
@@ -33,10 +33,10 @@ class LimitedThread:
         self._thread.start()
 
     def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Returns what the function returns, and raises what it raises.
+        """Runs a function on the thread; returns its result or raises its exception.
 
         Raises:
-          BadMedia: of kind "timeout", if it takes too long; the thread is of no more use then.
+          BadMedia: of kind "timeout", if it takes too long; the thread must not be used again.
         """
         future: concurrent.futures.Future[T] = concurrent.futures.Future()
         self._jobs.put((future, function, args, kwargs))
@@ -46,7 +46,7 @@ class LimitedThread:
         return future.result()
 
     def end(self) -> None:
-        """Ends the thread after what it is doing; waits for it unless it is stuck."""
+        """Ends the thread after its current call; waits for it unless it is stuck."""
         self._jobs.put(None)
         if not self._stuck:
             self._thread.join(self.seconds)

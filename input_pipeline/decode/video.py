@@ -1,13 +1,13 @@
-"""Video files to chosen frames. Needs PyAV.
+"""Decodes selected frames of video files. Needs PyAV.
 
-Frame i is the i-th in the order of presentation, also where frames are not evenly spaced. Opening
-reads through the file once and lists its packets, 3 microseconds each: that gives number and times
-of the frames without trusting the header, and a decoded frame is recognised by its time. A frame
-that cannot be had is an error; none is ever repeated or replaced by a neighbour. Unscaled pixels
-equal those of PyAV's own conversion and, for H.264, of decord and OpenCV, bit for bit.
+Frame i is the i-th in presentation order, even if frames are not evenly spaced. Opening a file
+reads it once and lists its packets, 3 microseconds each: this gives the number and timestamps of
+the frames without trusting the header, and a decoded frame is identified by its timestamp. A frame
+that cannot be decoded is an error; none is ever repeated or replaced by a neighbour. Unscaled
+pixels equal those of PyAV's own conversion and, for H.264, of decord and OpenCV, bit for bit.
 
-As in the originals, rotation, pixel aspect ratio and interlacing are ignored. Frames that an edit
-list hides do not count; ten bits are rounded to eight, alpha is dropped.
+As in the original implementations, rotation, pixel aspect ratio and interlacing are ignored. Frames
+that an edit list hides do not count; ten bits are rounded to eight, alpha is dropped.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
 class VideoFile:
     """A video in a file or in memory.
 
-    If an index knows `num_frames`, further frames are not used and fewer are an error; if not, the
-    structure of the whole file is checked. If it knows no `fps`, the header's count, unless the
-    times of the frames contradict it. What is larger or longer than the limits is refused before
+    If `num_frames` is known from an index, additional frames are not used and fewer are an error;
+    if not, the structure of the whole file is checked. If `fps` is not known, it is that of the
+    header, unless the timestamps contradict it. Videos beyond the limits are rejected before
     anything is allocated.
     """
 
     data: str | bytes  # the path of the file, or its bytes
-    num_frames: int | None = None
-    fps: float | None = None  # frames per second
+    num_frames: int | None = None  # None if unknown
+    fps: float | None = None  # frames per second; None if unknown
     timeout_seconds: float = 30.0  # for opening, and for each request for frames
     max_pixels: int = 4096 * 4096  # of a frame
     max_frames: int = 500_000
@@ -59,7 +59,7 @@ class VideoFile:
 
 
 class OpenVideoFile:
-    """An open video file, a `source.OpenVideo`; the decoder works on a thread of its own."""
+    """An open video file, a `source.OpenVideo`; the decoder runs on a thread of its own."""
 
     def __init__(self, thread: LimitedThread, decoder: _Decoder):
         self._thread, self._decoder = thread, decoder
@@ -67,20 +67,21 @@ class OpenVideoFile:
         self.height, self.width = decoder.height, decoder.width
 
     def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
-        """See `OpenVideo.frames`; scaling is bicubic, in the pass that converts the colours."""
-        wanted = [int(index) for index in indices]
-        if not wanted or wanted[0] < 0 or any(a > b for a, b in itertools.pairwise(wanted)):
-            raise ValueError(f"frames {wanted}: expected indices from 0, in increasing order")
-        if wanted[-1] >= self.num_frames:
-            raise BadMedia("short", f"{self.num_frames} frames, no frame {wanted[-1]}")
-        return self._thread.run(self._decoder.frames, wanted, short_side)
+        """See `OpenVideo.frames`; scaling is bicubic, together with the colour conversion."""
+        requested = [int(index) for index in indices]
+        increasing = all(a <= b for a, b in itertools.pairwise(requested))
+        if not requested or requested[0] < 0 or not increasing:
+            raise ValueError(f"frames {requested}: expected indices from 0, in increasing order")
+        if requested[-1] >= self.num_frames:
+            raise BadMedia("short", f"{self.num_frames} frames, no frame {requested[-1]}")
+        return self._thread.run(self._decoder.frames, requested, short_side)
 
 
 class _Decoder:
-    """Opens, lists and decodes, all on one thread."""
+    """Opens a file, lists its packets and decodes frames, all on one thread."""
 
-    # Frames that no other refers to are skipped unless they are wanted. In HEVC and VP9, what the
-    # decoder skips as such may be referred to all the same.
+    # Non-reference frames are skipped unless they are requested. In HEVC and VP9, frames that the
+    # decoder skips as such may be referenced nevertheless.
     SKIPS = ("h264", "mpeg4")
 
     def __init__(self, file: VideoFile, cleanup: contextlib.ExitStack):
@@ -103,23 +104,23 @@ class _Decoder:
             self.num_frames = file.num_frames
         self.fps = file.fps or self._packets.frames_per_second()
 
-    def frames(self, wanted: list[int], short_side: int | None) -> np.ndarray:
+    def frames(self, requested: list[int], short_side: int | None) -> np.ndarray:
         deadline = time.monotonic() + self._timeout_seconds
         height, width = self.height, self.width
         if short_side is not None:
             height, width = short_side_of(height, width, short_side)
-        clip = np.empty((len(wanted), height, width, 3), np.uint8)
-        rows: dict[int, list[int]] = {}  # of the clip, by the time of the frame
-        for row, index in enumerate(wanted):
+        clip = np.empty((len(requested), height, width, 3), np.uint8)
+        rows: dict[int, list[int]] = {}  # of the clip, by timestamp
+        for row, index in enumerate(requested):
             rows.setdefault(self._packets.time_of(index), []).append(row)
-        spans = self._packets.spans(sorted(set(wanted)))
+        spans = self._packets.spans(sorted(set(requested)))
         try:
             self._decode(spans, rows, clip, deadline)
         except (BadMedia, av.error.InvalidDataError):
             all_before = [(0, spans[-1][1])]
             if spans == all_before:
                 raise
-            # A key frame may be none, as in streams that are refreshed bit by bit.
+            # A keyframe may not be decodable alone, as in streams with gradual intra refresh.
             self._decode(all_before, rows, clip, deadline)
         return clip
 
@@ -134,27 +135,29 @@ class _Decoder:
         for start, stop in spans:
             for number, frame in enumerate(self._decode_span(start, stop, rows, deadline)):
                 if frame.is_corrupt:
-                    raise BadMedia("decode_error", f"damage in the frame at {frame.time} s")
-                shown_at = frame.pts if self._packets.timed else number
-                if shown_at in rows:
-                    first, *others = rows[shown_at]
+                    raise BadMedia("decode_error", f"the frame at {frame.time} s is damaged")
+                timestamp = frame.pts if self._packets.timed else number
+                if timestamp in rows:
+                    first, *others = rows[timestamp]
                     self._convert(frame, clip[first])
                     clip[others] = clip[first]
-                    missing.discard(shown_at)
+                    missing.discard(timestamp)
         if missing:
-            raise BadMedia("short", f"{len(missing)} of {len(rows)} frames do not come out")
+            raise BadMedia(
+                "short", f"the decoder did not return {len(missing)} of {len(rows)} frames"
+            )
 
     def _decode_span(
-        self, start: int, stop: int, wanted: dict[int, list[int]], deadline: float
+        self, start: int, stop: int, rows: dict[int, list[int]], deadline: float
     ) -> Iterator[av.VideoFrame]:
         codec = self._codec
         skips, skipping = self._packets.timed and codec.name in self.SKIPS, None
         codec.flush_buffers()
-        for packet, shown_at in self._packets.read(start, stop):
+        for packet, timestamp in self._packets.read(start, stop):
             if time.monotonic() > deadline:
                 raise BadMedia("timeout", f"not decoded after {self._timeout_seconds:g} s")
-            if skips and skipping != (shown_at not in wanted):
-                skipping = shown_at not in wanted
+            if skips and skipping != (timestamp not in rows):
+                skipping = timestamp not in rows
                 codec.skip_frame = "NONREF" if skipping else "DEFAULT"
             yield from codec.decode(packet)
         yield from codec.decode(None)

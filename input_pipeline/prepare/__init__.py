@@ -1,1 +1,1 @@
-"""Once, before training: `python -m input_pipeline.prepare`."""
+"""Preparation of videos, once before training: `python -m input_pipeline.prepare`."""

@@ -1,10 +1,10 @@
-"""Raw videos to a checked list and, if wanted, to TFRecord files.
+"""Checks a folder of videos, writes an index of them and, optionally, TFRecord files.
 
     python -m input_pipeline.prepare VIDEOS OUT               # OUT/index.jsonl
     python -m input_pipeline.prepare VIDEOS OUT --records     # and OUT/train-00000-of-00010, ...
 
 Every video is decoded once, in parallel; broken ones are listed with the reason. Both commands can
-be interrupted: run them again and they go on. VIDEOS is not changed.
+be interrupted and continue when they are run again. VIDEOS is not changed.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ from input_pipeline.records import writer as record_writer
 from input_pipeline.records.writer import Settings, ShardJob
 
 _MORE = """
-OUT may be VIDEOS; else name the list in the section of video_folder, video_list or ssv2:
+OUT may be VIDEOS; otherwise set the index in the section of video_folder, video_list or ssv2:
 
     config.data = dict(name="video_folder", path="VIDEOS", index="OUT/index.jsonl")
 
---records writes each video as one SequenceExample with one JPEG for each frame, at the frame rate
-of the video, in files that TensorFlow, dmvr and scenic read too. Labels: if VIDEOS (or each of its
-folders train, val, ...) holds two or more folders and no videos beside them, these are the classes,
-in the order of their names; they are written to OUT/classes.txt. Or give a --list, and write the
-name of each class, one a line, to OUT/classes.txt yourself. Each file has an index beside it, so
-that a few frames can be read alone; OUT/<split>.manifest.json says what was written, from what,
-and what was left out and why. In a recipe:
+--records writes each video as one SequenceExample with one JPEG per frame, at the frame rate of the
+video, in files that TensorFlow, dmvr and scenic can also read. Labels: if VIDEOS (or each of its
+folders train, val, ...) contains two or more folders and no videos next to them, these folders are
+the classes, in the order of their names, which are written to OUT/classes.txt. Otherwise pass
+--list, and write the name of each class, one per line, to OUT/classes.txt yourself. Each file has
+an index next to it, so that single frames can be read; OUT/<split>.manifest.json lists the files,
+their settings and sources, and the videos that were left out, with the reason. In a recipe:
 
     config.data = dict(name="video_records", path="OUT")
 """
@@ -55,18 +55,18 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the command; see `--help`.
 
     Raises:
-      SystemExit: wrong use (code 2); what was written is not what was read, the disk is full, a
-        folder cannot be read, a process ended, or it was interrupted (code 1).
+      SystemExit: wrong arguments or input (code 2); written files differ from the videos, the disk
+        is full, a folder cannot be read, a process ended, or interrupted (code 1).
     """
     parser = _parser()
     args = parser.parse_args(arguments)
     source, out = args.videos.expanduser(), args.out.expanduser()
     if not source.is_dir():
-        parser.error(f"{source} is not a folder; give the folder that holds the videos")
+        parser.error(f"{source} is not a folder; give the folder of the videos")
     if out.exists() and not out.is_dir():
         parser.error(f"{out} is a file; give a folder to write to")
     if not args.records and (args.list or args.split or args.shards or args.beam is not None):
-        parser.error("--list, --split, --shards and --beam are about --records, which is not given")
+        parser.error("--list, --split, --shards and --beam need --records")
     if not video_scan.find_videos(source):
         parser.error(f"{source} holds no videos ({', '.join(EXTENSIONS)}), at any depth")
     try:
@@ -82,9 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     except (OSError, RuntimeError) as error:
-        sys.exit(f"stopped: {error}\nrun the same command again to go on")
+        sys.exit(f"stopped: {error}\nrun the same command again to continue")
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted; run the same command again to go on")
+        sys.exit("\ninterrupted; run the same command again to continue")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,15 +100,15 @@ def _parser() -> argparse.ArgumentParser:
         "--decode",
         choices=("all", "none"),
         default="all",
-        help="all: decode each frame (default); none: only count frames, some 50 times faster, "
-        "but damaged pictures are not noticed",
+        help="all: decode every frame (default); none: only count frames, about 50 times faster, "
+        "but damaged frames are not detected",
     )
     parser.add_argument(
         "--workers",
         type=_whole_number(0),
         default=os.cpu_count(),
         metavar="N",
-        help="processes (default: one for each core; 0: none, for debugging)",
+        help="worker processes (default: one per core; 0: run in this process, for debugging)",
     )
     records = parser.add_argument_group("records")
     records.add_argument("--records", action="store_true", help="write TFRecord files")
@@ -117,48 +117,48 @@ def _parser() -> argparse.ArgumentParser:
         type=_whole_number(16),
         default=256,
         metavar="PIXELS",
-        help="of the stored frames (default 256); smaller videos keep their size",
+        help="shorter side of the stored frames (default 256); smaller videos keep their size",
     )
     records.add_argument(
         "--quality",
         type=_whole_number(1, 100),
         default=95,
         metavar="Q",
-        help="of JPEG, 1 to 100 (default 95)",
+        help="JPEG quality, 1 to 100 (default 95)",
     )
     records.add_argument(
         "--list",
         type=Path,
         metavar="FILE",
-        help="text list of lines `path label`, as video_list reads it, paths relative to VIDEOS; "
-        "only these are written",
+        help="text file of lines `path label`, as for video_list, with paths relative to VIDEOS; "
+        "only these videos are written",
     )
     records.add_argument(
         "--split",
         metavar="NAME",
-        help="folder of VIDEOS to write, or the name for a --list (default: each of train, val, "
-        "... that VIDEOS has, else train)",
+        help="subfolder of VIDEOS to write, or the name of the split with --list (default: all of "
+        "train, val, ... in VIDEOS, else train)",
     )
     records.add_argument(
         "--shards",
         type=_whole_number(1),
         metavar="N",
-        help="files of a split (default: of about 150 MB)",
+        help="number of files of a split (default: files of about 150 MB)",
     )
     records.add_argument(
         "--verify",
         type=_whole_number(0),
         default=2,
         metavar="K",
-        help="records of each file to compare with their videos afterwards (default 2)",
+        help="number of records of each file to compare with their videos afterwards (default 2)",
     )
     records.add_argument(
         "--beam",
         nargs="?",
         const="",
         metavar="OPTIONS",
-        help="write the files on Apache Beam, such as --beam='--runner=SparkRunner'; its workers "
-        "need this package, and VIDEOS and OUT under the same paths",
+        help="write the files with Apache Beam, such as --beam='--runner=SparkRunner'; its workers "
+        "need this package, and VIDEOS and OUT at the same paths",
     )
     return parser
 
@@ -191,7 +191,7 @@ def _summary(lines: list[Line], index: Path) -> str:
 
 
 def _printable(text: str) -> str:
-    """Without control characters, which file names and decoders may bring."""
+    """Escapes control characters, which file names and decoder messages may contain."""
     return text.encode("unicode_escape").decode() if not text.isprintable() else text
 
 
@@ -204,8 +204,8 @@ def _write_records(
     others = [p.name for p in out.glob(f"{split.name}-?????-of-?????") if p.name not in names]
     if others:
         raise ValueError(
-            f"{out} holds {sorted(others)[0]}, of another conversion into another number of files; "
-            f"this one makes {len(names)}. Remove those, or write elsewhere"
+            f"{out} holds {sorted(others)[0]} of another conversion; this one writes {len(names)} "
+            "files. Remove the old files or choose another OUT"
         )
     manifest = out / f"{split.name}.manifest.json"
     earlier = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {}
@@ -233,7 +233,7 @@ def _write_records(
     left_out = len(split.skipped) + sum(len(report["skipped"]) for report in done)
     print(
         f"{split.name}: {videos:,} videos, {frames:,} frames, {size / 1e9:.2f} GB in {len(done)} "
-        f"files; {left_out:,} left out, see {manifest}"
+        f"files; {left_out:,} videos left out, see {manifest}"
     )
 
 
@@ -244,13 +244,13 @@ def _in_processes(todo: list[ShardJob], total: int, name: str, workers: int) -> 
         for job, outcome in tqdm(written, f"writing {name}", total, initial=done, unit=" files"):
             if isinstance(outcome, Died):
                 raise RuntimeError(
-                    f"the process that wrote {job.shard} ended with code {outcome.exit_code}; "
-                    "is the memory too small? Use fewer --workers"
+                    f"the process that wrote {job.shard} ended with code {outcome.exit_code}, "
+                    "possibly for lack of memory; try fewer --workers"
                 )
     finally:
         written.close()
         for job in todo:
-            job.partial.unlink(missing_ok=True)  # of a process that was ended
+            job.partial.unlink(missing_ok=True)  # of a terminated process
 
 
 def _on_beam(todo: list[ShardJob], options: str) -> None:
@@ -263,7 +263,7 @@ def _on_beam(todo: list[ShardJob], options: str) -> None:
         _ = (
             pipeline
             | beam.Create(todo)
-            | beam.Reshuffle()  # so that each file is a bundle of its own
+            | beam.Reshuffle()  # so that each file is its own bundle
             | beam.Map(record_writer.write_shard)
         )
 
@@ -275,7 +275,7 @@ def _check(jobs: list[ShardJob], records: int, workers: int) -> None:
     for job, outcome in tqdm(found, "checking", len(jobs), unit=" files", disable=not records):
         problems += [f"{job.shard}: crashed"] if isinstance(outcome, Died) else outcome
     if problems:
-        sys.exit("\n".join([*problems[:20], f"{len(problems)} differences; the disk may be bad"]))
+        sys.exit("\n".join([*problems[:20], f"{len(problems)} differences; check the disk"]))
 
 
 def _manifest(

@@ -1,4 +1,4 @@
-"""Splits and labels of a folder of videos: from its folders, or from a list."""
+"""Splits and labels of a folder of videos, from its subfolders or from a list."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from input_pipeline.datasets.folders import SPLITS
 from input_pipeline.datasets.video_lists import read_list
 from input_pipeline.prepare.scan import Line, write_atomically
 
-Example = tuple[Line, int | None, str | None]  # line of the list, label, name of the class
+Example = tuple[Line, int | None, str | None]  # line of the index, label, class name
 
 
 class Split(NamedTuple):
     """The videos of a split."""
 
     name: str  # such as "train"
-    class_names: list[str] | None  # by label; None if labels are mere numbers, or there are none
+    class_names: list[str] | None  # by label; None if there are only numbers, or no labels
     examples: list[Example]  # usable videos, in order
-    skipped: list[Line]  # the others: path, status, reason
+    skipped: list[Line]  # unusable videos: path, status, reason
 
 
 def splits(folder: Path, lines: list[Line], labels: Path | None, name: str | None) -> list[Split]:
     """The splits of a folder of videos.
 
     Args:
-      folder: with the videos.
-      lines: its list, as `scan` makes it.
-      labels: a list as `video_lists.read_list` reads it, relative to the folder; None means that
-        folders are classes, if there are two or more and no videos beside them.
-      name: of the split; None means each of train, val, ... that is a folder, else "train".
+      folder: of the videos.
+      lines: its index, from `scan`.
+      labels: a file for `video_lists.read_list`, with paths relative to the folder; None means that
+        subfolders are classes, if there are two or more and no videos next to them.
+      name: of the split; None means all of train, val, ... that are subfolders, else "train".
 
     Raises:
-      ValueError: no such split, no usable video, or a list that cannot be read.
+      ValueError: no such split, no usable video, or an invalid list.
     """
     if labels is not None:
         return [_listed(labels, lines, name or "train")]
@@ -45,7 +45,7 @@ def splits(folder: Path, lines: list[Line], labels: Path | None, name: str | Non
         found = [name]
     roots = {split: [split] for split in found} or {name or "train": []}
     below = {split: list(_below(root, lines)) for split, root in roots.items()}
-    # Classes of all splits together, so that a label means the same in each.
+    # Classes of all splits together, so that a label has the same meaning in each.
     folders = {folder for members in below.values() for _, folder in members}
     names = sorted(folders) if len(folders) > 1 and "" not in folders else None
     return [
@@ -62,7 +62,7 @@ def splits(folder: Path, lines: list[Line], labels: Path | None, name: str | Non
 
 
 def _below(root: list[str], lines: list[Line]) -> Iterator[tuple[Line, str]]:
-    """Lines of a split, with the folder of each right below the root; "" for none."""
+    """Lines of a split, each with its subfolder directly below the root; "" for none."""
     for line in lines:
         parts = PurePath(line["path"]).parts
         if list(parts[: len(root)]) == root:
@@ -83,7 +83,7 @@ def _split(name: str, class_names: list[str] | None, examples: list[Example]) ->
 
 def _listed(labels: Path, lines: list[Line], name: str) -> Split:
     by_path = {line["path"]: line for line in lines}
-    missing = dict(status="missing", reason="it is in the list of labels, not in the folder")
+    missing = dict(status="missing", reason="in the list of labels but not in the folder")
     examples: list[Example] = []
     listed = read_list(labels)
     for row, path in enumerate(map(os.path.normpath, listed.paths)):
@@ -93,10 +93,10 @@ def _listed(labels: Path, lines: list[Line], name: str) -> Split:
 
 
 def write_classes(path: Path, found: list[Split]) -> None:
-    """Writes the names of the classes, one a line, by label; nothing if they have no names.
+    """Writes the class names, one per line, by label; nothing if there are none.
 
     Raises:
-      ValueError: the file is there with other names.
+      ValueError: the file exists with other names.
     """
     names = found[0].class_names
     if names is None:
@@ -104,7 +104,7 @@ def write_classes(path: Path, found: list[Split]) -> None:
     text = "".join(f"{name}\n" for name in names)
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise ValueError(
-            f"{path} names other classes than these {len(names)}: labels would differ between "
-            "splits; write elsewhere"
+            f"{path} names other classes than the {len(names)} of this conversion, so labels would "
+            "differ between splits; choose another OUT"
         )
     write_atomically(path, text)

@@ -1,14 +1,14 @@
-"""What videos a folder holds, and which of them can be used: a list made once.
+"""Builds the index of a folder of videos: which of them can be used, and their properties.
 
-The list is `index.jsonl`, one object a line, in the order of the paths:
+The index is `index.jsonl`, one JSON object per line, sorted by path:
 
     path        relative to the folder
     status      "ok" or one of `bad_inputs.CLASSES`
-    reason      what is wrong; "" if nothing
-    num_frames, fps, height, width    null if nothing could be opened
+    reason      error message; "" if the status is "ok"
+    num_frames, fps, height, width    null if the video could not be opened
     bytes       size of the file; null if it could not be read
-    mtime_ns    when the file was changed, nanoseconds since 1970
-    decoded     true if each frame was decoded, false if the file was checked and frames counted
+    mtime_ns    time of the last modification, nanoseconds since 1970
+    decoded     true if every frame was decoded, false if the file was checked and frames counted
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from input_pipeline.source import OpenVideo
 Line = dict[str, Any]
 TIMEOUT_SECONDS = 600.0  # for opening, and for each chunk of frames
 CHUNK = 512  # frames decoded at a time
-_SMALL = 32  # pixels of the short side; nobody looks at these frames
-_AGAIN = ("missing", "unreadable", "timeout")  # may be a matter of the disk, not of the file
+_SMALL = 32  # pixels of the shorter side; these frames are not used
+_AGAIN = ("missing", "unreadable", "timeout")  # may be caused by the disk, not by the file
 
 
 def find_videos(folder: Path) -> list[str]:
-    """Sorted paths, relative to a folder, of all files below it that are named like videos.
+    """Sorted paths, relative to a folder, of all files below it with the extension of a video.
 
     Links are followed; names that start with a dot are skipped.
     """
@@ -44,23 +44,23 @@ def find_videos(folder: Path) -> list[str]:
 
 
 def scan(folder: Path, index: Path, *, decode: bool, workers: int) -> list[Line]:
-    """Makes or completes the list of a folder, with a progress bar.
+    """Creates or completes the index of a folder, with a progress bar.
 
-    Files that are in the list are not read again, unless they changed, or were not decoded and now
-    shall be, or could not be read at all. Each result is written at once: a run that is killed goes
-    on where it was, and the result is the same.
+    Files in the index are not read again, unless they changed, or were not decoded but `decode` is
+    set, or could not be read at all. Each result is written immediately: a killed run continues
+    when it is run again, and the result is the same.
 
     Args:
-      folder: with the videos, at any depth.
-      index: the list, `index.jsonl`.
-      decode: decode each frame; else damage of pictures is not seen.
-      workers: processes.
+      folder: of the videos, at any depth.
+      index: path of `index.jsonl`.
+      decode: decode every frame; otherwise damaged frames are not detected.
+      workers: number of processes.
 
     Returns:
-      The lines of all files that are there, in the order of their paths.
+      The lines of all existing files, sorted by path.
 
     Raises:
-      OSError: the folder cannot be listed, or the list not be written.
+      OSError: the folder cannot be listed, or the index cannot be written.
     """
     known = {line["path"]: line for line in read_index(index)} if index.exists() else {}
     paths = find_videos(folder)
@@ -87,10 +87,10 @@ def scan(folder: Path, index: Path, *, decode: bool, workers: int) -> list[Line]
 
 
 def read_index(index: Path) -> list[Line]:
-    """The lines of a list, without a last one that a killed run left incomplete.
+    """The lines of an index, without an incomplete last line of a killed run.
 
     Raises:
-      ValueError: it is not such a list.
+      ValueError: it is not such an index.
     """
     text = index.read_text(encoding="utf-8")
     try:
@@ -102,11 +102,11 @@ def read_index(index: Path) -> list[Line]:
             return lines
     except (json.JSONDecodeError, AttributeError):
         pass
-    raise ValueError(f"{index} is not a list of videos of this program; move it away")
+    raise ValueError(f"{index} was not written by input_pipeline.prepare; rename or delete it")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a file at once or not at all; raises OSError."""
+    """Writes a file completely or not at all; raises OSError."""
     partial = path.with_name(f"partial.{path.name}")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -116,7 +116,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def examine(folder: Path, decode: bool, path: str) -> Line:
-    """Counts the frames of a video, checks the file and decodes it; never fails on a bad one."""
+    """Counts the frames of a video, checks the file and decodes it; a bad one does not raise."""
     file = VideoFile(os.path.join(folder, path), timeout_seconds=TIMEOUT_SECONDS)
     try:
         with media_boundary(), file.open() as video:

@@ -1,4 +1,4 @@
-"""A function in several processes, of which any may crash without the others."""
+"""Runs a function in several processes, any of which may crash without affecting the others."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ Pipe = multiprocessing.connection.Connection
 
 
 class Died(NamedTuple):
-    """What is left of a job whose process ended, as crashing decoders make it; minus the signal."""
+    """Result of a job whose process ended, for example because a decoder crashed."""
 
-    exit_code: int | None
+    exit_code: int | None  # negative: the signal
 
 
 def results(
     function: Callable, jobs: Iterable, workers: int
 ) -> Generator[tuple[Any, Any], None, None]:
-    """Calls a function for each job in processes that start afresh ("spawn").
+    """Calls a function for each job in new processes (start method "spawn").
 
-    The function, jobs and results can be pickled; 0 workers means in this process, for debugging.
+    The function, jobs and results must be picklable; 0 workers means in this process, for
+    debugging.
 
     Yields:
-      Each job with what came out, as it is done, in any order; `Died` for one that ended its
-      process, which is replaced.
+      Each job with its result, in order of completion; `Died` if the job ended its process, which
+      is replaced.
 
     Raises:
-      Exception: what the function raises; the rest is given up.
-      RuntimeError: processes do not start.
+      Exception: the exception of the function; the remaining jobs are cancelled.
+      RuntimeError: a process fails to start.
     """
     waiting = iter(jobs)
     if not workers:
@@ -68,12 +69,12 @@ def results(
 
 
 def _start(function: Callable, busy: dict) -> None:
-    """Starts a process; it says that it is ready by a first result, of no job."""
+    """Starts a process; its first message, without a job, reports that it is ready."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(function, theirs), daemon=True)
     process.start()
-    theirs.close()  # so that the end of the process closes the last copy
+    theirs.close()  # the last copy is then closed by the end of the process
     busy[ours] = process, None
 
 

@@ -1,10 +1,10 @@
-"""Makes the indexes of TFRecord files of videos, which training would else make when it starts.
+"""Makes the indexes of TFRecord files of videos; otherwise training makes them when it starts.
 
     python -m input_pipeline.records FOLDER
 
-Reads each file of FOLDER once, on all cores, and checks all checksums; files that have an index are
-not read again. Needed once for files that `input_pipeline.prepare` did not write, such as those of
-dmvr and scenic.
+Reads each file of FOLDER once, on all cores, and verifies all checksums; files that have an index
+are not read again. Needed once for files that `input_pipeline.prepare` did not write, such as those
+of dmvr and scenic.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main(folder: Path) -> None:
     """Indexes all files `<split>-00000-of-00010` and so on of a folder.
 
     Raises:
-      SystemExit: there are none, or some are cut short or hold something else.
+      SystemExit: no such files, or some are truncated or have other contents.
       OSError: a file cannot be read.
     """
     shards = sorted(path for path in folder.glob("*-of-*") if path.suffix != ".index")

@@ -1,12 +1,12 @@
-"""TFRecord files of SequenceExamples, one video in each record: writing, and finding the frames.
+"""TFRecord files of SequenceExamples, one video per record: writing, and locating the frames.
 
-TensorFlow writes and reads the same files, but reads a record whole: 5 MB to use 300 KB of it. Here
-a record is only walked over, to learn where each frame lies. No TensorFlow, so worker processes
-start fast and small.
+TensorFlow writes and reads the same files, but reads whole records: 5 MB to use 300 KB of it. Here
+a record is parsed once for the offsets of its frames. Worker processes start fast and need little
+memory, as TensorFlow is not imported.
 
-The keys are those of MediaSequence, dmvr and scenic: JPEG files in `image/encoded`, one feature for
+The keys are those of MediaSequence, dmvr and scenic: JPEG files in `image/encoded`, one feature
 each; `clip/label/index`, `clip/label/text` and `video/filename`; start and end in microseconds.
-`clip/fps`, `image/height` and `image/width` are ours and do not disturb others.
+`clip/fps`, `image/height` and `image/width` are additional keys, which other readers ignore.
 
 Source: TensorFlow's tfrecord.h and example.proto, and the encoding of Protocol Buffers.
 """
@@ -25,64 +25,64 @@ IMAGES = "image/encoded"
 HEADER_BYTES, FOOTER_BYTES = 12, 4  # of each record: length and its CRC; CRC of the payload
 Buffer = bytes | memoryview
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types
-_BLOCK = 256  # bytes whose CRC is looked up at once
-_CHUNK = 512  # blocks at a time, to stay in the cache
+_BLOCK = 256  # bytes whose CRC is computed at once
+_CHUNK = 512  # blocks at a time, to fit the cache
 
 
 class WrongSchema(ValueError):
-    """A record is sound but does not hold what is expected."""
+    """A record is intact but has other contents than expected."""
 
 
 class Span(NamedTuple):
-    """Where a value lies in a payload, in bytes."""
+    """Offset and length of a value in a payload, in bytes."""
 
     start: int
     length: int
 
 
-# Checksums: CRC-32C. Linear over bits, so that of a block is the sum (XOR) of those of its bytes.
+# Checksums: CRC-32C. It is linear over bits: the CRC of a block is the XOR of those of its bytes.
 
 
 @functools.cache
 def _tables() -> np.ndarray:
-    """CRC of a block of zeros but for one byte: (place, byte); the register starts as zeros."""
+    """CRC of a block with one nonzero byte: (position, byte); the initial register is zero."""
     crc: np.ndarray = np.arange(256, dtype=np.uint32)
     for _ in range(8):
         crc = np.where(crc & 1, (crc >> 1) ^ np.uint32(0x82F63B78), crc >> 1)
-    last, places = crc, [crc]
+    last, tables = crc, [crc]
     for _ in range(_BLOCK - 1):
         crc = last[crc & 255] ^ (crc >> 8)
-        places.append(crc)
-    return np.stack(places[::-1])
+        tables.append(crc)
+    return np.stack(tables[::-1])
 
 
 def _after_zeros(crc: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """CRC after as many zeros as the table, (byte of the CRC, its value), stands for."""
+    """CRC after appending zeros, by a table (byte of the CRC, its value) for their number."""
     return functools.reduce(
         np.bitwise_xor, (table[byte][(crc >> 8 * byte) & 255] for byte in range(4))
     )
 
 
 def crc32c(data: Buffer | np.ndarray) -> int:
-    """CRC-32C (Castagnoli) of some bytes, at about 300 MB/s; releases Python's lock mostly."""
-    padding = 4 + -(len(data) + 4) % _BLOCK  # zeros in front change nothing
+    """CRC-32C (Castagnoli) of data, at about 300 MB/s, mostly without holding the GIL."""
+    padding = 4 + -(len(data) + 4) % _BLOCK  # leading zeros do not change the CRC
     blocks = np.zeros(padding + len(data), np.uint8)
     blocks[padding:] = np.frombuffer(data, np.uint8)
-    # The register starts as all ones: as if the first four bytes were inverted.
+    # The initial register is all ones, which is equivalent to inverting the first four bytes.
     blocks[padding : padding + 4] ^= 255
     if len(data) < 4:
         raise ValueError(f"{len(data)} bytes are too few; the checksum needs 4")
-    places = _tables()
+    tables = _tables()
     offsets = np.arange(_BLOCK) * 256
     rows = blocks.reshape(-1, _BLOCK)
     crcs = np.concatenate(
         [
-            np.bitwise_xor.reduce(places.ravel()[offsets + rows[i : i + _CHUNK]], axis=1)
+            np.bitwise_xor.reduce(tables.ravel()[offsets + rows[i : i + _CHUNK]], axis=1)
             for i in range(0, len(rows), _CHUNK)
         ]
     )
-    zeros = places[:4]  # the register acts as if added to the first bytes of the next block
-    while len(crcs) > 1:  # join neighbours
+    zeros = tables[:4]  # the register is added to the first four bytes of the next block
+    while len(crcs) > 1:  # combine neighbours
         if len(crcs) % 2:
             crcs = np.concatenate([np.zeros(1, np.uint32), crcs])
         crcs = _after_zeros(crcs[0::2], zeros) ^ crcs[1::2]
@@ -91,23 +91,23 @@ def crc32c(data: Buffer | np.ndarray) -> int:
 
 
 def masked_crc(data: Buffer | np.ndarray) -> int:
-    """The checksum as TFRecord files store it."""
+    """The masked checksum that TFRecord files store."""
     crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def framed(payload: bytes) -> bytes:
-    """A record as it stands in a TFRecord file."""
+    """A record with length and checksums, as in a TFRecord file."""
     length = struct.pack("<Q", len(payload))
-    crcs = [struct.pack("<I", masked_crc(part)) for part in (length, payload)]
+    crcs = [struct.pack("<I", masked_crc(data)) for data in (length, payload)]
     return length + crcs[0] + payload + crcs[1]
 
 
-# Writing. A value that is made of others is written as its length, then them.
+# Writing. A message is encoded as its length, followed by its fields.
 
 
 def _varint(value: int) -> bytes:
-    """An integer in groups of seven bits, negative ones as if of 64 bits."""
+    """An integer in groups of seven bits; negative ones in two's complement of 64 bits."""
     value &= 2**64 - 1
     out = bytearray()
     while value > 127:
@@ -138,7 +138,7 @@ def sequence_example(context: dict[str, Value], images: Sequence[bytes]) -> byte
     """A serialised tf.train.SequenceExample.
 
     Args:
-      context: what holds for the whole video, one value for each key.
+      context: properties of the whole video, one value per key.
       images: the JPEG files of its frames.
     """
     entries = b"".join(
@@ -165,7 +165,7 @@ def _read_varint(data: Buffer, at: int) -> tuple[int, int]:
 
 
 def _fields(data: Buffer, span: Span) -> Iterator[tuple[int, Span]]:
-    """Numbers and places of the fields of a message; of an integer, the place of its varint."""
+    """Field numbers of a message, with the spans of their values (of an integer: its varint)."""
     at, end = span.start, span.start + span.length
     while at < end:
         tag, at = _read_varint(data, at)
@@ -177,9 +177,9 @@ def _fields(data: Buffer, span: Span) -> Iterator[tuple[int, Span]]:
         elif kind in (_FIXED32, _FIXED64):
             length = 4 if kind == _FIXED32 else 8
         else:
-            raise WrongSchema(f"it is not a serialised SequenceExample (byte {at})")
+            raise WrongSchema(f"not a serialised SequenceExample (byte {at})")
         if at + length > end:
-            raise WrongSchema(f"it is not a serialised SequenceExample (byte {at})")
+            raise WrongSchema(f"not a serialised SequenceExample (byte {at})")
         yield tag >> 3, Span(at, length)
         at += length
 
@@ -189,12 +189,12 @@ def _only(data: Buffer, span: Span, number: int) -> Iterator[Span]:
 
 
 def _entries(data: Buffer, span: Span) -> Iterator[tuple[str, Span]]:
-    """Keys and places of the values of a map, in a message that holds nothing else."""
+    """Keys of a map and spans of its values, in a message with no other fields."""
     for entry in _only(data, span, 1):
-        parts = dict(_fields(data, entry))
-        if 1 in parts and 2 in parts:
-            key = bytes(data[parts[1].start : sum(parts[1])])
-            yield key.decode(errors="replace"), parts[2]
+        fields = dict(_fields(data, entry))
+        if 1 in fields and 2 in fields:
+            key = bytes(data[fields[1].start : sum(fields[1])])
+            yield key.decode(errors="replace"), fields[2]
 
 
 def _values(data: Buffer, feature: Span) -> list[Value]:
@@ -215,30 +215,30 @@ def _values(data: Buffer, feature: Span) -> list[Value]:
 
 
 def find_frames(payload: Buffer) -> tuple[dict[str, list[Value]], list[Span]]:
-    """What a SequenceExample says about its video, and where its JPEG files lie.
+    """Reads the context of a SequenceExample and locates its JPEG files.
 
     Args:
       payload: of a record.
 
     Returns:
-      The context by key, text as bytes; the places of the frames in the payload.
+      The context by key, text as bytes; the spans of the frames in the payload.
 
     Raises:
-      WrongSchema: it is something else, or has no images, or not one in each feature.
+      WrongSchema: not a SequenceExample, no images, or not one image in each feature.
     """
     context: dict[str, list[Value]] = {}
     frames: list[Span] = []
     try:
-        for number, part in _fields(payload, Span(0, len(payload))):
-            for key, value in _entries(payload, part) if number in (1, 2) else ():
+        for number, field in _fields(payload, Span(0, len(payload))):
+            for key, value in _entries(payload, field) if number in (1, 2) else ():
                 if number == 1:
                     context[key] = _values(payload, value)
                 elif key == IMAGES:
                     frames += _images(payload, value)
     except (IndexError, struct.error):
-        raise WrongSchema("it is not a serialised SequenceExample") from None
+        raise WrongSchema("not a serialised SequenceExample") from None
     if not frames:
-        raise WrongSchema(f"it has no feature list {IMAGES!r}")
+        raise WrongSchema(f"no feature list {IMAGES!r}")
     return context, frames
 
 
@@ -248,6 +248,6 @@ def _images(data: Buffer, feature_list: Span) -> Iterator[Span]:
         if len(images) != 1:
             raise WrongSchema(
                 f"a feature of {IMAGES!r} holds {len(images)} images, not one; write one feature "
-                "for each frame (old converters put a whole clip into one)"
+                "per frame (old converters put a whole clip into one)"
             )
         yield images[0]

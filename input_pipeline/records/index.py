@@ -1,7 +1,7 @@
-"""Index of a TFRecord file of videos: where each frame lies, so that any few can be read alone.
+"""Index of a TFRecord file of videos: offsets of the frames, so that single frames can be read.
 
-An index is a file beside its shard, `<shard>.index`: a line of JSON, then one row of `FRAME` for
-each frame of each record. Making it reads the shard once and checks the checksum of each record.
+An index is a file next to its shard, `<shard>.index`: a line of JSON, then one row of `FRAME` for
+each frame of each record. Making it reads the shard once and verifies the checksum of each record.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ FRAME = np.dtype([("offset", "<u8"), ("length", "<u4"), ("crc", "<u4")])  # zlib
 
 
 class Record(NamedTuple):
-    """One video of a shard; None is what the record does not say."""
+    """One video of a shard; None for values that the record does not contain."""
 
-    name: str  # of the file it was made from; "" if the record does not say
+    name: str  # of the original file; "" if the record does not contain it
     label: int | None  # class index
-    label_text: str | None  # name of the class
+    label_text: str | None  # class name
     fps: float | None  # frames per second
     height: int  # pixels
     width: int
     num_frames: int  # 0 if the record is damaged
-    damage: str | None  # what is wrong with it; None if nothing
+    damage: str | None  # error message; None if the record is intact
 
 
 class ShardIndex:
-    """The videos of a shard of `num_bytes`, and where their frames are, of dtype `FRAME`."""
+    """The videos of a shard of `num_bytes`, and the locations of their frames."""
 
     def __init__(self, records: list[Record], frames: np.ndarray, num_bytes: int):
         self.records, self.num_bytes = records, num_bytes
@@ -51,11 +51,11 @@ class ShardIndex:
         self._ends = np.cumsum([0] + [record.num_frames for record in records])
 
     def frames(self, index: int) -> np.ndarray:
-        """Places of the frames of a record, of dtype `FRAME`."""
+        """Locations of the frames of a record, of dtype `FRAME`."""
         return self._frames[self._ends[index] : self._ends[index + 1]]
 
     def save(self, shard: Path) -> None:
-        """Writes the index of a shard, at once or not at all; raises OSError."""
+        """Writes the index of a shard completely or not at all; raises OSError."""
         records = [record._asdict() for record in self.records]
         header = dict(version=VERSION, shard_bytes=self.num_bytes, records=records)
         target = path_of_index(shard)
@@ -73,8 +73,8 @@ class ShardIndex:
         """Reads the index of a shard.
 
         Raises:
-          FileNotFoundError: there is none.
-          ValueError: it is not one, or belongs to another file.
+          FileNotFoundError: there is no index.
+          ValueError: the file is not an index, or belongs to another shard.
         """
         path = path_of_index(shard)
         with path.open("rb") as file:
@@ -82,36 +82,36 @@ class ShardIndex:
             start = file.tell()
         try:
             header = json.loads(line)
-            known = header["version"] == VERSION
-            records = [Record(**record) for record in header["records"]] if known else []
+            current = header["version"] == VERSION
+            records = [Record(**record) for record in header["records"]] if current else []
             num_bytes = header["shard_bytes"]
         except (ValueError, TypeError, KeyError):
-            raise ValueError(f"{path} is not an index of videos; remove it") from None
+            raise ValueError(f"{path} is not an index of videos; delete it") from None
         count = sum(record.num_frames for record in records)
-        if not known or path.stat().st_size != start + count * FRAME.itemsize:
-            raise ValueError(f"{path} is incomplete or of another version; remove it")
+        if not current or path.stat().st_size != start + count * FRAME.itemsize:
+            raise ValueError(f"{path} is incomplete or of another version; delete it")
         if shard.stat().st_size != num_bytes:
             raise ValueError(
-                f"{shard} has {shard.stat().st_size} bytes and had {num_bytes} when it was "
-                f"indexed; copy it again, or remove {path} if the shard is as it should be"
+                f"{shard} has {shard.stat().st_size} bytes, but had {num_bytes} when it was "
+                f"indexed; copy it again, or delete {path} if the shard is correct"
             )
         frames = np.memmap(path, FRAME, "r", offset=start) if count else np.empty(0, FRAME)
         return cls(records, frames, num_bytes)
 
 
 def path_of_index(shard: Path) -> Path:
-    """Where the index of a shard is kept."""
+    """The path of the index of a shard."""
     return shard.with_name(f"{shard.name}.index")
 
 
 def open_indexes(shards: Sequence[Path]) -> list[ShardIndex]:
-    """Reads the indexes of shards, and makes those that are missing on all cores.
+    """Reads the indexes of shards; makes missing ones on all cores.
 
-    What cannot be written beside the shards is only kept in memory.
+    Indexes that cannot be written next to the shards are kept in memory only.
 
     Raises:
-      ValueError: a shard is cut short or holds something else, or an index is of no use; all such
-        shards are named.
+      ValueError: a shard is truncated or has other contents, or an index is invalid; the message
+        lists all of them.
       OSError: a shard cannot be read.
     """
     problems: list[str] = []
@@ -150,12 +150,12 @@ def _make(shard: Path) -> ShardIndex:
 
 
 def read_shard(shard: Path) -> ShardIndex:
-    """Reads a shard once, checks it and finds all frames.
+    """Reads a shard once, verifies it and locates all frames.
 
-    A record whose checksum is wrong is marked as damaged; the others can be used.
+    A record with a wrong checksum is marked as damaged; the others can be used.
 
     Raises:
-      ValueError: the shard is cut short, or a record holds something else.
+      ValueError: the shard is truncated, or a record has other contents.
       OSError: it cannot be read.
     """
     size = shard.stat().st_size
@@ -183,25 +183,25 @@ def read_shard(shard: Path) -> ShardIndex:
 
 
 def _payload_bytes(shard: Path, data: np.ndarray, at: int) -> int:
-    """Length of the payload of the record at a place, checked before anything is allocated."""
+    """Length of the payload of the record at an offset, checked before anything is allocated."""
     header = bytes(data[at : at + HEADER_BYTES])
     if len(header) == HEADER_BYTES:
         length, stored = struct.unpack("<QI", header)
         if record_format.masked_crc(header[:8]) != stored:
             raise ValueError(
                 f"{shard} is damaged, or not a TFRecord file without compression: the length of "
-                f"the record at byte {at} has a wrong checksum; copy or make it again"
+                f"the record at byte {at} has a wrong checksum; copy or create it again"
             )
         if at + HEADER_BYTES + length + FOOTER_BYTES <= len(data):
             return length
     raise ValueError(
-        f"{shard} is cut short: {len(data)} bytes, the record at byte {at} goes on; "
-        "copy or make it again"
+        f"{shard} is truncated: {len(data)} bytes, the record at byte {at} is incomplete; "
+        "copy or create it again"
     )
 
 
 def _describe(payload: memoryview) -> tuple[Record, np.ndarray]:
-    """A record, and its frames with offsets in the payload."""
+    """The index entry of a record, and the locations of its frames in the payload."""
     context, spans = record_format.find_frames(payload)
     frames = np.empty(len(spans), FRAME)
     for row, (start, length) in enumerate(spans):

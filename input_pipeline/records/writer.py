@@ -1,4 +1,4 @@
-"""Videos to TFRecord files of JPEG frames: what goes where, writing a file, checking it."""
+"""Converts videos to TFRecord files of JPEG frames: planning, writing and verification."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from input_pipeline.records.index import ShardIndex
 from input_pipeline.source import OpenVideo
 
 _SHARD_BYTES = 150e6
-_BYTES_PER_PIXEL = 0.35  # of JPEG at quality 95; busy pictures
+_BYTES_PER_PIXEL = 0.35  # of JPEG at quality 95, detailed pictures
 
-cv2.setNumThreads(0)  # there are processes
+cv2.setNumThreads(0)  # work is parallel over processes
 
 
 class Settings(NamedTuple):
     """How frames are stored."""
 
     short_side: int = 256  # pixels of the shorter side; smaller videos keep their size
-    quality: int = 95  # of JPEG, as libjpeg counts, 1 to 100; colours at half the resolution
+    quality: int = 95  # of JPEG, as in libjpeg, 1 to 100; chroma at half the resolution
 
 
 class Clip(NamedTuple):
-    """A video that goes into a record; label and text are None without labels."""
+    """A video to be written to a record; label and text are None without labels."""
 
     path: str
     label: int | None
@@ -48,7 +48,7 @@ class Clip(NamedTuple):
 
 
 class ShardJob(NamedTuple):
-    """One file to write: from where, with what, to where."""
+    """One file to write: its videos, settings and path."""
 
     source: Path
     clips: tuple[Clip, ...]
@@ -57,18 +57,18 @@ class ShardJob(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Hash of all that decides the content of the file."""
-        parts = json.dumps([self.settings, self.clips])
-        return hashlib.sha256(parts.encode()).hexdigest()[:16]
+        """Hash of everything that determines the contents of the file."""
+        text = json.dumps([self.settings, self.clips])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def partial(self) -> Path:
-        """The name of the file while it is written."""
+        """Path of the file while it is being written."""
         return self.shard.with_name(f"partial.{self.shard.name}")
 
     @property
     def report(self) -> Path:
-        """Where `write_shard` says what it did."""
+        """Path of the report of `write_shard`."""
         return self.shard.with_name("progress") / f"{self.shard.name}.json"
 
 
@@ -80,15 +80,15 @@ def plan(
     settings: Settings,
     shards: int | None,
 ) -> list[ShardJob]:
-    """Deals examples round-robin to files `<split>-00000-of-00010` and so on.
+    """Distributes examples round-robin over files `<split>-00000-of-00010` and so on.
 
     Args:
       source: the folder of the videos.
       out: the folder of the files.
-      split: what their names begin with.
-      examples: line of the list, label and name of the class of each usable video.
+      split: prefix of their names.
+      examples: index line, label and class name of each usable video.
       settings: how frames are stored.
-      shards: how many files; None means of about 150 MB each.
+      shards: number of files; None means files of about 150 MB.
     """
     clips = [
         Clip(line["path"], label, text, line["num_frames"], line["bytes"], line["mtime_ns"])
@@ -112,9 +112,9 @@ def _stored_pixels(line: Line, short_side: int) -> float:
 
 
 def finished(job: ShardJob, reports: dict[str, dict[str, Any]]) -> dict[str, Any] | None:
-    """What was reported about a file, if it is still there and would be written the same again.
+    """The report of a file, if the file exists and would be written with the same contents again.
 
-    `reports` are of an earlier, complete run, by the name of the file.
+    `reports` are those of an earlier, complete run, by file name.
     """
     report = reports.get(job.shard.name)
     if job.report.exists():
@@ -125,12 +125,12 @@ def finished(job: ShardJob, reports: dict[str, dict[str, Any]]) -> dict[str, Any
 
 
 def write_shard(job: ShardJob) -> None:
-    """Writes a file, its index and a report, each at once or not at all.
+    """Writes a file, its index and a report, each completely or not at all.
 
-    A video that cannot be decoded after all is left out, and reported.
+    A video that cannot be decoded now is left out and reported.
 
     Raises:
-      OSError: a video is gone or cannot be read, or the file cannot be written.
+      OSError: a video is missing or cannot be read, or the file cannot be written.
     """
     skipped, counts = [], []
     try:
@@ -139,7 +139,7 @@ def write_shard(job: ShardJob) -> None:
                 try:
                     record, count = _record(job, clip)
                 except BadMedia as bad:
-                    if bad.kind in ("missing", "unreadable"):  # a matter of the disk
+                    if bad.kind in ("missing", "unreadable"):  # an error of the disk
                         raise OSError(f"{job.source / clip.path}: {bad.reason}") from bad
                     skipped.append(dict(path=clip.path, status=bad.kind, reason=bad.reason))
                 else:
@@ -147,7 +147,7 @@ def write_shard(job: ShardJob) -> None:
                     counts.append((clip.label, count))
         index = record_index.read_shard(job.partial)
         if any(record.damage for record in index.records):
-            raise OSError(f"{job.partial} is not read as it was written; the disk may be bad")
+            raise OSError(f"{job.partial} differs from what was written; check the disk")
         index.save(job.shard)
         job.partial.replace(job.shard)
     finally:
@@ -171,7 +171,7 @@ def _counts(labels: Iterable[int | None]) -> dict[str, int]:
 
 
 def _record(job: ShardJob, clip: Clip) -> tuple[bytes, int]:
-    """The SequenceExample of a video, and how many frames it has."""
+    """The SequenceExample of a video, and its number of frames."""
     with media_boundary(), _open(job, clip) as video:
         images = list(_images(video, range(video.num_frames), job.settings))
         height, width, _ = _decode(images[0]).shape
@@ -216,10 +216,10 @@ def _decode(jpeg: bytes) -> np.ndarray:
 
 
 def check_shard(job: ShardJob, records: int) -> list[str]:
-    """Reads so many records back, evenly spaced; compares three frames of each with the video.
+    """Reads `records` evenly spaced records back; compares three frames of each with the video.
 
     Returns:
-      What differs, in words; nothing if all is well.
+      Messages about differences; empty if there are none.
     """
     index = ShardIndex.load(job.shard)
     clips = {clip.path: clip for clip in job.clips}
@@ -230,7 +230,7 @@ def check_shard(job: ShardJob, records: int) -> list[str]:
         clip = clips.get(record.name)
         where = f"record {row} of {job.shard.name} ({record.name})"
         if clip is None or (clip.num_frames, clip.label) != (record.num_frames, record.label):
-            problems.append(f"{where}: the frames or the label are not those of the video")
+            problems.append(f"{where}: the number of frames or the label differs from the video")
             continue
         last = record.num_frames - 1
         chosen = sorted({0, last // 2, last})
@@ -238,7 +238,7 @@ def check_shard(job: ShardJob, records: int) -> list[str]:
             pixels = stored.frames(chosen)
         with _open(job, clip) as video:
             for frame, found in zip(chosen, pixels, strict=True):
-                (wanted,) = _images(video, range(frame, frame + 1), job.settings)
-                if not np.array_equal(_decode(wanted), found):
-                    problems.append(f"{where}: frame {frame} is not that of the video")
+                (expected,) = _images(video, range(frame, frame + 1), job.settings)
+                if not np.array_equal(_decode(expected), found):
+                    problems.append(f"{where}: frame {frame} differs from the video")
     return problems

@@ -1,1 +1,1 @@
-"""Views: which frames, and which window of them, become a clip."""
+"""Views: selection of frames, crops and augmentation, from an example to a clip."""

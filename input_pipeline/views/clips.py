@@ -1,4 +1,4 @@
-"""An example as frames of which windows can be taken, whether it is an image or a video."""
+"""Base class of views, and access to the frames of images and videos alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from input_pipeline.source import Video
 from input_pipeline.views.crops import Window
 from input_pipeline.views.sampling import SAMPLERS, Sampler
 
-Pixels = Image.Image | np.ndarray  # uint8 RGB; Pillow and OpenCV each have their own form
+Pixels = Image.Image | np.ndarray  # uint8 RGB, for Pillow or OpenCV
 
 PILLOW = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -60,9 +60,9 @@ class Clip(NamedTuple):
     """An open example; an image is a video of one frame."""
 
     num_frames: int  # of the whole example
-    fps: float  # frames per second; means nothing for an image
-    # (indices, short side) -> frames, each decoded once however often it is asked for; the short
-    # side is for videos only, see `OpenVideo.frames`.
+    fps: float  # frames per second; without meaning for an image
+    # (indices, short side) -> frames, each decoded once even if it is requested repeatedly; the
+    # short side applies only to videos, see `OpenVideo.frames`.
     pictures: Callable[[Sequence[int], int | None], list[Picture | Frame]]
 
 
@@ -72,9 +72,9 @@ class View(abc.ABC):
 
     Attributes:
       size: side of the clip, in pixels.
-      frames: of a clip; 1 for images.
-      stride: frames from one frame of the clip to the next, see `sampling`.
-      sampling: which frames: "dense", "segment" or "strided", see `input_pipeline.views.sampling`.
+      frames: number of frames of a clip; 1 for images.
+      stride: distance of the frames of a clip in frames of the video, see `sampling`.
+      sampling: "dense", "segment" or "strided", see `input_pipeline.views.sampling`.
       max_pixels: larger frames count as bad inputs.
     """
 
@@ -112,24 +112,24 @@ class View(abc.ABC):
 
     @property
     def reads(self) -> int:
-        """How many times an example is read in a pass, each time for other clips of it."""
+        """Number of times an example is read in a pass, each time for other clips of it."""
         return 1
 
     @property
     @abc.abstractmethod
     def clips_per_read(self) -> int:
-        """Clips that come of one reading."""
+        """Number of clips per read."""
 
     @abc.abstractmethod
     def __call__(
         self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0
     ) -> np.ndarray:
-        """The clips of one reading: uint8 (clips_per_read, *shape), RGB.
+        """The clips of one read: uint8 (clips_per_read, *shape), RGB.
 
         Args:
           data: an image file, its pixels, or a video.
-          rng: the random numbers of this example.
-          read: which of the `reads`.
+          rng: random generator of this example.
+          read: from 0 to `reads` - 1.
 
         Raises:
           BadMedia: the file cannot be decoded.
@@ -141,8 +141,8 @@ def open_clip(data: bytes | np.ndarray | Video, max_pixels: int) -> Iterator[Cli
     """Opens the data of an `Example`.
 
     Raises:
-      BadMedia: not what it should be, or frames of more than `max_pixels`.
-      Exception: whatever the decoder finds wrong.
+      BadMedia: not an image or video, or frames of more than `max_pixels`.
+      Exception: any other error of the decoder.
     """
     if not isinstance(data, Video):
         picture = open_picture(data, max_pixels)
@@ -152,8 +152,8 @@ def open_clip(data: bytes | np.ndarray | Video, max_pixels: int) -> Iterator[Cli
         refuse_larger(video.width, video.height, max_pixels)
 
         def pictures(indices: Sequence[int], short_side: int | None) -> list[Picture | Frame]:
-            wanted = sorted(set(indices))
-            frames = dict(zip(wanted, video.frames(wanted, short_side), strict=True))
+            distinct = sorted(set(indices))
+            frames = dict(zip(distinct, video.frames(distinct, short_side), strict=True))
             return [Frame(frames[index]) for index in indices]
 
         yield Clip(video.num_frames, video.fps, pictures)
@@ -168,9 +168,9 @@ def crop(pixels: Pixels, window: Window) -> Pixels:
 
 
 def resize(pixels: Pixels, height: int, width: int, interpolation: str, antialias: bool) -> Pixels:
-    """Scales an image to height x width: filtered first, as Pillow does, if `antialias`.
+    """Scales an image to height x width, with antialiasing as in Pillow or without as in torch.
 
-    Else only sampled, as torch by default. `interpolation` is a key of `PILLOW` or of `OPENCV`.
+    `interpolation` is a key of `PILLOW` with antialiasing, of `OPENCV` without.
     """
     if antialias:
         return as_image(pixels).resize((width, height), PILLOW[interpolation])
@@ -178,7 +178,7 @@ def resize(pixels: Pixels, height: int, width: int, interpolation: str, antialia
 
 
 def as_image(pixels: Pixels) -> Image.Image:
-    """Pillow's form."""
+    """The pixels as a Pillow image."""
     return pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
 
 

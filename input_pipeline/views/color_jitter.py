@@ -24,7 +24,7 @@ class ColorJitter:
             raise ValueError(f"color_jitter is {self.strength}; it must be 0 or more")
 
     def __call__(self, frames: list[Image.Image], rng: np.random.Generator) -> list[Image.Image]:
-        """Changes all frames of a clip, mode RGB, alike."""
+        """Applies the same change to all frames of a clip, mode RGB."""
         order = rng.permutation(len(_ENHANCERS))
         low, high = max(0.0, 1 - self.strength), 1 + self.strength
         factors = rng.uniform(low, high, size=len(_ENHANCERS))

@@ -1,4 +1,4 @@
-"""Crop windows: pure functions of sizes and random numbers; no pixels here."""
+"""Crop windows: pure functions of sizes and random numbers, without pixels."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ def random_resized_crop(
 ) -> Window:
     """Draws the window of a random resized crop.
 
-    Ten tries of an area uniform in `area` and an aspect ratio log-uniform in `ratio`; the first
-    that fits is placed uniformly. If none fits: the largest centred window whose ratio is allowed.
+    Ten attempts with an area uniform in `area` and an aspect ratio log-uniform in `ratio`; the
+    first that fits gets a uniform position. If none fits: the largest centred window with a ratio
+    in the range.
 
     Args:
-      rng: source of randomness.
+      rng: random generator.
       height: of the image, in pixels.
       width: of the image, in pixels.
       area: smallest and largest area, as a fraction of the image.
       ratio: smallest and largest width / height of the window.
 
     Source: torchvision's RandomResizedCrop, which PySlowFast and OpenMMLab follow. On photographs
-    (500x375) the mean area is .432 for (.08, 1) and .663 for (.5, 1); the law of tf.image's own op
-    is another one (.372, .637).
+    (500x375) the mean area is .432 for (.08, 1) and .663 for (.5, 1); tf.image's own op has another
+    distribution (.372, .637).
     """
     for _ in range(10):
-        wanted_area = height * width * rng.uniform(*area)
-        wanted_ratio = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
-        crop_width = round(math.sqrt(wanted_area * wanted_ratio))
-        crop_height = round(math.sqrt(wanted_area / wanted_ratio))
+        target_area = height * width * rng.uniform(*area)
+        target_ratio = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        crop_width = round(math.sqrt(target_area * target_ratio))
+        crop_height = round(math.sqrt(target_area / target_ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
             top = int(rng.integers(0, height - crop_height, endpoint=True))
             left = int(rng.integers(0, width - crop_width, endpoint=True))
@@ -99,8 +100,8 @@ def jittered_square(
 ) -> tuple[int, int, Window]:
     """Height and width after a resize to a random shorter side, and a random square of the result.
 
-    The inverse of the side is uniform between those of `sizes`; the square, of side `size`, is
-    anywhere but at its last position. So PySlowFast draws them for Something-Something
+    The inverse of the side is uniform between those of `sizes`; the square, of side `size`, may
+    have any position except the last, as in PySlowFast for Something-Something
     (slowfast/datasets/transform.py).
     """
     height, width = short_side(height, width, round(1 / rng.uniform(1 / sizes[1], 1 / sizes[0])))

@@ -1,4 +1,4 @@
-"""What the network gets to see of an example in evaluation: fixed clips of fixed shape, uint8."""
+"""View for evaluation: deterministic clips of fixed shape, uint8."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from input_pipeline.views.clips import View, crop, open_clip, resize, size_of
 
 @dataclasses.dataclass(frozen=True)
 class EvalView(View):
-    """Fixed frames, the shorter side resized to `resize`, then squares of the result.
+    """Fixed frames, the shorter side resized to `resize`, then square crops.
 
     Attributes:
       size, frames, stride, sampling, max_pixels: see `View`.
       resize: shorter side before the crop, in pixels; None means size / 0.875, rounded down. A
         video is scaled while it is decoded.
-      clips: of each example, spread over its time.
-      crops: of each clip: 1 in the middle; 3 along the longer side: start, middle, end.
+      clips: number of clips of each example, spread over its duration.
+      crops: number of crops of each clip: 1 (centre) or 3 (start, centre, end of the longer side).
       interpolation: of images: "bilinear", "bicubic" or "lanczos", antialiased, as Pillow resizes.
     """
 
@@ -34,21 +34,21 @@ class EvalView(View):
         self.check(self.interpolation, True, ("clips",))
         if self.resize is not None and self.resize < self.size:
             raise ValueError(
-                f"resize={self.resize} leaves less than the {self.size} pixels of the crop; "
+                f"resize={self.resize} is less than the {self.size} pixels of the crop; "
                 "it must be at least size"
             )
         if self.crops not in (1, 3):
             raise ValueError(f"crops is {self.crops}; it must be 1 or 3")
-        _ = self.sampler  # made here, so that a bad setting fails at once
+        _ = self.sampler  # made here, so that an invalid setting fails immediately
 
     @property
     def reads(self) -> int:
-        """Once for each clip."""
+        """One read per clip."""
         return self.clips
 
     @property
     def clips_per_read(self) -> int:
-        """The crops."""
+        """The number of crops."""
         return self.crops
 
     def __call__(
@@ -62,7 +62,7 @@ class EvalView(View):
         height, width = crops.short_side(*size_of(frames[0]), short_side)
         if size_of(frames[0]) != (height, width):
             frames = [resize(f, height, width, self.interpolation, True) for f in frames]
-        # torchvision rounds half pixels of the middle otherwise than PySlowFast does for videos.
+        # torchvision rounds half pixels of the centre differently from PySlowFast's video crops.
         if self.frames == 1 and self.crops == 1:
             windows = [crops.centre(height, width, self.size)]
         else:

@@ -1,7 +1,8 @@
 """RandAugment on Pillow frames: the "increasing" set of fifteen operations.
 
-Source: timm's auto_augment, as PySlowFast and OpenMMLab use it for fine-tuning. Arguments as a
-function of the level L = magnitude / 10, a fair coin deciding each sign: see `OPERATIONS`.
+Source: timm's auto_augment, as PySlowFast and OpenMMLab use it for fine-tuning. `OPERATIONS` has
+the arguments as functions of the level L = magnitude / 10; each sign is random with probability
+one half.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def _rotate(image: Image.Image, degrees: float, fill: Fill) -> Image.Image:
 
 
 def _posterize(image: Image.Image, bits: float, fill: Fill) -> Image.Image:
-    # Not ImageOps.posterize, which refuses the 0 bits (black) that magnitude 10 asks for.
+    # Not ImageOps.posterize, which rejects the 0 bits (black) of magnitude 10.
     mask = 0xFF & ~(0xFF >> int(bits))
     return image.point([value & mask for value in range(256)] * 3)
 
@@ -68,7 +69,7 @@ OPERATIONS: dict[str, tuple[Draw, Apply]] = {
     "Rotate": (_up_to(30), _rotate),  # degrees
     "Posterize": (lambda rng, level: 4 - int(4 * level), _posterize),  # bits kept
     "Solarize": (
-        lambda rng, level: 256 - int(256 * level),  # values from here on are inverted
+        lambda rng, level: 256 - int(256 * level),  # values from this one are inverted
         lambda image, threshold, fill: ImageOps.solarize(image, int(threshold)),
     ),
     "SolarizeAdd": (lambda rng, level: int(110 * level), _solarize_add),
@@ -92,10 +93,10 @@ class RandAugment:
     """`layers` operations drawn with replacement, each applied with probability one half.
 
     Attributes:
-      magnitude: mean of the normal draw of the magnitude, 0 to 10.
-      magnitude_std: its standard deviation; what is drawn is clipped to [0, 10].
-      layers: how many operations are drawn.
-      fill: RGB of what moves in from outside the image.
+      magnitude: mean of the normal distribution of the magnitude, 0 to 10.
+      magnitude_std: its standard deviation; samples are clipped to [0, 10].
+      layers: number of operations drawn.
+      fill: RGB of pixels from outside the image.
     """
 
     magnitude: float = 9.0
@@ -110,21 +111,21 @@ class RandAugment:
         Args:
           text: "rand", then in any order "m" magnitude, "n" operations (2 if left out), "mstd"
             standard deviation (0 if left out) and "inc1", joined by dashes: "rand-m9-mstd0.5-inc1".
-          fill: RGB of what moves in from outside the image.
+          fill: RGB of pixels from outside the image.
 
         Raises:
-          ValueError: anything else; also a text without "inc1", since only the increasing set of
-            operations exists here.
+          ValueError: any other text, also one without "inc1": only the increasing set of operations
+            is implemented.
         """
         form = 'expected e.g. "rand-m9-n2-mstd0.5-inc1"'
-        head, *parts = text.split("-")
+        head, *items = text.split("-")
         if head != "rand":
             raise ValueError(f"rand_augment {text!r} does not start with rand; {form}")
         given: dict[str, float] = {}
-        for part in parts:
-            match = re.fullmatch(r"(m|n|mstd|inc)(\d+(?:\.\d+)?)", part)
+        for item in items:
+            match = re.fullmatch(r"(m|n|mstd|inc)(\d+(?:\.\d+)?)", item)
             if match is None or match[1] in given:
-                raise ValueError(f"rand_augment {text!r}: {part!r} is not understood; {form}")
+                raise ValueError(f"rand_augment {text!r}: invalid {item!r}; {form}")
             given[match[1]] = float(match[2])
         settings = {"n": 2.0, "mstd": 0.0} | given
         if settings.get("inc") != 1:

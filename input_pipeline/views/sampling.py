@@ -1,7 +1,7 @@
-"""Which frames of a video make a clip: pure functions of numbers.
+"""Samplers of the frames of a clip: pure functions of numbers.
 
-A sampler says it for training (`random`) and for the k-th of K clips of evaluation (`fixed`).
-Indices never decrease within a clip, unless a short video is looped.
+A sampler chooses frames for training (`random`) and for the k-th of K clips of evaluation
+(`fixed`). Indices never decrease within a clip, unless a short video is looped.
 
 To add one: a frozen dataclass with the members of `Sampler`, and its line in `SAMPLERS`.
 """
@@ -14,11 +14,11 @@ from typing import Protocol
 
 import numpy as np
 
-TARGET_FPS = 30.0  # rate at which strides of `Dense` are meant
+TARGET_FPS = 30.0  # frame rate that the stride of `Dense` refers to
 
 
 class Sampler(Protocol):
-    """Chooses the frames of a clip; made with `frames` of a clip and their `stride`."""
+    """Chooses the frames of a clip; its arguments are `frames` and `stride`."""
 
     def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
         """Frames of a clip for training: int64 (frames,), each below `num_frames`."""
@@ -29,14 +29,14 @@ class Sampler(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Dense:
-    """A window of `frames * stride` frames at 30 per second, its frames spread evenly.
+    """Evenly spaced frames of a window of `frames * stride` frames at 30 fps.
 
-    The window is measured in time: of a video of 25 frames per second it covers 25 / 30 as many.
-    The frames lie (window - 1) / (frames - 1) apart, rounded down: 4.2, not 4, for 16 x 4 at 30
-    frames per second. A video that is shorter than the window repeats its last frame.
+    The window has a fixed duration: at 25 fps it covers 25 / 30 as many frames of the video. The
+    distance of the frames is (window - 1) / (frames - 1), rounded down: 4.2, not 4, for 16 x 4 at
+    30 fps. A video shorter than the window repeats its last frame.
 
     Attributes:
-      frames: of a clip.
+      frames: number of frames of a clip.
       stride: frames of a 30 fps video per frame of the clip.
 
     Source: PySlowFast slowfast/datasets/decoder.py (`USE_OFFSET_SAMPLING`); mae_st
@@ -47,25 +47,25 @@ class Dense:
     stride: int
 
     def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
-        """See `Sampler`; any start, not only whole frames, with the same probability."""
+        """See `Sampler`; the start is uniform, also between frames."""
         window, room = self._window(num_frames, fps)
         return _spread(rng.uniform(0, room) if room else 0.0, window, num_frames, self.frames)
 
     def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
-        """See `Sampler`: one clip from the middle; of several, the last ends with the video."""
+        """See `Sampler`: one clip from the middle, or several up to the end of the video."""
         window, room = self._window(num_frames, fps)
         first = room // 2 if clips == 1 else clip * (room // (clips - 1))
         return _spread(first, window, num_frames, self.frames)
 
     def _window(self, num_frames: int, fps: float) -> tuple[float, float]:
-        """Length of the window, and how far it can be moved; frames of the video."""
+        """Length of the window, and its largest start; in frames of the video."""
         window = max(1.0, self.stride * self.frames * fps / TARGET_FPS)
         return window, max(num_frames - window, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Strided:
-    """Every `stride`-th frame whatever the frame rate; a short video starts over.
+    """Every `stride`-th frame at any frame rate; a short video is looped.
 
     Source: dmvr's processors, which Scenic's ViViT uses.
     """
@@ -79,7 +79,7 @@ class Strided:
         return self._from(int(rng.integers(room)) if room > 1 else 0, num_frames)
 
     def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
-        """See `Sampler`: one clip from the middle, several evenly from first to last."""
+        """See `Sampler`: one clip from the middle, or several evenly spaced ones."""
         room = max(0, num_frames - self.frames * self.stride)
         first = room // 2 if clips == 1 else int(np.linspace(0, room, clips)[clip])
         return self._from(first, num_frames)
@@ -92,7 +92,7 @@ class Strided:
 class Segment:
     """One frame of each of `frames` equal segments of the whole video (Something-Something).
 
-    The clips of evaluation are all the same: the middle of each segment.
+    All clips of evaluation are the same: the middle frame of each segment.
 
     Source: PySlowFast slowfast/datasets/ssv2.py.
     """
@@ -104,11 +104,11 @@ class Segment:
         if self.stride != 1:
             raise ValueError(
                 f'stride={self.stride}, but sampling="segment" spreads its frames over the whole '
-                "video; leave stride at 1"
+                "video; set stride to 1"
             )
 
     def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
-        """See `Sampler`; the ends of a segment are drawn too."""
+        """See `Sampler`; both ends of a segment are included."""
         border = self._borders(num_frames)
         return rng.integers(border[:-1], border[1:], endpoint=True)
 
@@ -130,9 +130,10 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 
 def _spread(start: float, window: float, num_frames: int, frames: int) -> np.ndarray:
-    """`frames` numbers from `start` to `start + window - 1`, rounded down, kept in the video.
+    """`frames` numbers from `start` to `start + window - 1`, rounded down, clipped to the video.
 
-    In float32 and from both ends to the middle, as torch.linspace: the rounding decides frames.
+    Computed in float32 and from both ends to the middle, as in torch.linspace, since rounding
+    affects the choice of frames.
     """
     first, last = np.float32(start), np.float32(start + window - 1)
     step = (last - first) / np.float32(max(frames - 1, 1))

@@ -1,6 +1,6 @@
-"""What the network gets to see of an example in training: random clips of fixed shape, uint8.
+"""View for training: random clips of fixed shape, uint8.
 
-Flips are made on the device, with normalisation and mixing.
+Flips, normalisation and mixing are done on the device.
 """
 
 from __future__ import annotations
@@ -32,24 +32,26 @@ from input_pipeline.views.randaugment import MEAN_COLOUR, Fill, RandAugment
 class TrainView(View):
     """Random frames, a random crop of them, and (fine-tuning) RandAugment and colour jitter.
 
-    All frames of a clip share their draws. The originals flip before RandAugment; since its signs
-    are fair coins, flipping afterwards gives the same distribution.
+    All frames of a clip share their random draws. The original implementations flip before
+    RandAugment; since its signs are symmetric, flipping afterwards gives the same distribution.
 
     Attributes:
       size, frames, stride, sampling, max_pixels: see `View`.
-      repeats: clips of an example, each augmented on its own; they follow each other in the batch.
-      new_frames: whether each repeat draws frames of its own.
-      short_side: a video is scaled to it while it is decoded, in pixels; None for no scaling.
+      repeats: number of clips of an example, consecutive in the batch, each with its own
+        augmentation.
+      new_frames: whether each repeat has frames of its own.
+      short_side: shorter side that a video is scaled to while it is decoded, in pixels; None for
+        no scaling.
       crop_area: smallest and largest area of the crop, as a fraction of the image.
       crop_ratio: smallest and largest width / height of the crop.
-      scale_jitter: instead of `crop_area` and `crop_ratio`: the shorter side is made this long, its
-        inverse uniform between the two numbers, and a square of `size` is taken anywhere.
+      scale_jitter: instead of `crop_area` and `crop_ratio`: smallest and largest shorter side, its
+        inverse uniform between them; then a square of `size` is cropped at random.
       interpolation: "bilinear", "bicubic" or "lanczos".
-      antialias: as Pillow resizes; False as torch by default does (the originals' videos).
+      antialias: as Pillow resizes; False as torch does by default (original video pipelines).
       rand_augment: timm's notation, such as "rand-m9-mstd0.5-inc1"; None for none.
-      fill: RGB of what RandAugment moves in from outside the image.
-      augment_first: RandAugment and jitter on whole frames, before the crop (video of the
-        originals), instead of after it (images).
+      fill: RGB that RandAugment uses for pixels from outside the image.
+      augment_first: RandAugment and jitter on whole frames, before the crop (original video
+        pipelines), instead of after it (images).
       color_jitter: strength of brightness, contrast and saturation, after RandAugment; 0 for none.
     """
 
@@ -82,8 +84,10 @@ class TrainView(View):
                     "high"
                 )
         if self.new_frames and self.repeats == 1:
-            raise ValueError("new_frames=True says something only where repeats is 2 or more")
-        _ = self._augmentations, self.sampler  # made here, so that a bad setting fails at once
+            raise ValueError(
+                "new_frames=True has no effect with repeats=1; set repeats to 2 or more"
+            )
+        _ = self._augmentations, self.sampler  # made here, so that invalid settings fail early
 
     @functools.cached_property
     def _augmentations(self) -> list[RandAugment | ColorJitter]:
@@ -96,7 +100,7 @@ class TrainView(View):
 
     @property
     def clips_per_read(self) -> int:
-        """The repeats."""
+        """The number of repeats."""
         return self.repeats
 
     def __call__(
@@ -116,7 +120,7 @@ class TrainView(View):
         return clips
 
     def _decode(self, pictures: list[Picture | Frame], rng: np.random.Generator) -> list[Pixels]:
-        """The window of each frame that is wanted."""
+        """Decodes whole frames, or only the crop of each if augmentation comes after it."""
         if self.augment_first or self.scale_jitter:
             return [picture.whole() for picture in pictures]
         window = self._window(rng, pictures[0].height, pictures[0].width)

@@ -84,16 +84,16 @@ def test_rows_are_a_function_of_seed_epoch_and_index(source):
 @pytest.mark.parametrize("workers", [1, 2, 7])
 @pytest.mark.parametrize("start", [0, 1, 4, 9])
 def test_neither_workers_nor_start_matter(source, workers, start):
-    wanted = take(Loader(source, VIEW, batch_size=3, workers=2), start + 3)[start:]
+    expected = take(Loader(source, VIEW, batch_size=3, workers=2), start + 3)[start:]
     got = take(Loader(source, VIEW, batch_size=3, workers=workers), 3, start)
-    assert all(same(batch, other) for batch, other in zip(wanted, got, strict=True))
+    assert all(same(batch, other) for batch, other in zip(expected, got, strict=True))
 
 
 @pytest.mark.parametrize("processes", [2, 3, 6])
 def test_processes_share_out_the_global_batch(source, processes):
-    wanted = take(Loader(source, VIEW, batch_size=6, seed=1), 3)
+    expected = take(Loader(source, VIEW, batch_size=6, seed=1), 3)
     parts = [take(loader, 3) for loader in shares(source, VIEW, 6, processes, seed=1)]
-    for step, batch in enumerate(wanted):
+    for step, batch in enumerate(expected):
         joined = {key: np.concatenate([part[step][key] for part in parts]) for key in batch}
         assert same(batch, joined)
 
@@ -102,8 +102,8 @@ def test_seeking_far_is_quick(source):
     loader = Loader(source, VIEW, batch_size=4)
     (batch,) = take(loader, 1, start=10**9)
     epoch = 10**9 // 2
-    wanted = [loader.train_read(4 * 10**9 + row) for row in range(4)]
-    assert [(epoch, index, 0) for index in batch["index"]] == wanted
+    expected = [loader.train_read(4 * 10**9 + row) for row in range(4)]
+    assert [(epoch, index, 0) for index in batch["index"]] == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 11, 12, 30])
@@ -247,8 +247,8 @@ def test_changed_bytes_never_crash_and_are_counted_exactly(kind):
     items = []
     for seed in range(200):
         data = bytearray(encode(picture(seed % 5), kind))
-        for place in rng.integers(0, len(data), size=rng.integers(1, 30)):
-            data[place] = rng.integers(0, 256)
+        for offset in rng.integers(0, len(data), size=rng.integers(1, 30)):
+            data[offset] = rng.integers(0, 256)
         items.append(bytes(data))
     bad_inputs = BadInputs(max_fraction=1.0, max_consecutive=10**6)
     loader = Loader(InMemory(items), TrainView(size=16), batch_size=50, bad_inputs=bad_inputs)
@@ -332,8 +332,8 @@ def test_evaluation_holds_each_view_once_in_order(processes, clips, crops):
     assert (rows["index"][~rows["valid"]] == -1).all()
     for index, number, video in zip(rows["index"], rows["view"], rows["video"], strict=True):
         if index >= 0:
-            wanted = Dense(4, 2).fixed(number // crops, clips, 64 + 8 * index, 30)
-            assert video[:, 0, 0, 0].tolist() == wanted.tolist()
+            expected = Dense(4, 2).fixed(number // crops, clips, 64 + 8 * index, 30)
+            assert video[:, 0, 0, 0].tolist() == expected.tolist()
 
 
 def test_a_bad_video_leaves_all_its_clips_empty():
@@ -356,10 +356,10 @@ def test_a_pass_is_as_many_epochs_as_clips_of_each_example(repeats, batch_size, 
     view = TrainView(size=16, frames=4, repeats=repeats)
     loader = Loader(videos, view, batch_size=batch_size)
     assert loader.steps_per_epoch == steps / repeats
-    places = [loader.train_read(read) for read in range(steps * batch_size // repeats)]
-    assert len({place.example for place in places}) == len(places)
-    assert {place.turn for place in places} == {0}
-    assert loader.train_read(len(places)).turn == 1
+    reads = [loader.train_read(position) for position in range(steps * batch_size // repeats)]
+    assert len({read.example for read in reads}) == len(reads)
+    assert {read.pass_index for read in reads} == {0}
+    assert loader.train_read(len(reads)).pass_index == 1
 
 
 SEEDS = st.integers(0, 2**63 - 1)

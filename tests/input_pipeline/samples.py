@@ -29,9 +29,9 @@ def ridge_accuracy(features: np.ndarray, labels: np.ndarray, penalty: float) -> 
     """Share of right answers on a quarter, after ridge regression to classes on the rest."""
     train, classes = 3 * len(labels) // 4, labels.max() + 1
     features = (features - features[:train].mean(0)) / (features[:train].std(0) + 1e-6)
-    inputs, wanted = features[:train], np.eye(classes)[labels[:train]] - 1 / classes
+    inputs, expected = features[:train], np.eye(classes)[labels[:train]] - 1 / classes
     squares = inputs.T @ inputs + penalty * train * np.eye(inputs.shape[1])
-    weights = np.linalg.solve(squares, inputs.T @ wanted)
+    weights = np.linalg.solve(squares, inputs.T @ expected)
     return float(np.mean((features[train:] @ weights).argmax(1) == labels[train:]))
 
 
@@ -56,7 +56,7 @@ class FakeVideo:
 
 
 class InMemory:
-    """A source of given pictures; a string in place of one is an error to raise."""
+    """A source of given pictures; a string instead of one is an error to raise."""
 
     def __init__(self, items: list, class_names: tuple[str, ...] | None = None):
         self.items, self.class_names = items, class_names

@@ -36,7 +36,7 @@ def test_classes_and_files_are_sorted_by_name(tmp_path):
 def test_a_tree_without_splits_is_train(tree):
     source = ImageFolder("train", path=str(tree / "train"))
     assert source.class_names == ("ant", "bee", "cat")
-    with pytest.raises(ValueError, match="has no folder 'val', nor any other split"):
+    with pytest.raises(ValueError, match="has no folder 'val' and no other split"):
         ImageFolder("val", path=str(tree / "train"))
 
 
@@ -89,14 +89,14 @@ def test_follows_links_but_not_round_in_circles(tree, tmp_path_factory):
     assert source.read(source.num_examples - 1).data == (elsewhere / "x.jpg").read_bytes()
 
 
-def test_fingerprint_is_of_the_list(tree):  # and not of the place, see contracts_test
-    wanted = ImageFolder("train", path=str(tree)).fingerprint
-    assert ImageFolder("train", path=str(tree), labels="none").fingerprint != wanted
+def test_fingerprint_is_of_the_list(tree):  # not of the folder, see contracts_test
+    expected = ImageFolder("train", path=str(tree)).fingerprint
+    assert ImageFolder("train", path=str(tree), labels="none").fingerprint != expected
     (tree / "train" / "ant" / "0.jpg").rename(tree / "train" / "ant" / "00.jpg")
-    assert ImageFolder("train", path=str(tree)).fingerprint != wanted
+    assert ImageFolder("train", path=str(tree)).fingerprint != expected
 
 
-def test_says_what_is_wrong_with_the_folder(tree, tmp_path_factory):
+def test_errors_explain_what_is_wrong_with_the_folder(tree, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(ValueError, match="nowhere is not a folder"):
         ImageFolder(path=str(empty / "nowhere"))
@@ -110,5 +110,5 @@ def test_says_what_is_wrong_with_the_folder(tree, tmp_path_factory):
     with pytest.raises(ValueError, match=r"1 class folders of .* hold no images: dog"):
         ImageFolder("train", path=str(tree))
     (tree / "train" / "stray.jpg").touch()
-    with pytest.raises(ValueError, match=r"images beside class folders, such as stray\.jpg"):
+    with pytest.raises(ValueError, match=r"images next to class folders, such as stray\.jpg"):
         ImageFolder("train", path=str(tree), labels="folders")

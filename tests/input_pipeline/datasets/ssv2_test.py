@@ -79,30 +79,30 @@ def test_short_names_in_a_folder_and_mp4_copies(root):
     [
         (dict(labels={"a": "0"}), "labels.json holds 1 labels; expected 174, numbered from 0"),
         (dict(labels={n: str(i + 1) for i, n in enumerate(NAMES)}), "numbered from 0 to 173"),
-        (dict(labels=NAMES), "labels.json holds no table of labels"),
-        (dict(train={}), "train.json holds no list of records"),
-        (dict(train=[]), "train.json holds no list of records"),
+        (dict(labels=NAMES), "labels.json: expected a table of labels, found"),
+        (dict(train={}), "train.json: expected a list of records, found '{}'"),
+        (dict(train=[]), r"train.json: expected a list of records, found '\[\]'"),
         (dict(train=[dict(id=7)]), "record 1: expected an id such as '78687', found 7"),
         (dict(train=["7"]), "record 1: expected an id"),
         (dict(train=[dict(id="../../etc/passwd")]), "record 1: expected an id"),
         (
             dict(train=[dict(id="1", template="Folding [something]")] * 2),
-            "record 2: id 1 for the second time",
+            "record 2: duplicate id 1",
         ),
         (
             dict(train=[dict(id="1", template="Folding things")]),
-            r"record 1 \(id 1\): template 'Folding things' is none of the labels",
+            r"record 1 \(id 1\): no label for template 'Folding things'",
         ),
-        (dict(train=[dict(id="1")]), "template 'None' is none of the labels"),
+        (dict(train=[dict(id="1")]), "no label for template 'None'"),
     ],
 )
-def test_says_what_is_wrong_with_annotations(root, files, words):
+def test_invalid_annotations_are_explained(root, files, words):
     write(root, **files)
     with pytest.raises(ValueError, match=words):
         Ssv2("train", path=str(root))
 
 
-def test_says_what_is_not_there(root, tmp_path_factory):
+def test_missing_files_are_explained(root, tmp_path_factory):
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(ValueError, match="hold neither something-something-v2-train.json nor"):
         Ssv2("train", path=str(empty))

@@ -64,7 +64,7 @@ def test_lists_without_labels(folder, text, labels):
     assert VideoList("train", path=str(folder)).fingerprint != source.fingerprint
 
 
-def test_splits_are_files_of_a_folder_or_a_place_in_a_name(folder):
+def test_splits_are_files_of_a_folder_or_replace_split_in_a_name(folder):
     write(folder, "a.mp4 0", "train.csv")
     write(folder, "d,e.mkv 1", "val.txt")
     write(folder, "d,e.mkv 1", "k400_val_list.txt")
@@ -76,7 +76,9 @@ def test_splits_are_files_of_a_folder_or_a_place_in_a_name(folder):
     with pytest.raises(ValueError, match="holds no test.csv or test.txt"):
         VideoList("test", path=str(folder))
     # The list of the training set must not be evaluated on by mistake.
-    with pytest.raises(ValueError, match=r'is one list, which is the split \'train\'.*"{split}"'):
+    with pytest.raises(
+        ValueError, match=r'is a single list, which is the split \'train\'.*"{split}"'
+    ):
         VideoList("val", path=str(folder / "train.csv"))
 
 
@@ -103,8 +105,8 @@ def test_names_of_classes(folder):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "lists nothing; expected lines `path label`"),
-        ("# only\n", "lists nothing"),
+        ("", "no entries; expected lines `path label`"),
+        ("# only\n", "no entries"),
         ("a.mp4 0\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
         ("path,label\na.mp4,0\nb.mp4,1\n", "line 1: expected `path label` with a whole number"),
         ("a.mp4 0\nb.mp4\nc.mp4 1\n", "line 2: expected `path label` with a whole number"),
@@ -115,7 +117,7 @@ def test_names_of_classes(folder):
         ("a.mp4 0\n 3\n", "line 2: expected a path before the label"),
         ("a.mp4 0\n,3\n", "line 2: expected a path before the label"),
         ("dir/a 300 0\ndir/b 250 1\n", "line 1: .*lists of frame folders"),
-        ("a.mp4 0\nb\0.mp4 1\n", "line 2: there is a NUL byte"),
+        ("a.mp4 0\nb\0.mp4 1\n", "line 2: NUL byte in the path"),
         ("a.mp4 0\n" + "x" * 10_000_000 + " 1\n", "line 2: a path of more than 4096 char"),
         ("a.mp4 0\nb.mp4 1\na.mp4 1\n", "line 3: a.mp4 has label 1, but 0 in line 1"),
     ],
@@ -129,7 +131,7 @@ def test_wrong_lines_are_named(tmp_path, text, words):
 
 def test_names_twenty_problems_at_once(tmp_path):
     good, bad = "a.mp4 1\n" * 30, "a.mp4 -1\n" * 25
-    with pytest.raises(ValueError, match="has 25 wrong lines") as caught:
+    with pytest.raises(ValueError, match="has 25 invalid lines") as caught:
         read_list(write(tmp_path, good + bad))
     lines = str(caught.value).splitlines()
     assert len(lines) == 22
@@ -188,15 +190,15 @@ def test_missing_videos_are_listed_and_bad_when_read(folder):
         pass
 
 
-def test_fingerprint_is_of_the_list_not_of_the_place(folder, tmp_path_factory):
+def test_fingerprint_depends_on_the_list_not_on_the_folder(folder, tmp_path_factory):
     write(folder, "a.mp4 0\nd,e.mkv 1\n")
-    wanted = VideoList("train", path=str(folder)).fingerprint
+    expected = VideoList("train", path=str(folder)).fingerprint
     elsewhere = tmp_path_factory.mktemp("lists")
     write(elsewhere, "# the same\na.mp4,0\nd,e.mkv,1\n")
-    assert VideoList("train", path=str(elsewhere), root=str(folder)).fingerprint == wanted
+    assert VideoList("train", path=str(elsewhere), root=str(folder)).fingerprint == expected
     for other in ("a.mp4 1\nd,e.mkv 1\n", "d,e.mkv 1\na.mp4 0\n", "a.mp4 0\n"):
         write(folder, other)
-        assert VideoList("train", path=str(folder)).fingerprint != wanted
+        assert VideoList("train", path=str(folder)).fingerprint != expected
 
 
 def index_line(path: str, status: str = "ok", **facts) -> str:
@@ -218,7 +220,7 @@ def test_an_index_knows_frames_and_bad_videos(folder):
             str(folder / "a.mp4"), num_frames=4, fps=12.5
         )
         assert source.read(names.index("d,e.mkv")).data == VideoFile(str(folder / "d,e.mkv"))
-        with pytest.raises(BadMedia, match=r"decode_error.*as the index says"):
+        with pytest.raises(BadMedia, match=r"decode_error.*according to the index"):
             source.read(names.index("sub/b c.mp4"))
 
 

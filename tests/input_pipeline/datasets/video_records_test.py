@@ -78,9 +78,9 @@ def test_reads_any_frames_of_any_video(folder):
         with example.data.open() as video:
             assert (video.num_frames, video.fps) == (index + 3, 12.5)
             assert (video.height, video.width) == (HEIGHT, WIDTH)
-        wanted = [pillow(image) for image in images_of(index)]
-        assert np.array_equal(decode(source, index, [0, 1, 1, 2]), np.stack(wanted)[[0, 1, 1, 2]])
-        assert np.array_equal(decode(source, index), np.stack(wanted))
+        expected = [pillow(image) for image in images_of(index)]
+        assert np.array_equal(decode(source, index, [0, 1, 1, 2]), np.stack(expected)[[0, 1, 1, 2]])
+        assert np.array_equal(decode(source, index), np.stack(expected))
     assert source.name_of(6) == f"{folder}/train-00002-of-00003:1 (6.mp4)"
 
 
@@ -145,8 +145,8 @@ def test_indexes_can_be_made_beforehand(folder, capsys):
 
 def test_damage_after_indexing_is_noticed(folder):
     source = VideoRecords("train", path=str(folder))
-    places = source.read(4).data.places
-    flip_byte(folder / "train-00000-of-00003", int(places["offset"][3]) + 200)
+    locations = source.read(4).data.locations
+    flip_byte(folder / "train-00000-of-00003", int(locations["offset"][3]) + 200)
     for damaged in (source, VideoRecords("train", path=str(folder))):
         assert decode(damaged, 4, [0, 1, 2]).shape[0] == 3
         with pytest.raises(BadMedia, match="checksum of frame 3 in .*train-00000-of-00003"):
@@ -158,7 +158,7 @@ def test_a_shard_cut_short_is_named(folder):
     data = shard.read_bytes()
     for size in (len(data) - 1, 5):
         shard.write_bytes(data[:size])
-        with pytest.raises(ValueError, match=r"train-00002-of-00003 is cut short: \d+ bytes"):
+        with pytest.raises(ValueError, match=r"train-00002-of-00003 is truncated: \d+ bytes"):
             VideoRecords("train", path=str(folder))
     shard.write_bytes(data)
     VideoRecords("train", path=str(folder))
@@ -172,7 +172,7 @@ def test_hostile_lengths_allocate_nothing(folder):
     header = (2**60).to_bytes(8, "little")
     crc = record_format.masked_crc(header).to_bytes(4, "little")
     shard.write_bytes(header + crc + b"some bytes")
-    with pytest.raises(ValueError, match="is cut short"):
+    with pytest.raises(ValueError, match="is truncated"):
         VideoRecords("train", path=str(folder))
     shard.write_bytes(b"\x1f\x8b gzip or whatever")
     with pytest.raises(ValueError, match="not a TFRecord file without compression"):
@@ -188,7 +188,7 @@ def test_missing_shards_are_named(folder):
     with pytest.raises(ValueError, match="is not a folder"):
         VideoRecords("train", path=str(folder / "nowhere"))
     shutil.copy(folder / "train-00000-of-00003", folder / "train-00000-of-00002")
-    with pytest.raises(ValueError, match="in different numbers: 00002, 00003"):
+    with pytest.raises(ValueError, match="several conversions of train, into 00002, 00003 files"):
         VideoRecords("train", path=str(folder))
 
 
@@ -197,7 +197,7 @@ def test_missing_shards_are_named(folder):
     [
         ([record_format.sequence_example({"a": 1}, [b"GIF89a"])], "does not hold JPEG files"),
         ([b"hello, this is a text"], "not a serialised SequenceExample"),
-        ([example(0, clip_fps=None)], "do not say their frame rate .* 0.mp4; .* data.fps"),
+        ([example(0, clip_fps=None)], "1 videos of .* have no frame rate .* 0.mp4; set data.fps"),
         (
             [example(0), example(1, clip_label_index=None)],
             "some videos have a label .* and others have none",
@@ -208,7 +208,7 @@ def test_missing_shards_are_named(folder):
         ([], "no usable video"),
     ],
 )
-def test_says_what_is_wrong_with_records(payloads, words, tmp_path):
+def test_invalid_records_are_explained(payloads, words, tmp_path):
     write_shards(tmp_path, [payloads])
     with pytest.raises(ValueError, match=words):
         VideoRecords("train", path=str(tmp_path))
@@ -223,7 +223,7 @@ def test_frame_rate_and_classes_can_be_given(tmp_path):
     (tmp_path / "classes.txt").write_text("wasp\nbee\ncat\n")
     assert VideoRecords("val", path=str(tmp_path), fps=10).class_names == ("wasp", "bee", "cat")
     (tmp_path / "classes.txt").write_text("wasp\n")
-    with pytest.raises(ValueError, match="names 1 classes; there is 1"):
+    with pytest.raises(ValueError, match="names 1 classes, but the largest label is 1"):
         VideoRecords("val", path=str(tmp_path), fps=10)
 
 
@@ -234,10 +234,10 @@ def test_frames_of_another_size_or_none_are_bad_inputs(tmp_path):
     write_shards(tmp_path, [[example(0, images)]])
     source = VideoRecords("train", path=str(tmp_path))
     assert decode(source, 0, [0]).shape == (1, HEIGHT, WIDTH, 3)
-    with pytest.raises(BadMedia, match="frame 1 has 40x30 pixels, the first 36x24"):
+    with pytest.raises(BadMedia, match="frame 1 has 40x30 pixels, expected 36x24"):
         decode(source, 0, [1])
     assert np.array_equal(decode(source, 0, [4])[0], pillow(jpeg(4)))  # padded
-    for frame, words in ((2, "not a JPEG file"), (3, "cut short"), (5, "damaged JPEG")):
+    for frame, words in ((2, "not a JPEG file"), (3, "truncated"), (5, "damaged JPEG")):
         with pytest.raises(BadMedia, match=f"frame {frame} is .*{words}"):
             decode(source, 0, [frame])
 

@@ -93,12 +93,12 @@ def test_fragments_cut_short_are_noticed():
     assert outcome(data[: int(len(data) * 0.7)]) == "short"
 
 
-def test_fewer_frames_than_the_header_says():
+def test_fewer_frames_than_the_header_states():
     data = bytearray(encode_video(NUM_FRAMES, b_frames=0))
     sizes = data.index(b"stsz") + 16
     assert int.from_bytes(data[sizes - 4 : sizes], "big") == NUM_FRAMES
     last = sizes + 4 * (NUM_FRAMES - 1)
-    data[last : last + 4] = (10**6).to_bytes(4, "big")  # the last frame lies beyond the end
+    data[last : last + 4] = (10**6).to_bytes(4, "big")  # the last frame is beyond the end
     assert outcome(bytes(data)) == "short"
 
 
@@ -112,7 +112,7 @@ def test_a_frame_that_comes_twice_does_not_stand_for_another(monkeypatch):
     monkeypatch.setattr(video_decode._Decoder, "_decode_span", twice)
     with (
         VideoFile(encode_video(2)).open() as video,
-        pytest.raises(BadMedia, match="short: 1 of 2 frames do not come out"),
+        pytest.raises(BadMedia, match="short: the decoder did not return 1 of 2 frames"),
     ):
         video.frames([0, 1])
 

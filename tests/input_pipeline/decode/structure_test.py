@@ -15,7 +15,7 @@ from tests.input_pipeline.video_samples import encode_video
 
 FRAMES = 48
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}
-LIVE = {"live": "1"}  # clusters that do not say how long they are
+LIVE = {"live": "1"}  # clusters of unknown length
 SOUND = {
     "mkv": dict(container="matroska"),
     "webm": dict(container="webm", codec="libvpx-vp9", deadline="realtime"),
@@ -29,7 +29,7 @@ HEADER = b"\x1a\x45\xdf\xa3\x80" + b"\x18\x53\x80\x67\x01" + b"\xff" * 7
 
 @pytest.fixture
 def examined(tmp_path):
-    """Writes a file and says what an index would say of it."""
+    """Writes a file and returns its entry in an index."""
 
     def write_and_examine(data: bytes) -> dict:
         (tmp_path / "x").write_bytes(data)
@@ -58,7 +58,7 @@ def test_a_piece_that_was_changed_does_not_shorten_a_video_in_silence(name, exam
     # The header of a block, 4 bytes, has nothing by which to notice other values.
     assert sum(num_frames != FRAMES for num_frames in usable) <= 2
     assert [frames_of(damaged) for damaged in pieces if frames_of(damaged)] == usable
-    # An index from before the damage tells all; its count alone is compared then.
+    # An index from before the damage is trusted: only its number of frames is compared.
     assert {frames_of(damaged, FRAMES) for damaged in pieces} <= {FRAMES, None}
 
 
@@ -81,7 +81,7 @@ def test_an_mp4_whose_first_key_frame_is_damaged_does_not_begin_with_the_next():
 def test_what_follows_the_last_box_of_an_mp4_does_no_harm(examined):
     assert examined(encode_video(FRAMES) + b"\xff" * 100)["num_frames"] == FRAMES
     line = examined(encode_video(FRAMES, muxer=FRAGMENTS) + b"\xff" * 100)
-    assert line["reason"].startswith("there is no box of MP4 at byte")
+    assert line["reason"].startswith("no valid MP4 box at byte")
 
 
 def check(data: bytes, seconds: float) -> None:
@@ -107,13 +107,13 @@ def samples_of(data: bytes, seconds: float) -> None:
 )
 def test_a_million_elements_of_nothing_end_with_the_time(run, data):
     start = time.monotonic()
-    with pytest.raises(BadMedia, match="timeout: not looked through in time"):
+    with pytest.raises(BadMedia, match="timeout: structure not checked in time"):
         run(data, 0.05)
     assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize("box", ["stsz", "stts", "ctts", "trun"])
-def test_samples_without_bytes_are_refused_before_there_is_room_made_for_them(box):
+def test_samples_without_bytes_are_refused_before_memory_is_allocated(box):
     data = bytearray(encode_video(FRAMES, muxer=FRAGMENTS if box == "trun" else {}))
     at = data.index(box.encode()) + 8  # after the version
     count = (10**9).to_bytes(4, "big")

@@ -64,8 +64,8 @@ def test_frames_are_the_ones_asked_for(kind, kept_bytes, monkeypatch):
     with VideoFile(data).open() as video:
         assert (video.num_frames, video.height, video.width) == (40, 64, 96)
         for count in (1, 1, 3, 5, 16, 40):
-            wanted = sorted(rng.integers(0, 40, count).tolist())
-            np.testing.assert_array_equal(video.frames(wanted), expected[wanted])
+            requested = sorted(rng.integers(0, 40, count).tolist())
+            np.testing.assert_array_equal(video.frames(requested), expected[requested])
         np.testing.assert_array_equal(video.frames(range(40)), expected)
 
 
@@ -157,8 +157,8 @@ def test_scales_while_decoding_as_pillow_does(short_side):
         (scaled,) = video.frames([1], short_side=short_side)
     height, width = short_side, int(short_side * 117 / 83)
     assert scaled.shape == (height, width, 3)
-    wanted = Image.fromarray(whole).resize((width, height), Image.Resampling.BICUBIC)
-    assert np.abs(scaled.astype(int) - np.asarray(wanted)).mean() < 1.5
+    reference = Image.fromarray(whole).resize((width, height), Image.Resampling.BICUBIC)
+    assert np.abs(scaled.astype(int) - np.asarray(reference)).mean() < 1.5
 
 
 def test_portrait_and_odd_sizes():
@@ -171,8 +171,8 @@ def test_rotation_is_ignored_as_in_the_originals():
     data = bytearray(encode_video(3))
     turned = (0, 1, 0, -1, 0, 0, 0, 0, 1)  # a quarter turn, in the track header
     matrix = b"".join(
-        (value * (1 << (30 if place % 3 == 2 else 16))).to_bytes(4, "big", signed=True)
-        for place, value in enumerate(turned)
+        (value * (1 << (30 if position % 3 == 2 else 16))).to_bytes(4, "big", signed=True)
+        for position, value in enumerate(turned)
     )
     at = data.index(b"tkhd") + 4 + 40
     data[at : at + 36] = matrix
@@ -182,7 +182,7 @@ def test_rotation_is_ignored_as_in_the_originals():
         assert numbers_of(video.frames([0, 1, 2])) == [0, 1, 2]
 
 
-def test_an_index_decides_how_many_frames_there_are():
+def test_the_index_determines_the_number_of_frames():
     data = encode_video(30)
     with VideoFile(data, num_frames=20, fps=12.5).open() as video:
         assert (video.num_frames, video.fps) == (20, 12.5)
@@ -195,13 +195,13 @@ def test_an_index_decides_how_many_frames_there_are():
         pass
 
 
-@pytest.mark.parametrize("wanted", [[], [3, 2], [-1, 2]])
-def test_refuses_indices_out_of_order(wanted):
+@pytest.mark.parametrize("requested", [[], [3, 2], [-1, 2]])
+def test_refuses_indices_out_of_order(requested):
     with (
         VideoFile(encode_video(5)).open() as video,
         pytest.raises(ValueError, match="in increasing order"),
     ):
-        video.frames(wanted)
+        video.frames(requested)
 
 
 def test_leaves_nothing_open(tmp_path):

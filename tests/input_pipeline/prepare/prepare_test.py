@@ -91,7 +91,7 @@ def test_counts_are_exact_and_bad_files_are_classified(videos, samples, tmp_path
     source = VideoFolder("train", path=str(videos), index=str(tmp_path / "out" / "index.jsonl"))
     assert source.class_names == ("ant", "bee")
     assert source.read(0).data == VideoFile(str(ant / "0.mp4"), FRAMES[0], 25.0)
-    with pytest.raises(BadMedia, match="as the index says"):
+    with pytest.raises(BadMedia, match="according to the index"):
         source.read(3)
 
 
@@ -179,11 +179,11 @@ def test_records_hold_the_videos(videos, tmp_path, capsys):
         names.append(name)
         assert example.label == ("ant", "bee").index(Path(name).parent.name)
         with VideoFile(str(videos / name)).open() as video:
-            wanted = video.frames(range(video.num_frames), short_side=48)
+            expected = video.frames(range(video.num_frames), short_side=48)
             assert example.data.record.fps == video.fps
         found = decode_all(example.data)
-        assert numbers_of(found) == list(range(len(wanted)))
-        error = np.mean((found.astype(float) - wanted) ** 2, axis=(1, 2, 3))
+        assert numbers_of(found) == list(range(len(expected)))
+        error = np.mean((found.astype(float) - expected) ** 2, axis=(1, 2, 3))
         assert (10 * np.log10(255**2 / error) > 25).all()  # PSNR in dB; sharp edges in colour
     order = [f"train/{name}/{number}.mp4" for name in ("ant", "bee") for number in range(3)]
     assert names == order[0::2] + order[1::2]
@@ -264,7 +264,7 @@ def test_the_check_compares_with_the_videos(videos, samples, tmp_path):
     (videos / "train/ant/1.mp4").write_bytes(other)
     problems = record_writer.check_shard(job, 6)
     assert len(problems) == 3
-    assert problems[0].endswith("(train/ant/1.mp4): frame 0 is not that of the video")
+    assert problems[0].endswith("(train/ant/1.mp4): frame 0 differs from the video")
     wrong = job._replace(clips=tuple(clip._replace(label=0) for clip in job.clips))
     problems = record_writer.check_shard(wrong, 6)
     assert sum("label" in problem for problem in problems) == 3
@@ -298,12 +298,12 @@ def test_videos_without_class_folders_have_no_labels(videos, tmp_path):
         (("VIDEOS/nowhere", "OUT"), "nowhere is not a folder; give the folder that holds"),
         (("VIDEOS", "LIST"), "labels.txt is a file; give a folder to write to"),
         (("EMPTY", "OUT"), r"holds no videos \(.mp4"),
-        (("VIDEOS", "OUT", "--shards=2"), "are about --records, which is not given"),
+        (("VIDEOS", "OUT", "--shards=2"), "--split, --shards and --beam need --records"),
         (("VIDEOS", "OUT", "--records", "--quality=101"), "'101' is not a whole number from 1 to"),
         (("VIDEOS", "OUT", "--records", "--split=test"), "no split 'test'; it has train, val"),
-        (("VIDEOS", "OUT", "--records", "--list=LIST"), "labels.txt has 1 wrong lines"),
+        (("VIDEOS", "OUT", "--records", "--list=LIST"), "labels.txt has 1 invalid lines"),
         (("VIDEOS", "OUT", "--records", "--beam"), "pip install apache-beam"),
-        (("VIDEOS", "OTHER"), "index.jsonl is not a list of videos of this program"),
+        (("VIDEOS", "OTHER"), "index.jsonl was not written by input_pipeline.prepare"),
     ],
 )
 def test_wrong_use_is_explained(arguments, words, videos, tmp_path, capsys, monkeypatch):
@@ -312,11 +312,11 @@ def test_wrong_use_is_explained(arguments, words, videos, tmp_path, capsys, monk
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "index.jsonl").write_text('{"name": 1}\n')
     (tmp_path / "labels.txt").write_text("train/ant/0.mp4 7\nwrong\nval/ant/0.mp4 2\n")
-    places = dict(
+    paths = dict(
         VIDEOS=videos, LIST=tmp_path / "labels.txt", OUT=tmp_path / "out", OTHER=tmp_path / "other"
     )
-    places["EMPTY"] = tmp_path / "empty"
-    for name, path in places.items():
+    paths["EMPTY"] = tmp_path / "empty"
+    for name, path in paths.items():
         arguments = [argument.replace(name, str(path)) for argument in arguments]
     with pytest.raises(SystemExit) as caught:
         run(*arguments)
@@ -331,7 +331,7 @@ def test_wrong_use_is_explained(arguments, words, videos, tmp_path, capsys, monk
         ("writer._open", OSError(5, "Input/output error"), r"ant/0\.mp4: OSError: \[Errno 5\]"),
     ],
 )
-def test_a_fault_of_the_disk_is_no_matter_of_the_videos(
+def test_a_disk_error_is_not_blamed_on_the_videos(
     function, error, words, videos, tmp_path, monkeypatch
 ):
     def fail(*_):

@@ -85,7 +85,7 @@ def test_a_clip_in_one_feature_is_named():
     example = tf.train.SequenceExample()
     images = example.feature_lists.feature_list[record_format.IMAGES]
     images.feature.append(feature(b"one", b"two", b"three"))
-    with pytest.raises(WrongSchema, match="holds 3 images, not one; write one feature for each"):
+    with pytest.raises(WrongSchema, match="holds 3 images, not one; write one feature per frame"):
         record_format.find_frames(example.SerializeToString())
 
 

@@ -29,7 +29,7 @@ def test_windows_lie_inside_and_keep_the_ratio():
         assert RATIO[0] - 2 * slack < crop_width / crop_height < RATIO[1] + 2 * slack
 
 
-def test_ratio_is_log_uniform_and_every_place_is_reached():
+def test_ratio_is_log_uniform_and_every_position_is_reached():
     rng = np.random.default_rng(2)
     windows = [crops.random_resized_crop(rng, 1000, 1000, (0.1, 0.1), RATIO) for _ in range(5000)]
     logs = np.log([window.width / window.height for window in windows])
@@ -40,16 +40,16 @@ def test_ratio_is_log_uniform_and_every_place_is_reached():
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "wanted"),
+    ("height", "width", "expected"),
     [
         (30, 400, crops.Window(0, 180, 30, 40)),  # too wide: all of the height, ratio 4/3
         (400, 30, crops.Window(180, 0, 40, 30)),  # too high: all of the width, ratio 3/4
     ],
 )
-def test_falls_back_to_the_largest_centred_window(height, width, wanted):
+def test_falls_back_to_the_largest_centred_window(height, width, expected):
     # Whole area at a ratio that the image does not have: no try can fit.
     rng = np.random.default_rng(0)
-    assert crops.random_resized_crop(rng, height, width, (1.0, 1.0), RATIO) == wanted
+    assert crops.random_resized_crop(rng, height, width, (1.0, 1.0), RATIO) == expected
 
 
 def test_falls_back_to_the_whole_image_if_its_ratio_is_allowed():
@@ -67,7 +67,7 @@ def test_one_pixel_is_a_crop_of_itself():
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "wanted"),
+    ("height", "width", "expected"),
     [
         (375, 500, (256, 341)),
         (500, 375, (341, 256)),
@@ -75,8 +75,8 @@ def test_one_pixel_is_a_crop_of_itself():
         (333, 500, (256, 384)),
     ],
 )
-def test_short_side(height, width, wanted):
-    assert crops.short_side(height, width, 256) == wanted
+def test_short_side(height, width, expected):
+    assert crops.short_side(height, width, 256) == expected
 
 
 def test_centre_rounds_half_pixels_to_even():

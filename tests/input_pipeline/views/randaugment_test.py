@@ -50,8 +50,8 @@ def apply(name: str, pixels: np.ndarray, argument: float) -> np.ndarray:
 def test_arguments(name, low, half, full):
     assert len(OPERATIONS) == 15
     draw = OPERATIONS[name][0]
-    for level, wanted in ((0.0, low), (0.5, half), (1.0, full)):
-        assert draw(POSITIVE, level) == pytest.approx(wanted)
+    for level, expected in ((0.0, low), (0.5, half), (1.0, full)):
+        assert draw(POSITIVE, level) == pytest.approx(expected)
     centre = 1 if name in ("Color", "Contrast", "Brightness", "Sharpness") else 0
     signed = name not in ("Posterize", "Solarize", "SolarizeAdd")
     assert draw(NEGATIVE, 1.0) == pytest.approx(2 * centre - full if signed else full)
@@ -66,7 +66,7 @@ def test_whole_numbers_are_cut_not_rounded():
 def test_tone_operations_by_hand():
     values = np.array([[0, 63, 64, 127, 128, 200, 254, 255]], np.uint8)
     pixels = np.repeat(values[..., None], 3, axis=2)
-    for name, argument, wanted in (
+    for name, argument, expected in (
         ("Invert", 0, 255 - values),
         ("Posterize", 2, values & 0b11000000),
         ("Posterize", 0, values * 0),
@@ -75,7 +75,7 @@ def test_tone_operations_by_hand():
         ("SolarizeAdd", 110, [[110, 173, 174, 237, 128, 200, 254, 255]]),
         ("Brightness", 0.5, values // 2),
     ):
-        assert np.array_equal(apply(name, pixels, argument)[..., 0], wanted), name
+        assert np.array_equal(apply(name, pixels, argument)[..., 0], expected), name
 
 
 def test_contrast_stretching_by_hand():

@@ -13,7 +13,7 @@ def numbers(text: str) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("video_and_clip", "wanted"),  # frames, frames per second, clip, clips
+    ("video_and_clip", "expected"),  # frames, frames per second, clip, clips
     [
         ("300 30 0 1", "118 122 126 130 134 139 143 147 151 155 160 164 168 172 176 181"),
         ("300 30 0 10", "0 4 8 12 16 21 25 29 33 37 42 46 50 54 58 63"),
@@ -24,13 +24,13 @@ def numbers(text: str) -> list[int]:
         ("10 30 3 7", "0 4 8 9 9 9 9 9 9 9 9 9 9 9 9 9"),
     ],
 )
-def test_dense_clips_equal_pyslowfast(video_and_clip, wanted):
+def test_dense_clips_equal_pyslowfast(video_and_clip, expected):
     num_frames, fps, clip, clips = numbers(video_and_clip)
-    assert Dense(16, 4).fixed(clip, clips, num_frames, fps).tolist() == numbers(wanted)
+    assert Dense(16, 4).fixed(clip, clips, num_frames, fps).tolist() == numbers(expected)
 
 
 @pytest.mark.parametrize(
-    ("num_frames", "wanted"),
+    ("num_frames", "expected"),
     [
         (100, "3 9 15 22 28 34 40 46 53 59 65 71 77 83 90 96"),
         (60, "2 5 9 13 16 20 24 28 31 35 39 42 46 50 53 57"),
@@ -40,9 +40,9 @@ def test_dense_clips_equal_pyslowfast(video_and_clip, wanted):
         (1, "0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0"),
     ],
 )
-def test_segments_equal_pyslowfast(num_frames, wanted):
+def test_segments_equal_pyslowfast(num_frames, expected):
     for clip in range(2):
-        assert Segment(16).fixed(clip, 2, num_frames, 12).tolist() == numbers(wanted)
+        assert Segment(16).fixed(clip, 2, num_frames, 12).tolist() == numbers(expected)
 
 
 def test_strided_clips_equal_dmvr():
@@ -50,8 +50,8 @@ def test_strided_clips_equal_dmvr():
     assert [Strided(16, 4).fixed(k, 4, 300, 25)[0] for k in range(4)] == [0, 78, 157, 236]
     assert Strided(32, 2).fixed(0, 1, 250, 25)[0] == 93
     assert Strided(16, 4).fixed(0, 1, 300, 25)[0] == 118
-    wanted = [0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 0, 4, 8, 12, 16, 20]
-    assert Strided(16, 4).fixed(2, 4, 40, 25).tolist() == wanted
+    expected = [0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 0, 4, 8, 12, 16, 20]
+    assert Strided(16, 4).fixed(2, 4, 40, 25).tolist() == expected
 
 
 @given(

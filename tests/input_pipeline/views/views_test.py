@@ -24,14 +24,14 @@ def test_training_crop_equals_pillow_bit_for_bit():
         top, left, height, width = random_resized_crop(
             rng(seed), 120, 170, (0.08, 1.0), (3 / 4, 4 / 3)
         )
-        wanted = image.crop((left, top, left + width, top + height)).resize(
+        expected = image.crop((left, top, left + width, top + height)).resize(
             (56, 56), Image.Resampling.BICUBIC
         )
         clip = view(data, rng(seed))
         assert view.shape == (1, 56, 56, 3)
         assert clip.shape == (1, *view.shape)
         assert clip.dtype == np.uint8
-        assert np.array_equal(clip[0, 0], np.asarray(wanted))
+        assert np.array_equal(clip[0, 0], np.asarray(expected))
 
 
 @pytest.mark.parametrize(("height", "width"), [(75, 100), (101, 70), (30, 30)])
@@ -43,12 +43,12 @@ def test_evaluation_view_equals_pillow(height, width):
     assert size[0] == pytest.approx(width * scale, abs=1)
     resized = image.resize(size, Image.Resampling.BICUBIC)
     left, top = round((size[0] - 32) / 2), round((size[1] - 32) / 2)
-    wanted = np.asarray(resized.crop((left, top, left + 32, top + 32)))
+    expected = np.asarray(resized.crop((left, top, left + 32, top + 32)))
     clip = EvalView(size=32, resize=36)(data, rng())
-    assert np.array_equal(clip, wanted[None, None])
+    assert np.array_equal(clip, expected[None, None])
 
 
-def test_evaluation_resizes_to_eight_sevenths_unless_told():
+def test_evaluation_resizes_to_eight_sevenths_by_default():
     data = encode(picture(2, 300, 400))
     by_default, to_256, to_224 = (
         EvalView(size=224, resize=resize)(data, rng()) for resize in (None, 256, 224)
@@ -79,7 +79,7 @@ def test_bad_bytes_are_bad_media():
 
 
 def test_refuses_to_crop_more_than_it_resized():
-    with pytest.raises(ValueError, match="resize=200 leaves less than the 224 pixels"):
+    with pytest.raises(ValueError, match="resize=200 is less than the 224 pixels"):
         EvalView(size=224, resize=200)
 
 
@@ -119,7 +119,7 @@ def test_only_the_frames_of_the_clip_are_decoded_and_each_once():
     assert video.decoded == [0, 4, 8, 9]
 
 
-def test_repeats_share_frames_unless_told():
+def test_repeats_share_frames_by_default():
     video = FakeVideo(200)
     for seed in range(5):
         clips = TrainView(size=16, frames=4, stride=4, repeats=3)(video, rng(seed))
@@ -147,8 +147,8 @@ def test_resizing_without_antialiasing_equals_torch():
     (clip,) = view(still(pixels), rng())
     y = (np.arange(4) + 0.5) * 6 / 4 - 0.5
     x = (np.arange(4) + 0.5) * 9 / 4 - 0.5
-    wanted = 4 * (9 * y[:, None] + x[None])  # the picture is linear
-    np.testing.assert_allclose(clip[0, :, :, 0], wanted, atol=0.6)
+    expected = 4 * (9 * y[:, None] + x[None])  # the picture is linear
+    np.testing.assert_allclose(clip[0, :, :, 0], expected, atol=0.6)
 
 
 def test_crops_of_evaluation_lie_along_the_longer_side():
