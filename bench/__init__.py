@@ -1,1 +1,1 @@
-"""Our speed beside that of the PyTorch originals; see README.md."""
+"""Benchmarks against the PyTorch originals; see README.md."""

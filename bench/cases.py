@@ -1,4 +1,4 @@
-"""What is measured, in our code. Each case gives a function that runs once, and facts about it."""
+"""The benchmark cases in our code: each returns a function that runs once, and facts about it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def hog_case(batch: int, dtype: str) -> tuple[Once, Facts]:
 def maskfeat_case(
     encoder: str, clip: Size3, tubelet: Size3, masker: Masker, batch: int, dtype: str
 ) -> tuple[Once, Facts]:
-    """A whole step of MaskFeat pre-training, from bytes to the new parameters."""
+    """A whole step of MaskFeat pre-training, from uint8 input to updated parameters."""
     task = maskfeat_task(encoder, clip, tubelet, masker, dtype)
     return pretraining([task], MASKFEAT_RULE, batch)[0]
 
@@ -52,7 +52,7 @@ def maskfeat_case(
 def maskfeat_task(
     encoder: str, clip: Size3, tubelet: Size3, masker: Masker, dtype: str = "float32"
 ) -> Pretrain:
-    """Pre-training as in MaskFeat."""
+    """The pre-training task of MaskFeat."""
     target = Hog(tubelet)
     head = {"dim": target.dim}
     model = create_model("maskfeat", encoder=encoder, head=head, tubelet=tubelet, dtype=dtype)
@@ -60,12 +60,12 @@ def maskfeat_task(
 
 
 def mae_case(encoder: str, batch: int, dtype: str) -> tuple[Once, Facts]:
-    """A whole step of a masked autoencoder that sees a tenth of a clip."""
+    """A whole step of a masked autoencoder with a mask ratio of 90 %."""
     return pretraining([mae_task(encoder, CLIP, 0.9, dtype)], MAE_RULE, batch)[0]
 
 
 def mae_task(encoder: str, clip: Size3, ratio: float, dtype: str) -> Pretrain:
-    """A masked autoencoder as in mae_st; 0 masks a single token, without which there is no loss."""
+    """A masked autoencoder as in mae_st; ratio 0 masks one token, as the loss needs one."""
     grid = token_grid(clip, CLIP_PATCH)
     tokens = math.prod(grid)
     masker = Random(ratio or 0.5 / tokens)
@@ -95,7 +95,7 @@ def task_of(model: nn.Module, clip: Size3, masker: Masker, target: Target) -> Pr
 
 
 def start(task: Pretrain, rule: Rule, batch: int) -> tuple[Any, TrainState, dict[str, jax.Array]]:
-    """Optimiser, the state before the first step, and a batch."""
+    """Optimiser, initial state and a batch."""
     params = jax.jit(task.init)(jax.random.key(0))
     optimizer = rule.optimizer(params, steps_per_epoch=100, epochs=10, batch_size=batch)
     state = jax.jit(functools.partial(TrainState.create, optimizer=optimizer))(params)
@@ -105,7 +105,7 @@ def start(task: Pretrain, rule: Rule, batch: int) -> tuple[Any, TrainState, dict
 
 
 def pretraining(tasks: Sequence[Pretrain], rule: Rule, batch: int) -> list[tuple[Once, Facts]]:
-    """The compiled steps of tasks with the same parameters, which they change in turns."""
+    """Compiled steps of tasks that share one set of parameters, which each step updates."""
     optimizer, state, inputs = start(tasks[0], rule, batch)
 
     def once(step: jax.stages.Compiled) -> Any:

@@ -1,13 +1,13 @@
-"""Is `estimate` right? Its bytes beside those that a real training takes, on this machine's CPU.
+"""Compares the memory that `estimate` predicts with that of real training, on this machine's CPU.
 
     python -m bench.estimate_memory
     python -m bench.estimate_memory maskfeat_vit_in1k:b16=4 mae_vit_kinetics:l16=2
 
-Each recipe runs in a process of its own, on one device, with random clips: estimate, compile, make
-the state, three updates. Estimated is what the state takes by its shapes, and the peak; compiled
-are the arguments of the program and their sum with its temporary space, by `memory_analysis`;
-measured is by how much the resident memory of the process grows, once everything is compiled, until
-the state is there, and at the highest during the updates (`VmHWM` of Linux).
+Each recipe runs in its own process, on one device, with random clips: estimate, compile, create the
+state, three updates. "Estimated" are the size of the state by its shapes, and the peak; "compiled"
+are the size of the program's arguments, and its sum with the temporary memory, by
+`memory_analysis`; "measured" is the growth of the resident memory after compilation, when the state
+exists and at its peak during the updates (`VmHWM` of Linux).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UPDATES = 3
 
 
 def measure(name: str, batch_size: int) -> dict[str, Any]:
-    """Bytes of one recipe: estimated, by the compiler, and of this process."""
+    """Bytes of one recipe: estimated, according to the compiler, and measured in this process."""
     recipe = recipes.load(name).to_dict()
     recipe["run"]["batch_size"] = batch_size
     mesh, _, task, optimizer = build_training(recipe)
@@ -47,9 +47,11 @@ def measure(name: str, batch_size: int) -> dict[str, Any]:
     step = jitted_step(task, optimizer, shapes, mesh)
     inputs = batch_shapes(task, mesh, batch_size)
     compiled = step.lower(shapes, inputs).compile()  # again, from the cache
-    places = jax.tree.map(lambda leaf: leaf.sharding, shapes)
-    fresh = jax.jit(lambda key: TrainState.create(task.init(key), optimizer), out_shardings=places)
-    fresh = fresh.lower(jax.random.key(0)).compile()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+    create = jax.jit(
+        lambda key: TrainState.create(task.init(key), optimizer), out_shardings=shardings
+    )
+    create = create.lower(jax.random.key(0)).compile()
     rng = np.random.default_rng(0)
     batch = {
         key: rng.integers(0, 2, leaf.shape, np.uint8).astype(leaf.dtype)
@@ -57,9 +59,9 @@ def measure(name: str, batch_size: int) -> dict[str, Any]:
     }
     batch["valid"] |= True
     before = resident_bytes()
-    state = jax.block_until_ready(fresh(jax.random.key(0)))
+    state = jax.block_until_ready(create(jax.random.key(0)))
     of_state = resident_bytes() - before
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     for _ in range(UPDATES):
         state, metrics = compiled(state, sharding.to_device(mesh, batch))
     assert np.isfinite(float(metrics["loss"]))
@@ -80,7 +82,7 @@ def measure(name: str, batch_size: int) -> dict[str, Any]:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process, after what is free was given back."""
+    """Resident memory of this process, after returning freed memory to the system."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     return _status("VmRSS")
 
@@ -93,7 +95,7 @@ def _status(field: str) -> int:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown; MiB."""
+    """The rows as a Markdown table, in MiB."""
     sides = ("estimated", "compiled", "measured")
     names = [f"{what}, {side}" for what in ("state", "peak") for side in sides]
     lines = ["| recipe | clips | " + " | ".join(names) + " | estimated / measured |"]
@@ -107,7 +109,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Prints a table, each recipe measured in a process of its own."""
+    """Measures each recipe in its own process and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", help="RECIPE=CLIPS; three recipes by default")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

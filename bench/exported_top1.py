@@ -1,8 +1,8 @@
-"""Exports a fine-tuned classifier of images to timm and counts its hits there and here.
+"""Exports a fine-tuned image classifier to timm and compares the top-1 accuracy there and here.
 
     python -m bench.exported_top1 runs/demo/finetune_0
 
-The folder is loaded by timm itself, strictly, as `local-dir:`. Both see the same pixels: those of
+timm itself loads the folder, strictly, as `local-dir:`. Both models get the same pixels: those of
 the evaluation data of the run, prepared by its `eval_view`.
 """
 
@@ -24,7 +24,7 @@ from maskfeat_jax.sections import call, choose
 
 
 def compare(run: Path, batch_size: int = 250) -> dict[str, Any]:
-    """Top-1 of a run here and in timm, on the data that the run is evaluated on."""
+    """Top-1 of a run here and in timm, on the evaluation data of the run."""
     make_importable("timm")
     import timm
     import torch
@@ -35,7 +35,7 @@ def compare(run: Path, batch_size: int = 250) -> dict[str, Any]:
     furthest = 0.0
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         convert.write(trained, folder, "timm")
-        # Without the weights of timm's own: the folder names the model and holds its weights.
+        # `pretrained` loads the weights of the folder, not timm's own.
         peer = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
         for batch in _batches(trained, batch_size):
             rows = np.asarray(batch["valid"])
@@ -64,7 +64,7 @@ def _batches(trained: convert.Pretrained, batch_size: int) -> Any:
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="work directory of a fine-tuning on images")
     print(json.dumps(compare(parser.parse_args().run), indent=2))

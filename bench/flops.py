@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, and of devices at best."""
+"""Floating-point operations of a training step, and peak performance of devices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from maskfeat_jax.flops import training_flops
 
 __all__ = ["PEAKS", "peak_flops", "training_flops"]
 
-# Dense bf16 products, operations per second, from the makers' data sheets (NVIDIA: half of the
+# Dense bf16 products, operations per second, from the vendors' data sheets (NVIDIA: half of the
 # number "with sparsity"; Google Cloud: "peak compute per chip").
 PEAKS = {
     "NVIDIA H200": 989.4e12,
@@ -20,5 +20,5 @@ PEAKS = {
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Operations per second of a device, None where we do not know it."""
+    """Peak operations per second of a device; None if unknown."""
     return next((peak for name, peak in PEAKS.items() if device_kind.startswith(name)), None)

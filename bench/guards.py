@@ -1,12 +1,12 @@
-"""What the guards of a run cost: time of an update with all of them and without any.
+"""Overhead of the guards of a run: time of an update with all of them and without any.
 
     python -m bench.guards
     python -m bench.guards --encoder=vit_b16 --batch=8 --rounds=20
 
-Both sides run the same network on the same batch in this process, in turns. With guards: loss and
-gradient are checked on the device and an update that is not finite is left out, signals are polled,
-the watchdog is called, fault points are passed, the metrics are kept for the next report. Without:
-the update alone. Then a save is timed, as long as it blocks the loop.
+Both sides run the same network on the same batch in this process, alternating. With guards: loss
+and gradient are checked on the device and a non-finite update is skipped, signals are polled, the
+watchdog is called, fault points are evaluated, the metrics are kept for the next report. Without:
+the update alone. Then the time is measured for which a save blocks the loop.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from maskfeat_jax.masking import Block
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.training.metrics import MetricBuffer
 
-LOG_EVERY = 50  # updates between two reports
+LOG_EVERY = 50  # updates between reports
 
 
 def compiled(encoder: str, batch: int, guarded: bool) -> tuple[Any, TrainState, Any]:
-    """A step of pre-training, the state before it, and a batch."""
+    """A compiled pre-training step, the initial state and a batch."""
     task = maskfeat_task(encoder, IMAGE, IMAGE_PATCH, Block())
     optimizer, state, inputs = start(task, MASKFEAT_RULE, batch)
     step = functools.partial(task.train_step, optimizer=optimizer, accumulate=1)
@@ -53,7 +53,7 @@ def compiled(encoder: str, batch: int, guarded: bool) -> tuple[Any, TrainState, 
 
 
 class Side:
-    """One of the two ways to make updates."""
+    """Updates without guards."""
 
     def __init__(self, step: Any, state: TrainState, batch: Any, clock: Callable[[], float]):
         self.state, self.clock = state, clock
@@ -61,7 +61,7 @@ class Side:
         self._done = 0
 
     def run(self, updates: int) -> float:
-        """Seconds of so many updates."""
+        """Seconds of `updates` updates."""
         start = self.clock()
         for _ in range(updates):
             self.update()
@@ -69,22 +69,22 @@ class Side:
         return self.clock() - start
 
     def update(self) -> dict[str, jax.Array]:
-        """Makes one."""
+        """Makes one update."""
         self.state, metrics = self._step(self.state, self._batch)
         self._done += 1
         return metrics
 
 
 class Guarded(Side):
-    """What `maskfeat_jax.training.loop` does around an update."""
+    """Updates with guards, as in `maskfeat_jax.training.loop`."""
 
-    def __init__(self, *words: Any, agreement: Agreement, watchdog: Watchdog):
-        super().__init__(*words)
+    def __init__(self, *args: Any, agreement: Agreement, watchdog: Watchdog):
+        super().__init__(*args)
         self._agreement, self._watchdog = agreement, watchdog
         self._metrics = MetricBuffer(5, 0.001)
 
     def update(self) -> dict[str, jax.Array]:
-        """Makes one, guarded."""
+        """Makes one update with guards."""
         fault_point("data.wait")
         self._agreement.alone()
         self._agreement.asked()
@@ -100,7 +100,7 @@ class Guarded(Side):
 
 
 def larger(guarded: Any, bare: Any) -> dict[str, float]:
-    """How much more a compiled program does than another: bytes, operations, memory in between."""
+    """Ratios of two compiled programs: bytes accessed, operations, temporary memory."""
     costs = [program.cost_analysis() for program in (guarded, bare)]
     found = {name: costs[0][name] / costs[1][name] for name in ("bytes accessed", "flops")}
     sizes = [program.memory_analysis().temp_size_in_bytes for program in (guarded, bare)]
@@ -108,7 +108,7 @@ def larger(guarded: Any, bare: Any) -> dict[str, float]:
 
 
 def host_seconds(guarded: Guarded, calls: int = 20_000) -> float:
-    """Seconds per update of what the guards do on the host, the update itself left out."""
+    """Seconds per update that the guards take on the host, without the update itself."""
     step, clock = guarded._step, guarded.clock
     guarded._step, guarded.clock = _no_update(guarded), time.thread_time
     try:
@@ -123,7 +123,7 @@ def _no_update(guarded: Guarded) -> Callable[[Any, Any], tuple[Any, Any]]:
 
 
 def saving(state: TrainState, folder: Path, times: int = 5) -> tuple[list[float], list[float]]:
-    """Seconds that saves block the loop, and until they are on the disk."""
+    """Seconds for which saves block the loop, and until they are on disk."""
     blocked, written = [], []
     checkpoints = Checkpoints(folder)
     for step in range(times):
@@ -141,10 +141,10 @@ def main() -> None:
     )
     parser.add_argument("--encoder", default="vit_s16")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=15, help="turns of each side")
-    parser.add_argument("--updates", type=int, default=1, help="in a turn")
+    parser.add_argument("--rounds", type=int, default=15, help="measurements of each side")
+    parser.add_argument("--updates", type=int, default=1, help="updates per measurement")
     parser.add_argument(
-        "--cpu-time", action="store_true", help="of all threads, for a machine that others use too"
+        "--cpu-time", action="store_true", help="CPU time of all threads, for a shared machine"
     )
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args()
@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def report(found: dict[str, Any]) -> str:
-    """A few lines for people."""
+    """The results as text."""
     low, high = found["ratio_95"]
     share = found["host_s"] / found["without_s"]
     more = ", ".join(f"{name} {value - 1:+.4%}" for name, value in found["program"].items())
@@ -191,9 +191,9 @@ def report(found: dict[str, Any]) -> str:
         f"{found['clock']} of an update without guards {1e3 * found['without_s']:.2f} ms, "
         f"with them {1e3 * found['with_s']:.2f} ms: "
         f"x {found['ratio']:.4f} (95 %: {low:.4f} to {high:.4f})\n"
-        f"their work on the host {1e6 * found['host_s']:.0f} us per update, {share:.3%} of it\n"
-        f"the compiled program with them: {more}\n"
-        f"a save blocks {1e3 * found['save_blocks_s']:.0f} ms and is on the disk after "
+        f"host time of the guards {1e6 * found['host_s']:.0f} us per update, {share:.3%} of it\n"
+        f"compiled program with guards: {more}\n"
+        f"a save blocks the loop for {1e3 * found['save_blocks_s']:.0f} ms and is on disk after "
         f"{found['save_s']:.2f} s"
     )
 

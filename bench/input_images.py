@@ -1,10 +1,10 @@
-"""Images per second of our loader, against torch's DataLoader with Pillow where torch is at hand.
+"""Images per second of our loader and, if torch is installed, of torch's DataLoader with Pillow.
 
     python -m bench.input_images [--workers 2] [--images 256] [--repeats 5] [--area 0.5 1.0]
 
-Both read the same JPEG files (made here: 500x375, about 85 KB), draw crops from the same law,
-resize to 224 with antialiased bicubic and yield batches of 64 as uint8. Runs alternate; the ratio
-is that of the medians. Nothing else should run on the machine meanwhile.
+Both read the same JPEG files (generated: 500x375, about 85 KB), draw crops from the same
+distribution, resize to 224 with antialiased bicubic and yield batches of 64 as uint8. Runs
+alternate; the ratio is that of the medians. The machine should be idle otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SIZE, BATCH = 224, 64
 
 
 def make_image(rng: np.random.Generator, height: int = 375, width: int = 500) -> Image.Image:
-    """Gradients, shapes and grain that compress about as badly as a photograph."""
+    """Gradients, shapes and noise that compress about as well as a photograph."""
     coarse = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
     pencil = ImageDraw.Draw(image)
@@ -55,7 +55,7 @@ def make_files(folder: str, count: int) -> list[Path]:
 
 
 def torch_loader(paths: list[Path], workers: int, area: tuple[float, float]):
-    """The usual PyTorch loader: worker processes, Pillow, the crop law of torchvision."""
+    """The usual PyTorch loader: worker processes, Pillow, random crops as in torchvision."""
     import torch
 
     class Images(torch.utils.data.Dataset):
@@ -82,7 +82,7 @@ def torch_loader(paths: list[Path], workers: int, area: tuple[float, float]):
 
 
 def endless(loader) -> Iterator:
-    """Epoch after epoch of a torch loader."""
+    """Repeats a torch loader without end."""
     while True:
         yield from loader
 
@@ -124,14 +124,14 @@ def main() -> None:
             theirs = torch_loader(paths, args.workers, area)
             make["torch"] = lambda: endless(theirs)
         except ImportError:
-            print("torch is not installed: ours alone")
+            print("torch is not installed: only our loader is measured")
         speeds: dict[str, list[float]] = {name: [] for name in make}
         for _ in range(args.repeats):
             for name, batches in make.items():
                 speeds[name].append(measure(batches(), args.steps))
         for name, values in speeds.items():
-            shown = " ".join(f"{value:.0f}" for value in values)
-            print(f"{name:6s} median {statistics.median(values):6.0f} images/s   runs: {shown}")
+            runs = " ".join(f"{value:.0f}" for value in values)
+            print(f"{name:6s} median {statistics.median(values):6.0f} images/s   runs: {runs}")
         if "torch" in speeds:
             ratio = statistics.median(speeds["ours"]) / statistics.median(speeds["torch"])
             print(f"ours / torch: {ratio:.2f}")

@@ -1,14 +1,14 @@
-"""Clips per second that our decoder takes from video files, against PyAV, decord and OpenCV.
+"""Clips per second that our decoder reads from video files, against PyAV, decord and OpenCV.
 
     python -m bench.input_videos [FILE ...] [--workers 2] [--clips 48] [--repeats 5]
                                  [--short-side 224]
 
 A clip is 16 frames of 64 at 30 frames per second, from a random start, as PySlowFast samples
-Kinetics. All read the same clips from the same files (made here if none is given: 10 s, 340x256,
-H.264 as x264 makes it by itself), on as many threads, each decoder on one. "PyAV" is the usual
-loop: seek, decode all up to the last frame, convert those wanted. Runs alternate; ratios are those
-of the medians. Processor time counts all threads; it hardly depends on what else the machine does,
-clips per second do.
+Kinetics. All decoders read the same clips from the same files (generated if none is given: 10 s,
+340x256, H.264 with the defaults of x264), on the same number of threads, each decoder on one.
+"PyAV" is the usual loop: seek, decode all frames up to the last, convert the requested ones. Runs
+alternate; ratios are those of the medians. CPU time is that of all threads; unlike clips per
+second, it hardly depends on other load of the machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Decode = Callable[[str, list[int], int | None], np.ndarray]
 
 
 def make_video(path: Path, seed: int, frames: int = 300, height: int = 256, width: int = 340):
-    """Writes a video of drifting patterns with grain, 10 s, key frames where x264 wants them."""
+    """Writes a video of drifting patterns with noise, 10 s, keyframes as x264 chooses them."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     waves = rng.uniform(-0.12, 0.12, (6, 3)).astype(np.float32)
@@ -65,17 +65,17 @@ def pyav(path: str, indices: list[int], short_side: int | None) -> np.ndarray:
         stream = container.streams.video[0]
         stream.thread_count, stream.thread_type = 1, "NONE"
         ticks = 1 / (stream.average_rate * stream.time_base)
-        wanted = [round(index * ticks) + stream.start_time for index in indices]
-        container.seek(wanted[0], stream=stream)
+        times = [round(index * ticks) + stream.start_time for index in indices]
+        container.seek(times[0], stream=stream)
         options = {}
         if short_side is not None:
             height, width = short_side_of(stream.height, stream.width, short_side)
             options = dict(height=height, width=width, interpolation=Interpolation.BICUBIC)
         frames = []
         for frame in container.decode(stream):
-            if frame.pts in wanted:
+            if frame.pts in times:
                 frames.append(frame.to_ndarray(format="rgb24", **options))
-            if frame.pts >= wanted[-1]:
+            if frame.pts >= times[-1]:
                 return np.stack(frames)
     raise ValueError(f"{path} ends before frame {indices[-1]}")
 
@@ -92,7 +92,7 @@ def decord(path: str, indices: list[int], short_side: int | None) -> np.ndarray:
 
 
 def opencv(path: str, indices: list[int], short_side: int | None) -> np.ndarray:
-    """Jumps to the first frame, then reads on."""
+    """Seeks to the first frame, then reads sequentially."""
     import cv2
 
     video = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
@@ -163,7 +163,7 @@ def main() -> None:
 
 
 def measure(decoders: dict[str, Decode], clips: list, args: argparse.Namespace) -> None:
-    """Runs each decoder over all clips, in turn, and prints medians."""
+    """Runs the decoders over all clips, alternating, and prints medians."""
     speeds: dict[str, list[float]] = {name: [] for name in decoders}
     milliseconds: dict[str, list[float]] = {name: [] for name in decoders}
     with concurrent.futures.ThreadPoolExecutor(args.workers) as pool:
@@ -180,7 +180,7 @@ def measure(decoders: dict[str, Decode], clips: list, args: argparse.Namespace) 
         faster, share = speed["ours"] / speed[name], cost["ours"] / cost[name]
         print(
             f"{name:7s} {speed[name]:5.1f} clips/s (ours is {faster:.2f}x), {cost[name]:5.1f} ms "
-            f"of processor a clip (ours needs {share:.2f}x)   clips/s: {runs}"
+            f"of CPU time per clip (ours needs {share:.2f}x)   clips/s: {runs}"
         )
 
 

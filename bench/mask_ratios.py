@@ -1,11 +1,11 @@
-"""Times a step of our masked autoencoder by the part of the clip that is masked.
+"""Times a step of our masked autoencoder at several mask ratios.
 
     python -m bench.mask_ratios [vit_b16 vit_l16] [--ratios 0 0.5 0.75 0.9]
     python -m bench.mask_ratios vit_l16 --device=gpu --dtype=bfloat16 --batch 32
 
-Clips of 16x224x224, the whole step as in `bench.run mae_b`. The ratios take turns and train the
-same parameters. Printed are the multiply-adds of a clip in its products (`bench/flops.py`), the
-median time, and how many times both are lower than at the first ratio. See README.md.
+Clips of 16x224x224, the whole step as in `bench.run mae_b`. The ratios alternate and train the same
+parameters. The output has the multiply-adds of matrix products per clip (`bench/flops.py`), the
+median time, and the reduction of both relative to the first ratio. See README.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from maskfeat_jax.ops.patches import Size3
 def measure(
     encoder: str, ratios: Sequence[float], clip: Size3, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Times a step at each ratio; the first is what the others are compared with."""
+    """Times a step at each ratio; the others are compared with the first."""
     tasks = [mae_task(encoder, clip, ratio, args.dtype) for ratio in ratios]
     cases = pretraining(tasks, MAE_RULE, args.batch)
     runs = [timed(once, jax.block_until_ready) for once, _ in cases]
@@ -45,7 +45,7 @@ def measure(
 
 
 def table(rows: Sequence[dict[str, Any]], batch: int) -> str:
-    """The rows for people."""
+    """The rows as text."""
     lines = [f"{rows[0]['encoder']}, {rows[0]['framework']}, {rows[0]['device']}, batch {batch}"]
     lines += ["ratio  visible      GMAC  fewer        ms  faster (95 %)"]
     for row in rows:
@@ -59,7 +59,7 @@ def table(rows: Sequence[dict[str, Any]], batch: int) -> str:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -67,8 +67,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ratios", nargs="+", type=float, default=[0, 0.5, 0.75, 0.9])
     parser.add_argument("--batch", type=int, default=1, help="clips")
     device_options(parser)
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each ratio")
-    parser.add_argument("--runs", type=int, help="in a turn (default: 1; 10 on a GPU, TPU)")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each ratio")
+    parser.add_argument(
+        "--runs", type=int, help="steps per measurement (default: 1; 10 on a GPU or TPU)"
+    )
     parser.add_argument("--json", type=Path, help="file for the results")
     args = parser.parse_args(arguments)
     args.runs = args.runs or (1 if args.device == "cpu" else 10)

@@ -1,9 +1,9 @@
-"""Times other ways to write the parts of MViT, forward and backward, on this machine.
+"""Times alternative implementations of operations of MViT, forward and backward, on this machine.
 
     python -m bench.mvit_parts [conv attention] [--device=gpu --dtype=bfloat16] [--batch 8]
 
-The shapes are those of MViT-S on 16x224x224. Forms take turns; printed are the median time, the
-median processor time of all threads (which other programs disturb less) and that of compilation.
+The shapes are those of MViT-S on 16x224x224. Implementations alternate; the output has the median
+time, the median CPU time of all threads (less affected by other programs) and that of compilation.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def shifts(x: Array, kernel: Array, stride: Size3) -> Array:
 
 
 def shifts_of_heads(x: Array, kernel: Array, stride: Size3) -> Array:
-    """The same with an axis for the heads, so that the filter is not repeated."""
+    """`shifts` with an axis for the heads, so that the filter is not repeated."""
     kernel = kernel.astype(x.dtype)
     y = sum(
         shifted.reshape(*shifted.shape[:-1], -1, D) * kernel[tap]
@@ -77,7 +77,7 @@ def shifts_of_heads(x: Array, kernel: Array, stride: Size3) -> Array:
 
 
 def biased(q: Array, k: Array, v: Array, tables: tuple, q_grid: Size3, k_grid: Size3) -> Array:
-    """A bias of each pair of tokens, written out and added to the logits."""
+    """Attention with a materialised bias of each pair of tokens, added to the logits."""
     b, _, heads, d = q.shape
     patches = q[:, 1:].reshape(b, *q_grid, heads, d)
     bias = jnp.zeros((), jnp.promote_types(q.dtype, jnp.float32))
@@ -94,7 +94,7 @@ def biased(q: Array, k: Array, v: Array, tables: tuple, q_grid: Size3, k_grid: S
 def in_chunks(
     size: int, q: Array, k: Array, v: Array, tables: tuple, q_grid: Size3, k_grid: Size3
 ) -> Array:
-    """Some queries after the others, their weights computed again for the gradient."""
+    """Attention in chunks of queries, with weights recomputed for the gradient."""
     long_q, long_k = lengthen(q, k, tables, q_grid, k_grid)
     long_q = jnp.pad(long_q, ((0, 0), (0, -q.shape[1] % size), (0, 0), (0, 0)))
     chunks = jnp.moveaxis(long_q.reshape(len(q), -1, size, *long_q.shape[2:]), 1, 0)
@@ -118,7 +118,7 @@ ATTENTION_FORMS = {
 
 
 def conv_case(case: tuple[int, ...], batch: int, dtype: str) -> tuple[str, tuple, Any]:
-    """What it is, its arrays, and how a form is called with them."""
+    """Title, input arrays, and a wrapper that calls an implementation with them."""
     heads, side, step, count = case
     arrays = normal(dtype, (batch, FRAMES, side, side, heads * D), (3, 3, 3, D))
     title = f"{FRAMES}x{side}x{side}x{heads * D}, stride {step} (x{count})"
@@ -126,7 +126,7 @@ def conv_case(case: tuple[int, ...], batch: int, dtype: str) -> tuple[str, tuple
 
 
 def attention_case(case: tuple[int, ...], batch: int, dtype: str) -> tuple[str, tuple, Any]:
-    """What it is, its arrays, and how a form is called with them."""
+    """Title, input arrays, and a wrapper that calls an implementation with them."""
     heads, side, key_side, count = case
     q_grid, k_grid = (FRAMES, side, side), (FRAMES, key_side, key_side)
     queries, keys = FRAMES * side**2 + 1, FRAMES * key_side**2 + 1
@@ -140,20 +140,20 @@ def attention_case(case: tuple[int, ...], batch: int, dtype: str) -> tuple[str, 
 
 
 def normal(dtype: str, *shapes: Sequence[int]) -> tuple[jax.Array, ...]:
-    """Arrays of normal numbers."""
+    """Arrays of standard normal numbers."""
     rng = np.random.default_rng(0)
     return tuple(jnp.asarray(rng.standard_normal(shape, np.float32), dtype) for shape in shapes)
 
 
 def measure(forms: dict[str, Callable[..., Any]], arrays: tuple, rounds: int) -> None:
-    """Prints the times of each form."""
+    """Prints the times of each implementation."""
     runs, facts, times = {}, {}, {name: [] for name in forms}
     for name, form in forms.items():
         start = time.process_time()
         try:
             runs[name] = jax.jit(form).lower(*arrays).compile()
-        except Exception as error:  # that this device or its memory lacks
-            print(f"  {name:32s} refused: {str(error).splitlines()[0][:60]}")
+        except Exception as error:  # not supported by this device, or out of memory
+            print(f"  {name:32s} failed: {str(error).splitlines()[0][:60]}")
             continue
         facts[name] = time.process_time() - start
         jax.block_until_ready(runs[name](*arrays))
@@ -164,14 +164,14 @@ def measure(forms: dict[str, Callable[..., Any]], arrays: tuple, rounds: int) ->
     for name in runs:
         wall, busy = (1e3 * statistics.median(column) for column in zip(*times[name], strict=True))
         print(
-            f"  {name:32s} {wall:9.2f} ms {busy:9.2f} ms of processors, "
+            f"  {name:32s} {wall:9.2f} ms {busy:9.2f} ms of CPU time, "
             f"compiled in {facts[name]:.1f} s",
             flush=True,
         )
 
 
 def gradient(call: Callable[..., Array]) -> Callable[..., Any]:
-    """Output and all gradients for a cotangent that depends on the output."""
+    """Computes all gradients, with the output as cotangent."""
 
     def run(*arrays: Array) -> Any:
         y, gradients = jax.vjp(call, *arrays)
@@ -182,28 +182,30 @@ def gradient(call: Callable[..., Array]) -> Callable[..., Any]:
 
 def main() -> None:
     """Measures and prints."""
-    parts = {
+    operations = {
         "conv": (CONVS, conv_case, CONV_FORMS),
         "attention": (ATTENTIONS, attention_case, ATTENTION_FORMS),
     }
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", default=list(parts), help=", ".join(parts))
+    parser.add_argument(
+        "operations", nargs="*", default=list(operations), help=", ".join(operations)
+    )
     parser.add_argument("--batch", type=int, default=1)
     device_options(parser)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--skip", nargs="*", default=[], help="forms")
+    parser.add_argument("--skip", nargs="*", default=[], help="implementations to skip")
     args = parser.parse_args()
     jax.config.update("jax_platforms", {"gpu": "cuda"}.get(args.device, args.device))
-    for part in args.parts:
-        cases, prepare, forms = parts[part]
+    for operation in args.operations:
+        cases, prepare, forms = operations[operation]
         for case in cases:
             title, arrays, call = prepare(case, args.batch, args.dtype)
-            print(f"{part}: {title}", flush=True)
+            print(f"{operation}: {title}", flush=True)
             used = {name: call(form) for name, form in forms.items() if name not in args.skip}
             measure({f"{name}, forward": form for name, form in used.items()}, arrays, args.rounds)
-            both = {f"{name}, and backward": gradient(form) for name, form in used.items()}
+            both = {f"{name}, + backward": gradient(form) for name, form in used.items()}
             measure(both, arrays, args.rounds)
 
 

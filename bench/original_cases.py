@@ -1,4 +1,4 @@
-"""The cases of `cases.py` in PySlowFast and mae_st."""
+"""The cases of `cases.py`, implemented with PySlowFast and mae_st."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def maskfeat_case(
     if strong and not config.MVIT.REL_POS_SPATIAL:
         original("slowfast.models.attention").MultiScaleAttention.forward = fused_attention
     model = original("slowfast.models.masked").MaskMViT(config).to(device).train()
-    for layer in model.hogs:  # autocast would mix types in it, and fail
+    for layer in model.hogs:  # fails with the mixed dtypes of autocast
         layer.forward = torch.autocast(device, enabled=False)(layer.forward)
     loss_of = original("slowfast.models.losses").get_loss_func(config.MODEL.LOSS_FUNC)()
     optimizer = _optimizer(model, config, strong)
@@ -87,7 +87,7 @@ def _step(
     device: str,
     strong: bool,
 ) -> tuple[Once, Facts]:
-    """From the loss that `forward` gives to the new parameters."""
+    """A training step, from the loss of `forward` to updated parameters."""
     parameters = list(model.parameters())
     if strong:
         forward = torch.compile(forward)
@@ -105,7 +105,7 @@ def _step(
 
 
 def fused_attention(self: Any, tokens: torch.Tensor, grid: Any) -> tuple[torch.Tensor, Any]:
-    """Attention of PySlowFast's ViT (no pooling, no relative positions) by the fused kernel."""
+    """Attention of PySlowFast's ViT (no pooling, no relative positions) with the fused kernel."""
     b, n, _ = tokens.shape
     q, k, v = self.qkv(tokens).view(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
     mixed = functional.scaled_dot_product_attention(q, k, v)
@@ -113,21 +113,21 @@ def fused_attention(self: Any, tokens: torch.Tensor, grid: Any) -> tuple[torch.T
 
 
 def fused_attention_of_mae(self: Any, tokens: torch.Tensor) -> torch.Tensor:
-    """Attention of mae_st, which has three linear maps, by the fused kernel."""
+    """Attention of mae_st, which has three linear layers, with the fused kernel."""
     maps = (self.q, self.k, self.v)
-    parts = (f(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for f in maps)
-    mixed = functional.scaled_dot_product_attention(*parts)
+    qkv = (f(tokens).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for f in maps)
+    mixed = functional.scaled_dot_product_attention(*qkv)
     return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 def wait(device: str) -> None:
-    """Returns when the device has done its work."""
+    """Waits until the device is idle."""
     if device == "cuda":
         torch.cuda.synchronize()
 
 
 def _optimizer(model: torch.nn.Module, config: Any, strong: bool) -> torch.optim.Optimizer:
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its groups
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints its parameter groups
         optimizer = original("slowfast.models.optimizer").construct_optimizer(model, config)
     if not strong:
         return optimizer

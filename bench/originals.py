@@ -1,17 +1,17 @@
-"""Imports the PyTorch originals from bare checkouts, without what they depend on.
+"""Imports the PyTorch originals from checkouts, without their dependencies.
 
-| variable         | checkout of               | holds                      |
+| variable         | checkout of               | contains                   |
 |------------------|---------------------------|----------------------------|
 | `SLOWFAST_DIR`   | facebookresearch/SlowFast | `slowfast/` and `configs/` |
 | `MAE_ST_DIR`     | facebookresearch/mae_st   | `models_mae.py`, `util/`   |
 | `MAE_DIR`        | facebookresearch/mae      | `models_mae.py`, `util/`   |
 | `MMPRETRAIN_DIR` | open-mmlab/mmpretrain     | `mmpretrain/`              |
 
-`TRANSFORMERS_4_DIR` is not a checkout: a folder into which pip has installed transformers 4
-(`pip install --target`), as another version is among the packages.
+`TRANSFORMERS_4_DIR` is not a checkout but a folder into which pip has installed transformers 4
+(`pip install --target`), as another version is installed in the environment.
 
-Their modules import many packages that the parts used here never call; empty stand-ins take their
-place while a module is imported, and are gone afterwards. The parts of timm are in `timm_parts.py`.
+Their modules import many packages that are never called here; empty stand-ins replace these while a
+module is imported and are removed afterwards. The required classes of timm are in `timm_parts.py`.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ STOOD_IN = {
     "sklearn",
     "tensorboard",
     "torchvision",
-    # Of the originals themselves: logging and other people's models, never on the paths used here.
+    # Modules of the originals: logging and third-party models, not used here.
     "slowfast.models.ptv_model_builder",
     "slowfast.utils.misc",
 }
 
 
-# A file that tells a checkout from any other folder.
+# A file that identifies a checkout.
 KNOWN_BY = {
     "SLOWFAST_DIR": "slowfast/models/masked.py",
     "MAE_ST_DIR": "util/video_vit.py",
@@ -65,7 +65,7 @@ KNOWN_BY = {
 
 
 def available(name: str = "SLOWFAST_DIR") -> bool:
-    """Whether torch is installed and the variable names a checkout, or the package is installed."""
+    """Whether torch and the package are installed, or the variable is set to a checkout."""
     if not importlib.util.find_spec("torch"):
         return False
     if name not in KNOWN_BY:
@@ -75,13 +75,13 @@ def available(name: str = "SLOWFAST_DIR") -> bool:
 
 
 def make_importable(name: str) -> None:
-    """Lets `import` find an original by the name that it has for its users.
+    """Makes an original importable under its usual name.
 
     Args:
       name: of a variable, as for `available`, or of a package.
 
     Raises:
-      ValueError: torch is not installed, or the variable does not name a checkout.
+      ValueError: torch is not installed, or the variable is not set to a checkout.
     """
     let_torchvision_import()
     if name == "SLOWFAST_DIR":
@@ -100,7 +100,7 @@ def make_importable(name: str) -> None:
             importlib.import_module(module)
 
 
-# What is missing from packages of OpenMMLab, or from what they import, and is never called here.
+# Missing modules of OpenMMLab packages, or of their dependencies, that are never called here.
 _UNUSED = {
     "MMPRETRAIN_DIR": ("mmpretrain.models", {"modelindex", "mat4py"}),
     "mmaction": (
@@ -112,9 +112,9 @@ _UNUSED = {
 
 @functools.cache
 def let_torchvision_import() -> Any:
-    """Names for the compiled operators of torchvision, where its wheel has none that load.
+    """Declares the compiled operators of torchvision if those of its wheel cannot be loaded.
 
-    Without them it, and with it timm and transformers, cannot be imported; MViT calls none.
+    Without them torchvision, timm and transformers cannot be imported; MViT calls none.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
@@ -130,7 +130,7 @@ def let_torchvision_import() -> Any:
         library.define(f"_{name}_backward(Tensor a) -> Tensor")
     library.define("deform_conv2d(Tensor a) -> Tensor")
     library.define("_deform_conv2d_backward(Tensor a) -> Tensor")
-    return library  # with it go the names
+    return library  # the declarations exist as long as it does
 
 
 def original(name: str) -> types.ModuleType:
@@ -152,7 +152,7 @@ def mae_st(name: str) -> types.ModuleType:
     Raises:
       ValueError: torch is not installed, or `MAE_ST_DIR` is not a checkout.
     """
-    # Its modules call the checkout `mae_st`; its logging needs much and prints much.
+    # Its modules import the checkout as `mae_st`; its logging has many dependencies.
     return _module("mae_st", _checkout("MAE_ST_DIR"), name, {"mae_st.util.logging"})
 
 
@@ -164,21 +164,21 @@ def mae(name: str) -> types.ModuleType:
     """
     folder = _checkout("MAE_DIR")
     positions = _module("image_mae", folder, "util.pos_embed")
-    # `np.float`, which NumPy 1.24 removed, was the type of Python.
+    # `np.float`, which NumPy 1.24 removed, was an alias of Python's float.
     positions.np = types.SimpleNamespace(**vars(np), float=float)  # type: ignore[attr-defined]
     return _module("image_mae", folder, name, {"util"}, util__pos_embed=_public(positions))
 
 
 def _checkout(variable: str) -> str:
     if not available(variable):
-        raise ValueError(f"needs torch, and {variable}=<a folder that holds {KNOWN_BY[variable]}>")
+        raise ValueError(f"needs torch, and {variable}=<a folder with {KNOWN_BY[variable]}>")
     return os.environ[variable]
 
 
 def _module(
     package: str, folder: str, name: str, stood_in: Set[str] = frozenset(), **contents: Any
 ) -> types.ModuleType:
-    """A module of a folder that is made a package; timm and `stood_in` are stood in."""
+    """A module of a folder imported as a package, with stand-ins for timm and `stood_in`."""
     from bench import timm_parts
 
     if package not in sys.modules:
@@ -195,7 +195,7 @@ def _public(module: types.ModuleType) -> dict[str, Any]:
 
 
 def recipe(path: str, **changes: Any) -> Any:
-    """The settings of a file in `configs/`; `SOLVER__BASE_LR=1` changes `SOLVER.BASE_LR`."""
+    """The settings of a file in `configs/`; `SOLVER__BASE_LR=1` sets `SOLVER.BASE_LR`."""
     import yaml
 
     settings = original("slowfast.config.defaults").get_cfg()
@@ -204,19 +204,19 @@ def recipe(path: str, **changes: Any) -> Any:
     for name, value in {"NUM_GPUS": 0, **changes}.items():
         *sections, key = name.split("__")
         section = settings
-        for part in sections:
-            section = section[part]
+        for outer in sections:
+            section = section[outer]
         section[key] = value
     return settings
 
 
 @contextlib.contextmanager
 def stand_ins(names: set[str], **contents: dict[str, Any]) -> Iterator[None]:
-    """Empty modules in the place of the named ones and all below them, while the block runs.
+    """Replaces modules and their submodules by empty ones while the block runs.
 
     Args:
-      names: dotted names of modules; those already imported are back afterwards.
-      **contents: what is to be found in a module, by its name with `__` for dots.
+      names: dotted names of modules; those already imported are restored afterwards.
+      **contents: attributes of a module, by its name with `__` for dots.
     """
     finder = _Finder(names, {k.replace("__", "."): v for k, v in contents.items()})
     real = {name: sys.modules.pop(name) for name in list(sys.modules) if finder.stands_in(name)}
@@ -231,15 +231,15 @@ def stand_ins(names: set[str], **contents: dict[str, Any]) -> Iterator[None]:
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds stand-ins."""
+    """Import hook that creates stand-ins."""
 
     def __init__(self, names: set[str], contents: dict[str, dict[str, Any]]):
         self.names, self.contents, self.made = names, {**_KNOWN, **contents}, set[str]()
 
     def stands_in(self, fullname: str) -> bool:
-        """Whether the module is a named one, or below one."""
-        parts = fullname.split(".")
-        return any(".".join(parts[: i + 1]) in self.names for i in range(len(parts)))
+        """Whether the module is one of `names` or a submodule of one."""
+        levels = fullname.split(".")
+        return any(".".join(levels[: i + 1]) in self.names for i in range(len(levels)))
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if not self.stands_in(fullname):
@@ -255,7 +255,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 class _StandIn(types.ModuleType):
-    """A module in which every name is `_Anything`."""
+    """A module whose attributes are all `_Anything`."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -264,7 +264,7 @@ class _StandIn(types.ModuleType):
 
 
 class _AnythingType(type):
-    """Gives `_Anything` every attribute."""
+    """Metaclass that returns the class for any attribute."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -273,7 +273,7 @@ class _AnythingType(type):
 
 
 class _Anything(metaclass=_AnythingType):
-    """A class to inherit from, an object to call, a decorator; all without effect."""
+    """Usable as base class, callable or decorator, without effect."""
 
     def __init__(self, *args: Any, **settings: Any):
         pass
@@ -283,7 +283,7 @@ class _Anything(metaclass=_AnythingType):
 
 
 class _Settings(dict):
-    """Nested settings, also read as attributes."""
+    """Nested settings with attribute access."""
 
     def __getattr__(self, name: str) -> Any:
         if name not in self:
@@ -312,7 +312,7 @@ def _literal(value: Any) -> Any:
 
 
 class _Table:
-    """Classes by name."""
+    """Registry of classes by name."""
 
     def __init__(self, name: str):
         self._members: dict[str, Any] = {}

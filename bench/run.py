@@ -4,8 +4,8 @@
     SLOWFAST_DIR=<checkout> python -m bench.run hog vit_b --threads 2 --json times.json
     MAE_ST_DIR=<checkout> python -m bench.run mae_b
 
-Each side runs in a process of its own, and they take turns: only one works at a time. Without
-torch or the checkout that a case needs our code is timed alone. See README.md.
+Each side runs in its own process, and they alternate: only one works at a time. Without torch or
+the checkout that a case needs, only our code is timed. See README.md.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from bench.originals import available
 
 BATCHES = {"hog": 8, "vit_b": 8, "vit_l": 4, "mvit_s": 1, "mvit_l": 1, "mae_b": 1, "mae_l": 1}
 ORIGINALS = {case: "MAE_ST_DIR" if case.startswith("mae") else "SLOWFAST_DIR" for case in BATCHES}
-# glibc hands large blocks back after each use and the page faults then dominate small operators
-# (PyTorch's HOG takes twice as long): both sides keep their memory instead.
+# glibc returns large blocks to the system after each use, and page faults then dominate small
+# operators (PyTorch's HOG takes twice as long): both sides keep freed memory instead.
 MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
@@ -39,7 +39,7 @@ class Worker:
     """A process that runs a case on request."""
 
     def __init__(self, side: str, case: str, args: argparse.Namespace):
-        """Starts it; returns when it is ready to run."""
+        """Starts the process and waits until it is ready to run."""
         command = [sys.executable, "-m", "bench.worker", side, case, f"--batch={args.batch}"]
         command += [f"--dtype={args.dtype}", f"--device={args.device}"]
         command += [f"--threads={args.threads}", *(["--strong"] if args.strong else [])]
@@ -54,7 +54,7 @@ class Worker:
         self.facts = json.loads(self._answer())
 
     def seconds(self, runs: int) -> float:
-        """Time of some runs in a row."""
+        """Time of consecutive runs, in seconds."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{runs}\n")
         self._process.stdin.flush()
@@ -68,12 +68,14 @@ class Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"a worker ended with status {self._process.wait()}; see above")
+            raise RuntimeError(
+                f"a worker process ended with code {self._process.wait()}; see its output above"
+            )
         return line
 
 
 def compare(case: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Times a case on both sides, or on ours alone."""
+    """Times a case on both sides, or only in our code."""
     sides = ["ours", *(["theirs"] if available(ORIGINALS[case]) else [])]
     workers = {side: Worker(side, case, args) for side in sides}
     timed = in_turns([worker.seconds for worker in workers.values()], args.rounds, args.runs)
@@ -93,13 +95,13 @@ def compare(case: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def in_turns(sides: Sequence[Callable[[int], float]], rounds: int, runs: int) -> list[list[float]]:
-    """Seconds per run of each side, which gives the seconds of so many runs."""
+    """Seconds per run of each side; a side maps a number of runs to their total seconds."""
     times: list[list[float]] = [[] for _ in sides]
     order = list(range(len(sides)))
     for _ in range(rounds):
         order.reverse()
         for number in order:
-            sides[number](1)  # caches are full of what another side did
+            sides[number](1)  # warm up: caches contain data of the other side
             times[number].append(sides[number](runs) / runs)
     return times
 
@@ -116,7 +118,7 @@ def interval(above: Sequence[float], below: Sequence[float]) -> tuple[float, flo
 
 
 def report(result: dict[str, Any]) -> str:
-    """A few lines for people."""
+    """The result as text."""
     batch, lines = result["batch"], []
     for side in ("ours", "theirs"):
         if side in result:
@@ -140,13 +142,13 @@ def report(result: dict[str, Any]) -> str:
 
 
 def device_options(parser: argparse.ArgumentParser) -> None:
-    """Adds where it runs, and in which numbers."""
+    """Adds the options for device and dtype."""
     parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -155,10 +157,14 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--batch", type=int, help="images or clips (default: 8; vit_l 4; mvit, mae 1)"
     )
     device_options(parser)
-    parser.add_argument("--threads", type=int, default=0, help="processors; 0 for all (Linux)")
-    parser.add_argument("--strong", action="store_true", help="help PyTorch: see README.md")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each side")
-    parser.add_argument("--runs", type=int, help="in a turn (default: 1; hog 50; 10 on a GPU, TPU)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU cores; 0 for all (Linux)")
+    parser.add_argument(
+        "--strong", action="store_true", help="optimise the PyTorch side, see README.md"
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each side")
+    parser.add_argument(
+        "--runs", type=int, help="steps per measurement (default: 1; hog 50; 10 on a GPU or TPU)"
+    )
     parser.add_argument("--json", type=Path, help="file for the results")
     return parser.parse_args(arguments)
 

@@ -1,7 +1,7 @@
-"""The few parts of timm that the originals of MAE are built from, written anew in PyTorch.
+"""The classes of timm that the originals of MAE need, reimplemented in PyTorch.
 
-Parameters and arguments have timm's names. What the originals never use is not there: nothing is
-dropped.
+Parameters and arguments have timm's names. Features that the originals do not use, such as dropout,
+are not implemented.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def to_2tuple(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 class PatchEmbed(nn.Module):
-    """Tokens of the patches of square images, row by row."""
+    """Patch embedding of square images, tokens in row-major order."""
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int):
         super().__init__()
@@ -33,7 +33,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention; queries, keys and values by one linear map, with bias."""
+    """Self-attention; one linear layer with bias for queries, keys and values."""
 
     def __init__(self, dim: int, num_heads: int):
         super().__init__()
@@ -43,13 +43,13 @@ class Attention(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Attends over the tokens `(b, n, d)`."""
-        parts = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(*parts)
+        qkv = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(*qkv)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
-    """Two linear maps with exact GELU between them."""
+    """Two linear layers with exact GELU between them."""
 
     def __init__(
         self,
@@ -60,13 +60,13 @@ class Mlp(nn.Module):
     ):
         super().__init__()
         if drop:
-            raise ValueError(f"drop={drop} is not 0: nothing is dropped here")
+            raise ValueError(f"drop={drop}: dropout is not implemented, expected 0")
         self.fc1 = nn.Linear(in_features, hidden_features)
         self.act = act_layer()
         self.fc2 = nn.Linear(hidden_features, in_features)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Applies the two maps."""
+        """Applies both layers."""
         return self.fc2(self.act(self.fc1(tokens)))
 
 
@@ -84,13 +84,13 @@ class Block(nn.Module):
     ):
         super().__init__()
         if not qkv_bias or qk_scale is not None:
-            raise ValueError("attention here has biases and divides by the root of a head's width")
+            raise ValueError("expected qkv_bias=True and qk_scale=None, the default scale")
         self.norm1 = norm_layer(dim)
         self.attn = Attention(dim, num_heads)
         self.norm2 = norm_layer(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Attention, then the MLP, each added to what came in."""
+        """Attention, then the MLP, each with a residual connection."""
         tokens = tokens + self.attn(self.norm1(tokens))
         return tokens + self.mlp(self.norm2(tokens))

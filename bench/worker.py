@@ -1,7 +1,7 @@
-"""One side of a comparison: prepares a case, then runs it whenever a line arrives.
+"""One side of a comparison: prepares a case, then runs it for each line of input.
 
 Prints one JSON object with facts about the case when it is ready, then for each line of input (a
-number of runs) the seconds that they took.
+number of runs) their total time in seconds.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any
 
 
 def main() -> None:
-    """Prepares, answers, ends with the input."""
+    """Prepares the case and answers until the end of the input."""
     args = _arguments()
-    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print
+    answers, sys.stdout = sys.stdout, sys.stderr  # libraries print to stdout
     if args.threads:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
     run, facts = (_ours if args.side == "ours" else _theirs)(args)
-    for _ in range(3):  # compile, and let the allocator settle
+    for _ in range(3):  # compilation and warm-up of the allocator
         run(1)
     print(json.dumps(facts), file=answers, flush=True)
     for line in sys.stdin:
@@ -64,7 +64,7 @@ def _theirs(args: argparse.Namespace) -> tuple[Callable[[int], float], dict[str,
 
 
 def timed(once: Callable[[], Any], finish: Callable[[Any], Any]) -> Callable[[int], float]:
-    """Gives the seconds that so many runs in a row take; `finish` waits for the last result."""
+    """A function that times consecutive runs in seconds; `finish` waits for the last result."""
 
     def run(times: int) -> float:
         start = time.perf_counter()

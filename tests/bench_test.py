@@ -48,12 +48,12 @@ def test_unknown_cases_are_refused(capsys):
     assert "hog" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("part", ["conv", "attention"])
-def test_forms_of_the_parts_of_mvit_agree(part):
+@pytest.mark.parametrize("operation", ["conv", "attention"])
+def test_implementations_of_operations_of_mvit_agree(operation):
     prepare, forms, case = {
         "conv": (mvit_parts.conv_case, mvit_parts.CONV_FORMS, (2, 6, 2, 1)),
         "attention": (mvit_parts.attention_case, mvit_parts.ATTENTION_FORMS, (2, 4, 2, 1)),
-    }[part]
+    }[operation]
     _, arrays, call = prepare(case, 1, "float32")
     expected = call(forms["kept"])(*arrays)
     for name, form in forms.items():

@@ -295,7 +295,7 @@ def test_videos_without_class_folders_have_no_labels(videos, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("VIDEOS/nowhere", "OUT"), "nowhere is not a folder; give the folder that holds"),
+        (("VIDEOS/nowhere", "OUT"), "nowhere is not a folder; give the folder of the videos"),
         (("VIDEOS", "LIST"), "labels.txt is a file; give a folder to write to"),
         (("EMPTY", "OUT"), r"holds no videos \(.mp4"),
         (("VIDEOS", "OUT", "--shards=2"), "--split, --shards and --beam need --records"),
