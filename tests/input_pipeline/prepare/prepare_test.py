@@ -350,7 +350,7 @@ def test_another_number_of_files_is_refused(videos, tmp_path, capsys):
     run(videos, tmp_path / "out", "--records", "--shards=2")
     with pytest.raises(SystemExit):
         run(videos, tmp_path / "out", "--records", "--shards=3")
-    assert "another number of files; this one makes 3" in capsys.readouterr().err
+    assert "another conversion; this one writes 3 files" in capsys.readouterr().err
 
 
 def test_worker_processes_survive_a_crash():
