@@ -48,7 +48,7 @@ class TrainView(View):
         inverse uniform between them; then a square of `size` is cropped at random.
       interpolation: "bilinear", "bicubic" or "lanczos".
       antialias: as Pillow resizes; False as torch does by default (original video pipelines).
-      rand_augment: timm's notation, such as "rand-m9-mstd0.5-inc1"; None for none.
+      rand_augment: timm's notation, such as "rand-m9-mstd0.5-inc1", or "none".
       fill: RGB that RandAugment uses for pixels from outside the image.
       augment_first: RandAugment and jitter on whole frames, before the crop (original video
         pipelines), instead of after it (images).
@@ -63,7 +63,7 @@ class TrainView(View):
     scale_jitter: tuple[int, int] | None = None
     interpolation: str = "bicubic"
     antialias: bool = True
-    rand_augment: str | None = None
+    rand_augment: str = "none"
     fill: Fill = MEAN_COLOUR
     augment_first: bool = False
     color_jitter: float = 0.0
@@ -92,7 +92,7 @@ class TrainView(View):
     @functools.cached_property
     def _augmentations(self) -> list[RandAugment | ColorJitter]:
         augmentations: list[RandAugment | ColorJitter] = []
-        if self.rand_augment is not None:
+        if self.rand_augment != "none":
             augmentations.append(RandAugment.parse(self.rand_augment, self.fill))
         if self.color_jitter:
             augmentations.append(ColorJitter(self.color_jitter))

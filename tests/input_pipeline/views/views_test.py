@@ -197,3 +197,7 @@ def test_too_large_videos_are_refused_before_decoding():
     with pytest.raises(BadMedia, match="81x60 pixels"):
         TrainView(size=16, max_pixels=1000)(video, rng())
     assert video.decoded == []
+
+
+def test_rand_augment_can_be_switched_off_by_a_word():
+    assert TrainView(rand_augment="none") == TrainView()
