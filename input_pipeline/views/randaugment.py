@@ -117,7 +117,7 @@ class RandAugment:
           ValueError: any other text, also one without "inc1": only the increasing set of operations
             is implemented.
         """
-        form = 'expected e.g. "rand-m9-n2-mstd0.5-inc1"'
+        form = 'expected e.g. "rand-m9-n2-mstd0.5-inc1", or "none"'
         head, *items = text.split("-")
         if head != "rand":
             raise ValueError(f"rand_augment {text!r} does not start with rand; {form}")
