@@ -1,8 +1,8 @@
-"""Checkpoints of PyTorch, both ways.
+"""Reads and writes PyTorch checkpoints.
 
-`load_torch` reads a file of any known layout, `to_torch` names parameters as a layout does, `load`
-reads whatever there is, `write` writes files that the original programs load. On the command line:
-`python -m maskfeat_jax.convert --help`.
+`load_torch` reads a file of any known layout, `load` also reads checkpoints of this package,
+`to_torch` returns a state dict in a layout, `write` writes files that the original programs load.
+On the command line: `python -m maskfeat_jax.convert --help`.
 """
 
 from maskfeat_jax.checkpoints.pretrained import Pretrained

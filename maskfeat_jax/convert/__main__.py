@@ -1,11 +1,11 @@
 """Converts checkpoints to and from PyTorch.
 
-    python -m maskfeat_jax.convert FILE                        # what is it? nothing is written
+    python -m maskfeat_jax.convert FILE                        # only describe it
     python -m maskfeat_jax.convert FILE OUT                    # to a checkpoint of this package
     python -m maskfeat_jax.convert runs/a OUT --to=timm        # to PyTorch
     python -m maskfeat_jax.convert FILE.pyth OUT --to=timm     # from one layout to another
 
-The model is read from the file. Nothing in a file is ever executed.
+The model is inferred from the tensors. Code in a file is never executed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from maskfeat_jax.transfer import TransferError
 from maskfeat_jax.workdir.workdir import WorkdirError
 
 OURS, STABLEHLO = "maskfeat_jax", "stablehlo"
-# Failures whose message says it all, and the codes of main.py.
+# Errors that are printed without a traceback, and their exit codes, as in main.py.
 EXIT_CODES: dict[type[Exception], int] = {
     convert.ConvertError: 65,
     RecipeError: 78,
@@ -42,7 +42,7 @@ EXIT_CODES: dict[type[Exception], int] = {
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Runs the command line."""
     arguments = parser().parse_args(words)
     try:
         run(arguments)
@@ -60,9 +60,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(description(trained))
     exports = arguments.out is not None and arguments.to in convert.LAYOUTS
     if arguments.verify and trained.report is not None:
-        prove(trained, arguments.source, trained.report.layout)
+        check_original(trained, arguments.source, trained.report.layout)
     elif arguments.verify and not exports:
-        raise convert.ConvertError("--verify: no file of PyTorch is read or written")
+        raise convert.ConvertError("--verify: neither the source nor the result is a PyTorch file")
     if arguments.resize:
         trained = convert.resized(trained, tuple(arguments.resize))
         print(f"resized for clips of {_by(trained.clip)} pixels")
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
         write_stablehlo(trained, arguments.out)
     print(f"written: {', '.join(str(path) for path in sorted(arguments.out.iterdir()))}")
     if arguments.verify and exports:
-        prove(exported.trained, arguments.out, arguments.to)
+        check_original(exported.trained, arguments.out, arguments.to)
 
 
 def write_stablehlo(trained: convert.Pretrained, out: Path) -> None:
@@ -92,18 +92,18 @@ def write_stablehlo(trained: convert.Pretrained, out: Path) -> None:
         write_description(folder, trained, STABLEHLO, [path])
 
 
-def prove(trained: convert.Pretrained, path: Path, layout: str) -> None:
-    """Prints how far ours and the original are apart; ConvertError beyond rounding."""
+def check_original(trained: convert.Pretrained, path: Path, layout: str) -> None:
+    """Prints how much our outputs differ from the original's; ConvertError beyond rounding."""
     verification = verify(trained, path, layout)
     if not verification.agrees:
-        raise convert.ConvertError(f"{path}: ours is not the original; {verification}")
+        raise convert.ConvertError(f"{path}: our outputs differ from the original; {verification}")
     print(f"verified: {verification}")
     if trained.report is not None and trained.report.assumed:
-        print(f"  the original was built with {', '.join(trained.report.assumed)}, as assumed")
+        print(f"  not verified, assumed for both: {', '.join(trained.report.assumed)}")
 
 
 def description(trained: convert.Pretrained) -> str:
-    """What was read, in a few lines."""
+    """A few lines about the model that was read."""
     size = sum(leaf.size for leaf in jax.tree.leaves(trained.params))
     lines = [f"{trained.origin}: {size:,} parameters, clips of {_by(trained.clip)} pixels"]
     for name, section in sections_of(trained.model).items():
@@ -120,7 +120,7 @@ def _by(sizes: Sequence[int]) -> str:
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m maskfeat_jax.convert",
         description=__doc__,
@@ -128,22 +128,22 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     layouts = list(convert.LAYOUTS)
-    add("source", type=Path, help="work directory, one of its steps, or a file of PyTorch")
-    add("out", type=Path, nargs="?", help="folder to make; without it the source is only described")
-    add("--from", dest="layout", choices=layouts, help="layout of the source; default: found out")
+    add("source", type=Path, help="work directory, one of its steps, or a PyTorch file")
+    add("out", type=Path, nargs="?", help="new folder; without it the source is only described")
+    add("--from", dest="layout", choices=layouts, help="layout of the source; default: detected")
     add("--to", choices=[*layouts, OURS, STABLEHLO], default=OURS, help="default: %(default)s")
-    compare = "run the original's own code beside ours on the same input and tell the difference"
+    compare = "run the original code and ours on the same input and print the largest difference"
     add("--verify", action="store_true", help=compare)
     size: dict[str, Any] = {"type": int, "nargs": 3, "metavar": ("FRAMES", "HEIGHT", "WIDTH")}
-    add("--resize", **size, help="interpolate tables of positions for clips of this size")
-    add("--clip", **size, help="what the positions are for now, where the file does not tell")
-    add("--heads", type=int, help="attention heads, where the file does not tell")
-    add("--decoder-heads", type=int, help="of the decoder, likewise")
-    add("--kv-stride", type=int, help="of the first stage of an MViT, likewise")
-    add("--pool", choices=["class", "mean"], help="what a classifier reads, likewise")
-    average = "not the moving average, if there is one"
+    add("--resize", **size, help="interpolate position tables to this clip size")
+    add("--clip", **size, help="clip size of the file, if it does not contain it")
+    add("--heads", type=int, help="attention heads, if the file does not contain them")
+    add("--decoder-heads", type=int, help="the same for the decoder")
+    add("--kv-stride", type=int, help="of the first stage of an MViT")
+    add("--pool", choices=["class", "mean"], help="pooling of a classifier")
+    average = "use the parameters even if the source has their moving average"
     add("--no-ema", dest="ema", action="store_false", help=average)
-    unexpected = "leave out tensors that the model does not have, instead of refusing the file"
+    unexpected = "ignore tensors that the model does not have instead of refusing the file"
     add("--allow-unexpected", action="store_true", help=unexpected)
     return parser
 

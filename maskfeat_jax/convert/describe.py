@@ -1,4 +1,4 @@
-"""Which model the tensors of a file are: its sizes, read from their shapes."""
+"""Infers the model from the shapes of the tensors of a file."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.models.vit import ViT
 from maskfeat_jax.ops.patches import Size3
 
-Shapes = Mapping[Name, tuple[int, ...]]  # of parameters of ours
+Shapes = Mapping[Name, tuple[int, ...]]  # of our parameters
 Fields = dict[str, Any]
 
-KV_STRIDES = (8, 4, 2, 1, 16)  # the published first: where several fit, nothing tells them apart
-MOST_NUMBERS = 50_000_000  # of a table of positions; more is a mistake, or a trick
-GIVE_CLIP = "give the clip (--clip of maskfeat_jax.convert)"
-MASK_RATIOS = {1: 0.75, 2: 0.9}  # of masked autoencoders, by the frames of a tubelet
+KV_STRIDES = (8, 4, 2, 1, 16)  # published ones first: several may fit a file
+MOST_NUMBERS = 50_000_000  # in a position table; more is a mistake or an attack
+GIVE_CLIP = "give the clip size (--clip of maskfeat_jax.convert)"
+MASK_RATIOS = {1: 0.75, 2: 0.9}  # of masked autoencoders, by frames per tubelet
 
 
-class Untold(Exception):
-    """The parameter, given as the only argument, without which the model cannot be told."""
+class Undetermined(Exception):
+    """A parameter that is needed to infer the model is missing; its name is the only argument."""
 
 
 def describe(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Fields, Size3]:
-    """The sections `model` and `head` of a recipe for it, and the clip it is meant for.
+    """The sections `model` and `head` of a recipe, and the clip size, that have these shapes.
 
     Raises:
-      ConvertError: the shapes are of no model.
-      Untold: a parameter is missing.
+      ConvertError: no model has these shapes.
+      Undetermined: a parameter that is needed for this is missing.
     """
     family: Any = MViT if form.encoder == "mvit" else ViT
     fields, clip = (_mvit if family is MViT else _vit)(shapes, form, hints)
@@ -61,14 +61,14 @@ def _vit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
         frames, height, side = hints["clip"]
         return fields, (frames, height, side)
     if fields["positions"] in FIXED:
-        raise ConvertError(f"its positions are in no file; {GIVE_CLIP}")
+        raise ConvertError(f"fixed positions are not stored in files; {GIVE_CLIP}")
     return fields, _clip_of_positions(shapes, tubelet)
 
 
 def _patch(shapes: Shapes) -> tuple[Size3, int]:
     shape = _shape(shapes, ("encoder", "patch_embed", "kernel"))
     if len(shape) != 5 or not all(shape):
-        raise ConvertError(f"the kernel of the patches has the shape {shape}")
+        raise ConvertError(f"the kernel of the patch embedding has shape {shape}, expected 5 axes")
     return (shape[0], shape[1], shape[2]), shape[4]
 
 
@@ -86,49 +86,52 @@ def _usual_heads(width: int, depth: int) -> int:
         if family is ViT and (sizes["width"], sizes["depth"]) == (width, depth):
             return sizes["heads"]
     raise ConvertError(
-        f"a ViT of width {width} and depth {depth} is not a usual one, and its file does not tell "
-        "how many attention heads it has: give heads (--heads of maskfeat_jax.convert)"
+        f"a ViT of width {width} and depth {depth} is not a standard size, and the file does not "
+        "contain its number of attention heads: give heads (--heads of maskfeat_jax.convert)"
     )
 
 
 def _clip_of_positions(shapes: Shapes, tubelet: Size3) -> Size3:
-    """Frames, height and width that the table of positions is for; frames are taken as square."""
+    """Frames, height and width that the position table is for, assuming square frames."""
     t, patch_height, patch_width = tubelet
     if ("encoder", "pos_embed_spatial") in shapes:
-        places = _tokens(shapes, "pos_embed_spatial")
+        per_frame = _tokens(shapes, "pos_embed_spatial")
         frames = _tokens(shapes, "pos_embed_temporal")
     else:
         first = int(("encoder", "cls_token") in shapes)
         tokens = _tokens(shapes, "pos_embed") - first
         frames = _frames(tokens, t)
-        places = tokens // frames
-    side = _root(places)
+        per_frame = tokens // frames
+    side = _root(per_frame)
     if not side:
-        raise ConvertError(f"{places} positions of a frame are no square; {GIVE_CLIP}")
+        raise ConvertError(f"{per_frame} positions per frame are not a square; {GIVE_CLIP}")
     return frames * t, side * patch_height, side * patch_width
 
 
 def _frames(tokens: int, t: int) -> int:
-    """How many frames of tokens a joint table is for: 16 frames of a video, or the only choice."""
+    """Length in time of the token grid of a joint table: of 16 frames, or the only possible one."""
     if t == 1:
         return 1
     square = [n for n in range(1, 65) if tokens % n == 0 and _root(tokens // n)]
     if 16 // t in square:
         return 16 // t
     if len(square) != 1:
-        raise ConvertError(f"{tokens} positions may be of {square} frames of tokens; {GIVE_CLIP}")
+        raise ConvertError(
+            f"{tokens} positions: the length of the token grid in time can be any of {square}; "
+            f"{GIVE_CLIP}"
+        )
     return square[0]
 
 
 def _tokens(shapes: Shapes, name: str) -> int:
     shape = _shape(shapes, ("encoder", name))
     if len(shape) != 3:
-        raise ConvertError(f"the positions have the shape {shape}")
+        raise ConvertError(f"the position table has shape {shape}, expected 3 axes")
     return shape[1]
 
 
 def _root(n: int) -> int:
-    """Its square root, 0 if that is not whole."""
+    """The square root of n, 0 if that is not a whole number."""
     return math.isqrt(n) if math.isqrt(n) ** 2 == n else 0
 
 
@@ -148,7 +151,7 @@ def _mvit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
         "mlp_ratio": _block(shapes, 0, "mlp", "fc1", "kernel")[1] / width,
     }
     if hints.get("heads") not in (None, heads[0]):
-        raise ConvertError(f"heads are said to be {hints['heads']}, the tensors tell {heads[0]}")
+        raise ConvertError(f"heads={hints['heads']}, but the tensors have {heads[0]} heads")
     frames = (_block(shapes, 0, "attn", "rel_pos_t")[0] + 1) // 2 * PATCH[0]
     side = (_block(shapes, 0, "attn", "rel_pos_h")[0] + 1) // 2 * PATCH[1]
     clip = hints.get("clip") or (frames, side, side)
@@ -158,7 +161,7 @@ def _mvit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
 
 
 def _strides(fields: Fields, clip: Size3, tables: list[int], known: int | None) -> Fields:
-    """Where the grid is halved, which the lengths of the tables of relative positions tell."""
+    """Where the grid is halved, inferred from the lengths of the relative position tables."""
     stages = fields["stages"]
     halvings = range(len(stages), -1, -1)
     for kv_stride, halved in itertools.product((known,) if known else KV_STRIDES, halvings):
@@ -168,7 +171,7 @@ def _strides(fields: Fields, clip: Size3, tables: list[int], known: int | None) 
         if [block["rows"][1] for block in blocks] == tables:
             return chosen
     raise ConvertError(
-        f"tables of {tables} relative positions in height are of no MViT with stages at {stages} "
+        f"no MViT with stages at {stages} has {tables} relative positions in height "
         f"for clips of {'x'.join(map(str, clip))}"
     )
 
@@ -203,12 +206,12 @@ def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
 
 
 def _pool(shapes: Shapes, form: Form, hints: Hints) -> str:
-    """A supervised MViT reads the class token."""
-    said = hints.get("pool")
-    if form.pool and said and form.pool != said:
-        raise ConvertError(f"pool is said to be {said!r}, the names are those for {form.pool!r}")
+    """Pooling of a classifier; a supervised MViT reads the class token."""
+    given = hints.get("pool")
+    if form.pool and given and form.pool != given:
+        raise ConvertError(f"pool={given!r}, but the names are those of pool={form.pool!r}")
     supervised = form.encoder == "mvit" and _widens_in_attention(shapes)
-    return form.pool or said or ("class" if supervised else "mean")
+    return form.pool or given or ("class" if supervised else "mean")
 
 
 def _widens_in_attention(shapes: Shapes) -> bool:
@@ -217,10 +220,10 @@ def _widens_in_attention(shapes: Shapes) -> bool:
 
 
 def check_size(clip: Size3, grid: Size3, width: int) -> None:
-    """Raises ConvertError where tables of positions would fill the memory."""
+    """Raises ConvertError if position tables would not fit in memory."""
     if math.prod(grid) * width > MOST_NUMBERS:
         size = "x".join(map(str, clip))
-        raise ConvertError(f"a clip of {size} has {math.prod(grid)} tokens; that is too many")
+        raise ConvertError(f"a clip of {size} has {math.prod(grid)} tokens, which is too many")
 
 
 def _block(shapes: Shapes, number: int, *name: str) -> tuple[int, ...]:
@@ -229,5 +232,5 @@ def _block(shapes: Shapes, number: int, *name: str) -> tuple[int, ...]:
 
 def _shape(shapes: Shapes, name: Name) -> tuple[int, ...]:
     if name not in shapes:
-        raise Untold(name)
+        raise Undetermined(name)
     return shapes[name]

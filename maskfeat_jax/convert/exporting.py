@@ -1,4 +1,4 @@
-"""From a model of ours with its parameters to files of PyTorch."""
+"""Writes models of this package as PyTorch checkpoints."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ State = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Tensors under their names in a layout."""
+    """A model as a state dict in a layout."""
 
-    trained: Pretrained  # the model they hold; of a pre-trained one perhaps the encoder alone
+    trained: Pretrained  # what was exported; of a pre-training model perhaps only the encoder
     form: Form
     state: State
-    left_out: tuple[str, ...]  # what they do not hold, a sentence each
+    left_out: tuple[str, ...]  # what the state dict does not contain, one sentence each
 
 
 def to_torch(params: Params, layout: str, *, pool: str = "mean") -> State:
-    """Parameters under the names, and in the shapes, that a layout has for them.
+    """Converts parameters to a state dict with the names and shapes of a layout.
 
     Args:
       params: of a model of this package, stacked or not.
       layout: key of `LAYOUTS`.
-      pool: what the classifier reads, "mean" or "class"; parameters do not tell.
+      pool: pooling of a classifier, "mean" or "class"; it cannot be inferred from parameters.
 
     Raises:
-      ConvertError: the layout has no names for them.
+      ConvertError: the layout does not support them.
     """
     flat = _flat(params)
     head = _head_of(params)
@@ -65,18 +65,18 @@ def to_torch(params: Params, layout: str, *, pool: str = "mean") -> State:
         except ConvertError as error:
             problems.append(str(error))
     raise ConvertError(
-        f"layout {layout!r} has no form for a {kind} with head {head!r}"
+        f"layout {layout!r} does not support a {kind} with head {head!r}"
         + "".join(f"; {problem}" for problem in problems[:1])
     )
 
 
 def export(trained: Pretrained, layout: str) -> Export:
-    """Tensors of a model in a layout.
+    """Converts a model to a state dict in a layout.
 
-    Where the layout has no form for a model that was pre-trained, its encoder alone is exported.
+    If the layout does not support a pre-training model, only its encoder is exported.
 
     Raises:
-      ConvertError: the layout has no form for it; says what hinders each.
+      ConvertError: the layout does not support the model; lists what it supports.
     """
     problems: list[str] = []
     candidates: list[tuple[Pretrained, tuple[str, ...]]] = [(trained, ())]
@@ -100,11 +100,11 @@ def export(trained: Pretrained, layout: str) -> Export:
 
 
 def write(trained: Pretrained, folder: str | os.PathLike[str], layout: str) -> Export:
-    """Writes a folder with the tensors, what the original needs beside them, and a description.
+    """Writes a new folder: the tensors, other files that the original needs, and a description.
 
     Raises:
       ConvertError: see `export`; or the folder is not empty, or PyTorch is missing.
-      OSError: a file cannot be written; then nothing is left.
+      OSError: a file cannot be written; the folder is removed.
     """
     exported, kind = export(trained, layout), layout_of(layout)
     wrap = kind.wrap
@@ -123,22 +123,22 @@ def write(trained: Pretrained, folder: str | os.PathLike[str], layout: str) -> E
 
 
 def save(trained: Pretrained, folder: str | os.PathLike[str], layout: str) -> None:
-    """Writes a checkpoint of this package, see `save_params`, to a `new_folder`."""
+    """Writes a checkpoint of this package to a new folder, see `save_params`."""
     with new_folder(folder) as made:
         save_params(made, trained, layout)
 
 
 @contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A folder to write to; it gets its name when the block ends well, and goes away otherwise.
+    """Yields a temporary folder, renamed to `path` after the block and removed if it raises.
 
     Raises:
-      ConvertError: something other than an empty folder is there already.
+      ConvertError: the path exists and is not an empty folder.
       OSError: the folder cannot be made.
     """
     path = Path(path)
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
-        raise ConvertError(f"{path} exists already; name a new folder")
+        raise ConvertError(f"{path} already exists; choose a new or an empty folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name[:100]}.{os.getpid()}.tmp")
     temporary.mkdir()
@@ -161,38 +161,38 @@ def _encoder_alone(trained: Pretrained) -> tuple[Pretrained, tuple[str, ...]]:
     pool = "class" if autoencoder and trained.model.encoder.class_tokens else "mean"
     model = Features(trained.model.encoder, pool)
     alone = dataclasses.replace(trained, model=model, params={**kept, "encoder": encoder})
-    return alone, tuple(f"{name} is left out: the layout has no place for it" for name in left)
+    return alone, tuple(f"{name} is left out: the layout has no tensor for it" for name in left)
 
 
 def _export_as(trained: Pretrained, form: Form) -> State:
-    """Tensors of a model in one form; ConvertError if that is for others."""
+    """State dict of a model in one form; ConvertError if the form does not support it."""
     model, encoder = trained.model, trained.model.encoder
     head = sections_of(model)["head"]
     kind = "mvit" if isinstance(encoder, MViT) else "vit"
     if (head["name"], kind) != (form.head, form.encoder):
-        raise ConvertError(f"there is a form for {form.head} on {form.encoder}")
+        raise ConvertError(f"it supports {form.head} on {form.encoder}")
     if head["name"] != "features" and form.pool not in (None, head.get("pool")):
-        raise ConvertError(f"there is a form for {form.head} with pool={form.pool!r}")
+        raise ConvertError(f"it supports {form.head} with pool={form.pool!r}")
     for name, value in form.encoder_fields.items():
         if getattr(encoder, name) != value:
-            raise ConvertError(f"there is a form for encoders with {name}={value!r}")
+            raise ConvertError(f"it supports encoders with {name}={value!r}")
     for name, value in form.fields.items():
         value = value(model.width) if callable(value) else value
         free = name == "heads" and not callable(form.fields[name])  # an argument of the original
         if getattr(model, name) != value and not free:
-            raise ConvertError(f"there is a form for {form.head} with {name}={value!r}")
+            raise ConvertError(f"it supports {form.head} with {name}={value!r}")
     if form.images and (trained.clip[0] != 1 or encoder.tubelet[0] != 1):
-        raise ConvertError(f"there is a form for {form.head} of images")
+        raise ConvertError(f"it supports {form.head} of images")
     if encoder.tubelet[1] != encoder.tubelet[2]:
-        raise ConvertError("there are forms for square patches")
+        raise ConvertError("it supports square patches")
     if form.square and trained.clip[1] != trained.clip[2]:
-        raise ConvertError(f"there is a form for {form.head} of squares")
+        raise ConvertError(f"it supports {form.head} of square clips")
     flat = _flat(trained.params)
     for path, array in flat.items():
         rule = rule_of(form.table, path)
         in_no_file = rule is not None and not rule.theirs
         if in_no_file and not np.array_equal(array, computed(model, trained.clip, path[0])):
-            raise ConvertError(f"{'/'.join(path)} is not what the original computes")
+            raise ConvertError(f"{'/'.join(path)} is not the table that the original computes")
     state = _state(flat, form)
     if trained.recipe.get("target", {}).get("name", "hog") != "hog":  # the extras are of HOG
         state = {name: tensor for name, tensor in state.items() if name not in form.extras}
@@ -206,20 +206,20 @@ def _state(flat: dict[Name, np.ndarray], form: Form) -> State:
     for name, array in flat.items():
         rule = rule_of(rows, name)
         if rule is None:
-            raise ConvertError(f"there is no place for {'/'.join(name)}")
+            raise ConvertError(f"it has no tensor for {'/'.join(name)}")
         if not rule.theirs:
             continue
-        parts = rule.to_torch(name[-1], array)
-        for theirs, part in zip(rule.names(name[-1]), parts, strict=True):
+        tensors = rule.to_torch(name[-1], array)
+        for theirs, tensor in zip(rule.names(name[-1]), tensors, strict=True):
             if theirs is not None:
-                state[theirs] = part
-            elif len(parts) == 1 and part.any():
-                raise ConvertError(f"{'/'.join(name)} is not zero, and the original has no bias")
+                state[theirs] = tensor
+            elif len(tensors) == 1 and tensor.any():
+                raise ConvertError(f"{'/'.join(name)} is not zero, but the original has no bias")
     return state | {name: np.array(value) for name, value in form.extras.items()}
 
 
 def _dropped(trained: Pretrained, form: Form) -> list[str]:
-    """Biases of keys that the form has no place for."""
+    """A sentence about biases of the keys, if the form has no tensors for them."""
     for name, array in _flat(trained.params).items():
         rule = rule_of(form.table, name)
         if rule and name[-1] == "bias" and rule.biases and len(rule.theirs) == 3:

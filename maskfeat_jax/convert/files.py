@@ -1,8 +1,8 @@
-"""Reading and writing files of tensors without running anything that is in them.
+"""Reads and writes files of tensors without running code in them.
 
-safetensors holds no code. What `torch.save` wrote is a pickle: it is read by
-`torch.load(weights_only=True)` alone, with `argparse.Namespace` allowed, in which the training
-programs of timm, MAE and mae_st keep their arguments. There is no other way to load one.
+safetensors files contain no code. Files of `torch.save` are pickles: only
+`torch.load(weights_only=True)` reads them, with `argparse.Namespace` allowed, in which the training
+programs of timm, MAE and mae_st store their arguments.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ from maskfeat_jax.checkpoints import pretrained
 from maskfeat_jax.files import replacing
 
 SAFETENSORS = ".safetensors"
-TORCH_VERSION = (2, 10)  # before it, weights_only=True had holes
-# What training programs wrap tensors in: moving averages, where they are apart, and the rest.
+TORCH_VERSION = (2, 10)  # weights_only=True is not safe in older ones
+# Keys of the state dict in checkpoints of training programs: moving averages, and parameters.
 AVERAGES = ("state_dict_ema", "model_ema")
 WRAPPERS = ("state_dict", "model", "model_state", "module")
-SWAPPED = "ema_state_dict"  # OpenMMLab's: where it is, `state_dict` holds the averages
+SWAPPED = "ema_state_dict"  # OpenMMLab: with this key, `state_dict` holds the averages
 PREFIXES = ("module.", "_orig_mod.")
-BESIDE = ("config.json", "preprocessor_config.json", pretrained.FILE)
+DOCUMENTS = ("config.json", "preprocessor_config.json", pretrained.FILE)
 _MOST_JSON = 10_000_000  # bytes
 
 
 class ConvertError(ValueError):
-    """A file cannot be read, or does not hold what is wanted; says why and what to do."""
+    """A file cannot be read or converted; says why and what to do."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor of a file that may not have been read yet."""
+    """A tensor of a file, read on demand."""
 
     shape: tuple[int, ...]
-    dtype: str  # its name in the file
+    dtype: str  # as the file names it
     read: Callable[[], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What is in a file."""
+    """The contents of a file."""
 
     path: Path
     tensors: Mapping[str, Tensor]
-    found: tuple[str, ...]  # sentences about what else there is: wrapper, optimiser, averages
-    wrapper: Mapping[str, Any]  # entries around the tensors: settings, numbers of epochs
-    documents: Mapping[str, Any]  # JSON files beside it, by name
+    found: tuple[str, ...]  # sentences about other entries: wrapper, optimiser, averages
+    wrapper: Mapping[str, Any]  # entries next to the state dict: settings, epoch
+    documents: Mapping[str, Any]  # JSON files in the same folder, by name
 
 
 def read(path: str | os.PathLike[str], *, ema: bool = True) -> Contents:
-    """What is in a file of tensors, or in the one of a folder.
+    """Reads a file of tensors, or the one in a folder.
 
     Args:
       path: a `.safetensors` file, one that `torch.save` wrote, or a folder with `model.safetensors`
@@ -73,10 +73,10 @@ def read(path: str | os.PathLike[str], *, ema: bool = True) -> Contents:
       ema: take the moving average of the parameters where the file has one.
 
     Raises:
-      ConvertError: it cannot be read without running code, is damaged, or holds no tensors.
+      ConvertError: the file cannot be read without running code, is damaged, or has no tensors.
     """
     path = _file_of(Path(path))
-    documents = {name: _document(path.parent / name) for name in BESIDE}
+    documents = {name: _document(path.parent / name) for name in DOCUMENTS}
     documents = {name: document for name, document in documents.items() if document}
     with path.open("rb") as file:
         start = file.read(9)
@@ -93,17 +93,17 @@ def read(path: str | os.PathLike[str], *, ema: bool = True) -> Contents:
     if not tensors:
         entries = ", ".join(map(repr, list(saved)[:10]))
         raise ConvertError(
-            f"{path} holds no tensors by name; it has {entries or 'nothing'}, and they are looked "
-            f"for in {', '.join((*AVERAGES, *WRAPPERS))}"
+            f"{path} has no tensors; its keys are {entries or 'none'}, expected tensors or one of "
+            f"{', '.join((*AVERAGES, *WRAPPERS))}"
         )
     size = sum(math.prod(t.shape) * 2 for t in tensors.values())  # of the smallest floats
     if size > 2 * path.stat().st_size:
-        raise ConvertError(f"{path}: its tensors share their numbers to seem larger; refused")
+        raise ConvertError(f"{path}: its tensors overlap and are larger than the file; refused")
     return Contents(path, tensors, tuple(found), wrapper, documents)
 
 
 def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Names without what training wraps around a model, and the prefix that was there."""
+    """Tensors without the prefixes that training adds to all names, and the removed prefix."""
     names, prefix = dict(tensors), ""
     while found := [p for p in PREFIXES if names and all(name.startswith(p) for name in names)]:
         prefix += found[0]
@@ -112,14 +112,14 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def write(path: Path, state: Mapping[str, np.ndarray], wrap: Callable | None) -> None:
-    """Writes a `.safetensors` file, or what `torch.load` reads, with something wrapped around."""
+    """Writes a `.safetensors` file, or a file of `torch.save` with what `wrap` returns."""
     state = {name: np.asarray(array, order="C") for name, array in state.items()}
     with replacing(path) as temporary:
         if path.suffix == SAFETENSORS:
-            temporary.touch()  # with the usual rights, which its own writing would not give
-            rights = temporary.stat().st_mode
+            temporary.touch()  # with the default permissions, which save_file does not give
+            mode = temporary.stat().st_mode
             save_file(state, temporary, metadata={"format": "pt"})
-            temporary.chmod(rights)
+            temporary.chmod(mode)
         else:
             torch = require_torch(f"to write {path.name}")
             tensors = {name: torch.from_numpy(array.copy()) for name, array in state.items()}
@@ -127,7 +127,7 @@ def write(path: Path, state: Mapping[str, np.ndarray], wrap: Callable | None) ->
 
 
 def require_torch(purpose: str) -> ModuleType:
-    """PyTorch; ConvertError if it is not installed, or too old to be safe."""
+    """Imports PyTorch; ConvertError if it is not installed, or too old to be safe."""
     try:
         import torch
     except ImportError as error:
@@ -165,7 +165,7 @@ def _file_of(path: Path) -> Path:
 
 
 def _document(path: Path) -> Any:
-    """A small JSON file, None where there is none or it is something else."""
+    """The object in a small JSON file, None if there is no such file."""
     if not path.is_file() or path.stat().st_size > _MOST_JSON:
         return None
     try:
@@ -176,15 +176,15 @@ def _document(path: Path) -> Any:
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
-    """The header is checked by the library: lengths, overlaps, holes, at most 100 MB."""
+    """The library checks the header: lengths, overlaps, gaps, at most 100 MB."""
     tensors = {}
     try:
         file = safetensors.safe_open(path, "np")  # its header is long: read once, not per tensor
         for name in file.keys():  # noqa: SIM118
-            part, read = file.get_slice(name), functools.partial(file.get_tensor, name)
-            tensors[name] = Tensor(tuple(part.get_shape()), str(part.get_dtype()), read)
+            entry, read = file.get_slice(name), functools.partial(file.get_tensor, name)
+            tensors[name] = Tensor(tuple(entry.get_shape()), str(entry.get_dtype()), read)
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise ConvertError(f"{path} is not a sound safetensors file: {error}") from error
+        raise ConvertError(f"{path} is not a valid safetensors file: {error}") from error
     return tensors
 
 
@@ -203,11 +203,11 @@ def _load(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuses what could take more memory than the file is long, or is no archive."""
+    """Refuses files that are no archive, or could take more memory than their length."""
     if not zipfile.is_zipfile(path):
         raise ConvertError(
             f"{path} is neither safetensors nor an archive of torch.save (1.6 or newer). If it was "
-            "saved by an older one, and you trust it, save it again: "
+            "saved by an older version, and you trust it, save it again: "
             "torch.save(torch.load(file, weights_only=True), other)"
         )
     try:
@@ -219,7 +219,7 @@ def _check_archive(path: Path) -> None:
             if total > path.stat().st_size:
                 raise ConvertError(f"{path} is shorter than the {total} bytes that it lists")
             if damaged := archive.testzip():  # torch.load does not look at the checksums
-                raise ConvertError(f"{path} is damaged: {damaged} does not fit its checksum")
+                raise ConvertError(f"{path} is damaged: {damaged} does not match its checksum")
     except ConvertError:
         raise
     except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError) as error:
@@ -236,10 +236,10 @@ def _refusal(torch: ModuleType, path: Path, error: Exception) -> str:
     hint = "Ask for the weights as safetensors."
     if any(name.startswith("mmengine.") for name in names):
         hint = (
-            "OpenMMLab keeps its log in the file; if you trust it, or in a sandbox, save "
-            "{'state_dict': torch.load(file, weights_only=False)['state_dict']} to another one."
+            "OpenMMLab stores its log in the file; if you trust it, or in a sandbox, save "
+            "{'state_dict': torch.load(file, weights_only=False)['state_dict']} to another file."
         )
-    what = f"names {listed}" if listed else _first_line(error)
+    what = f"it refers to {listed}" if listed else _first_line(error)
     return f"{path} holds more than tensors and plain values: {what}. Nothing in it was run. {hint}"
 
 
@@ -276,7 +276,7 @@ def _unwrap(
         tensors.pop("steps", None)  # how many were averaged
     left = [str(k) for k in inner if k not in tensors]
     if left:
-        found.append(f"no tensors, not read: {', '.join(ascii(k[:50]) for k in left[:5])}")
+        found.append(f"not tensors, not read: {', '.join(ascii(k[:50]) for k in left[:5])}")
     return {str(k): v for k, v in tensors.items()}, {str(k): v for k, v in others.items()}
 
 

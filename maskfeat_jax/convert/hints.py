@@ -1,4 +1,4 @@
-"""What is known of the model of a file besides its tensors: given, or told by what lies beside."""
+"""Settings that cannot be inferred from tensors: given, or stored next to them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _clip(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 3 and all(map(_positive, value))
 
 
-def _part(value: Any) -> bool:
+def _fraction(value: Any) -> bool:
     return isinstance(value, float | int) and bool(0 <= value < 1)
 
 
@@ -40,29 +40,29 @@ def _colours(value: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Hint:
-    """One thing that may be known."""
+    """A setting that may be given or stored."""
 
-    what: str  # for people
+    what: str  # description for messages
     valid: Callable[[Any], bool]
-    given: bool = True  # as an argument, too, not only by what lies beside
+    given: bool = True  # whether it is an argument, too, not only stored
 
 
 HINTS: dict[str, Hint] = {
-    "heads": Hint("attention heads of the encoder, of the first stage of an MViT", _positive),
+    "heads": Hint("attention heads of the encoder; of the first stage for an MViT", _positive),
     "decoder_heads": Hint("attention heads of the decoder", _positive),
-    "pool": Hint(f"what a classifier reads: {' or '.join(POOLS)}", lambda value: value in POOLS),
-    "clip": Hint("frames, height and width that the positions of the file are for", _clip),
-    "kv_stride": Hint("of an MViT, in its first stage", _positive),
-    "mask_ratio": Hint("part of the tokens that a masked autoencoder hides", _part),
+    "pool": Hint(f"pooling of a classifier: {' or '.join(POOLS)}", lambda value: value in POOLS),
+    "clip": Hint("frames, height and width, for which the file has positions", _clip),
+    "kv_stride": Hint("stride of keys and values in the first stage of an MViT", _positive),
+    "mask_ratio": Hint("fraction of masked tokens, from 0 to below 1", _fraction),
     "normalise": Hint("mean and standard deviation of the pixels, from 0 to 1", _colours),
     "epsilon": Hint("of the layer norms", lambda value: isinstance(value, float | int), False),
-    "view": Hint("how a picture is cut: `eval_view`", lambda value: isinstance(value, dict), False),
-    "class_names": Hint("of the classes", lambda value: isinstance(value, tuple), False),
+    "view": Hint("resize and crop, as `eval_view`", lambda value: isinstance(value, dict), False),
+    "class_names": Hint("names of the classes", lambda value: isinstance(value, tuple), False),
 }
 
 
 def check_given(hints: Hints) -> dict[str, Any]:
-    """Those that are not None; TypeError if there is no such hint, ConvertError if it cannot be."""
+    """Those that are not None; TypeError if one is unknown, ConvertError if a value is invalid."""
     free = [name for name, hint in HINTS.items() if hint.given]
     for name in hints:
         if name not in free:
@@ -70,15 +70,15 @@ def check_given(hints: Hints) -> dict[str, Any]:
     return _checked({name: value for name, value in hints.items() if value is not None}, "given")
 
 
-def told(read: Callable[[], dict[str, Any]], where: str) -> dict[str, Any]:
-    """What a layout reads beside tensors; ConvertError, naming the file, if it cannot be."""
+def stored(read: Callable[[], dict[str, Any]], where: str) -> dict[str, Any]:
+    """Settings stored next to tensors; ConvertError, naming the file, if one is invalid."""
     try:
         found = read()
     except ConvertError as error:
         raise ConvertError(f"{where}: {error}") from error
     except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ConvertError(
-            f"{where}: what lies beside the tensors cannot be understood ({error!r})"
+            f"{where}: settings stored next to the tensors cannot be read ({error!r})"
         ) from error
     return _checked(found, where)
 
@@ -86,5 +86,5 @@ def told(read: Callable[[], dict[str, Any]], where: str) -> dict[str, Any]:
 def _checked(hints: dict[str, Any], where: str) -> dict[str, Any]:
     for name, value in hints.items():
         if not HINTS[name].valid(value):
-            raise ConvertError(f"{where}: {name} {value!r} cannot be: {HINTS[name].what}")
+            raise ConvertError(f"{where}: invalid {name} {value!r}; expected {HINTS[name].what}")
     return hints

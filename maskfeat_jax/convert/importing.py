@@ -1,4 +1,4 @@
-"""From a PyTorch file to a model of ours with its parameters."""
+"""Reads PyTorch files as models of this package."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from maskfeat_jax.checkpoints.trees import Name, named_leaves, nest
 from maskfeat_jax.convert import files
 from maskfeat_jax.convert.describe import check_size
 from maskfeat_jax.convert.files import Contents, ConvertError, Tensor
-from maskfeat_jax.convert.hints import Hints, check_given, told
+from maskfeat_jax.convert.hints import Hints, check_given, stored
 from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
-from maskfeat_jax.convert.source import Report, Source, find_form, told_sections
+from maskfeat_jax.convert.source import Report, Source, find_form, infer_sections
 from maskfeat_jax.models import MAE, Classifier, MaskFeat
 from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.ops.patches import Size3
@@ -40,15 +40,15 @@ def load(
     """A model with its parameters, from a checkpoint of this package or of PyTorch.
 
     Args:
-      path: of a work directory, one of its steps, an imported checkpoint, or a PyTorch file.
+      path: a work directory, one of its steps, an imported checkpoint, or a PyTorch file.
       layout: see `load_torch`.
-      resize: likewise.
-      ema: take the moving average of the parameters where there is one.
-      **arguments: of `load_torch`, for a PyTorch file alone.
+      resize: see `load_torch`.
+      ema: take the moving average of the parameters if there is one.
+      **arguments: of `load_torch`, only for a PyTorch file.
 
     Raises:
-      CheckpointError, WorkdirError, RecipeError: a checkpoint of ours cannot be read.
-      ConvertError: a PyTorch file cannot be read, or nothing is there.
+      CheckpointError, WorkdirError, RecipeError: a checkpoint of this package cannot be read.
+      ConvertError: a PyTorch file cannot be read, or the path does not exist.
     """
     if str(path).partition(":")[0].endswith(".py"):
         raise ConvertError(
@@ -59,8 +59,8 @@ def load(
     arguments = {"layout": layout, **arguments}
     if needless := [name for name, value in arguments.items() if value not in (None, False)]:
         raise ConvertError(
-            f"{path} is a checkpoint of this package, which tells all about itself; "
-            f"{', '.join(needless)}: only for files of PyTorch"
+            f"{path} is a checkpoint of this package, which contains all settings; "
+            f"{', '.join(needless)}: only for PyTorch files"
         )
     try:
         trained = pretrained.load_pretrained(path, ema=ema)
@@ -78,31 +78,31 @@ def load_torch(
     allow_unexpected: bool = False,
     **hints: Any,
 ) -> Pretrained:
-    """Reads a PyTorch checkpoint: the model is told from the file.
+    """Reads a PyTorch checkpoint and infers the model from it.
 
     Args:
-      path: of a `.safetensors` file, of what `torch.save` wrote, or of a folder with either.
-      layout: key of `LAYOUTS`; None to find it out.
-      resize: frames, height and width that the model is wanted for, if not those of the file:
-        tables of positions are interpolated, see `transfer`.
-      ema: take the moving average of the parameters where the file has one.
-      allow_unexpected: leave tensors out that the model does not have, instead of refusing.
-      **hints: see `HINTS`; they count more than what lies beside the file.
+      path: a `.safetensors` file, one that `torch.save` wrote, or a folder with either.
+      layout: key of `LAYOUTS`; None to detect it.
+      resize: frames, height and width to interpolate position tables to, if not those of the
+        file; see `transfer`.
+      ema: take the moving average of the parameters if the file has one.
+      allow_unexpected: ignore tensors that the model does not have instead of refusing the file.
+      **hints: see `HINTS`; they override settings stored in or next to the file.
 
     Raises:
-      ConvertError: the file cannot be read without running code; or it does not hold one of the
-        models of the layout, with a report of all that is missing, unexpected or wrong.
+      ConvertError: the file cannot be read without running code; or it does not fit a model
+        of the layout; reports all tensors that are missing, unexpected or wrong.
     """
     given = check_given(hints)
     contents = files.read(path, ema=ema)
     tensors, prefix = files.without_prefixes(contents.tensors)
     sentences = [*contents.found, *([f"prefix {prefix!r} of all names"] if prefix else [])]
     source = find_form(tensors, layout)
-    beside = told(
+    settings = stored(
         lambda: source.layout.hints(contents.wrapper, contents.documents), str(contents.path)
     )
     known = about(contents)
-    trained, report = _build(source, beside, given, contents, known)
+    trained, report = _build(source, settings, given, contents, known)
     report = dataclasses.replace(report, found=(*sentences, *report.found))
     if not (report.fits or (allow_unexpected and not report.missing and not report.wrong)):
         raise ConvertError(f"{path} does not fit: {report}")
@@ -111,7 +111,7 @@ def load_torch(
 
 
 def about(contents: Contents) -> Mapping[str, Any] | None:
-    """The description that this package wrote beside a file, if it is of this very file."""
+    """The description that this package wrote next to a file, if its SHA-256 is of this file."""
     document = contents.documents.get(pretrained.FILE)
     if not isinstance(document, dict) or document.get("format") != pretrained.FORMAT:
         return None
@@ -119,14 +119,14 @@ def about(contents: Contents) -> Mapping[str, Any] | None:
     if not isinstance(head, dict) or "name" not in head:
         return None
     sums = document.get("sha256")
-    stored = sums.get(contents.path.name) if isinstance(sums, dict) else None
-    return document if stored == manifest.sha256(contents.path) else None
+    digest = sums.get(contents.path.name) if isinstance(sums, dict) else None
+    return document if digest == manifest.sha256(contents.path) else None
 
 
 def resized(trained: Pretrained, clip: Size3) -> Pretrained:
-    """The same for clips of another size, with ConvertError if it fits none; blocks not stacked."""
+    """The model for another clip size, blocks not stacked; ConvertError if it cannot have it."""
     if min(clip) < 1:
-        raise ConvertError(f"a clip of {clip} is empty")
+        raise ConvertError(f"clip size {clip}: expected positive numbers")
     model = trained.model.clone(encoder=trained.model.encoder.clone(scan=False))
     try:
         grids = [model.encoder.grid(size) for size in (trained.clip, clip)]
@@ -139,40 +139,40 @@ def resized(trained: Pretrained, clip: Size3) -> Pretrained:
     params = transfer(
         shapes_of(model, clip), trained.params, parts=tuple(trained.params), grids=tuple(grids)
     )
-    for part in ("encoder", "decoder"):
-        if part in params and "pos_embed" in params[part] and _kind_of(model, part) in FIXED:
-            params[part]["pos_embed"] = computed(model, clip, part)
+    for module in ("encoder", "decoder"):
+        if module in params and "pos_embed" in params[module] and _kind_of(model, module) in FIXED:
+            params[module]["pos_embed"] = computed(model, clip, module)
     return dataclasses.replace(trained, model=model, params=params, clip=clip)
 
 
 def _build(
     source: Source,
-    beside: Hints,
+    settings: Hints,
     given: Hints,
     contents: Contents,
     known: Mapping[str, Any] | None,
 ) -> tuple[Pretrained, Report]:
-    """The model that the tensors are, filled with them as far as they fit.
+    """Infers the model and fills it with the tensors as far as they fit.
 
-    What is given counts more than what lies beside; `known` is what this package wrote there.
+    Given hints override stored settings; `known` is the description of this package.
     """
     form = source.form
     if known is not None and known["head"]["name"] != form.head:
         known = None
     origin = f"{contents.path} ({source.layout.name})"
-    hints = {**beside, **given}
+    hints = {**settings, **given}
     try:
         if known:
             trained = pretrained.described(_corrected(known, given), {}, origin)
         else:
-            trained = _told(source, hints, origin)
+            trained = _inferred(source, hints, origin)
         model, clip = trained.model, trained.clip
         check_size(clip, model.encoder.grid(clip), model.encoder.width)
-        wanted = shapes_of(model, clip)
+        shapes = shapes_of(model, clip)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         report = _report(source, unexpected=source.unknown)
         raise ConvertError(f"{contents.path}: {error}\n  {report}") from error
-    params, missing, wrong, used = _fill(source, model, clip, wanted)
+    params, missing, wrong, used = _fill(source, model, clip, shapes)
     spare = [name for name in source.tensors if name not in used]
     ignored = [name for name in spare if name in form.extras or name in form.ignored]
     report = _report(
@@ -189,7 +189,7 @@ def _build(
 
 
 def _corrected(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """A description with given `HINTS` in the place of what it says."""
+    """A description in which given hints replace its values."""
     model, head = dict(document["model"]), dict(document["head"])
     model |= {name: given[name] for name in ("heads", "kv_stride") if name in given}
     if "decoder_heads" in given:
@@ -203,9 +203,9 @@ def _corrected(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     return body
 
 
-def _told(source: Source, hints: Hints, origin: str) -> Pretrained:
-    """The model that the tensors tell, without parameters."""
-    section, head, clip = told_sections(source, hints)
+def _inferred(source: Source, hints: Hints, origin: str) -> Pretrained:
+    """The model inferred from the tensors, without parameters."""
+    section, head, clip = infer_sections(source, hints)
     view = {"eval_view": hints["view"]} if "view" in hints else {}
     return Pretrained(
         model=model_of(section, head),
@@ -229,15 +229,15 @@ def shapes_of(model: Any, clip: Size3) -> Params:
 
 
 def _fill(
-    source: Source, model: Any, clip: Size3, wanted: Params
+    source: Source, model: Any, clip: Size3, shapes: Params
 ) -> tuple[Params, list[str], list[str], list[str]]:
-    """Parameters like `wanted`; missing tensors, sentences about wrong ones, used tensors."""
+    """Parameters of these shapes; missing tensors, sentences about wrong ones, used tensors."""
     missing: list[str] = []
     wrong: list[str] = []
     used: list[str] = []
     rows = table(source.form.table, depth=getattr(model, "depth", None))
     params: dict[Name, np.ndarray] = {}
-    for name, leaf in named_leaves(wanted).items():
+    for name, leaf in named_leaves(shapes).items():
         rule = rule_of(rows, name)
         if rule is None:
             missing.append(f"{'/'.join(name)} (not in this layout)")
@@ -247,26 +247,26 @@ def _fill(
             continue
         blank = np.broadcast_to(np.int8(0), leaf.shape)
         expected = rule.to_torch(name[-1], blank)
-        parts = []
-        for theirs, part in zip(rule.names(name[-1]), expected, strict=True):
+        arrays = []
+        for theirs, tensor in zip(rule.names(name[-1]), expected, strict=True):
             if theirs is None:
-                parts.append(np.zeros(part.shape, np.float32))
+                arrays.append(np.zeros(tensor.shape, np.float32))
             elif theirs not in source.tensors:
                 missing.append(theirs)
             else:
                 used.append(theirs)
-                parts += _numbers(theirs, source.tensors[theirs], part.shape, wrong)
-        if len(parts) == len(expected):
-            params[name] = np.ascontiguousarray(rule.from_torch(name[-1], parts))
+                arrays += _numbers(theirs, source.tensors[theirs], tensor.shape, wrong)
+        if len(arrays) == len(expected):
+            params[name] = np.ascontiguousarray(rule.from_torch(name[-1], arrays))
     return nest(params), missing, wrong, used
 
 
 def _numbers(
     name: str, tensor: Tensor, shape: tuple[int, ...], wrong: list[str]
 ) -> list[np.ndarray]:
-    """The tensor in float32, or nothing after noting what is wrong with it."""
+    """The tensor in float32; if it is wrong, nothing, and a sentence is added to `wrong`."""
     if tensor.shape != shape:
-        turned = ", its transpose" if tensor.shape == shape[::-1] else ""
+        turned = " (transposed)" if tensor.shape == shape[::-1] else ""
         wrong.append(f"{name} {tensor.shape}{turned}, expected {shape}")
         return []
     if tensor.dtype not in FLOATS:
@@ -279,18 +279,18 @@ def _numbers(
     return [array]
 
 
-def computed(model: Any, clip: Size3, part: str) -> np.ndarray:
-    """A table of positions that the model itself gives, of the "encoder" or the "decoder"."""
+def computed(model: Any, clip: Size3, module: str) -> np.ndarray:
+    """The fixed position table of the "encoder" or the "decoder" of a model."""
     grid = model.encoder.grid(clip)
-    if part == "encoder":
+    if module == "encoder":
         width, first = model.encoder.width, model.encoder.class_tokens
     else:
         width, first = model.width, int(model.class_token != "none")
-    return np.asarray(FIXED[_kind_of(model, part)](grid, width, first), np.float32)
+    return np.asarray(FIXED[_kind_of(model, module)](grid, width, first), np.float32)
 
 
-def _kind_of(model: Any, part: str) -> str:
-    return model.encoder.positions if part == "encoder" else model.positions
+def _kind_of(model: Any, module: str) -> str:
+    return model.encoder.positions if module == "encoder" else model.positions
 
 
 def _remarks(source: Source, hints: Hints, model: Any) -> Iterable[str]:
@@ -299,14 +299,14 @@ def _remarks(source: Source, hints: Hints, model: Any) -> Iterable[str]:
         yield f"converted to float32: {', '.join(sorted(halves))}"
     epsilon = hints.get("epsilon")
     if epsilon is not None and epsilon != 1e-6:
-        yield f"layer norms here have an epsilon of 1e-6, this file's have {epsilon:g}"
+        yield f"layer norms have epsilon 1e-6 here, {epsilon:g} in this file"
     if source.layout.name == "hf" and not model.encoder.class_tokens:
-        yield "transformers gives the last norm of VideoMAE an epsilon of 1e-5, here it is 1e-6"
+        yield "the last norm of VideoMAE has epsilon 1e-5 in transformers, 1e-6 here"
 
 
 def _assumed(source: Source, hints: Hints, trained: Pretrained) -> Iterable[str]:
     model = trained.model
-    if "clip" not in hints and ("encoder", "pos_embed") in source.parts:
+    if "clip" not in hints and ("encoder", "pos_embed") in source.parameters:
         yield f"clip={trained.clip}"
     if "normalise" not in hints:
         yield "normalise"

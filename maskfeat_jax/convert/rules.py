@@ -1,7 +1,7 @@
-"""How a tensor of a PyTorch file and a parameter of ours are the same numbers.
+"""Tables that map our parameters to tensors of a PyTorch file, and back.
 
-A table maps our modules, or single parameters, to theirs; `*` stands for the number of a block, `#`
-for that of the blocks of a decoder. What happens to the numbers follows from the parameter:
+A table maps our modules, or single parameters, to theirs; `*` stands for the index of a block, `#`
+for the number of blocks of a decoder. How a tensor is converted depends on the parameter:
 
 | ours                         | theirs                                                       |
 |------------------------------|--------------------------------------------------------------|
@@ -10,7 +10,7 @@ for that of the blocks of a decoder. What happens to the numbers follows from th
 | `scale`, `bias`              | `weight`, `bias`                                             |
 | any other                    | the same                                                     |
 
-`Rule` says what else there is. Each table is used in both directions.
+`Rule` has the exceptions. Each table is used in both directions.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _LEAVES = ("kernel", "scale", "bias")  # the parameters of a module
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Where the numbers of a module, or of a parameter, lie.
+    """The tensors that hold a module or a parameter.
 
     Attributes:
-      theirs: name of the module or tensor that holds them; of several, each holds an equal part of
-        the outputs, as queries, keys and values. None: in no file, the model computes them.
-      biases: names of the tensors of their biases where it is not `<module>.bias`; None for a part
-        whose bias is in no file and counts as zero.
+      theirs: names of the modules or tensors; several hold equal slices of the outputs, as
+        queries, keys and values. Empty: not in files, the model computes it.
+      biases: names of the bias tensors if they are not `<module>.bias`; None for a slice whose bias
+        is not in files and is zero.
       flat: whether the tensor has lost its leading dimensions of 1.
-      volume: whether the kernel keeps its time axis even where that is 1.
+      volume: whether the kernel keeps its time axis even if its length is 1.
     """
 
     theirs: tuple[str, ...]
@@ -46,7 +46,7 @@ class Rule:
     volume: bool = False
 
     def names(self, leaf: str) -> tuple[str | None, ...]:
-        """Names of the tensors that hold a parameter; None for a part that is in no file."""
+        """Names of the tensors that hold a parameter; None for a slice that is not in files."""
         if leaf not in _LEAVES:
             return self.theirs
         if leaf == "bias" and self.biases is not None:
@@ -55,23 +55,23 @@ class Rule:
         return tuple(f"{module}.{last}" for module in self.theirs)
 
     def to_torch(self, leaf: str, array: np.ndarray) -> list[np.ndarray]:
-        """The numbers of a parameter as they lie in the tensors of `names`."""
+        """Converts a parameter to the tensors of `names`."""
         if leaf == "kernel":
             image = array.ndim == 5 and array.shape[0] == 1 and not self.volume
             array = array.transpose((1, 0) if array.ndim == 2 else (4, 3, 0, 1, 2))
             array = array[:, :, 0] if image else array
         return np.split(array.reshape(-1) if self.flat else array, len(self.theirs))
 
-    def from_torch(self, leaf: str, parts: Sequence[np.ndarray]) -> np.ndarray:
+    def from_torch(self, leaf: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """The inverse of `to_torch`."""
-        array = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        array = tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
         if leaf == "kernel":
             array = array[:, :, None] if array.ndim == 4 else array
             array = array.transpose((1, 0) if array.ndim == 2 else (2, 3, 4, 1, 0))
         return array.reshape(1, 1, -1) if self.flat else array
 
     def renamed(self, change: Mapping[str, str] | Sequence[str], prefix: str = "") -> Rule:
-        """With parts of the names replaced and a prefix."""
+        """A copy with substrings of the names replaced and a prefix added."""
         pairs = list(change.items()) if isinstance(change, Mapping) else [("*", n) for n in change]
 
         def new(name: str) -> str:
@@ -88,9 +88,9 @@ Table = Mapping[str, Rule]
 COMPUTED = Rule(())
 
 
-def table(*parts: Rows, depth: int | None = None) -> dict[str, Rule]:
-    """One table of several, later ones first; `depth` is what `#` stands for, None to leave it."""
-    rows = {ours: theirs for part in parts for ours, theirs in part.items()}
+def table(*tables: Rows, depth: int | None = None) -> dict[str, Rule]:
+    """Merges tables, of which later ones override; `depth` replaces `#`, unless it is None."""
+    rows = {ours: theirs for rows in tables for ours, theirs in rows.items()}
     rules = {ours: Rule((row,)) if isinstance(row, str) else row for ours, row in rows.items()}
     if depth is None:
         return rules
@@ -98,12 +98,12 @@ def table(*parts: Rows, depth: int | None = None) -> dict[str, Rule]:
 
 
 def below(ours: str, theirs: str, rows: Rows) -> dict[str, Rule]:
-    """A table of modules that lie below others; `theirs` is how their names begin."""
+    """A table with prefixes added to our names and to theirs."""
     return {f"{ours}{name}": rule.renamed({}, theirs) for name, rule in table(rows).items()}
 
 
 def rule_of(rows: Table, name: Name) -> Rule | None:
-    """The rule for a parameter, with the number of its block; None if the table has none."""
+    """The rule for a parameter, with the index of its block; None if the table has none."""
     plain = ["*" if part.isdigit() else part for part in name]
     found = rows.get("/".join(plain))
     if found is None and name[-1] in _LEAVES:
@@ -112,35 +112,35 @@ def rule_of(rows: Table, name: Name) -> Rule | None:
 
 
 class Reader:
-    """A table read the other way: their names to ours."""
+    """The inverse of a table: their names to ours."""
 
     def __init__(self, rows: Table):
         self._plain: dict[str, tuple[str, int]] = {}
         self._numbered: list[tuple[re.Pattern[str], str, int]] = []
         for ours, rule in rows.items():
             for leaf in _LEAVES if _is_module(ours) else ("",):
-                for part, name in enumerate(rule.names(leaf)):
-                    if name is None or leaf == "scale":  # called as a kernel is
+                for index, name in enumerate(rule.names(leaf)):
+                    if name is None or leaf == "scale":  # has the name of a kernel
                         continue
                     path = f"{ours}/{leaf}" if leaf else ours
                     if "*" in name or "#" in name:
-                        self._numbered.append((_pattern(name), path, part))
+                        self._numbered.append((_pattern(name), path, index))
                     else:
-                        self._plain[name] = (path, part)
+                        self._plain[name] = (path, index)
 
     def __call__(self, name: str, shape: Sequence[int]) -> tuple[Name, int] | None:
-        """The parameter of ours and the part of it that a tensor holds; None if it holds none."""
+        """The parameter that a tensor holds, and the index of its slice; None if it holds none."""
         found = self._plain.get(name)
-        for pattern, path, part in () if found else self._numbered:
+        for pattern, path, index in () if found else self._numbered:
             if match := pattern.fullmatch(name):
-                found = (functools.reduce(_fill, match.groups(), path), part)
+                found = (functools.reduce(_fill, match.groups(), path), index)
                 break
         if found is None:
             return None
-        path, part = found
+        path, index = found
         if path.endswith("/kernel") and len(shape) == 1:
             path = path.removesuffix("kernel") + "scale"
-        return tuple(path.split("/")), part
+        return tuple(path.split("/")), index
 
 
 def _fill(path: str, number: str) -> str:

@@ -4,12 +4,12 @@
     logits = load("a.stablehlo")(video)         # or, with nothing but JAX:
     logits = jax.export.deserialize(open("a.stablehlo", "rb").read()).call(video)
 
-The function takes uint8 RGB clips `(b, t, h, w, 3)` of any number b and of the size the model is
-meant for; the normalisation of pixels and the parameters are inside. What it returns is the output
-of the model: logits, features, or with a second argument, the mask, the predictions of
-pre-training. It runs on what `PLATFORMS` names, wherever it was made: code that depends on the
-platform (see `lax.platform_dependent`) chooses when it runs. JAX keeps such files readable for six
-months of newer versions, see its documentation of `jax.export`.
+The function takes uint8 RGB clips `(b, t, h, w, 3)` with any batch size b and the clip size of the
+model; it includes the normalisation of pixels and the parameters. It returns the output of the
+model: logits, features, or predictions of pre-training, for which the mask is a second argument. It
+runs on all `PLATFORMS`, wherever it was exported: code that depends on the platform (see
+`lax.platform_dependent`) is selected when it runs. Versions of JAX up to six months newer read such
+files, see its documentation of `jax.export`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from maskfeat_jax.models import MAE, MaskFeat
 from maskfeat_jax.typing import Array
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-LARGEST = 2**31 - 2**25  # bytes of parameters; the format ends at 2 GiB, and the program needs some
+LARGEST = 2**31 - 2**25  # bytes of parameters; the format holds 2 GiB, and the program needs some
 
 
 def export(trained: Pretrained) -> bytes:
-    """The inference of a model, serialised; ValueError if parameters are too large for that."""
+    """Serialises the inference function of a model; ValueError if its parameters are too large."""
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(trained.params))
     if size > LARGEST:
         raise ValueError(
@@ -40,7 +40,7 @@ def export(trained: Pretrained) -> bytes:
             "holds less than 2 GiB"
         )
     model, clip = trained.model, trained.clip
-    model = model.clone(encoder=model.encoder.clone(attention="xla"))  # which runs anywhere
+    model = model.clone(encoder=model.encoder.clone(attention="xla"))  # runs everywhere
     (batch,) = jax.export.symbolic_shape("b")
     inputs = [jax.ShapeDtypeStruct((batch, *clip, 3), np.uint8)]
     if isinstance(model, MAE | MaskFeat):
@@ -50,7 +50,7 @@ def export(trained: Pretrained) -> bytes:
         rows = (trained.normalise(video[None]), *(row[None] for row in mask))
         return steps.forward(model, trained.params, *rows)[0]
 
-    # Mapped over clips: models may ask for the length of a batch, which here is not a number.
+    # Mapped over clips: models may use the batch size, which is symbolic here.
     exported = jax.export.export(jax.jit(jax.vmap(one)), platforms=PLATFORMS)(*inputs)
     return bytes(exported.serialize())
 
@@ -61,10 +61,10 @@ def write(trained: Pretrained, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str]) -> Callable[..., Array]:
-    """The compiled function of a file that `write` made; ValueError if it is none, or cut short."""
+    """The compiled function of a file of `write`; ValueError if it is none, or truncated."""
     data = bytearray(Path(path).read_bytes())
     try:
         exported = jax.export.deserialize(data)
     except Exception as error:  # its parser raises many kinds on foreign bytes
-        raise ValueError(f"{path} is not a StableHLO file of JAX, or cut short: {error}") from error
+        raise ValueError(f"{path} is not a StableHLO file of JAX, or truncated: {error}") from error
     return jax.jit(exported.call)

@@ -58,7 +58,7 @@ def test_a_run_goes_to_timm_and_back_and_is_the_same(finetuned, tmp_path, capsys
         assert run_recipe(recipe, tmp_path / source.name / "evaluation") == results
 
 
-def test_the_description_beside_an_export_says_where_it_is_from(finetuned):
+def test_the_description_of_an_export_names_its_origin(finetuned):
     run, exported, _ = finetuned
     document = json.loads((exported / "maskfeat_jax.json").read_text())
     assert document["layout"] == "timm"
@@ -83,8 +83,8 @@ def test_finetuning_starts_from_a_file_of_pytorch(tmp_path):
     params = initial_params(experiment.task, experiment.seed, experiment.init_from)
     block = trained.params["encoder"]["blocks"]["1"]["mlp"]["fc1"]["kernel"]
     np.testing.assert_array_equal(params["encoder"]["blocks"]["1"]["mlp"]["fc1"]["kernel"], block)
-    wanted = convert.resized(trained, (1, 32, 32)).params["encoder"]["pos_embed"]
-    np.testing.assert_array_equal(params["encoder"]["pos_embed"], wanted)
+    expected = convert.resized(trained, (1, 32, 32)).params["encoder"]["pos_embed"]
+    np.testing.assert_array_equal(params["encoder"]["pos_embed"], expected)
 
 
 def test_stablehlo_gives_the_same_logits(finetuned, tmp_path):
@@ -93,20 +93,20 @@ def test_stablehlo_gives_the_same_logits(finetuned, tmp_path):
     trained = convert.load(run)
     video = np.random.default_rng(0).integers(0, 256, (3, *trained.clip, 3), np.uint8)
     found = stablehlo.load(tmp_path / "out" / "model.stablehlo")(video)
-    wanted = trained.model.apply({"params": trained.params}, trained.normalise(video))
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    expected = trained.model.apply({"params": trained.params}, trained.normalise(video))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
         ("nothing", 65, "nothing: no such file or directory"),
-        ("{run} {run} --to=timm", 65, "exists already"),
+        ("{run} {run} --to=timm", 65, "already exists"),
         ("{run} {new} --to=torchvision", 65, "cannot hold this model"),
-        ("{run} --from=timm", 65, "layout: only for files of PyTorch"),
+        ("{run} --from=timm", 65, "layout: only for PyTorch files"),
         ("{run} --resize 1 33 32", 65, "33"),
-        ("{run} --heads 3", 65, "heads: only for files of PyTorch"),
-        ("{run} {new} --verify", 65, "no file of PyTorch is read or written"),
+        ("{run} --heads 3", 65, "heads: only for PyTorch files"),
+        ("{run} {new} --verify", 65, "neither the source nor the result is a PyTorch file"),
         ("{run} {run}/config.json/x --to=timm", 74, "config.json"),
     ],
 )

@@ -13,7 +13,7 @@ from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.description import model_of
 from maskfeat_jax.convert.files import Tensor
 from maskfeat_jax.convert.importing import computed, shapes_of
-from maskfeat_jax.convert.source import find_form, told_sections
+from maskfeat_jax.convert.source import find_form, infer_sections
 from maskfeat_jax.models import create_model
 
 VIDEO = {"tubelet": (2, 16, 16)}
@@ -63,7 +63,7 @@ def zeros(model, clip):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_published_models_are_told_from_their_tensors(case):
+def test_published_models_are_inferred_from_their_tensors(case):
     layout, head, head_fields, encoder, fields, clip, tensors, numbers = case
     model = create_model(head, encoder=encoder, head=head_fields, **fields)
     params = zeros(model, clip)
@@ -79,6 +79,6 @@ def test_published_models_are_told_from_their_tensors(case):
         assert sum(sizes) == numbers
     known = {"pool": getattr(model, "pool", None)}
     known |= {"clip": clip} if layout == "hf" else {}
-    section, told_head, told_clip = told_sections(source, known)
-    assert model_of(section, told_head) == model
-    assert told_clip == clip
+    section, found_head, found_clip = infer_sections(source, known)
+    assert model_of(section, found_head) == model
+    assert found_clip == clip

@@ -1,4 +1,4 @@
-"""What lies beside a file is checked; what contradicts its tensors, or cannot be, is refused."""
+"""Settings stored next to tensors are checked; invalid or contradicting ones are refused."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import yaml
 from maskfeat_jax import convert
 from maskfeat_jax.convert import ConvertError, files
 from maskfeat_jax.convert.files import Tensor
-from maskfeat_jax.convert.hints import told
+from maskfeat_jax.convert.hints import stored
 from maskfeat_jax.convert.layouts import LAYOUTS
-from maskfeat_jax.convert.source import find_form, told_sections
+from maskfeat_jax.convert.source import find_form, infer_sections
 from maskfeat_jax.training.initial import _check_same_network as check_same_network
 from maskfeat_jax.transfer import TransferError
 from tests.convert.models import small
 
 
 def hints_of(layout, documents=None, **wrapper):
-    return told(lambda: LAYOUTS[layout].hints(wrapper, documents or {}), "file")
+    return stored(lambda: LAYOUTS[layout].hints(wrapper, documents or {}), "file")
 
 
 def config(layout, **changes):
@@ -38,34 +38,38 @@ def cfg(**mvit):
 
 
 @pytest.mark.parametrize(
-    ("layout", "beside", "words"),
+    ("layout", "documents", "words"),
     [
         ("hf", config("hf", hidden_act="quick_gelu"), "hidden_act 'quick_gelu'"),
         ("hf", config("hf", model_type="vivit"), "model_type 'vivit'"),
-        ("hf", config("hf", num_attention_heads="12"), "heads '12' cannot be"),
-        ("hf", config("hf", num_attention_heads=True), "heads True cannot be"),
+        ("hf", config("hf", num_attention_heads="12"), "invalid heads '12'"),
+        ("hf", config("hf", num_attention_heads=True), "invalid heads True"),
         ("hf", config("hf", image_size=None), "clip"),
         ("hf", config("hf", image_size=-3), "clip"),
         ("hf", config("hf", layer_norm_eps="abc"), "epsilon 'abc'"),
-        ("hf", config("hf", id2label=3), "cannot be understood"),
+        ("hf", config("hf", id2label=3), "cannot be read"),
         ("hf", colours("abc", [1, 1, 1]), "ormalise"),
         ("hf", colours(123, 1), "normalise"),
         ("hf", colours(0.5, 0), "normalise"),
         ("timm", config("timm", model_args={"act_layer": "quick_gelu"}), "act_layer"),
         ("timm", config("timm", model_args={"global_pool": "max"}), "global_pool 'max'"),
         ("timm", config("timm", model_args={"num_heads": 2.5}), "heads 2.5"),
-        ("timm", config("timm", model_args=[3]), "cannot be understood"),
-        ("timm", config("timm", pretrained_cfg={"mean": 0.5, "std": 0.5}), "cannot be understood"),
+        ("timm", config("timm", model_args=[3]), "cannot be read"),
+        ("timm", config("timm", pretrained_cfg={"mean": 0.5, "std": 0.5}), "cannot be read"),
         ("timm", config("timm", pretrained_cfg={"mean": [1] * 4, "std": [1] * 4}), "ormalise"),
-        ("pyslowfast", cfg(USE_FIXED_SINCOS_POS=True), "adds fixed positions .* twice"),
+        (
+            "pyslowfast",
+            cfg(USE_FIXED_SINCOS_POS=True),
+            "USE_FIXED_SINCOS_POS, which adds positions twice",
+        ),
         ("pyslowfast", cfg(REL_POS_SPATIAL=True, RESIDUAL_POOLING=False), "RESIDUAL_POOLING"),
         ("pyslowfast", cfg(NUM_HEADS="x"), "heads 'x'"),
-        ("pyslowfast", cfg(POOL_KV_STRIDE_ADAPTIVE=3), "cannot be understood"),
+        ("pyslowfast", cfg(POOL_KV_STRIDE_ADAPTIVE=3), "cannot be read"),
     ],
 )
-def test_documents_and_settings_that_cannot_be_are_refused(layout, beside, words):
+def test_invalid_documents_and_settings_are_refused(layout, documents, words):
     with pytest.raises(ConvertError, match=words):
-        hints_of(layout, beside, **beside)
+        hints_of(layout, documents, **documents)
 
 
 @pytest.mark.parametrize("nothing", [None, {}, []])
@@ -89,9 +93,9 @@ def test_settings_of_pyslowfast_tell_what_tensors_do_not():
         assert found.get("kv_stride") == getattr(encoder, "kv_stride", None)
 
 
-def model_told(state, layout, **hints):
+def model_inferred(state, layout, **hints):
     tensors = {key: Tensor(t.shape, "F32", t.copy) for key, t in state.items()}
-    return told_sections(find_form(tensors, layout), hints)
+    return infer_sections(find_form(tensors, layout), hints)
 
 
 def test_joint_positions_of_several_frames_are_not_guessed():
@@ -99,28 +103,28 @@ def test_joint_positions_of_several_frames_are_not_guessed():
     for name in ("pos_embed_class", "pos_embed_spatial", "pos_embed_temporal"):
         del state[name]
     state["pos_embed"] = np.zeros((1, 1 + 8 * 196, 32), np.float32)
-    assert model_told(state, "mae_st", heads=2)[2] == (16, 224, 224)
+    assert model_inferred(state, "mae_st", heads=2)[2] == (16, 224, 224)
     state["pos_embed"] = np.zeros((1, 1 + 16 * 196, 32), np.float32)
-    with pytest.raises(ConvertError, match=r"3136 positions may be of \[.*--clip"):
-        model_told(state, "mae_st", heads=2)
+    with pytest.raises(ConvertError, match=r"3136 positions: the length .* any of \[.*--clip"):
+        model_inferred(state, "mae_st", heads=2)
 
 
 def test_a_supervised_mvit_reads_its_class_token():
     for name, pool in (("class_mvit", "class"), ("mean_mvit", "mean")):
         state = convert.export(small(name), "pyslowfast").state
-        assert model_told(state, "pyslowfast")[1]["pool"] == pool
+        assert model_inferred(state, "pyslowfast")[1]["pool"] == pool
 
 
 def test_heads_of_an_mvit_are_those_of_its_tensors():
     state = convert.export(small("mean_mvit"), "pyslowfast").state
-    with pytest.raises(ConvertError, match="heads are said to be 7, the tensors tell 1"):
-        model_told(state, "pyslowfast", heads=7)
+    with pytest.raises(ConvertError, match="heads=7, but the tensors have 1 heads"):
+        model_inferred(state, "pyslowfast", heads=7)
 
 
 def test_positions_that_are_in_no_file_need_the_clip():
     state = convert.export(small("mean_sinusoid"), "hf").state
-    with pytest.raises(ConvertError, match=r"its positions are in no file.*--clip"):
-        model_told(state, "hf", heads=2)
+    with pytest.raises(ConvertError, match=r"fixed positions are not stored in files.*--clip"):
+        model_inferred(state, "hf", heads=2)
 
 
 @pytest.mark.parametrize("shape", [(), (7,), (1, 7)])
@@ -144,7 +148,7 @@ def test_names_from_strangers_are_escaped_and_cut(tmp_path):
 
 @pytest.mark.parametrize(
     ("clip", "words"),
-    [((0, 48, 48), "empty"), ((1, -48, 48), "empty"), ((1, 80000, 80000), "too many")],
+    [((0, 48, 48), "positive"), ((1, -48, 48), "positive"), ((1, 80000, 80000), "too many")],
 )
 def test_sizes_that_cannot_be_are_refused(clip, words):
     with pytest.raises(ConvertError, match=words):
@@ -175,7 +179,7 @@ def test_folders_of_others_stay_as_they_are(tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()
     (tmp_path / "link").symlink_to(empty)
-    with pytest.raises(ConvertError, match="exists already"):
+    with pytest.raises(ConvertError, match="already exists"):
         convert.write(small("mean"), tmp_path / "link", "timm")
     with monkeypatch.context() as patch:
         patch.setattr(files, "save_file", lambda *_, **__: json.loads("nothing"))

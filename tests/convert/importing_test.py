@@ -1,4 +1,4 @@
-"""What does not fit is told in one report."""
+"""Everything that does not fit is in one report."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_everything_wrong_is_in_one_report(tmp_path):
     assert "1 missing: blocks.1.norm2.weight" in text
     assert "1 unexpected: blocks.0.ls1.gamma" in text
     assert "4 wrong: " in text
-    assert "blocks.0.mlp.fc2.weight (128, 32), its transpose, expected (32, 128)" in text
+    assert "blocks.0.mlp.fc2.weight (128, 32) (transposed), expected (32, 128)" in text
     assert "head.bias (4,), expected (5,)" in text
     assert "cls_token holds 1 numbers that are not finite" in text
     assert "fc_norm.bias holds I32, expected floats" in text
@@ -51,7 +51,7 @@ def test_no_tensor_is_missed(layout, seed, tmp_path):
     state = state_of("class", layout)
     gone = sorted(state)[np.random.default_rng(seed).integers(len(state))]
     del state[gone]
-    with pytest.raises(ConvertError, match=r"missing|no layout") as caught:
+    with pytest.raises(ConvertError, match=r"missing|none of the layouts") as caught:
         load(tmp_path, state, layout, pool="class")
     assert gone in str(caught.value)
 
@@ -68,7 +68,7 @@ def test_unexpected_tensors_can_be_left_out_and_stay_in_the_report(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
-def test_prefixes_of_training_are_taken_off_and_told(prefix, tmp_path):
+def test_prefixes_of_training_are_removed_and_reported(prefix, tmp_path):
     state = {prefix + name: tensor for name, tensor in state_of().items()}
     read = load(tmp_path, state)
     assert read.report.found[0] == f"prefix {prefix!r} of all names"
@@ -98,7 +98,7 @@ def test_names_of_newer_transformers_are_read(tmp_path):
 
 
 def test_an_encoder_is_no_autoencoder(tmp_path):
-    """The published weights of MAE have no decoder: that is told, not filled with something."""
+    """The published weights of MAE have no decoder: that is reported, and nothing is filled in."""
     state = state_of("mae", "mae")
     assert load(tmp_path, state, "mae").report.head == "mae"
     del state["mask_token"]
@@ -121,9 +121,9 @@ def test_what_the_file_does_not_tell_must_be_given(changes, words, tmp_path):
         load(tmp_path, state_of(), **changes)
 
 
-def test_oblong_positions_need_to_be_told(tmp_path):
+def test_oblong_positions_need_a_clip_size(tmp_path):
     state = convert.export(convert.resized(small("mean"), (1, 32, 48)), "timm").state
-    with pytest.raises(ConvertError, match=r"6 positions of a frame are no square.*--clip"):
+    with pytest.raises(ConvertError, match=r"6 positions per frame are not a square.*--clip"):
         load(tmp_path, state)
     assert load(tmp_path, state, clip=(1, 32, 48)).clip == (1, 32, 48)
 
@@ -133,12 +133,12 @@ def test_names_of_layouts_and_arguments_are_checked(tmp_path):
         load(tmp_path, state_of(), "tim")
     with pytest.raises(TypeError, match="did you mean 'heads'"):
         load(tmp_path, state_of(), head=3)
-    with pytest.raises(ConvertError, match=r"no layout of timm, .* has names like fc\.weight"):
+    with pytest.raises(ConvertError, match=r"none of the layouts timm, .* names like fc\.weight"):
         load(tmp_path, {"fc.weight": np.ones((3, 3), np.float32)})
 
 
 @pytest.mark.parametrize("layout", ["timm", "hf"])
-def test_documents_beside_the_file_say_what_tensors_do_not(layout, tmp_path):
+def test_settings_are_read_from_documents_next_to_the_file(layout, tmp_path):
     trained = small("class")
     convert.write(trained, tmp_path, layout)
     (tmp_path / "maskfeat_jax.json").unlink()
@@ -148,18 +148,18 @@ def test_documents_beside_the_file_say_what_tensors_do_not(layout, tmp_path):
         config = tmp_path / "config.json"
         config.write_text(config.read_text().replace("1e-06", "1e-12"))
         found = convert.load_torch(tmp_path).report.found
-        assert "layer norms here have an epsilon of 1e-6, this file's have 1e-12" in found
+        assert "layer norms have epsilon 1e-6 here, 1e-12 in this file" in found
 
 
-def test_what_is_assumed_is_told(tmp_path):
+def test_assumptions_are_reported(tmp_path):
     read = load(tmp_path, state_of("mean", "pyslowfast"), "pyslowfast")
     assert read.report.assumed == ("clip=(1, 48, 48)", "normalise", "pool=mean")
-    assert "told by nothing, assumed: clip=(1, 48, 48), normalise, pool=mean" in str(read.report)
+    assert "not in the file, assumed: clip=(1, 48, 48), normalise, pool=mean" in str(read.report)
     convert.write(small("class"), tmp_path / "out", "timm")
     assert convert.load_torch(tmp_path / "out").report.assumed == ()
 
 
-def test_given_hints_count_more_than_what_lies_beside(tmp_path):
+def test_given_hints_override_stored_settings(tmp_path):
     convert.write(small("features"), tmp_path / "out", "timm")
     plain, given = (convert.load_torch(tmp_path / "out", pool=pool) for pool in (None, "mean"))
     assert (plain.model.pool, given.model.pool) == ("class", "mean")
@@ -173,13 +173,13 @@ def test_models_are_resized_when_asked(name):
     larger = (frames * 2 if frames > 1 else 1, height + 32, width)
     read = convert.resized(trained, larger)
     assert read.clip == larger
-    wanted = convert.importing.shapes_of(read.model, larger)
+    expected = convert.importing.shapes_of(read.model, larger)
     shapes = jax.tree.map(lambda leaf: leaf.shape, read.params)
-    assert shapes == jax.tree.map(lambda leaf: leaf.shape, wanted)
+    assert shapes == jax.tree.map(lambda leaf: leaf.shape, expected)
     before, after = trained.params["encoder"], read.params["encoder"]
     kernels = (tree["patch_embed"]["kernel"] for tree in (after, before))
     np.testing.assert_array_equal(*kernels)
-    if name == "mean":  # the row of the class token is no place
+    if name == "mean":  # the row of the class token is not in the grid
         old, new = before["pos_embed"], after["pos_embed"]
         np.testing.assert_array_equal(new[:, 0], old[:, 0])
         assert new.shape == (1, 1 + 5 * 3, 32)

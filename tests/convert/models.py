@@ -103,9 +103,9 @@ def leaves(tree) -> dict[str, np.ndarray]:
     return {"/".join(key.key for key in path): leaf for path, leaf in flat}
 
 
-def assert_same(found, wanted) -> None:
+def assert_same(found, expected) -> None:
     """Bit-equal trees of parameters."""
-    found, wanted = leaves(found), leaves(wanted)
-    assert found.keys() == wanted.keys()
-    for name, leaf in wanted.items():
+    found, expected = leaves(found), leaves(expected)
+    assert found.keys() == expected.keys()
+    for name, leaf in expected.items():
         np.testing.assert_array_equal(found[name], leaf, err_msg=name, strict=True)

@@ -59,12 +59,12 @@ def test_file_gives_what_the_model_gives_for_any_batch(tmp_path, monkeypatch, na
     loaded = stablehlo.load(tmp_path / "model")
     video, *mask = inputs
     apply = jax.jit(trained.model.apply)
-    wanted = apply({"params": trained.params}, trained.normalise(video), *mask)
-    assert np.std(wanted) > 0.1
+    expected = apply({"params": trained.params}, trained.normalise(video), *mask)
+    assert np.std(expected) > 0.1
     tolerance = 0.02 if name == "mae" else 2e-6  # bfloat16 rounds
     for rows in (1, 3):
         found = loaded(*(x[:rows] for x in inputs))
-        np.testing.assert_allclose(found, wanted[:rows], rtol=0, atol=tolerance)
+        np.testing.assert_allclose(found, expected[:rows], rtol=0, atol=tolerance)
 
 
 def test_platforms_are_all_in_the_file_and_fused_attention_is_not():
@@ -73,8 +73,8 @@ def test_platforms_are_all_in_the_file_and_fused_attention_is_not():
     trained = dataclasses.replace(plain, model=fused)
     of_fused = jax.export.deserialize(bytearray(stablehlo.export(trained)))
     assert of_fused.platforms == ("cpu", "cuda", "rocm", "tpu")
-    wanted = plain.model.apply({"params": plain.params}, plain.normalise(video))
-    np.testing.assert_allclose(of_fused.call(video), wanted, rtol=0, atol=1e-5)
+    expected = plain.model.apply({"params": plain.params}, plain.normalise(video))
+    np.testing.assert_allclose(of_fused.call(video), expected, rtol=0, atol=1e-5)
 
 
 def test_errors_name_the_file_or_the_checkpoint(tmp_path, monkeypatch):
@@ -82,7 +82,7 @@ def test_errors_name_the_file_or_the_checkpoint(tmp_path, monkeypatch):
     whole = exported("vit")
     for wrong in (b"", b"no module " * 99, whole[:-1000]):
         (tmp_path / "model").write_bytes(wrong)
-        with pytest.raises(ValueError, match="model is not a StableHLO file of JAX, or cut short"):
+        with pytest.raises(ValueError, match="model is not a StableHLO file of JAX, or truncated"):
             stablehlo.load(tmp_path / "model")
     (tmp_path / "model").write_bytes(whole)
     with pytest.raises(ValueError, match="Shape mismatch"):

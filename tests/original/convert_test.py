@@ -175,7 +175,7 @@ def test_originals_that_take_squares_only_say_so(layout, tmp_path):
     trained, kind = oblong(layout, "images, mean"), LAYOUTS[layout]
     state = convert.to_torch(trained.params, layout)
     files.write(tmp_path / kind.file, state, lambda tensors: kind.wrap(tensors, trained))
-    with pytest.raises(convert.ConvertError, match="squares only"):
+    with pytest.raises(convert.ConvertError, match="square clips only"):
         verify(trained, tmp_path / kind.file, layout)
 
 
@@ -379,7 +379,7 @@ def read(path, layout, like):
 
 
 def without_key_biases(exported):
-    """Parameters without the biases that their layout has no place for."""
+    """Parameters without the biases for which their layout has no tensor."""
     if not any("biases of the keys" in sentence for sentence in exported.left_out):
         return exported.trained.params
     params = jax.tree.map(np.copy, exported.trained.params)

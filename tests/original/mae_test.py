@@ -38,7 +38,7 @@ LETTERS = {"vit_b16": "B", "vit_l16": "L"}
 
 
 class Case(NamedTuple):
-    """A model of an original, and what ours must be told to be the same.
+    """A model of an original, and the arguments of ours that make it the same.
 
     Attributes:
       theirs: the model.

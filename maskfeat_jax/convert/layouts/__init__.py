@@ -1,6 +1,6 @@
 """The layouts of PyTorch checkpoints.
 
-To add one: a file like the others and its line in `LAYOUTS`.
+To add one, write a module like the others and add it to `LAYOUTS`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from maskfeat_jax.convert.layouts.torchvision import TORCHVISION
 
 __all__ = ["LAYOUTS", "Form", "Layout"]
 
-# Where several fit a file, the first counts.
+# If several fit a file, the first is used.
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout for layout in (TIMM, MAE, MAE_ST, PYSLOWFAST, MMPRETRAIN, HF, TORCHVISION)
 }

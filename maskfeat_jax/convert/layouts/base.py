@@ -1,4 +1,4 @@
-"""What a layout is: forms, each a table for one kind of model; and the files it is saved as."""
+"""Layouts: tables of names for each kind of model, and the files they are saved as."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Document = dict[str, Any]  # what JSON can hold
 IMAGENET = Normalise()
 KINETICS = Normalise((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
 
-# Names of the originals: of PySlowFast, MAE and timm alike.
+# Names that PySlowFast, MAE and timm share.
 BLOCK: Rows = {
     "norm1": "norm1",
     "attn/qkv": "attn.qkv",
@@ -43,28 +43,28 @@ IMAGE_STEM: Rows = {**STEM, "pos_embed": "pos_embed"}
 IMAGE_VIT = below("encoder/", "", {**IMAGE_STEM, **below("blocks/*/", "blocks.*.", BLOCK)})
 
 
-HAS_CLASS = {"class_token": True}  # fields of encoders where the original always has one
+HAS_CLASS = {"class_token": True}  # fields of encoders if the original always has one
 
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """How one kind of model is named in a layout.
+    """The names of one kind of model in a layout.
 
-    `fields` and `encoder_fields` are those of the head and the encoder that no tensor tells; a
-    function computes one from the width. `extras` are tensors that are no parameters, which the
-    original wants to find; what a file has in them is not read.
+    `fields` and `encoder_fields` are those of the head and the encoder that cannot be inferred from
+    tensors; a function computes one from the width. `extras` are tensors that are no parameters but
+    that the original expects; they are written and not read.
     """
 
     head: str  # key of `MODELS`
     table: Table  # our modules and parameters, and theirs
     encoder: str = "vit"  # or "mvit"
-    pool: str | None = None  # what the head reads, "class" or "mean", where the form tells it
+    pool: str | None = None  # pooling, "class" or "mean", if the form has only one
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     encoder_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    images: bool = False  # only
-    square: bool = False  # clips only
+    images: bool = False  # for images only
+    square: bool = False  # for square clips only
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    ignored: tuple[str, ...] = ()  # names of further tensors that are not read, nor written
+    ignored: tuple[str, ...] = ()  # names of other tensors that are neither read nor written
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +73,12 @@ class Layout:
 
     Attributes:
       name: key of `LAYOUTS`.
-      forms: for each kind of model; where several fit, the first counts.
-      file: that holds the tensors: safetensors, or what `torch.save` writes.
-      wrap: what is saved around the tensors; None for nothing.
-      documents: JSON files beside them, by name.
-      hints: what documents and wrapper of a file tell of its model: some of `HINTS`.
-      old_names: regular expressions for names of other generations, and what they became.
+      forms: for each kind of model; if several fit, the first is used.
+      file: name of the file of tensors: safetensors, or written by `torch.save`.
+      wrap: returns the dictionary to save around the tensors; None for the bare tensors.
+      documents: JSON files to save next to them, by name.
+      hints: settings of the model in the wrapper and JSON files: some of `HINTS`.
+      old_names: regular expressions for names of other versions, and their replacements.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Hugging Face transformers: ViT, ViTMAE, BEiT (mean pooling) and VideoMAE.
 
-Written are the names of version 4, which version 5 reads and writes as well; read are both.
+Files are written with the names of version 4, which version 5 reads and writes; both are read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from maskfeat_jax.convert.layouts.mae import FIELDS
 from maskfeat_jax.convert.rules import COMPUTED, Rows, Rule, below, table
 from maskfeat_jax.models import MAE, Classifier
 
-QKV = tuple(f"attention.attention.{part}" for part in ("query", "key", "value"))
+QKV = tuple(f"attention.attention.{name}" for name in ("query", "key", "value"))
 BLOCK: Rows = {
     "norm1": "layernorm_before",
     "attn/qkv": Rule(QKV),
@@ -46,7 +46,7 @@ def encoder(prefix: str, block: Rows = BLOCK, *, positions: str | Rule | None = 
 
 
 def decoder(block: Rows, names: Rows) -> Rows:
-    """Likewise of a decoder."""
+    """Names of a decoder."""
     blocks = below("blocks/*/", "decoder.decoder_layers.*.", block)
     return below("decoder/", "", {**names, **blocks})
 
@@ -73,7 +73,7 @@ VIDEO_DECODER = decoder(
 )
 HEAD, NORM_OF_MEAN = {"projection": "classifier"}, {"norm": "fc_norm"}
 NORM, BEIT_NORM = {"norm": "vit.layernorm"}, {"norm": "beit.pooler.layernorm"}
-# Of the configurations of transformers, which need not say them.
+# Defaults of transformers, for entries that a config.json leaves out.
 DEFAULTS: Document = {"num_attention_heads": 12, "image_size": 224, "layer_norm_eps": 1e-12}
 DEFAULTS |= {"hidden_act": "gelu"}
 KINDS = ("vit", "vit_mae", "beit", "videomae")
@@ -105,7 +105,7 @@ def _forms() -> tuple[Form, ...]:
 
 
 def documents(trained: Pretrained) -> dict[str, Document]:
-    """The files from which transformers builds the model and what prepares its input."""
+    """The files from which transformers builds the model and its preprocessor."""
     model, encoder = trained.model, trained.model.encoder
     video = not encoder.class_token
     frames, height, width = trained.clip
@@ -144,7 +144,7 @@ def documents(trained: Pretrained) -> dict[str, Document]:
 
 
 def _mask_ratio(visible: int, tokens: int) -> float:
-    """One that leaves so many tokens, although transformers rounds down."""
+    """A ratio that leaves this number of tokens, although transformers rounds down."""
     ratio = round(1 - visible / tokens, 6)
     return ratio if int(tokens * (1 - ratio)) == visible else 1 - (visible + 0.5) / tokens
 
@@ -193,38 +193,38 @@ def _preprocessor(trained: Pretrained, video: bool) -> Document:
 
 
 def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
-    """Of both JSON files; ConvertError if they ask for what models here do not do."""
+    """Settings in both JSON files; ConvertError if the models here do not support them."""
     config = found.get("config.json", {})
     kind = config.get("model_type")
     if kind is None:
         config = {}
     elif kind not in KINDS:
-        raise ConvertError(f"model_type {kind!r} of config.json is none of {', '.join(KINDS)}")
+        raise ConvertError(f"config.json: model_type {kind!r}: expected one of {', '.join(KINDS)}")
     else:
         config = {**DEFAULTS, **config}
     if config and config["hidden_act"] != "gelu":
-        raise ConvertError(f"hidden_act {config['hidden_act']!r} of config.json is not 'gelu'")
+        raise ConvertError(f"config.json: hidden_act {config['hidden_act']!r}: expected 'gelu'")
     names = {
         "num_attention_heads": "heads",
         "decoder_num_attention_heads": "decoder_heads",
         "mask_ratio": "mask_ratio",
         "layer_norm_eps": "epsilon",
     }
-    told = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
+    known = {ours: config[theirs] for theirs, ours in names.items() if theirs in config}
     if config:
         side = config["image_size"]
         sides = side if isinstance(side, list) else [side, side]
         frames = config.get("num_frames", 16) if kind == "videomae" else 1
-        told["clip"] = (frames, *sides)
+        known["clip"] = (frames, *sides)
     labels = config.get("id2label")
     if labels and not all(str(name).startswith("LABEL_") for name in labels.values()):
-        told["class_names"] = tuple(str(labels[key]) for key in sorted(labels, key=int))
+        known["class_names"] = tuple(str(labels[key]) for key in sorted(labels, key=int))
     prepared = found.get("preprocessor_config.json", {})
     colours = [prepared.get(f"image_{which}") for which in ("mean", "std")]
     if all(colour is not None for colour in colours):
         three = (tuple(c) if isinstance(c, list) else (c, c, c) for c in colours)
-        told["normalise"] = Normalise(*three)
-    return told
+        known["normalise"] = Normalise(*three)
+    return known
 
 
 HF = Layout(

@@ -30,7 +30,7 @@ COUNT = {"head.0.num_batches_tracked": np.array(0)}
 
 
 def wrap(state: Tensors, trained: Pretrained) -> dict[str, Any]:
-    """As its training saves them and its fine-tuning reads them."""
+    """The dictionary that its training saves and its fine-tuning reads."""
     return {"model": state}
 
 

@@ -35,7 +35,7 @@ NORM = {"norm": "norm"}
 
 
 def _form(head: str, *rows: Rows, **settings: Any) -> Form:
-    """Its classifier drops the first token in any case."""
+    """A form; the classifier of mae_st always drops the first token."""
     return Form(head, table(ENCODER, *rows), square=True, encoder_fields=HAS_CLASS, **settings)
 
 

@@ -55,8 +55,8 @@ STATISTICS = {"batch_norm/mean": "neck.bn.running_mean", "batch_norm/var": "neck
 
 def gaussian(size: int = 16) -> np.ndarray:
     """The window of its HOG: standard deviation of half the size, sum 1."""
-    place = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / (size // 2)
-    line = np.exp(-0.5 * place**2)
+    offset = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / (size // 2)
+    line = np.exp(-0.5 * offset**2)
     window = np.outer(line, line)
     return window / window.sum()
 
@@ -69,7 +69,7 @@ HOG = {
 
 
 def wrap(state: Tensors, trained: Pretrained) -> dict[str, Any]:
-    """As its training saves them."""
+    """The dictionary that its training saves."""
     return {"meta": {}, "state_dict": state}
 
 
@@ -83,7 +83,7 @@ def _of_videos(head: str, *rows: Rows, **settings: Any) -> Form:
 
 def _forms() -> tuple[Form, ...]:
     head, probe, old = ({"projection": f"head.{n}"} for n in ("fc", "layers.head", "head"))
-    # Its MViT numbers the norm by the halvings of the grid: two in pre-training, then three.
+    # Its MViT numbers the norm by how often the grid is halved: two in pre-training, then three.
     twice, thrice = {"tubelet": (2, 16, 16)}, {"tubelet": (2, 32, 32)}
     video_head = {"norm": "backbone.norm3", "projection": "cls_head.fc_cls"}
     count = {"neck.bn.num_batches_tracked": np.array(0)}
@@ -97,7 +97,7 @@ def _forms() -> tuple[Form, ...]:
         _of_videos("classifier", video_head, pool="class", encoder_fields=thrice),
         _of_images("linear_probe", CLASS_NORM, probe, STATISTICS, pool="class", extras=count),
         _of_images("features", CLASS_NORM),
-        # Of mmselfsup, before it became mmpretrain.
+        # Files of mmselfsup, before it became mmpretrain.
         _of_images("maskfeat", CLASS_NORM, MASKFEAT, old, extras=HOG, encoder_fields=HAS_CLASS),
         _of_images("classifier", {"norm": "backbone.fc_norm"}, old, pool="mean"),
     )

@@ -1,6 +1,6 @@
 """PySlowFast: MaskFeat of images and videos, masked autoencoders of videos, classifiers.
 
-The published weights of mae_st have its names too, with separate queries, keys and values.
+The published weights of mae_st also use its names, with separate queries, keys and values.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ def decoder(block: Rows) -> Rows:
 
 
 def wrap(state: Tensors, trained: Pretrained) -> dict[str, Any]:
-    """As its training saves them: with the settings as YAML."""
+    """The dictionary that its training saves, with the settings as YAML."""
     cfg = settings(trained, separate="blocks.0.attn.q.weight" in state)
     return {"epoch": 0, "model_state": state, "cfg": yaml.safe_dump(cfg)}
 
 
 def settings(trained: Pretrained, *, separate: bool = False) -> Document:
-    """What PySlowFast says of a model; `separate`: queries, keys, values have a linear map each."""
+    """Settings of a model; `separate`: queries, keys and values have a linear map each."""
     model, encoder, (frames, height, width) = trained.model, trained.model.encoder, trained.clip
     mvit: Document = {
         "EMBED_DIM": encoder.width,
@@ -104,7 +104,7 @@ def settings(trained: Pretrained, *, separate: bool = False) -> Document:
 
 
 def _settings_of_masks(model: nn.Module) -> Document:
-    """Of pre-training; what is predicted follows from how many numbers a token has."""
+    """Settings of pre-training; the target follows from the number of outputs per token."""
     _, patch, _ = model.encoder.tubelet
     mask: Document = {
         "ENABLE": True,
@@ -148,7 +148,7 @@ def _settings_of_stages(encoder: MViT, clip: Size3) -> Document:
 
 
 def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
-    """Of settings that are YAML; ConvertError if they ask for what models here do not do."""
+    """Settings in the YAML; ConvertError if the models here do not support them."""
     try:
         cfg = yaml.safe_load(wrapper.get("cfg", ""))
     except yaml.YAMLError:
@@ -157,22 +157,22 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
         return {}
     mvit, data = cfg["MVIT"], cfg.get("DATA") or {}
     if mvit.get("USE_FIXED_SINCOS_POS"):
-        raise ConvertError("PySlowFast adds fixed positions (USE_FIXED_SINCOS_POS) twice")
+        raise ConvertError("USE_FIXED_SINCOS_POS, which adds positions twice, is not supported")
     if mvit.get("REL_POS_SPATIAL") and not mvit.get("RESIDUAL_POOLING", True):
-        raise ConvertError("an MViT without RESIDUAL_POOLING is not among the models here")
-    told: dict[str, Any] = {}
+        raise ConvertError("an MViT without RESIDUAL_POOLING is not supported")
+    known: dict[str, Any] = {}
     if "NUM_HEADS" in mvit:
-        told["heads"] = mvit["NUM_HEADS"]
+        known["heads"] = mvit["NUM_HEADS"]
     if mvit.get("POOL_KV_STRIDE_ADAPTIVE"):
-        told["kv_stride"] = mvit["POOL_KV_STRIDE_ADAPTIVE"][1]
+        known["kv_stride"] = mvit["POOL_KV_STRIDE_ADAPTIVE"][1]
     if "USE_MEAN_POOLING" in mvit:
-        told["pool"] = "mean" if mvit["USE_MEAN_POOLING"] else "class"
+        known["pool"] = "mean" if mvit["USE_MEAN_POOLING"] else "class"
     if "TRAIN_CROP_SIZE" in data and (mvit.get("PATCH_2D") or "NUM_FRAMES" in data):
         frames = 1 if mvit.get("PATCH_2D") else data["NUM_FRAMES"]
-        told["clip"] = (frames, data["TRAIN_CROP_SIZE"], data["TRAIN_CROP_SIZE"])
+        known["clip"] = (frames, data["TRAIN_CROP_SIZE"], data["TRAIN_CROP_SIZE"])
     if "MEAN" in data and "STD" in data:
-        told["normalise"] = Normalise(tuple(data["MEAN"]), tuple(data["STD"]))
-    return told
+        known["normalise"] = Normalise(tuple(data["MEAN"]), tuple(data["STD"]))
+    return known
 
 
 def _of_vit(head: str, *rows: Rows, **settings: Any) -> Form:

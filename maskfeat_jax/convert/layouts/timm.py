@@ -19,12 +19,12 @@ CLASS_TOKEN = Form("classifier", table(IMAGE_VIT, HEAD, NORM), pool="class", ima
 MEAN = Form("classifier", table(IMAGE_VIT, HEAD, MEAN_NORM), pool="mean", images=True)
 ENCODER = Form("features", table(IMAGE_VIT, NORM), images=True)
 POOLS = {"token": "class", "avg": "mean"}
-# Arguments of timm that are told by the tensors, or change nothing after training.
-TOLD = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "global_pool"}
-TOLD |= {"class_token", "fc_norm", "num_classes", "in_chans", "qkv_bias", "init_values"}
-TOLD |= {"no_embed_class", "reg_tokens", "pre_norm", "final_norm", "qk_norm", "weight_init"}
-TOLD |= {"drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate"}
-TOLD |= {"patch_drop_rate", "dynamic_img_size"}
+# Arguments of timm that follow from the tensors, or change nothing after training.
+KNOWN = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "global_pool"}
+KNOWN |= {"class_token", "fc_norm", "num_classes", "in_chans", "qkv_bias", "init_values"}
+KNOWN |= {"no_embed_class", "reg_tokens", "pre_norm", "final_norm", "qk_norm", "weight_init"}
+KNOWN |= {"drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate"}
+KNOWN |= {"patch_drop_rate", "dynamic_img_size"}
 # Names of architectures by width, depth and patch.
 NAMES = {
     (192, 12, 16): "vit_tiny_patch16_224",
@@ -57,7 +57,7 @@ def documents(trained: Pretrained) -> dict[str, Document]:
     return {
         "config.json": {
             "architecture": name,
-            # transformers refuses num_classes among model_args; timm wants it here.
+            # transformers refuses num_classes among model_args; timm expects it here.
             "num_classes": getattr(trained.model, "num_classes", 0),
             "num_features": encoder.width,
             "model_args": arguments,
@@ -74,31 +74,31 @@ def documents(trained: Pretrained) -> dict[str, Document]:
 
 
 def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
-    """Of timm's config.json; ConvertError if it asks for what models here do not do."""
+    """Settings in timm's config.json; ConvertError if the models here do not support them."""
     config = found.get("config.json", {})
     arguments = config.get("model_args") or {}
-    if strange := sorted(arguments.keys() - TOLD):
-        raise ConvertError(f"config.json has model_args that are not known here: {strange}")
-    told: dict[str, Any] = {}
+    if strange := sorted(arguments.keys() - KNOWN):
+        raise ConvertError(f"config.json: model_args that are not supported: {strange}")
+    known: dict[str, Any] = {}
     if "num_heads" in arguments:
-        told["heads"] = arguments["num_heads"]
+        known["heads"] = arguments["num_heads"]
     pool = arguments.get("global_pool") or config.get("global_pool")
     if pool:
         if pool not in POOLS:
-            raise ConvertError(f"global_pool {pool!r} of config.json is none of {list(POOLS)}")
-        told["pool"] = POOLS[pool]
+            raise ConvertError(f"config.json: global_pool {pool!r}: expected {' or '.join(POOLS)}")
+        known["pool"] = POOLS[pool]
     prepared = config.get("pretrained_cfg") or {}
     sides = arguments.get("img_size", prepared.get("input_size", [])[1:])
-    # A square is told by the positions, which are right even where this is not.
+    # A square follows from the positions, which are right even if this is not.
     if isinstance(sides, list) and len(sides) == 2 and sides[0] != sides[1]:
-        told["clip"] = (1, *sides)
+        known["clip"] = (1, *sides)
     if "mean" in prepared and "std" in prepared:
-        told["normalise"] = Normalise(tuple(prepared["mean"]), tuple(prepared["std"]))
+        known["normalise"] = Normalise(tuple(prepared["mean"]), tuple(prepared["std"]))
     if "crop_pct" in prepared and "input_size" in prepared:
-        told["view"] = {"resize": math.floor(prepared["input_size"][1] / prepared["crop_pct"])}
+        known["view"] = {"resize": math.floor(prepared["input_size"][1] / prepared["crop_pct"])}
         if "interpolation" in prepared:
-            told["view"]["interpolation"] = prepared["interpolation"]
-    return told
+            known["view"]["interpolation"] = prepared["interpolation"]
+    return known
 
 
 TIMM = Layout(

@@ -1,6 +1,6 @@
-"""Proof of a conversion: the original code, run beside ours on the same input.
+"""Verifies a conversion by running the original code and ours on the same input.
 
-To cover one more layout: a file like the others and its line in `ORIGINALS`.
+To cover another layout, write a module like the others and add it to `ORIGINALS`.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ ORIGINALS: dict[str, Original] = {
     "hf": HF,
     "torchvision": TORCHVISION,
 }
-TOLERANCE = 1e-4  # of the largest number: float32, dozens of blocks
+TOLERANCE = 1e-4  # relative to the largest number: float32, dozens of blocks
 CLIPS = 2
 SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """How far ours and the original are apart."""
+    """The difference between the outputs of our model and of the original."""
 
     layout: str
-    compared: str  # what, of which input
-    difference: float  # largest absolute one of two numbers of the outputs
-    largest: float  # absolute value among the numbers of the original
+    compared: str  # which outputs, for which input
+    difference: float  # largest absolute one
+    largest: float  # absolute value in the outputs of the original
 
     @property
     def agrees(self) -> bool:
@@ -70,14 +70,14 @@ class Verification:
 def verify(
     trained: Pretrained, path: str | os.PathLike[str], layout: str | None = None
 ) -> Verification:
-    """Runs ours and the original, loaded strictly from a file as it loads one, in float32.
+    """Runs our model and the original, which loads its file strictly, in float32.
 
-    Compared are predictions of the masked tokens, logits, or an encoder's tokens after the norm,
-    for clips and masks that are drawn at random.
+    Compares predictions of the masked tokens, logits, or an encoder's tokens after the norm, for
+    random clips and masks.
 
     Raises:
-      ConvertError: the original is not installed or cannot be such a model, or does not load the
-        file without missing and unexpected tensors.
+      ConvertError: the original is not installed, does not support the model, or does not load
+        the file without missing or unexpected tensors.
     """
     contents = files.read(path)
     tensors, _ = files.without_prefixes(contents.tensors)
@@ -92,10 +92,10 @@ def verify(
         try:
             theirs = original.run(model.float().eval(), case).numpy()
         except (AssertionError, RuntimeError, ValueError) as error:
-            raise ConvertError(f"{original.name} does not run such a model: {error}") from error
+            raise ConvertError(f"{original.name} does not run this model: {error}") from error
     ours = run(trained, case)
     if ours.shape != theirs.shape:
-        raise ConvertError(f"the original gives {theirs.shape} numbers, ours {ours.shape}")
+        raise ConvertError(f"the original's output has shape {theirs.shape}, ours {ours.shape}")
     size = "x".join(map(str, trained.clip))
     return Verification(
         layout=layout,
@@ -106,7 +106,7 @@ def verify(
 
 
 def run(trained: Pretrained, case: Case) -> np.ndarray:
-    """What the original is compared with, on the CPU."""
+    """Our outputs, computed on the CPU."""
     encoder = trained.model.encoder.clone(dtype="float32", attention="xla", scan=False)
     model, inputs = trained.model.clone(encoder=encoder), [case.clips]
     masked = isinstance(model, MaskFeat | MaskedAutoencoder)
@@ -140,7 +140,7 @@ def _case(trained: Pretrained) -> Case:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(SEED)
         noise = torch.rand(CLIPS, tokens)
-    # As the originals sort, so that equal numbers are no question.
+    # Sorted as the originals do, which settles ties.
     rank = torch.argsort(torch.argsort(noise, dim=1), dim=1)
     mask = (rank >= visible).numpy().reshape(-1, *grid)
     return Case(trained, clips, noise.numpy(), mask, SEED)

@@ -1,4 +1,4 @@
-"""What the originals of all layouts have in common."""
+"""Code that the originals of all layouts share."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Tensor = Any  # torch.Tensor
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """What both models are run on.
+    """The input of both models.
 
     Attributes:
-      trained: ours.
+      trained: our model.
       clips: normalised pixels.
-      noise: of the tokens; masked autoencoders leave those with the smallest visible. It is the
-        first that `torch.rand` gives after `torch.manual_seed(seed)`.
+      noise: one number per token; masked autoencoders keep the tokens with the smallest. It is the
+        first output of `torch.rand` after `torch.manual_seed(seed)`.
       mask: of the tokens, True where masked.
       seed: of the noise.
     """
@@ -42,7 +42,7 @@ class Case:
     seed: int
 
     def torch_clips(self, *, channels: int = 1) -> Tensor:
-        """The clips, channels at that place; those of an encoder of images without time."""
+        """The clips with channels at this axis; without a time axis for an encoder of images."""
         torch = require_torch("to run an original")
         clips = torch.from_numpy(np.moveaxis(self.clips, -1, channels).copy())
         images = self.trained.clip[0] == 1 and self.trained.model.encoder.tubelet[0] == 1
@@ -54,21 +54,21 @@ class Case:
         return torch.from_numpy(self.mask.reshape(len(self.mask), -1).copy())
 
     def draw_same_noise(self) -> None:
-        """Makes the next `torch.rand` give `noise`."""
+        """Makes the next `torch.rand` return `noise`."""
         require_torch("to run an original").manual_seed(self.seed)
 
 
 def mask_ratio(trained: Pretrained) -> float:
-    """One for which the originals, which round down, leave as many tokens as ours."""
+    """A ratio with which the originals, which round down, keep as many tokens as ours."""
     return 1 - (trained.model.visible + 0.5) / math.prod(trained.model.encoder.grid(trained.clip))
 
 
 @dataclasses.dataclass(frozen=True)
 class Original:
-    """The original of a layout.
+    """The original code of a layout.
 
-    It builds the model that is like ours, for a file with tensors of these names; or reads such a
-    file strictly; and runs the model, see `verify`.
+    `build` makes the original of our model, for a file with tensors of these names; `read` also
+    loads such a file strictly; `run` returns the outputs to compare, see `verify`.
     """
 
     name: str
@@ -91,10 +91,10 @@ def norm_layer() -> Callable[[int], Module]:
 
 
 def square(trained: Pretrained) -> int:
-    """The side of the clips; ConvertError if they are not square, which many originals demand."""
+    """The side of the clips; ConvertError if they are not square, which many originals need."""
     _, height, width = trained.clip
     if height != width:
-        raise ConvertError(f"the original takes squares only, not {height}x{width} pixels")
+        raise ConvertError(f"the original takes square clips only, not {height}x{width} pixels")
     return height
 
 
@@ -120,7 +120,7 @@ def tensors_of(path: Path, *wrappers: str) -> Mapping[str, Tensor]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     found = [key for key in wrappers if key in saved]
     if wrappers and not found:
-        raise ConvertError(f"{path}: the original looks for {' or '.join(wrappers)} in it")
+        raise ConvertError(f"{path}: the original expects the key {' or '.join(wrappers)}")
     tensors = dict(saved[found[0]] if wrappers else saved)
     for prefix in PREFIXES:
         torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(tensors, prefix)
@@ -128,7 +128,7 @@ def tensors_of(path: Path, *wrappers: str) -> Mapping[str, Tensor]:
 
 
 def load_strictly(model: Module, state: Mapping[str, Tensor], path: Path) -> Module:
-    """The model with the tensors; ConvertError for missing, unexpected or other shapes."""
+    """Loads a state dict; ConvertError for missing or unexpected tensors or wrong shapes."""
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
@@ -137,7 +137,7 @@ def load_strictly(model: Module, state: Mapping[str, Tensor], path: Path) -> Mod
 
 
 def without_argument(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """A function that can also be given an argument that newer versions of it have dropped."""
+    """A function that also accepts an argument that newer versions of it have dropped."""
     if name in inspect.signature(function).parameters:
         return function
 
@@ -149,14 +149,14 @@ def without_argument(function: Callable[..., Any], name: str) -> Callable[..., A
 
 
 def outputs_of(module: Module) -> list[Tensor]:
-    """A list that the output of a module is put into whenever it is run."""
+    """A list to which each output of a module is appended."""
     outputs: list[Tensor] = []
     module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     return outputs
 
 
 def sizes(trained: Pretrained) -> dict[str, Any]:
-    """Arguments of MAE and mae_st alike."""
+    """Arguments that MAE and mae_st share."""
     encoder = trained.model.encoder
     return {
         "img_size": square(trained),
@@ -170,7 +170,7 @@ def sizes(trained: Pretrained) -> dict[str, Any]:
 
 
 def sizes_of_decoder(trained: Pretrained) -> dict[str, Any]:
-    """Likewise, where there is a decoder."""
+    """Arguments of the decoder that MAE and mae_st share."""
     model = trained.model
     return {
         "decoder_embed_dim": model.width,

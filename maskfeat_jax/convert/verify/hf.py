@@ -15,7 +15,7 @@ HINT = "pip install transformers"
 
 
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
-    """The model of the config.json that is written."""
+    """The model of the config.json that export writes."""
     transformers = imported("transformers", HINT)
     document = dict(documents(trained)["config.json"])
     config = transformers.AutoConfig.for_model(document.pop("model_type"), **document)
@@ -23,7 +23,7 @@ def build(trained: Pretrained, names: frozenset[str]) -> Module:
 
 
 def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
-    """Of the folder of the file, which must have a config.json."""
+    """The model in the folder of the file, which must have a config.json."""
     arguments = {"output_loading_info": True, "local_files_only": True}
     try:
         model, info = _class(trained).from_pretrained(
@@ -37,14 +37,14 @@ def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
 
 
 def _without_pooler(trained: Pretrained, names: frozenset[str]) -> dict[str, Any]:
-    """Leaves out a linear map that encoders have there, if the file has none."""
+    """Arguments that leave out the pooler of an encoder if the file has none."""
     if not isinstance(trained.model, Features) or any("pooler." in name for name in names):
         return {}
     return {"add_pooling_layer": False}
 
 
 def _class(trained: Pretrained) -> Any:
-    """The one that finds the architecture by config.json."""
+    """The class that finds the architecture in config.json."""
     transformers = imported("transformers", HINT)
     if isinstance(trained.model, MAE):
         return transformers.AutoModelForPreTraining

@@ -1,4 +1,4 @@
-"""facebookresearch/mae: its checkout on PYTHONPATH, beside any timm."""
+"""facebookresearch/mae: needs its checkout on PYTHONPATH, and any timm."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ HINT = "put a checkout of github.com/facebookresearch/mae on PYTHONPATH, and pip
 
 
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
-    """Of `models_mae`, or of `models_vit`, for a linear probe as main_linprobe.py changes it."""
+    """From `models_mae`, or `models_vit`, changed for a linear probe as in main_linprobe.py."""
     model, encoder = trained.model, trained.model.encoder
     sizes = base.sizes(trained)
     if isinstance(model, MaskedAutoencoder):
         module = base.imported("models_mae", HINT)
         if not hasattr(module, "get_2d_sincos_pos_embed"):
-            raise ConvertError(f"{module.__file__} is not the one of images; {HINT}")
+            raise ConvertError(f"{module.__file__} is not that of images; {HINT}")
         with _old_packages(module):
             return module.MaskedAutoencoderViT(**base.sizes_of_decoder(trained), **sizes)
     vit = base.imported("models_vit", HINT).VisionTransformer(
@@ -56,7 +56,7 @@ def run(model: Module, case: Case) -> Tensor:
 
 @contextlib.contextmanager
 def _old_packages(module: ModuleType) -> Iterator[None]:
-    """What timm has dropped since 0.3.2, and NumPy since 1.24, while a model is made."""
+    """Restores what timm has dropped since 0.3.2, and NumPy since 1.24, while a model is made."""
     namespace, had_float = vars(module), "float" in vars(np)
     block = namespace["Block"]
     namespace["Block"] = base.without_argument(block, "qk_scale")

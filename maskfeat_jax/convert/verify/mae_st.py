@@ -1,4 +1,4 @@
-"""facebookresearch/mae_st: the folder above its checkout on PYTHONPATH."""
+"""facebookresearch/mae_st: needs the folder above its checkout on PYTHONPATH."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HINT = (
 
 
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
-    """Of `models_mae`, or of `models_vit`."""
+    """From `models_mae` or `models_vit`."""
     model, encoder, frames = trained.model, trained.model.encoder, trained.clip[0]
     fields = {
         **base.sizes(trained),
@@ -34,7 +34,7 @@ def build(trained: Pretrained, names: frozenset[str]) -> Module:
         return vit
     per_frame = 3 * encoder.tubelet[1] ** 2
     return base.imported("mae_st.models_mae", HINT).MaskedAutoencoderViT(
-        # So many frames that a token predicts `dim` numbers.
+        # The number of frames for which a token predicts `dim` numbers.
         pred_t_dim=model.dim // per_frame * (frames // encoder.tubelet[0]),
         **base.sizes_of_decoder(trained),
         **fields,

@@ -16,11 +16,11 @@ LOSS = {"type": "PixelReconstructionLoss", "criterion": "L2"}
 
 
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
-    """The model of its configuration, without what prepares images and what computes losses."""
+    """The model of its configuration, without preprocessing."""
     if isinstance(trained.model.encoder, MViT):
         return _of_videos(trained)
     if "neck.fc.weight" not in names and isinstance(trained.model, MaskFeat):
-        raise ConvertError("this is a file of mmselfsup, before it became mmpretrain")
+        raise ConvertError("this is a file of mmselfsup, which mmpretrain does not load")
     return imported("mmpretrain.models", HINT).build_classifier(_config(trained, names))
 
 
@@ -96,8 +96,8 @@ def _of_videos(trained: Pretrained) -> Module:
     model, encoder = trained.model, trained.model.encoder
     if not isinstance(model, Classifier):
         raise ConvertError(
-            "mmaction2 has no MaskFeat: its pre-training was a project of mmselfsup, which no "
-            "package holds"
+            "mmaction2 has no MaskFeat: its pre-training was a project of mmselfsup and is in no "
+            "package"
         )
     halved = [i for i, stride in enumerate(encoder.q_strides) if stride > 1]
     imported("mmaction.models", HINT_OF_VIDEOS)

@@ -1,4 +1,4 @@
-"""PySlowFast: its checkout on PYTHONPATH, and what it needs."""
+"""PySlowFast: needs its checkout on PYTHONPATH, and its packages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OF_DECODER = re.compile(r"(pred_head\..*\.attn\.)q(\.weight|\.bias)")
 
 
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
-    """Of the settings that are written into a checkpoint."""
+    """The model of the settings that export writes."""
     base.square(trained)
     config = imported("slowfast.config.defaults", HINT).get_cfg()
     _set(config, settings(trained, separate="blocks.0.attn.q.weight" in names))
@@ -32,20 +32,20 @@ def build(trained: Pretrained, names: frozenset[str]) -> Module:
 
 
 def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
-    """Strictly, after three linear maps in blocks of the decoder have been made one.
+    """Loads a file strictly, after joining queries, keys and values of the decoder's blocks.
 
-    The published files of mae_st have three, which no PySlowFast that is public has.
+    The published files of mae_st have three linear maps there; public versions of PySlowFast one.
     """
     state = dict(base.tensors_of(path, "model_state"))
     torch = require_torch(f"to read {path.name}")
     for match in filter(None, map(OF_DECODER.fullmatch, list(state))):
-        parts = [state.pop(f"{match[1]}{part}{match[2]}") for part in "qkv"]
-        state[f"{match[1]}qkv{match[2]}"] = torch.cat(parts)
+        tensors = [state.pop(f"{match[1]}{name}{match[2]}") for name in "qkv"]
+        state[f"{match[1]}qkv{match[2]}"] = torch.cat(tensors)
     return base.load_strictly(build(trained, names), state, path)
 
 
 def run(model: Module, case: Case) -> Tensor:
-    """Predictions of the masked tokens, or logits, of which it gives the softmax."""
+    """Predictions of the masked tokens, or logits, whose softmax the model returns."""
     clips, ours = case.torch_clips(), case.trained.model
     if isinstance(ours, MAE):
         case.draw_same_noise()

@@ -25,7 +25,7 @@ def build(trained: Pretrained, names: frozenset[str], checkpoint: str = "") -> M
 
 
 def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
-    """Through config.json where there is one."""
+    """Loads a folder with config.json if there is one, else the file."""
     try:
         if path.suffix == SAFETENSORS and (path.parent / "config.json").exists():
             folder = f"local-dir:{path.parent}"
@@ -34,8 +34,8 @@ def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
             model = build(trained, names, str(path))
     except (KeyError, RuntimeError, TypeError) as error:
         raise ConvertError(f"{path} does not load in timm: {error}") from error
-    if different := names ^ set(model.state_dict()):  # its loader leaves some out
-        raise ConvertError(f"{path}: only one of the file and timm has {sorted(different)}")
+    if different := names ^ set(model.state_dict()):  # its loader ignores some
+        raise ConvertError(f"{path}: only in the file or only in timm: {sorted(different)}")
     return model
 
 

@@ -1,4 +1,4 @@
-"""torchvision: its `MViT`, which puts blocks together as it is told."""
+"""torchvision: its `MViT`, with a list of blocks as argument."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KERNEL = [3, 3, 3]
 
 
 def build(trained: Pretrained, names: frozenset[str]) -> Module:
-    """`mvit_v2_s` with other sizes; of MaskFeat, where another layer doubles the width."""
+    """`mvit_v2_s` with other sizes; for MaskFeat, another layer doubles the width."""
     mvit = base.imported("torchvision.models.video.mvit", "pip install torchvision")
     encoder, (frames, height, width) = trained.model.encoder, trained.clip
     width_in, blocks = encoder.width, []
