@@ -1,4 +1,4 @@
-"""Arrays in a directory, and back. The only file that knows Orbax.
+"""Writes and reads arrays in a directory. The only module that uses Orbax.
 
 Leaves are stored under the path of their names in the tree (`params/encoder/...`), so containers
 without leaves (`EmptyState`, None) need no storage; typed PRNG keys are stored as their data.
@@ -23,19 +23,19 @@ STORAGE_ERRORS = (OSError, ValueError)
 
 
 def copied(leaves: Mapping[Name, Any]) -> dict[Name, Any]:
-    """What is written of leaves, safe from their being donated or overwritten.
+    """Copies leaves, which may then be donated or overwritten.
 
-    With one process: arrays of numpy. With several: arrays of JAX, which on a CPU are copies;
-    elsewhere `start_writing` copies them to the host before it returns.
+    With one process: NumPy arrays. With several: JAX arrays, which on a CPU are copies; on other
+    backends `start_writing` copies them to the host before it returns.
     """
     data = {n: jax.random.key_data(x) if _is_key(x) else x for n, x in leaves.items()}
-    arrays = {name: leaf for name, leaf in data.items() if leaf.size}  # Orbax refuses the others
+    arrays = {name: leaf for name, leaf in data.items() if leaf.size}  # Orbax refuses empty ones
     if jax.process_count() > 1:
         return _copied(arrays) if jax.default_backend() == "cpu" else arrays
     for leaf in arrays.values():  # so that the transfers overlap
         if isinstance(leaf, jax.Array):
             leaf.copy_to_host_async()
-    # An array on the CPU, seen as one of numpy, is the live buffer: hence a copy.
+    # NumPy would share the live buffer of an array on the CPU: hence a copy.
     return {name: np.array(leaf) for name, leaf in arrays.items()}
 
 
@@ -43,34 +43,37 @@ def write(arrays: Mapping[Name, Any], directory: pathlib.Path) -> None:
     """Writes what `copied` returned into a new directory, with one process, from any thread.
 
     Raises:
-      OSError, ValueError: storage failed. Something may still be written for a while.
+      OSError, ValueError: storage failed. Writing may go on for a while.
     """
     _quietly(lambda: ocp.save(directory, nest(arrays)))
 
 
 def start_writing(arrays: Mapping[Name, Any], directory: pathlib.Path) -> Callable[[], None]:
-    """Begins to write what `copied` returned; all processes call it from their main threads.
+    """Starts to write what `copied` returned; all processes call it from their main threads.
 
     Returns:
-      Waits until all processes have written their shards; from any thread. Raises as `write`.
+      A function that waits until all processes have written their shards; from any thread. Raises
+      as `write`.
     """
     response = ocp.save_async(directory, nest(arrays))
     return lambda: _quietly(response.result)
 
 
-def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) -> dict[Name, Any]:
-    """Reads arrays and checks that each came as it was asked for.
+def read(
+    directory: pathlib.Path, expected: Mapping[Name, Any], *, partial: bool
+) -> dict[Name, Any]:
+    """Reads arrays and checks their shapes and dtypes.
 
     Args:
       directory: of `write`.
-      wanted: numpy arrays, or arrays or `jax.ShapeDtypeStruct`s of JAX, by name. What is wanted of
-        numpy is read as numpy; the others go where their `sharding` says, or to the first device.
-      partial: there may be others that are not wanted.
+      expected: NumPy arrays, JAX arrays or `jax.ShapeDtypeStruct`s, by name. NumPy arrays are read
+        as such; the others are placed by their `sharding`, or on the first device without one.
+      partial: ignore stored arrays that are not expected.
 
     Raises:
       OSError, ValueError: storage failed, or a shape or dtype differs.
     """
-    abstract = {name: _abstract(leaf) for name, leaf in wanted.items()}
+    abstract = {name: _abstract(leaf) for name, leaf in expected.items()}
     stored = {name: leaf for name, leaf in abstract.items() if leaf.size}
     context = ocp.Context()
     context.pytree.loading.partial_load = partial
@@ -89,14 +92,14 @@ def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) 
                 f"{'/'.join(name)} was read as {dtype_and_shape(describe(value))}, "
                 f"not {dtype_and_shape(describe(leaf))}; 64-bit numbers need jax_enable_x64"
             )
-        if _is_key(wanted[name]):
-            value = jax.random.wrap_key_data(value, impl=_key_impl(wanted[name]))
+        if _is_key(expected[name]):
+            value = jax.random.wrap_key_data(value, impl=_key_impl(expected[name]))
         loaded[name] = value
     return loaded
 
 
 def _quietly(action: Callable[[], None]) -> None:
-    """Without Orbax's hundreds of lines about an error that is raised anyway."""
+    """Runs an action without Orbax's log lines about an error that is raised anyway."""
 
     def no_error(record: logging.LogRecord) -> bool:
         return record.levelno < logging.ERROR
@@ -127,7 +130,7 @@ def _key_impl(leaf: Any) -> str:
 
 
 def _abstract(leaf: Any) -> Any:
-    """What Orbax is asked for: shape, dtype and sharding of a leaf or of a key's data."""
+    """Shape, dtype and sharding for Orbax, of a leaf or of a key's data."""
     if isinstance(leaf, np.ndarray):
         return leaf
     sharding = getattr(leaf, "sharding", None)

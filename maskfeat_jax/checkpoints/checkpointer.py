@@ -1,14 +1,15 @@
 """Saving and restoring the state of a run.
 
-A step is a directory `checkpoints/<step>/`: `arrays/`, written by Orbax, and `manifest.json`, ours.
-Orbax stores no content checksums, does not fall back from a damaged step, and casts to another
-dtype without a word; the manifest is there for these three: it holds the step, the caller's facts,
-shape and dtype of each array, and what `manifest` says of files. `storage` has the directories.
+A step is a directory `checkpoints/<step>/` with `arrays/`, written by Orbax, and our
+`manifest.json`. Orbax stores no content checksums, does not fall back from a damaged step, and
+casts to another dtype silently; the manifest is for these three: it contains the step, the caller's
+facts, shape and dtype of each array, length and SHA-256 of each file. `storage` manages the
+directories.
 
-Saving goes on in the background: `save` returns when the state is copied, and what went wrong is
-raised by the next `save`, `finish`, `latest_good` or `restore`. With several processes all of them
-call these in the same order from their main threads; in the background process 0 works on files
-only, and knows from Orbax when the others have written their arrays.
+Saving is asynchronous: `save` returns when the state is copied, and its errors are raised by the
+next `save`, `finish`, `latest_good` or `restore`. With several processes all of them call these in
+the same order from their main threads; in the background process 0 only works on files, and Orbax
+reports when the others have written their arrays.
 """
 
 from __future__ import annotations
@@ -49,15 +50,15 @@ class PendingSave:
 
     step: int
     size: int  # of its arrays in memory, bytes
-    work: concurrent.futures.Future[float]  # of this process; gives the seconds since `save`
+    work: concurrent.futures.Future[float]  # of this process; returns the seconds since `save`
 
     def wait(self) -> list[int]:
-        """Waits for the end in all processes, which all call it; the numbers of those that failed.
+        """Waits for all processes, which all call it; returns the indices of those that failed.
 
-        Returns as soon as one has failed: in others the work may then wait for it in vain.
+        Returns as soon as one has failed: the work of others may wait for it forever.
         """
         while True:
-            # Short waits: an operation of all processes must not wait long for one of them.
+            # Short waits: a collective must not wait long for one process.
             done, _ = concurrent.futures.wait([self.work], timeout=0.2)
             state = (_FAILED if self.work.exception() else _DONE) if done else _RUNNING
             states = np.ravel(multihost_utils.process_allgather(np.int32(state)))
@@ -70,7 +71,7 @@ class Checkpoints:
 
     Attributes:
       blocked_s: seconds that the last call of `save` took.
-      waited_s: of these, seconds of waiting for the save before.
+      waited_s: of these, seconds of waiting for the previous save.
       written_s: seconds that the last finished save took from its call to its last file.
     """
 
@@ -87,13 +88,13 @@ class Checkpoints:
 
         Args:
           directory: `<workdir>/checkpoints`, which all processes share.
-          keep_last: how many of the newest good steps stay.
-          verify: what is compared before a step is trusted, one of `manifest.LEVELS`.
-          allow_fresh_start: `latest_good` answers None also if there are damaged steps only.
-          pause_s: seconds between the two tries of a save.
+          keep_last: how many of the newest good steps are kept.
+          verify: what is compared with the manifest before a step is used; of `manifest.LEVELS`.
+          allow_fresh_start: `latest_good` returns None also if all steps are damaged.
+          pause_s: seconds between the two attempts of a save.
 
         Raises:
-          ValueError: a number is not positive, or `verify` is no such word.
+          ValueError: `keep_last` is not positive, or `verify` is unknown.
         """
         if keep_last < 1:
             raise ValueError(f"keep_last {keep_last}: expected at least 1")
@@ -121,7 +122,7 @@ class Checkpoints:
             error.add_note(f"step {self._pending.step} could not be saved: {error_text(failure)}")
 
     def messages(self) -> list[str]:
-        """Sentences for people since the last call: damaged steps, tries that failed, no space."""
+        """Messages since the last call: damaged steps, failed attempts, too little space."""
         taken = list(self._storage.messages)
         del self._storage.messages[: len(taken)]  # the thread of a save may have added more
         return taken
@@ -131,27 +132,26 @@ class Checkpoints:
         return self._storage.steps()
 
     def check_space(self, state: PyTree) -> None:
-        """Leaves a message if the disk is too small for a save of such a state (process 0)."""
+        """Adds a message if the disk is too small for a save of such a state (process 0)."""
         if jax.process_index() == 0:
             self._storage.check_space(_bytes(named_leaves(state)))
 
     def save(self, step: int, state: PyTree, facts: Mapping[str, Any]) -> None:
-        """Begins to save a state and returns when it is copied; all processes call it.
+        """Starts to save a state and returns when it is copied; all processes call it.
 
-        The save before is waited for. A good step that is already there, or is being written, is
-        left as it is; a damaged one of that number is moved to `bad/`. When the new step is
-        complete, good ones that are older than the newest `keep_last` are deleted.
-        What fails in storage is tried once more, after deleting the oldest good step (never the
-        newest) if the disk is full. (With several processes arrays that cannot be written are an
-        error at once.)
+        Waits for the previous save first. A good step of this number, complete or being written, is
+        kept; a damaged one is moved to `bad/`. When the new step is complete, good steps other than
+        the newest `keep_last` are deleted. Failed storage operations are repeated once, after
+        deleting the oldest good step (never the newest) if the disk is full. (With several
+        processes, arrays that cannot be written are an error at once.)
 
         Args:
           step: number of updates made.
           state: any tree of arrays, sharded or not; they may be donated when this has returned.
-          facts: what else to know about the step; what JSON can hold.
+          facts: about the step, JSON-serialisable.
 
         Raises:
-          CheckpointError: storage failed, now or in the save before. Older steps are untouched.
+          CheckpointError: storage failed, now or in the previous save. Older steps are untouched.
           ValueError: the state or the facts cannot be stored.
         """
         begun = time.perf_counter()
@@ -164,7 +164,7 @@ class Checkpoints:
             "facts": dict(facts),
             "leaves": {"/".join(name): describe(leaf) for name, leaf in leaves.items()},
         }
-        manifest.render(body)  # complains about the facts before anything is written
+        manifest.render(body)  # raises for invalid facts before anything is written
         before, asked = self._pending, time.perf_counter()
         if before is not None and before.step == step:
             return
@@ -173,7 +173,7 @@ class Checkpoints:
         if before is not None and self.waited_s > 1:
             self._storage.messages.append(
                 f"step {step} waited {self.waited_s:.0f} s for the save of step {before.step}: the "
-                f"disk writes {before.size / 1e6 / self.written_s:.1f} MB/s; save more seldom "
+                f"disk writes {before.size / 1e6 / self.written_s:.1f} MB/s; save less often "
                 "(run.checkpoint_every_epochs) or on a faster disk"
             )
         make_room = functools.partial(self._storage.make_room, step, size)
@@ -186,7 +186,7 @@ class Checkpoints:
                     work()
                     return time.perf_counter() - begun
 
-                # A thread of its own: the one of a save that failed elsewhere may wait in vain.
+                # A new thread: that of a save that failed in another process may wait forever.
                 thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
                 self._pending = PendingSave(step, size, thread.submit(timed))
         except STORAGE_ERRORS as error:
@@ -215,8 +215,8 @@ class Checkpoints:
     def latest_good(self) -> int | None:
         """The newest step whose files all match their manifest; None if nothing was saved yet.
 
-        Newer, damaged ones are moved to `bad/`, with a message for each. What is left of saves that
-        were cut short is cleared.
+        Newer, damaged ones are moved to `bad/`, with a message for each. Leftovers of interrupted
+        saves are removed.
 
         Raises:
           CheckpointError: there are steps, but no good one. See `allow_fresh_start`.
@@ -238,8 +238,8 @@ class Checkpoints:
 
         Args:
           step: a saved step.
-          like: the same tree of arrays or `jax.ShapeDtypeStruct`s, whose `sharding` says where
-            arrays go (None: the first device), on any number of devices.
+          like: the same tree of arrays or `jax.ShapeDtypeStruct`s, with the `sharding` of the
+            result (None: the first device), on any number of devices.
 
         Returns:
           The state, and the facts given to `save`.
@@ -253,24 +253,24 @@ class Checkpoints:
         level = "length" if step == self._just_verified else self._level
         self._just_verified = None
         body = verified(directory, step, level)
-        wanted = named_leaves(like)
-        described = {"/".join(name): describe(leaf) for name, leaf in wanted.items()}
+        expected = named_leaves(like)
+        described = {"/".join(name): describe(leaf) for name, leaf in expected.items()}
         if lines := differences(body["leaves"], described):
             raise CheckpointError(
-                f"{directory} does not fit the state it should be restored into:\n  "
+                f"{directory} does not fit the state to restore:\n  "
                 + "\n  ".join(lines)
                 + "\nWas it saved with another model, optimiser or precision?"
             )
-        for name, leaf in wanted.items():
-            if isinstance(leaf, np.ndarray):  # is restored to a device all the same
-                wanted[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        leaves = read(directory, wanted, partial=False).values()
+        for name, leaf in expected.items():
+            if isinstance(leaf, np.ndarray):  # is also restored to a device
+                expected[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        leaves = read(directory, expected, partial=False).values()
         return jax.tree.unflatten(jax.tree.structure(like), leaves), body["facts"]
 
     def _work(
         self, step: int, leaves: Mapping[Name, Any], body: dict[str, Any]
     ) -> Callable[[], None]:
-        """Copies the arrays and returns what is left to do in the background."""
+        """Copies the arrays and returns the work for the background."""
         storage, arrays = self._storage, stored_arrays.copied(leaves)
 
         def begin() -> int:
@@ -285,18 +285,18 @@ class Checkpoints:
 
         if jax.process_count() == 1:
             return lambda: self._publish(step, self._twice(step, fill), body)
-        together = storage.temporary(step, on_first_process(lambda: self._twice(step, begin)))
-        wait = stored_arrays.start_writing(arrays, together / ARRAYS)
+        shared = storage.temporary(step, on_first_process(lambda: self._twice(step, begin)))
+        wait = stored_arrays.start_writing(arrays, shared / ARRAYS)
 
         def wait_and_publish() -> None:
             wait()
             if jax.process_index() == 0:
-                self._publish(step, together, body)
+                self._publish(step, shared, body)
 
         return wait_and_publish
 
     def _publish(self, step: int, temporary: pathlib.Path, body: dict[str, Any]) -> None:
-        """Closes a filled directory; then old steps may go."""
+        """Completes a filled directory, then deletes old steps."""
         self._twice(step, lambda: self._storage.commit(step, temporary, body), keep=temporary)
         self._storage.drop_old(step)
         fault_point("save.end")
@@ -311,34 +311,40 @@ class Checkpoints:
 
     def _failure(self, step: int, error: BaseException) -> CheckpointError:
         if jax.process_count() == 1:  # else others may still be writing there
-            self._storage.clear()  # what is left of the disk is needed
+            self._storage.clear()  # frees space
         return CheckpointError(
             f"step {step} could not be saved in {self._storage.directory}: {error_text(error)}\n"
-            "The good steps before it are there. "
+            "The good steps before it are kept. "
             f"{self._storage.free_bytes() / 1e9:.1f} GB are free; make room "
             "or correct the permissions, then run the same command again."
         )
 
 
 def verified(directory: pathlib.Path, step: int | None, level: str) -> dict[str, Any]:
-    """`manifest.verify` on process 0, with CheckpointError; the body in all, which all call it."""
+    """Verifies a step on process 0 and returns the manifest's body in all; all call it.
 
-    def look(closely: str) -> dict[str, Any]:
+    Raises:
+      CheckpointError: the step is damaged.
+    """
+
+    def verify(level: str) -> dict[str, Any]:
         try:
-            return manifest.verify(directory, step, closely)
+            return manifest.verify(directory, step, level)
         except manifest.Damaged as damage:
             raise CheckpointError(
                 f"{directory} cannot be loaded: {damage}. Use another step, or a copy of this one."
             ) from damage
 
-    on_first_process(lambda: int(not look(level)))
-    return look("length")
+    on_first_process(lambda: int(not verify(level)))
+    return verify("length")
 
 
-def read(directory: pathlib.Path, wanted: Mapping[Name, Any], *, partial: bool) -> dict[Name, Any]:
-    """`arrays.read` of a verified step, with CheckpointError."""
+def read(
+    directory: pathlib.Path, expected: Mapping[Name, Any], *, partial: bool
+) -> dict[Name, Any]:
+    """Reads arrays of a verified step, see `arrays.read`; CheckpointError if it fails."""
     try:
-        return stored_arrays.read(directory / ARRAYS, wanted, partial=partial)
+        return stored_arrays.read(directory / ARRAYS, expected, partial=partial)
     except STORAGE_ERRORS as error:
         raise CheckpointError(f"{directory} cannot be loaded: {error_text(error)}") from error
 

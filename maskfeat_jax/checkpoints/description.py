@@ -1,4 +1,4 @@
-"""A model as the sections `model` and `head` of a recipe, and back."""
+"""Converts between a model and the sections `model` and `head` of a recipe."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _NOT_FIELDS = ("parent", "name", "encoder")
 
 
 def model_of(section: Mapping[str, Any], head: Mapping[str, Any]) -> nn.Module:
-    """The model of sections that leave nothing to a task; RecipeError if they describe none."""
+    """Builds the model of complete sections; RecipeError if they are invalid."""
     reader = Reader({"task": "", "model": section, "head": head})
     return reader.choose("head", MODELS, encoder=encoder_of(reader))
 
 
 def sections_of(model: nn.Module) -> dict[str, dict[str, Any]]:
-    """The inverse of `model_of`; `model` says how it differs from the nearest variant."""
+    """The inverse of `model_of`, with `model` as differences from the nearest variant."""
     encoder = model.encoder
     name = next(name for name, kind in MODELS.items() if type(model) is kind)
     return {
@@ -32,7 +32,7 @@ def sections_of(model: nn.Module) -> dict[str, dict[str, Any]]:
 
 
 def section_of(family: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `model` of an encoder: the nearest variant, and what differs from it."""
+    """The section `model` of an encoder: the nearest variant and the fields that differ."""
 
     def differing(variant: str) -> dict[str, Any]:
         sizes = VARIANTS[variant][1]

@@ -1,7 +1,7 @@
-"""The manifest of a saved step: what its files are, so that damage is seen before it is loaded.
+"""The manifest of a saved step, by which damage is detected before it is loaded.
 
-`manifest.json` is in the directory it describes and holds a body of the caller's (at least `step`),
-length and SHA-256 of each file, and the SHA-256 of all that.
+`manifest.json` is in the directory it describes and contains a body from the caller (at least
+`step`), length and SHA-256 of each file, and the SHA-256 of all this.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _THREADS = 4  # SHA-256 of one core is slower than most disks
 
 
 class Damaged(Exception):
-    """What is wrong with a directory, naming the file."""
+    """A directory does not match its manifest; names the file."""
 
 
 def write(directory: pathlib.Path, body: dict[str, Any]) -> None:
-    """Writes the manifest of all files that are in a directory now, in one piece; or OSError."""
+    """Writes the manifest of all files in a directory, atomically; OSError if it cannot."""
     files = sorted(path for path in directory.rglob("*") if path.is_file())
     names = [path.relative_to(directory).as_posix() for path in files]
     listed = dict(zip(names, _fingerprints(files), strict=True))
@@ -39,7 +39,7 @@ def write(directory: pathlib.Path, body: dict[str, Any]) -> None:
 
 
 def verify(directory: pathlib.Path, step: int | None, level: str = "full") -> dict[str, Any]:
-    """Checks a step against its manifest and returns the body of that.
+    """Checks a step against its manifest and returns the body of the manifest.
 
     Args:
       directory: of the step.
@@ -78,18 +78,18 @@ def size(body: dict[str, Any]) -> int:
 
 
 def render(body: dict[str, Any]) -> str:
-    """The one spelling of a manifest; ValueError if the body holds something that JSON cannot."""
+    """The text of a manifest; ValueError if the body is not JSON-serialisable."""
     try:
         plain = json.loads(json.dumps(body, allow_nan=False))  # keys become strings, then sort
         text = json.dumps(plain, indent=1, sort_keys=True)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"facts must be what JSON can hold: {error}") from error
+        raise ValueError(f"facts must be JSON-serialisable: {error}") from error
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f'{{"sha256": "{digest}",\n"body": {text}}}\n'
 
 
 def sha256(path: pathlib.Path) -> str:
-    """Of the contents of a file."""
+    """SHA-256 of the contents of a file, in hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -120,7 +120,7 @@ def _unreadable(name: str, error: OSError) -> Damaged:
 
 
 def _fingerprints(paths: Iterable[pathlib.Path]) -> Iterator[dict[str, Any]]:
-    """Of each file, in order; several are read at a time."""
+    """Length and SHA-256 of each file, in order; several are read at a time."""
 
     def fingerprint(path: pathlib.Path) -> dict[str, Any]:
         return {"bytes": path.stat().st_size, "sha256": sha256(path)}

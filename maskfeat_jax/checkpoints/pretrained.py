@@ -1,8 +1,8 @@
-"""Models and weights out of checkpoints of this package, and into them.
+"""Loads models and weights from checkpoints of this package, and saves imported weights.
 
-What is read is a run (a work directory with its recipe, or one of its steps), or weights that were
-imported: one step with a description, `maskfeat_jax.json`, in the place of a recipe. Nothing is
-moved or changed by reading.
+A checkpoint is a run (a work directory with its recipe, or one of its steps), or imported weights:
+one step with a description, `maskfeat_jax.json`, instead of a recipe. Loading moves and changes
+nothing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class DescriptionError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Parameters after so many updates, and their moving average if the run kept one."""
+    """Parameters of a step, and their moving average if the run kept one."""
 
     step: int
     params: Params
@@ -53,7 +53,7 @@ class Weights:
 
     @property
     def evaluated(self) -> Params:
-        """The moving average where there is one, as in `TrainState`."""
+        """The moving average if there is one, as in `TrainState`."""
         return self.params if self.ema is None else self.ema
 
 
@@ -63,12 +63,12 @@ class Pretrained:
 
     model: nn.Module  # of `MODELS`
     params: Params
-    clip: Size3  # frames, height and width of the clips it is meant for
+    clip: Size3  # frames, height and width of its clips
     normalise: Normalise  # of their pixels
     recipe: Mapping[str, Any]  # sections that describe it: `model`, `head`, for a run all others
-    origin: str  # where it comes from, for people
-    class_names: tuple[str, ...] | None = None  # of a classifier, where they are known
-    report: Any = None  # of the file that it was read from, if that was one of PyTorch
+    origin: str  # its source, for messages
+    class_names: tuple[str, ...] | None = None  # of a classifier, if known
+    report: Any = None  # of the PyTorch file that it was read from, if it was one
 
 
 def is_ours(path: str | os.PathLike[str]) -> bool:
@@ -93,9 +93,9 @@ def workdir_of(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def load_params(path: str | os.PathLike[str]) -> Weights:
-    """Reads the `params` and `ema` of a saved state and nothing else, on the host.
+    """Reads only the `params` and `ema` of a saved state, on the host.
 
-    Damaged steps that are passed over are warned of. All processes call it.
+    Warns of damaged steps that are skipped. All processes call it.
 
     Args:
       path: a work directory or its `checkpoints` (the newest good step is taken), or one step.
@@ -118,15 +118,15 @@ def load_params(path: str | os.PathLike[str]) -> Weights:
         directory, level = storage.directory / str(newest), "length"  # as it was just read
     body = verified(directory, None, level)
     named = {tuple(text.split("/")): leaf for text, leaf in body["leaves"].items()}
-    wanted = {
+    expected = {
         name: np.empty(leaf["shape"], jnp.dtype(leaf["dtype"]))
         for name, leaf in named.items()
         if name[0] in ("params", "ema")
     }
-    if not any(name[0] == "params" for name in wanted):
+    if not any(name[0] == "params" for name in expected):
         found = sorted({name[0] for name in named})
         raise CheckpointError(f"{directory} holds no params, only {', '.join(found)}")
-    tree = nest(read(directory, wanted, partial=True))
+    tree = nest(read(directory, expected, partial=True))
     return Weights(body["step"], tree["params"], tree.get("ema"))
 
 
@@ -135,7 +135,7 @@ def load_pretrained(path: str | os.PathLike[str], *, ema: bool = True) -> Pretra
 
     Args:
       path: that `is_ours`.
-      ema: take the moving average of the parameters where there is one.
+      ema: take the moving average of the parameters if there is one.
 
     Raises:
       CheckpointError, WorkdirError: it cannot be read.
@@ -176,7 +176,7 @@ def _load_run(path: str | os.PathLike[str], ema: bool) -> Pretrained:
 
 
 def save_params(folder: pathlib.Path, pretrained: Pretrained, layout: str) -> None:
-    """Fills a folder: `checkpoints/0`, and a description with the layout it was read from."""
+    """Writes `checkpoints/0` and a description, with the layout it was read from, to a folder."""
     with Checkpoints(folder / "checkpoints") as checkpoints:
         checkpoints.save(0, {"params": pretrained.params}, {"from": pretrained.origin})
     write_description(folder, pretrained, layout)
@@ -191,7 +191,7 @@ def write_description(
 ) -> None:
     """Describes files of weights in a folder, in `maskfeat_jax.json`, with their SHA-256.
 
-    `left_out` has a sentence for each thing of the original that they do not hold.
+    `left_out` has a sentence for each module or tensor that they do not contain.
     """
     body = {
         "format": FORMAT,
@@ -209,7 +209,7 @@ def write_description(
 
 
 def described(document: Mapping[str, Any], params: Params, origin: str) -> Pretrained:
-    """The model of a document; KeyError, TypeError or ValueError if it describes none."""
+    """The model of a description; KeyError, TypeError or ValueError if it is invalid."""
     names = document["class_names"]
     frames, height, width = document["clip"]
     return Pretrained(
@@ -224,7 +224,7 @@ def described(document: Mapping[str, Any], params: Params, origin: str) -> Pretr
 
 
 def _class_names(path: pathlib.Path, classes: int) -> tuple[str, ...] | None:
-    """From the table of an evaluation, if there is one of as many classes."""
+    """Read from the table of an evaluation, if there is one with this number of classes."""
     if not path.exists():
         return None
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,13 +1,13 @@
-"""The directory of saved steps: files only, no arrays.
+"""Manages the directory of saved steps: files only, no arrays.
 
-A step is filled as `<step>.saving` and gets its name `<step>` when its manifest is written. So a
+A step is written as `<step>.saving` and renamed to `<step>` after its manifest is written. So a
 numbered directory without a valid manifest is damaged: it is moved to `bad/<step>`, never loaded,
-never deleted. Each try has a directory of its own (`<step>-1.saving`), as what failed may still be
-writing to the one before. An old step is renamed to `<step>.deleting` first, so that what a crash
-leaves of it does not look like a damaged one. Nothing else is touched.
+never deleted. Each attempt has its own directory (`<step>-1.saving`), as a failed one may still be
+writing. A step is renamed to `<step>.deleting` before it is deleted, so that a crash in between
+does not look like damage. Other files are not touched.
 
-Contents are hashed once when a step is saved, for its manifest, and again before it is trusted or
-deleted. Hashing it a second time right after the save would read the page cache, not the disk.
+Contents are hashed when a step is saved, for its manifest, and again before it is used or deleted.
+Hashing a second time right after the save would read the page cache, not the disk.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ _TENSORSTORE_FILE = r'Failed (?:writing|to open): "([^"]+)"'
 
 
 class CheckpointError(RuntimeError):
-    """A step cannot be saved, or cannot be trusted, or does not fit; says which and why."""
+    """A step cannot be saved, is damaged, or does not fit; says which and why."""
 
 
 class Storage:
-    """Steps in a directory, as in `Checkpoints`. One process and one thread at a time use it."""
+    """Steps in a directory, see `Checkpoints`. Used by one process and one thread at a time."""
 
     def __init__(self, directory: pathlib.Path, *, keep_last: int = 1, level: str = "auto"):
         self.directory = directory  # made at the first save
-        self.messages: list[str] = []  # for people; the owner empties it
+        self.messages: list[str] = []  # for the log; the owner empties it
         self._keep_last = keep_last
         self._level = level
-        self._tries: collections.Counter[int] = collections.Counter()
+        self._attempts: collections.Counter[int] = collections.Counter()
 
     def steps(self) -> list[int]:
         """Every numbered step, ascending, good or not."""
@@ -58,37 +58,37 @@ class Storage:
         return sorted(int(p.name) for p in found if re.fullmatch(r"0|[1-9][0-9]*", p.name))
 
     def set_aside(self) -> list[pathlib.Path]:
-        """What was moved to `bad/`, ever."""
+        """Everything in `bad/`."""
         return sorted(self.directory.glob("bad/*"))
 
     def leftovers(self) -> list[pathlib.Path]:
-        """What is left of saves and deletions of ours that were cut short."""
+        """Leftovers of interrupted saves and deletions."""
         if not self.directory.is_dir():
             return []
         found = (path for path in self.directory.iterdir() if _LEFTOVER.fullmatch(path.name))
         return sorted(path for path in found if _is_ours(path))
 
     def newest_good(self, *, move: bool = True, fresh: bool = False) -> int:
-        """The newest step that fits its manifest, -1 if nothing was ever saved.
+        """The newest step that matches its manifest, -1 if nothing was ever saved.
 
         Args:
-          move: move the damaged ones that are newer to `bad/`; when a good one is found, clear what
-            is left of saves that were cut short.
-          fresh: answer -1 also if there are steps, but no good one.
+          move: move newer, damaged ones to `bad/`; when a good one is found, remove leftovers of
+            interrupted saves.
+          fresh: return -1 also if there are steps, but no good one.
 
         Raises:
           CheckpointError: there are, or were, steps, but no good one.
         """
         bad: list[str] = []
         if names := ", ".join(path.name for path in self.leftovers()):
-            self.messages.append(f"{names}: of a save that was cut short, not loaded")
+            self.messages.append(f"{names}: of an interrupted save, not loaded")
         for step in reversed(self.steps()):
             if not (damage := self._damage(step, self._level)):
                 self.messages += bad
                 if move:
                     self.clear()
                 return step
-            where = self._move_aside(step) if move else "left as it is"
+            where = self._move_aside(step) if move else "left in place"
             bad.append(f"step {step}: {damage}; not loaded, {where}")
         aside = self.set_aside()
         if not bad and not aside:
@@ -96,28 +96,28 @@ class Storage:
         if fresh:
             self.messages += [*bad, f"{self.directory}: no good step, starting from scratch"]
             return -1
-        lines = bad or [f"bad/{path.name}: set aside at an earlier start" for path in aside]
+        lines = bad or [f"bad/{path.name}: moved there at an earlier start" for path in aside]
         anew = ", choose a new --workdir, or start from scratch in this one with "
         anew += "--config.run.allow_fresh_start=True"
         raise CheckpointError(
             f"none of the checkpoints in {self.directory} can be trusted:\n  "
             + "\n  ".join(lines)
-            + f"\nNothing was deleted. Restore one from a copy{anew if move else ''}."
+            + f"\nNothing was deleted. Restore one from a backup{anew if move else ''}."
         )
 
     def make_room(self, step: int, expected_bytes: int) -> int:
-        """Clears leftovers and warns of a full disk; 0 if a good step makes the save needless."""
+        """Removes leftovers and checks the free space; 0 if there is a good step of this number."""
         if (self.directory / str(step)).exists():
             if not (damage := self._damage(step, self._level)):
                 return 0
-            self.messages.append(f"step {step}: {damage}; {self._move_aside(step)}, saved anew")
+            self.messages.append(f"step {step}: {damage}; {self._move_aside(step)}, saved again")
         self.directory.mkdir(parents=True, exist_ok=True)
         self.clear()
         self.check_space(expected_bytes)
         return 1
 
     def check_space(self, expected_bytes: int) -> None:
-        """Leaves a message if the disk has less than 1.5 times the size of a step."""
+        """Adds a message if the disk has less than 1.5 times the size of a step free."""
         free = self.free_bytes()
         if free < 1.5 * expected_bytes:
             self.messages.append(
@@ -126,25 +126,25 @@ class Storage:
             )
 
     def free_bytes(self) -> int:
-        """Of the disk that the directory is, or will be, on."""
+        """Free space of the disk that the directory is, or will be, on."""
         existing = next(p for p in (self.directory, *self.directory.parents) if p.exists())
         return shutil.disk_usage(existing).free
 
     def temporary(self, step: int, number: int) -> pathlib.Path:
-        """Where a step is filled at the try of this number."""
+        """The directory that an attempt writes a step to."""
         return self.directory / (f"{step}-{number}{_SAVING}" if number else f"{step}{_SAVING}")
 
     def begin(self, step: int) -> int:
-        """Makes a temporary directory that was not there before; the number of the try."""
+        """Makes a new temporary directory; returns the number of the attempt."""
         while True:
-            number = self._tries[step]
-            self._tries[step] += 1
+            number = self._attempts[step]
+            self._attempts[step] += 1
             with contextlib.suppress(FileExistsError):
                 self.temporary(step, number).mkdir()
                 return number
 
     def commit(self, step: int, temporary: pathlib.Path, body: dict[str, Any]) -> None:
-        """Closes a directory and gives it its name. May be called again when it failed."""
+        """Writes the manifest and renames a directory to its step. May be repeated if it failed."""
         fault_point("save.before_manifest")
         if temporary.exists():
             manifest.write(temporary, body)
@@ -154,33 +154,33 @@ class Storage:
         sync_directory(self.directory)
 
     def clear(self, keep: pathlib.Path | None = None) -> None:
-        """Removes what is left of saves and deletions that were cut short, as far as possible."""
+        """Removes leftovers of interrupted saves and deletions, as far as possible."""
         for leftover in self.leftovers():
             if leftover != keep:
                 try:
                     shutil.rmtree(leftover)
-                except OSError as error:  # whoever failed to write there may still try
+                except OSError as error:  # a failed attempt may still be writing
                     self.messages.append(f"{leftover} could not be removed ({error_text(error)})")
 
     def recover(self, step: int, error: Exception, keep: pathlib.Path | None) -> None:
-        """What is done between two tries of a save: if there was no space, some is freed.
+        """Prepares the second attempt of a save: frees space if there was none.
 
-        The second try needs the directory `keep`.
+        The second attempt needs the directory `keep`.
         """
         self.clear(keep)
         freed = self._free_oldest(step) if _error_number(error) in _FULL else ""
         self.messages.append(
-            f"step {step} could not be saved ({error_text(error)}){freed}; once more"
+            f"step {step} could not be saved ({error_text(error)}){freed}; trying again"
         )
 
     def drop_old(self, newest: int) -> None:
         """Deletes what is older than the `keep_last` newest good steps.
 
-        Damaged steps neither count nor are deleted. To count it is enough that the files are there;
-        what is deleted is read from the disk first, which warns of one that forgets.
+        Damaged steps neither count nor are deleted. A step counts if its files are complete; before
+        one is deleted its contents are read, which detects a disk that loses data.
 
         Raises:
-          CheckpointError: files of the newest are not as they were saved.
+          CheckpointError: files of the newest differ from what was saved.
         """
         if damage := self._damage(newest, "length"):
             raise CheckpointError(
@@ -191,7 +191,7 @@ class Storage:
         for step in reversed([step for step in self.steps() if step != newest]):
             kept = good < self._keep_last
             if damage := self._damage(step, "length" if kept else self._level):
-                self.messages.append(f"step {step}: {damage}; left as it is")
+                self.messages.append(f"step {step}: {damage}; left in place")
                 continue
             good += 1
             if not kept:
@@ -206,7 +206,7 @@ class Storage:
         return ""
 
     def _delete(self, step: int) -> bool:
-        """Whether it worked; if not, there is a message."""
+        """Deletes a step and returns whether it succeeded; if not, adds a message."""
         doomed = self.directory / f"{step}{_DELETING}"
         try:
             (self.directory / str(step)).rename(doomed)
@@ -218,15 +218,15 @@ class Storage:
         return True
 
     def _free_oldest(self, saving: int) -> str:
-        """Deletes the oldest good step, unless it is the newest good one too."""
+        """Deletes the oldest good step unless it is the newest; returns words for a message."""
         steps = [step for step in self.steps() if step != saving]
         good = [step for step in steps if not self._damage(step, self._level)]
         if len(good) < 2:
-            return "; there is no older step that could be deleted"
+            return "; there is no older step to delete"
         return f"; step {good[0]} was deleted to make room" if self._delete(good[0]) else ""
 
     def _move_aside(self, step: int) -> str:
-        """Moves a damaged step to `bad/`; says where it is now."""
+        """Moves a damaged step to `bad/`; returns where it is now, for a message."""
         names = (f"{step}-{i}" if i else str(step) for i in itertools.count())
         aside = next(p for p in (self.directory / "bad" / n for n in names) if not p.exists())
         try:
@@ -234,12 +234,12 @@ class Storage:
             (self.directory / str(step)).rename(aside)
             sync_directory(self.directory)
         except OSError as error:
-            return f"could not be moved to bad/ ({error.strerror}), left as it is"
+            return f"could not be moved to bad/ ({error.strerror}), left in place"
         return f"moved to bad/{aside.name}"
 
 
 def error_text(error: BaseException) -> str:
-    """What the system calls an error, and of which file; else its first line."""
+    """The system's name of an error, and its file; else the first line of the message."""
     number = _error_number(error)
     if number is None:
         return str(error).splitlines()[0][:300] if str(error) else repr(error)
@@ -249,7 +249,7 @@ def error_text(error: BaseException) -> str:
 
 
 def _error_number(error: BaseException) -> int | None:
-    """The number of the system's error; TensorStore has it in its words only."""
+    """The errno of an error; TensorStore has it in the message only."""
     if isinstance(error, OSError):
         return error.errno
     found = re.search(_TENSORSTORE_NUMBER, str(error))
@@ -257,7 +257,7 @@ def _error_number(error: BaseException) -> int | None:
 
 
 def _is_ours(path: pathlib.Path) -> bool:
-    """Whether there is nothing in it but what a save of ours puts there."""
+    """Whether a directory contains only files of a save."""
     if path.is_symlink() or not path.is_dir():
         return False
     return all(_OURS.fullmatch(entry.name) for entry in path.iterdir())

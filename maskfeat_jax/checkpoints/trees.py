@@ -1,4 +1,4 @@
-"""Trees as leaves with names: how a checkpoint stores them and compares two of them."""
+"""Leaves of trees by name, as checkpoints store and compare them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import PyTree
 
 _MOST_LINES = 10  # lines of a list of differences
 
-Name = tuple[str, ...]  # of a leaf: the keys on the way to it
+Name = tuple[str, ...]  # the path of keys to a leaf
 
 
 def named_leaves(tree: PyTree) -> dict[Name, Any]:
@@ -42,7 +42,7 @@ def nest(leaves: Mapping[Name, Any]) -> dict[str, Any]:
 
 
 def describe(leaf: Any) -> dict[str, Any]:
-    """Shape and dtype of a leaf as the manifest has them."""
+    """Shape and dtype of a leaf, as in the manifest."""
     return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
 
 
@@ -51,16 +51,16 @@ def dtype_and_shape(described: Mapping[str, Any]) -> str:
     return f"{described['dtype']} ({', '.join(map(str, described['shape']))})"
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+def differences(stored: Mapping[str, Any], expected: Mapping[str, Any]) -> list[str]:
     """One line per name whose description differs or that only one of two trees has."""
     lines = []
-    for name in sorted(stored.keys() | wanted.keys()):
-        if name not in wanted:
-            lines.append(f"{name}: stored {dtype_and_shape(stored[name])}, not wanted")
+    for name in sorted(stored.keys() | expected.keys()):
+        if name not in expected:
+            lines.append(f"{name}: stored {dtype_and_shape(stored[name])}, not expected")
         elif name not in stored:
-            lines.append(f"{name}: wanted {dtype_and_shape(wanted[name])}, not stored")
-        elif stored[name] != wanted[name]:
-            both = f"stored {dtype_and_shape(stored[name])}, wanted {dtype_and_shape(wanted[name])}"
-            lines.append(f"{name}: {both}")
+            lines.append(f"{name}: expected {dtype_and_shape(expected[name])}, not stored")
+        elif stored[name] != expected[name]:
+            found = dtype_and_shape(stored[name])
+            lines.append(f"{name}: stored {found}, expected {dtype_and_shape(expected[name])}")
     more = [f"... and {len(lines) - _MOST_LINES} more"] if len(lines) > _MOST_LINES else []
     return lines[:_MOST_LINES] + more

@@ -1,1 +1,1 @@
-"""Several processes as one run: how they start, compare, agree and stop."""
+"""Runs of several processes: start, comparison, agreement and stop."""

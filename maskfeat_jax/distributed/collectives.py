@@ -1,6 +1,6 @@
-"""What all processes of a run call together: gathering values, agreeing, stopping.
+"""Operations that all processes of a run call together: gather values, agree, stop.
 
-A process that does not call keeps the others waiting, until it is noticed to be gone (see `start`).
+If a process does not call, the others wait until it is detected as lost (see `start`).
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ Value = TypeVar("Value")
 
 
 class OtherProcessFailed(RuntimeError):
-    """Another process raised an error in work that all do; names it, and what it said."""
+    """Another process raised an error in work that all do; names the process and its error."""
 
 
 class FirstProcessFailed(OtherProcessFailed):
-    """Process 0 raised an error in work that it does for all."""
+    """Process 0 raised an error in work for all processes."""
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all processes, in their order; all processes call it.
+    """The values of all processes, ordered by process index; all processes call it.
 
     Args:
-      value: what JSON can hold; of any size, also a different one in each process.
+      value: JSON-serialisable, of any size, which may differ between processes.
     """
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     if jax.process_count() == 1:
         return [json.loads(data.tobytes())]
     sizes = multihost_utils.process_allgather(np.array(data.size, np.int32)).reshape(-1)
-    room = 1 << int(sizes.max() - 1).bit_length()  # few sizes, few programs
-    padded = np.zeros(room, np.uint8)
+    length = 1 << int(sizes.max() - 1).bit_length()  # few sizes, few programs
+    padded = np.zeros(length, np.uint8)
     padded[: data.size] = data
     rows = multihost_utils.process_allgather(padded)
     return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
 
 
 def agree(action: Callable[[], Value]) -> Value:
-    """Runs an action that must succeed everywhere or nowhere; all processes call it.
+    """Runs an action in all processes; if it fails in one, raises in all. All call it.
 
     Returns:
-      What the action returned in this process.
+      The result in this process.
 
     Raises:
-      OtherProcessFailed: the action raised in another process. Where it raised, its own error is
-        raised. So nobody is left waiting for a process that failed.
+      OtherProcessFailed: the action raised in another process. The failed process raises its own
+        error. So no process waits for one that failed.
     """
     if jax.process_count() == 1:
         return action()
@@ -71,21 +71,21 @@ def agree(action: Callable[[], Value]) -> Value:
             raise
     if failure is not None:
         raise failure
-    for process, (words, host) in enumerate(answers):
-        if words:
-            raise OtherProcessFailed(f"process {process} on {host} failed: {words}")
+    for process, (message, host) in enumerate(answers):
+        if message:
+            raise OtherProcessFailed(f"process {process} on {host} failed: {message}")
     return value
 
 
 def on_first_process(action: Callable[[], int]) -> int:
-    """Runs `action` on process 0 and returns its answer in every process; all call it.
+    """Runs `action` on process 0 and returns its result in every process; all call it.
 
     Args:
       action: returns a number from 0 to 2**31 - 1.
 
     Raises:
       FirstProcessFailed: in the other processes, when `action` raised on process 0, which raises
-        its own error. So nobody is left waiting for a process that failed.
+        its own error. So no process waits for one that failed.
     """
     if jax.process_count() == 1:
         return action()
@@ -108,18 +108,17 @@ class Asked(NamedTuple):
 
 
 class Agreement:
-    """What signals ask of any process, agreed upon by all.
+    """Combines the signals of all processes into one decision.
 
     With several processes each call starts a reduction over the devices and returns the result of
-    the one that the call before started: nobody waits for it. So all of them must call it equally
-    often.
+    the previous one, so that no process waits. All of them must call it equally often.
     """
 
     def __init__(self, signals: Signals | None):
-        """Nothing is asked yet.
+        """Starts with nothing asked.
 
         Args:
-          signals: of this process; None for a run that is never asked.
+          signals: of this process; None to ignore signals.
         """
         self._signals = signals
         self._several = jax.process_count() > 1
@@ -131,7 +130,7 @@ class Agreement:
         return not self._several and self._signals is not None and self._signals.stopping
 
     def asked(self) -> Asked:
-        """What the processes were asked up to the last call."""
+        """What any process was asked up to the last call."""
         if self._signals is None:
             return Asked()
         mine = Asked(self._signals.stopping, self._signals.on_usr1.is_set())

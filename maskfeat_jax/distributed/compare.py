@@ -1,4 +1,4 @@
-"""Whether all processes of a run do the same: recipe, data, code, versions, devices."""
+"""Checks that all processes of a run have the same recipe, data, code, versions and devices."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tens
 
 
 class ProcessesDiffer(ValueError):
-    """The processes do not belong to the same run; says in what they differ."""
+    """The processes do not run the same; lists the differences."""
 
 
 def compare(facts: Mapping[str, str]) -> None:
-    """Makes sure that the processes run the same; all processes call it.
+    """Checks that the processes run the same; all processes call it.
 
     Args:
       facts: of this process, see `facts_of`.
 
     Raises:
-      ProcessesDiffer: in every process; a table of what differs.
+      ProcessesDiffer: in every process; with a table of the differences.
     """
     counts = [0] * jax.process_count()
     for device in jax.devices():
         counts[device.process_index] += 1
-    if len(set(counts)) > 1:  # gathering needs as many in each
+    if len(set(counts)) > 1:  # gathering needs the same number in each
         raise ProcessesDiffer(
             "the processes have different numbers of devices: "
             + ", ".join(f"process {i} has {count}" for i, count in enumerate(counts))
@@ -52,7 +52,7 @@ def compare(facts: Mapping[str, str]) -> None:
 
 
 def facts_of(recipe: Mapping[str, Any], *fingerprints: str) -> dict[str, str]:
-    """What `compare` compares.
+    """The facts that `compare` checks.
 
     Args:
       recipe: the resolved recipe.
@@ -70,10 +70,10 @@ def facts_of(recipe: Mapping[str, Any], *fingerprints: str) -> dict[str, str]:
 
 
 def code_hash(root: pathlib.Path = pathlib.Path(__file__).parents[2]) -> str:
-    """SHA-256 of the code of a run: every .py file of the package, its input, and the command.
+    """SHA-256 of the code of a run: main.py and the packages maskfeat_jax and input_pipeline.
 
     Args:
-      root: the folder that the package lies in.
+      root: the folder that contains them.
     """
     digest = hashlib.sha256()
     found = [root / name for name in ("main.py",) if (root / name).is_file()]
@@ -87,7 +87,7 @@ def code_hash(root: pathlib.Path = pathlib.Path(__file__).parents[2]) -> str:
 
 
 def version(package: str) -> str:
-    """Of an installed package."""
+    """The version of an installed package."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -95,7 +95,7 @@ def version(package: str) -> str:
 
 
 def _table(rows: Sequence[tuple[str, Mapping[str, str]]]) -> str:
-    """Facts that differ: for each value the processes that have it."""
+    """A table of facts that differ: for each value the processes that have it."""
     lines = []
     for fact in sorted({name for _, facts in rows for name in facts}):
         holders: dict[str, list[str]] = {}
@@ -104,6 +104,6 @@ def _table(rows: Sequence[tuple[str, Mapping[str, str]]]) -> str:
         if len(holders) > 1:
             lines.append(f"  {fact}:")
             for value, who in holders.items():
-                shown = ", ".join(who[:8]) + (f" and {len(who) - 8} more" if len(who) > 8 else "")
-                lines.append(f"    {value[:200]}: process {shown}")
+                listed = ", ".join(who[:8]) + (f" and {len(who) - 8} more" if len(who) > 8 else "")
+                lines.append(f"    {value[:200]}: process {listed}")
     return "\n".join(lines)

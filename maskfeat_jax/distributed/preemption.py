@@ -1,12 +1,11 @@
-"""The one owner of SIGTERM, SIGINT and SIGUSR1.
+"""Handles SIGTERM, SIGINT and SIGUSR1.
 
-A signal is seen by a thread of its own at once, whatever the main thread does: C code that compiles
-or decodes does not delay it. What follows depends on where the run is. Where there is nothing to
-lose (start, compilation, restoring), the process ends there and then. Elsewhere the training loop
-asks `stopping` at every border, saves, and ends in good order. A second signal, or the end of the
-grace time, ends the process for certain.
+A separate thread receives signals at once, even while C code compiles or decodes in the main
+thread. Where nothing can be lost (start, compilation, restoring), the process ends immediately.
+Elsewhere the training loop checks `stopping` between updates, saves, and ends with code 75. A
+second signal, or the end of the grace time, ends the process in any case.
 
-`distributed.start` switches off JAX's own handler of SIGTERM: two owners of a signal are none.
+`distributed.start` disables JAX's own handler of SIGTERM, which would conflict.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from typing import Any
 
 EXIT_CODE = 75  # EX_TEMPFAIL: run the same command again
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_SAME_SECONDS = 0.5  # schedulers may signal a process and its group: one wish, two signals
+_SAME_SECONDS = 0.5  # schedulers may signal a process and its group: one request, two signals
 
 
 class Stopped(Exception):
-    """The run was asked to stop and did so in good order; the same command goes on."""
+    """The run was asked to stop and has saved; the same command resumes it."""
 
 
 class Signals:
-    """Takes the signals over; to be made in the main thread, before anything takes long.
+    """Installs signal handlers; create it in the main thread, before anything slow.
 
     Attributes:
       grace_seconds: from the first signal to the end of the process, at the latest.
       before_exit: called with the reason before the process ends from the watching thread.
-      on_usr1: set by SIGUSR1: save, and go on.
+      on_usr1: set by SIGUSR1: save, and continue.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class Signals:
         Args:
           grace_seconds: see the class.
           before_exit: see the class.
-          exit_process: ends the process with a code; another one is for tests.
+          exit_process: ends the process with a code; replaced in tests.
         """
         self.grace_seconds, self.before_exit = grace_seconds, before_exit
         self.on_usr1 = threading.Event()
@@ -91,7 +90,7 @@ class Signals:
             self._set_may_end(before)
 
     def take_back(self) -> bool:
-        """Installs the handlers again where somebody has replaced them (main thread only).
+        """Installs the handlers again if others have replaced them (main thread only).
 
         Returns:
           Whether that was needed.
@@ -102,7 +101,7 @@ class Signals:
         return bool(stolen)
 
     def restore(self) -> None:
-        """Puts back the handlers that were there before, and ends the watching thread."""
+        """Restores the previous handlers and ends the watching thread."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
@@ -112,7 +111,7 @@ class Signals:
     def end_process(self, reason: str) -> None:
         """Ends the process with code 75, after `before_exit`; from any thread."""
         with self._lock:
-            print(f"stopped: {reason}; run the same command again to go on", file=sys.stderr)
+            print(f"stopped: {reason}; run the same command again to continue", file=sys.stderr)
             try:
                 if self.before_exit is not None:
                     self.before_exit(reason)
@@ -125,7 +124,7 @@ class Signals:
         return signal.signal(number, self._handle)
 
     def _handle(self, number: int, _: object) -> None:
-        """Runs late, in the main thread; for when another library has taken the wake-up pipe."""
+        """Runs late, in the main thread; needed if a library has replaced the wake-up pipe."""
         self._note(number)
 
     def _watch(self) -> None:
@@ -135,7 +134,7 @@ class Signals:
         os.close(self._reader)
 
     def _note(self, number: int) -> bool:
-        """Takes note of a signal; whether it asks to stop once more."""
+        """Records a signal; returns whether it is a second request to stop."""
         if number == signal.SIGUSR1:
             self.on_usr1.set()
         if number not in _STOPPING:
@@ -154,12 +153,14 @@ class Signals:
     def _end_at_deadline(self) -> None:
         if self._restored.wait(self.grace_seconds):
             return
-        print(f"not done {self.grace_seconds:g} s after {self._reason}; threads:", file=sys.stderr)
+        print(
+            f"not finished {self.grace_seconds:g} s after {self._reason}; threads:", file=sys.stderr
+        )
         faulthandler.dump_traceback(sys.__stderr__ or 2)
         self.end_process(f"{self._reason}, the grace time of {self.grace_seconds:g} s is over")
 
     def _set_may_end(self, value: bool) -> bool:
-        with self._lock:  # not in the middle of an end
+        with self._lock:  # not while the process ends
             before, self._may_end_at_once = self._may_end_at_once, value
         if value and self.stopping:
             raise Stopped(self._reason)

@@ -1,8 +1,8 @@
-"""The start and the end of a run of several processes.
+"""Starts and ends a run of several processes.
 
-`jax.distributed` does the work: process 0 runs its coordination service, every process sends it
-heartbeats, and when one is missing JAX ends the others by `abort` (exit code 134, -6 for Python's
-`subprocess`). Whoever started them starts all again; see docs/scaling.md.
+It relies on `jax.distributed`: process 0 runs the coordination service, every process sends it
+heartbeats, and if they stop JAX ends the other processes by `abort` (exit code 134, -6 for Python's
+`subprocess`). The launcher restarts all of them; see docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jax
 from maskfeat_jax.distributed.compare import ProcessesDiffer
 
 _HEARTBEAT_SECONDS = 100
-_CONNECT_SECONDS = 30  # longer than the service waits, whose message says who is missing
+_CONNECT_SECONDS = 30  # longer than the service waits, whose message names the missing processes
 _LAST_SECONDS = 3.0
 _LOST = re.compile("gloo|nccl|by peer|socket closed|heartbeat|coordination|unavailable:|deadline")
 _STATUS = re.compile("[A-Z_]+: ")  # how messages of XLA begin
@@ -31,7 +31,7 @@ class BadStart(ValueError):
 
 
 class StartFailed(RuntimeError):
-    """The processes could not be connected. Worth another try."""
+    """The processes could not be connected; can be repeated."""
 
 
 def start(
@@ -43,18 +43,18 @@ def start(
     timeout_seconds: float = 300.0,
     heartbeat_seconds: int = _HEARTBEAT_SECONDS,
 ) -> None:
-    """Waits for the other processes and starts JAX with them; nothing happens for a single one.
+    """Waits for the other processes and initialises JAX; does nothing for a single process.
 
-    To be called before anything else of JAX. JAX's own handler of SIGTERM stays off. When a process
-    does not come in time, JAX ends this one by `abort`, with the numbers of the missing.
+    Call it before any other use of JAX. It disables JAX's own handler of SIGTERM. If a process does
+    not connect in time, JAX ends this one by `abort` and names the missing ones.
 
     Args:
       coordinator: `host:port` of process 0. The port must be free there, and reachable.
       num_processes: how many there are.
       process_id: which of them this is, from 0.
-      distributed: find these three as JAX does, on TPU pods, Slurm, Kubernetes and Open MPI.
+      distributed: JAX detects these three, on TPU pods, Slurm, Kubernetes and Open MPI.
       timeout_seconds: how long to wait for the others.
-      heartbeat_seconds: after so long without a heartbeat of a process JAX ends the others.
+      heartbeat_seconds: without a heartbeat of a process for so long, JAX ends the others.
 
     Raises:
       BadStart: a flag is missing or wrong, or no cluster was found.
@@ -98,30 +98,30 @@ def start(
 
 
 def finish(failed: bool = False) -> None:
-    """The end of a process's work in the run; nothing happens for a single process.
+    """Disconnects a process from the run; does nothing for a single process.
 
-    Without a failure it waits until all have come here. After one, JAX is left as it is: then the
-    process must end by `os._exit`, since a normal exit waits minutes for the others.
+    Without a failure it waits until all processes have called it. After one, JAX stays connected:
+    the process must end by `os._exit`, since a normal exit waits minutes for the others.
 
     Args:
-      failed: whether this process ends before its time.
+      failed: whether this process ends early.
     """
     if not jax.distributed.is_initialized():
         return
     if not failed:
         jax.distributed.shutdown()
     elif jax.process_index() == 0:
-        time.sleep(_LAST_SECONDS)  # without process 0 JAX aborts the others: let them say why
+        time.sleep(_LAST_SECONDS)  # without process 0 JAX aborts the others: let them report errors
 
 
 def is_lost_process(error: BaseException) -> bool:
-    """Whether an error, or one behind it, is JAX's way to say that another process is gone."""
+    """Whether an error, or one of its causes, is JAX's report of a lost process."""
     if not jax.distributed.is_initialized():
         return False
     seen: BaseException | None = error
     while seen is not None:
         text = str(seen)
-        # Gloo's errors come as ValueError too, where an array is read.
+        # Reading an array raises errors of Gloo as ValueError, too.
         jax_says = isinstance(seen, jax.errors.JaxRuntimeError) or (
             isinstance(seen, ValueError) and _STATUS.match(text)
         )
@@ -132,7 +132,7 @@ def is_lost_process(error: BaseException) -> bool:
 
 
 def _port(coordinator: str | None, num_processes: int | None, process_id: int | None) -> int:
-    """The coordinator's port, 0 without flags; raises BadStart where one is missing or wrong."""
+    """The coordinator's port, 0 without flags; raises BadStart if one is missing or wrong."""
     flags = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [f"--{name}" for name, value in flags.items() if value is None]
     if len(missing) == len(flags):
@@ -146,14 +146,12 @@ def _port(coordinator: str | None, num_processes: int | None, process_id: int | 
         )
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 65536):
-        raise BadStart(
-            f"--coordinator: coordinator {coordinator!r}: expected host:port, such as node0:1234"
-        )
+        raise BadStart(f"--coordinator={coordinator!r}: expected host:port, such as node0:1234")
     return int(port)
 
 
 def _check_free(port: int) -> None:
-    """Raises StartFailed where a port is in use; JAX often crashes there (139, jaxlib 0.10.2)."""
+    """Raises StartFailed if a port is in use, where JAX often crashes (139, jaxlib 0.10.2)."""
     try:
         socket.create_server(("", port)).close()
     except OSError as error:
@@ -165,11 +163,11 @@ def _check_free(port: int) -> None:
 
 @contextlib.contextmanager
 def _missing_are_named(timeout_seconds: int) -> Iterator[None]:
-    """Inside, JAX's service stops waiting after so long, and says who is missing.
+    """Inside, JAX's service stops waiting after this time and names the missing processes.
 
     `jax.distributed.initialize` (0.10, 0.11) has no argument for that: its service waits an hour,
-    and before that every process gives up with a message that names nobody. As the function is
-    private, it may be gone one day, and the names with it.
+    and before that every process gives up with a message without names. The function is private; if
+    it is removed, the names are lost.
     """
     try:
         from jax._src.distributed import _jax

@@ -1,7 +1,7 @@
-"""Ends a run that hangs, with code 1, after it has written down where.
+"""Ends a run that hangs, with code 1, after writing the stacks of its threads.
 
-`faulthandler` watches: its thread needs no lock of Python's, so that C code which keeps the lock is
-ended as well. Nothing else runs then: `STATUS.json` goes on saying "running".
+It uses `faulthandler`, whose thread does not need the GIL, so that it also ends C code that holds
+the GIL. Nothing else runs then: `STATUS.json` still has the state "running".
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Watchdog:
         Args:
           workdir: gets `stacks_<process>.txt` when the run hangs, and `heartbeat.json` (process 0).
           process: number of this process.
-          start_seconds: time until the second beat, and of phases that take long.
-          step_seconds: time between two beats, or ten times the median of the last ones if that is
-            more.
+          start_seconds: time limit until the second beat, and of other phases.
+          step_seconds: time limit between two beats, or ten times the median of the last ones if
+            that is more.
         """
         self._start_seconds, self._step_seconds = start_seconds, step_seconds
         self._heartbeat = workdir / "heartbeat.json" if process == 0 else None
@@ -53,7 +53,7 @@ class Watchdog:
         self.phase("starting")
 
     def beat(self, step: int) -> None:
-        """Says that the run goes on: the update after so many is about to be made."""
+        """Reports progress: `step` updates are made, the next one begins."""
         now = time.monotonic()
         if self._beats and self._doing == "training":
             self._durations.append(now - self._last)
@@ -64,7 +64,7 @@ class Watchdog:
         self._begin("training", self._start_seconds if self._beats == 1 else enough)
 
     def phase(self, doing: str) -> None:
-        """Says that something else than an update begins, or goes on; it may take longer."""
+        """Reports that other work begins or goes on, which may take longer than an update."""
         self._begin(doing, self._start_seconds)
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class Watchdog:
             self._write_heartbeat()
 
     def _write_heartbeat(self) -> None:
-        """For whoever watches from outside."""
+        """Writes `heartbeat.json`, for supervisors outside of the process."""
         if self._heartbeat is None:
             return
         words = {"step": self._step, "doing": self._doing, "time": time.time(), "pid": os.getpid()}

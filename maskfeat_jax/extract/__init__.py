@@ -1,1 +1,1 @@
-"""Features of images and videos: `python -m maskfeat_jax.extract`."""
+"""Computes features of images and videos: `python -m maskfeat_jax.extract`."""

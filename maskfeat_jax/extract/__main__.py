@@ -1,11 +1,11 @@
-"""Features of images and videos, from any checkpoint.
+"""Computes features of images and videos, with any checkpoint.
 
     python -m maskfeat_jax.extract runs/a photos --out=features.npz
     python -m maskfeat_jax.extract vit.safetensors lists/test.csv --out=features.npz --per=frame
 
-Nothing is masked. The layer norm after the encoder, where the checkpoint has one, is applied as its
-head does: that of a classifier to the mean of the tokens, any other to each token. So features per
-clip are what the linear map of a classifier is given, if --pool is as its own.
+Nothing is masked. The layer norm after the encoder, if there is one, is applied as in the head: to
+the mean of the tokens for a classifier, to each token otherwise. So features per clip are the input
+of a classifier's linear layer, if --pool is that of the classifier.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ from maskfeat_jax.workdir.workdir import WorkdirError, environment
 DTYPES = ("float32", "float16")
 CHUNK = 1 << 24  # bytes, copied at a time
 _MORE = """
-FILES may be a folder at any depth, one image or video, or a list (.txt, .csv) with lines `path` or
-`path label`. If a folder holds two or more folders and no files beside them, these are the classes.
+FILES is a folder, searched at any depth, an image, a video, or a list (.txt, .csv) with lines
+`path` or `path label`. If a folder contains only folders, two or more, these are the classes.
 
-The result is read with numpy.load, and holds
-  features     of each file that could be read, as --per says:
+The result is for numpy.load, and contains
+  features     of each file that could be read, with a shape by --per:
                clip (files, width), frame (files, time, width), token (files, time, row, column,
                width); time, rows and columns are those of the tokens
   paths        of these files
-  labels, class_names   of these files, where there are classes
+  labels, class_names   of these files, if there are classes
   failed       paths of the files that could not be read
-  info         JSON: checkpoint, view, what was done, versions
+  info         JSON: checkpoint, view, settings, versions
 """
-# Failures whose message says it all: no traceback, and a code for whoever started the program.
+# Errors that are printed without a traceback, and their exit codes.
 EXIT_CODES: dict[type[Exception], int] = {
     BadInput: 65,
     ConvertError: 65,
@@ -70,20 +70,22 @@ EXIT_CODES: dict[type[Exception], int] = {
 
 
 def view_of(trained: Pretrained, clips: int, crops: int, stride: int | None) -> EvalView:
-    """The views of a file: as the run evaluates, where the checkpoint is one of a run.
+    """The views of a file: as the run evaluates, if the checkpoint is one of a run.
 
     A stride is in frames; None is that of the run.
 
     Raises:
-      RecipeError: a setting is out of range; or nothing says what the stride is.
+      RecipeError: a setting is out of range, or the stride is not known.
     """
     frames, height, width = trained.clip
     section: Section = trained.recipe.get("eval_view", {})
     if height != width:
-        raise RecipeError(f"{trained.origin} is for clips of {height}x{width}; squares are read")
+        raise RecipeError(
+            f"{trained.origin} is for clips of {height}x{width}; only square ones are supported"
+        )
     if frames > 1 and not section and stride is None:
         raise RecipeError(
-            f"{trained.origin} does not say how far apart the {frames} frames of its clips are: "
+            f"{trained.origin} does not contain the stride of the {frames} frames of its clips: "
             "give --stride"
         )
     section = {**section, "size": height, "frames": frames, "clips": clips, "crops": crops}
@@ -91,7 +93,7 @@ def view_of(trained: Pretrained, clips: int, crops: int, stride: int | None) -> 
 
 
 class Failures(BadInputs):
-    """Files that cannot be read: an error at the first, or their names and the first problem."""
+    """Raises at the first file that cannot be read, or collects the names of all."""
 
     def __init__(self, skip: bool):
         super().__init__()
@@ -103,7 +105,7 @@ class Failures(BadInputs):
         what = f"{name} cannot be read ({problem.kind}: {problem.reason})"
         self.first = self.first or what
         if not self._skip:
-            raise BadInput(f"{what}; repair it, or leave such files out with --skip-bad")
+            raise BadInput(f"{what}; repair it, or skip such files with --skip-bad")
         if index != self._last:
             self._last = index
             self.names.append(name)
@@ -114,17 +116,17 @@ class Rows:
     """Some files that could be read."""
 
     features: np.ndarray  # means over the views of each file
-    index: np.ndarray  # int64 (files,), which of the source they are
+    index: np.ndarray  # int64 (files,), indices in the source
     labels: np.ndarray | None  # int32 (files,), or None without classes
 
 
 def extract(features: Features, loader: Loader, dtype: str = "float32") -> Iterator[Rows]:
-    """Features of the files of a source, in order, batch by batch, on all devices.
+    """Yields features of the files of a source, in order, batch by batch, on all devices.
 
-    The batches of the loader are of whole files, as many rows for each device.
+    The batches of the loader contain whole files and the same number of rows for each device.
 
     Raises:
-      BadInput: a file cannot be read, and the loader's bad inputs do not want to go on.
+      BadInput: a file cannot be read, and the loader does not skip bad inputs.
       FloatingPointError: features are not finite, or too large for the dtype.
     """
     mesh, views = sharding.create_mesh(), loader.views
@@ -132,10 +134,10 @@ def extract(features: Features, loader: Loader, dtype: str = "float32") -> Itera
     params = jax.device_put(features.params, sharding.replicated(mesh))
     step = jax.jit(features, in_shardings=(None, rows), out_shardings=rows)
 
-    def place(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], jax.Array]:
+    def to_device(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], jax.Array]:
         return batch, sharding.to_device(mesh, {"video": batch["video"]})["video"]
 
-    with contextlib.closing(Prefetcher(loader.eval_batches("skip"), place)) as batches:
+    with contextlib.closing(Prefetcher(loader.eval_batches("skip"), to_device)) as batches:
         for batch, video in batches:
             computed = np.asarray(step(params, video))
             valid = batch["valid"].reshape(-1, views).all(1)
@@ -151,23 +153,23 @@ def extract(features: Features, loader: Loader, dtype: str = "float32") -> Itera
             yield Rows(computed, index, labels)
 
 
-def batch_rows(view: EvalView, files: int, wanted: int) -> int:
-    """Rows of a batch of about so many clips: whole files, as many rows for each device."""
+def batch_rows(view: EvalView, files: int, target: int) -> int:
+    """Rows of a batch of about `target` clips: whole files, the same number for each device."""
     views = view.clips * view.crops
     unit = math.lcm(views, jax.device_count())
-    return max(1, min(wanted // unit, -(-files * views // unit))) * unit
+    return max(1, min(target // unit, -(-files * views // unit))) * unit
 
 
 def write(
     out: Path, features: Features, loader: Loader, failures: Failures, dtype: str, info: Section
 ) -> tuple[int, ...]:
-    """Writes the features of all files of a loader as an .npz, in one piece; their shape.
+    """Writes the features of all files of a loader as an .npz, atomically; returns their shape.
 
-    They need not fit in memory: they go to a file beside the target first, since how many there
-    are is known at the end.
+    They need not fit in memory: they are written to a temporary file first, since their number is
+    known at the end.
 
     Raises:
-      BadInput: a file cannot be read, or with `failures` that go on, none.
+      BadInput: a file cannot be read, or if `failures` skips such files, none can.
       FloatingPointError: features are not finite, or too large for the dtype.
       OSError: the file cannot be written.
     """
@@ -211,7 +213,7 @@ def _pack(
 
 
 def run(words: argparse.Namespace) -> str:
-    """Does what the command line says; returns what to say at the end."""
+    """Computes and writes the features; returns a summary."""
     trained = load(words.checkpoint)
     problems = Problems()
     with problems.gather():
@@ -221,7 +223,7 @@ def run(words: argparse.Namespace) -> str:
     with problems.gather():
         source = media_source(words.files, root=words.root, labelled=not words.no_labels)
     if words.per != "clip" and words.clips * words.crops > 1:
-        problems.append("--clips and --crops are about --per=clip, where their mean is taken")
+        problems.append("--clips and --crops need --per=clip, which takes their mean")
     if words.batch_size < 1:
         problems.append(f"--batch-size={words.batch_size} is not positive")
     if not words.out.absolute().parent.is_dir():
@@ -242,13 +244,13 @@ def run(words: argparse.Namespace) -> str:
     rows = batch_rows(view, source.num_examples, words.batch_size)
     loader = Loader(source, view, batch_size=rows, bad_inputs=failures)
     shape = write(words.out, features, loader, failures, words.dtype, info)
-    size, lost = "x".join(map(str, shape)), len(failures.names)
-    said = f"{words.out}: features {size} {words.dtype} of {shape[0]} files, by {trained.origin}"
-    return f"{said}; {lost} could not be read, see `failed`" if lost else said
+    size, failed = "x".join(map(str, shape)), len(failures.names)
+    summary = f"{words.out}: features {size} {words.dtype} of {shape[0]} files, by {trained.origin}"
+    return f"{summary}; {failed} could not be read, see `failed`" if failed else summary
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m maskfeat_jax.extract",
         description=__doc__,
@@ -260,17 +262,22 @@ def main(arguments: list[str] | None = None) -> None:
     add("files", type=Path, metavar="FILES", help="folder, list, image or video")
     add("--out", type=Path, required=True, help=".npz to write")
     add("--per", choices=AXES, default="clip", help="what a feature describes (%(default)s)")
-    add("--pool", choices=POOLS, default="mean", help="of features per clip (%(default)s)")
-    add("--clips", type=int, default=1, help="of a video, whose mean is taken (%(default)s)")
-    add("--crops", type=int, default=1, help="1 or 3 of a clip, whose mean is taken (%(default)s)")
-    add("--stride", type=int, help="frames from one to the next, if not as the run evaluates")
-    add("--root", help="folder that paths of a list are relative to, if not that of the list")
+    add("--pool", choices=POOLS, default="mean", help="pooling of features per clip (%(default)s)")
+    add("--clips", type=int, default=1, help="clips per video, which are averaged (%(default)s)")
+    add(
+        "--crops",
+        type=int,
+        default=1,
+        help="1 or 3 crops per clip, which are averaged (%(default)s)",
+    )
+    add("--stride", type=int, help="frames between samples; default: as the run evaluates")
+    add("--root", help="folder for relative paths of a list; default: that of the list")
     add("--no-labels", action="store_true", help="folders are not classes; ignore labels of a list")
-    add("--batch-size", type=int, default=64, help="clips at a time (%(default)s)")
-    add("--dtype", choices=DTYPES, default="float32", help="of the features (%(default)s)")
-    add("--skip-bad", action="store_true", help="go on without files that cannot be read")
+    add("--batch-size", type=int, default=64, help="clips per batch (%(default)s)")
+    add("--dtype", choices=DTYPES, default="float32", help="dtype of the features (%(default)s)")
+    add("--skip-bad", action="store_true", help="skip files that cannot be read")
     words = parser.parse_args(arguments)
-    logging.set_verbosity(logging.WARNING)  # Orbax tells of every file it reads
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every file it reads
     keep_freed_memory()
     try:
         print(run(words))

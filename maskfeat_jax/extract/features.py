@@ -1,4 +1,4 @@
-"""Features: what the encoder of a trained model makes of clips, nothing masked."""
+"""Computes features of clips: outputs of the encoder of a trained model, without masking."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ AXES = {
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """What is taken of a model's tokens, after the layer norm that belongs to them.
+    """Pools the tokens of a model, with its layer norm.
 
-    The norm is applied as the head does: a classifier's to what is pooled, that of any other head
-    to the tokens. So features per clip, pooled as a classifier pools, are what its linear map sees.
+    The norm is applied as in the head: after pooling for a classifier, to the tokens for any other
+    head. So features per clip with the pooling of a classifier are the input of its linear layer.
     """
 
     trained: Pretrained
     per: str = "clip"  # key of `AXES`
-    pool: str = "mean"  # of features per clip: of the tokens of the grid, or the "class" token
+    pool: str = "mean"  # per clip: "mean" of the tokens of the grid, or the "class" token
 
     def __post_init__(self) -> None:
         if self.per not in AXES:
             raise ValueError(f"per={self.per!r}: expected one of {', '.join(AXES)}")
         if self.per != "clip" and self.pool != "mean":
-            raise ValueError("pool is for features per clip; frames and tokens have no class token")
+            raise ValueError(f"pool={self.pool!r} is only for per='clip', not per={self.per!r}")
         check_pool(self.pool, self.trained.model.encoder)
 
     @property
@@ -51,7 +51,7 @@ class Features:
 
     @property
     def norm(self) -> str | None:
-        """Where the layer norm stands: "after pooling", "before pooling", or None without one."""
+        """When the layer norm is applied: "after pooling", "before pooling", None without one."""
         if "norm" not in self.trained.params:
             return None
         return f"{'after' if isinstance(self.trained.model, Classifier) else 'before'} pooling"

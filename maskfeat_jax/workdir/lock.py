@@ -1,7 +1,7 @@
-"""One run in a work directory at a time: `flock` on its file `lock`, which names the process.
+"""Locks a work directory for one run: `flock` on its file `lock`, which names the process.
 
-The kernel gives the lock back when the process ends, however it ends; the file stays. On NFS the
-server does, so that a run on another host is seen too.
+The kernel releases the lock when the process ends in any way; the file stays. On NFS the server
+does, so that runs on other hosts are detected too.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ class InUse(RuntimeError):
 def take(directory: pathlib.Path) -> None:
     """Takes the lock of a directory, until `release` or the end of the process.
 
-    Nothing happens if this process has it. On a file system that cannot lock there is a warning,
-    and nothing is locked.
+    Does nothing if this process has it. On a file system without locks it warns and locks nothing.
 
     Raises:
       InUse: another process has it.
@@ -51,7 +50,7 @@ def take(directory: pathlib.Path) -> None:
 
 
 def release(directory: pathlib.Path) -> None:
-    """Gives the lock back, if this process has it; from any thread."""
+    """Releases the lock, if this process has it; from any thread."""
     file = _held.pop(directory, None)
     if file is not None:
         os.close(file)

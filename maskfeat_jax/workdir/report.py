@@ -1,7 +1,7 @@
-"""What a run tells the world: log lines, a progress bar, JSON lines, TensorBoard, pictures.
+"""Reports the progress of a run: log, progress bar, JSON lines, TensorBoard, pictures.
 
-Nothing here may stop a training: a full disk, a closed terminal or a missing package is reported
-once and the run goes on.
+Nothing here stops a run: a full disk, a closed terminal or a missing package only causes a
+warning.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from maskfeat_jax.files import write_atomically
 from maskfeat_jax.pictures import encode
 from maskfeat_jax.workdir.sinks import Console, Stream, TensorBoard
 
-Number = int | float | np.floating  # what a metric may be
+Number = int | float | np.floating  # types of a metric
 
 _WARN_SECONDS = 60.0
-_TOLD_NONFINITE = 10
+_LISTED_NONFINITE = 10
 
 
 class Report:
@@ -50,7 +50,7 @@ class Report:
         stream: Stream | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ):
-        """Opens the files; metrics of steps after `resume_step`, of a run cut short, are dropped.
+        """Opens the files; removes metrics of an interrupted run after `resume_step`.
 
         Args:
           workdir: the work directory; it exists.
@@ -59,8 +59,8 @@ class Report:
           devices: of all processes.
           clips_per_step: of all devices.
           resume_step: steps that were made before.
-          stream: where progress goes; standard output if None. A bar if it is a terminal.
-          clock: seconds, for how often a warning comes; another one is for tests.
+          stream: gets the progress; standard output if None. With a bar if it is a terminal.
+          clock: returns seconds, to limit the rate of warnings; replaced in tests.
         """
         self._workdir = workdir
         self._total_steps = total_steps
@@ -81,7 +81,7 @@ class Report:
         with self._tolerating("TensorBoard"):
             self._tensorboard = TensorBoard(workdir, resume_step)
         if resume_step:
-            self.message(f"going on from step {resume_step}")
+            self.message(f"resuming from step {resume_step}")
         self._console.open_bar(total_steps, resume_step)
 
     def __enter__(self) -> Report:
@@ -151,7 +151,7 @@ class Report:
         return any('"eval/' in line and _step_of(line) == step for line in lines)
 
     def nonfinite(self, step: int, loss: float, grad_norm: float, examples: Sequence[int]) -> None:
-        """Reports an update that was left out, in `nonfinite.jsonl`; the first ones also in words.
+        """Reports a skipped update in `nonfinite.jsonl`; the first ones also in the log.
 
         Args:
           step: updates made before it.
@@ -165,10 +165,10 @@ class Report:
         values = {"loss": str(loss), "grad_norm": str(grad_norm), "examples": list(examples)}
         with self._tolerating("nonfinite.jsonl"):
             _append(self._workdir / "nonfinite.jsonl", json.dumps({"step": step, **values}))
-        if self._nonfinite <= _TOLD_NONFINITE:
-            more = "; others go to nonfinite.jsonl only" * (self._nonfinite == _TOLD_NONFINITE)
+        if self._nonfinite <= _LISTED_NONFINITE:
+            more = "; others go to nonfinite.jsonl only" * (self._nonfinite == _LISTED_NONFINITE)
             self.message(
-                f"warning: step {step} left out: loss {loss:g}, gradient norm {grad_norm:g}{more}"
+                f"warning: step {step} skipped: loss {loss:g}, gradient norm {grad_norm:g}{more}"
             )
 
     def pictures(self, step: int, name: str, picture: UInt8[np.ndarray, "... 3"]) -> None:
@@ -195,9 +195,9 @@ class Report:
                 self._tensorboard.image(step, f"pictures/{name}", encoded, height, width)
 
     def message(self, text: str) -> None:
-        """Prints and logs a text; control characters in it are shown, not obeyed."""
+        """Prints and logs a text with its control characters escaped."""
         if self._active:
-            text = re.sub(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", _spelled, text)
+            text = re.sub(r"[^\S\n ]|[\x00-\x09\x0b-\x1f\x7f-\x9f]", _escaped, text)
             self._log(text)
             self._console.line(text)
 
@@ -229,7 +229,7 @@ class Report:
 
     @contextlib.contextmanager
     def _tolerating(self, what: str) -> Iterator[None]:
-        """Turns failures to write into a warning a minute for each kind of file."""
+        """Turns failures to write into at most one warning per minute and kind of file."""
         try:
             yield
         except (OSError, ModuleNotFoundError) as error:
@@ -245,14 +245,14 @@ class Report:
 
 @dataclasses.dataclass
 class _Failures:
-    """Of one kind of file: how many, and when somebody was told."""
+    """Failures to write one kind of file: how many, and when the last warning was."""
 
     count: int = 0
     warned: float = -math.inf
 
 
 def number(value: float | int) -> str:
-    """A metric for people, three or four digits: `0.0412`, `3.1e-4`, `6.908`, `76.21`."""
+    """A metric with three or four digits: `0.0412`, `3.1e-4`, `6.908`, `76.21`."""
     size = abs(value)
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
@@ -265,7 +265,7 @@ def number(value: float | int) -> str:
 
 
 def duration(seconds: float | int) -> str:
-    """The two largest units: `2 d 3 h`, `3 h 12 m`, `4 m 5 s`, `7 s`."""
+    """A duration in its two largest units: `2 d 3 h`, `3 h 12 m`, `4 m 5 s`, `7 s`."""
     whole = max(0, round(seconds))
     days, hours, minutes = whole // 86400, whole // 3600 % 24, whole // 60 % 60
     if days:
@@ -281,7 +281,7 @@ def _rounded(value: float) -> str:
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _spelled(match: re.Match[str]) -> str:
+def _escaped(match: re.Match[str]) -> str:
     return match.group().encode("unicode_escape").decode("ascii")
 
 
@@ -291,7 +291,7 @@ def _append(path: pathlib.Path, line: str) -> None:
 
 
 def _drop_after(path: pathlib.Path, step: int) -> None:
-    """Keeps the whole lines of a metrics file up to a step."""
+    """Removes entries after a step, and torn lines, from a metrics file."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)

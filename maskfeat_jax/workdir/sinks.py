@@ -1,4 +1,4 @@
-"""Where a report goes besides its files: a console and TensorBoard."""
+"""Output of a report other than its own files: console and TensorBoard."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BAR = "{percentage:3.0f} %|{bar}| {n_fmt}/{total_fmt}{postfix}"
 
 @runtime_checkable
 class Stream(Protocol):
-    """Where text for people goes."""
+    """A text stream."""
 
     def write(self, text: str, /) -> int:
         """Writes."""
@@ -30,10 +30,10 @@ class Stream(Protocol):
 
 
 class Console:
-    """A stream for people: a bar at the bottom if it is a terminal, silence once it is closed."""
+    """Prints to a stream: with a progress bar on a terminal, nothing once it is closed."""
 
     def __init__(self, stream: Stream | None):
-        """No bar yet; None is silence."""
+        """Has no bar yet; with None nothing is printed."""
         self._stream: Stream | None = stream
         self._bar: tqdm.tqdm | None = None
 
@@ -50,7 +50,7 @@ class Console:
                 )
 
     def progress(self, line: str, step: int, postfix: str) -> None:
-        """Moves the bar, or prints the line where there is none."""
+        """Moves the bar, or prints the line if there is no bar."""
         if self._bar is None:
             self.line(line)
             return
@@ -90,7 +90,7 @@ class Console:
 
 
 def _discard_stdout() -> None:
-    """Sends what the rest of the program still prints to nowhere, so that it does not fail."""
+    """Redirects standard output to /dev/null, so that later prints do not fail."""
     if sys.stdout is not None and not sys.stdout.closed:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
@@ -98,8 +98,8 @@ def _discard_stdout() -> None:
 class TensorBoard:
     """Writes scalars and images of one run into a new event file, in the calling thread.
 
-    tensorboardX's own `SummaryWriter` writes from a thread that dies when the disk is full; the
-    queue before it then fills, and the training would wait for ever.
+    tensorboardX's own `SummaryWriter` writes from a thread that dies when the disk is full; its
+    queue then fills, and training would block.
     """
 
     def __init__(self, directory: pathlib.Path, resume_step: int = 0):
@@ -107,7 +107,7 @@ class TensorBoard:
 
         Args:
           directory: TensorBoard's log directory.
-          resume_step: what other files of the directory hold after this step is hidden.
+          resume_step: TensorBoard hides entries of older files after this step.
 
         Raises:
           ModuleNotFoundError: tensorboardX is not installed.

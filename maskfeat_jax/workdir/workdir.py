@@ -1,8 +1,8 @@
-"""The directory of a run: whose it is, which recipe it belongs to, who is using it.
+"""Creates, checks and locks the work directory of a run, and writes its small files.
 
-Layout: `config.json` (the recipe), `environment.json`, `STATUS.json`, `lock`, and what the other
-modules add (`checkpoints/`, `metrics.jsonl`, `log.txt`, `pictures/`, ...). Local disks and shared
-mounts; paths of object stores (`gs://`) are not handled here.
+Layout: `config.json` (the recipe), `environment.json`, `STATUS.json`, `lock`, and files of other
+modules (`checkpoints/`, `metrics.jsonl`, `log.txt`, `pictures/`, ...). Supports local disks and
+shared mounts, but not object stores (`gs://`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ State = Literal["running", "finished", "failed", "stopped"]
 
 
 class WorkdirError(ValueError):
-    """The work directory cannot be used: foreign, not writable, or in use by another run."""
+    """The work directory cannot be used: not of a run, not writable, or used by another run."""
 
 
 class StorageError(RuntimeError):
@@ -51,14 +51,14 @@ class RecipeChanged(WorkdirError):
 def open_workdir(
     path: str | os.PathLike[str], recipe: Mapping[str, Any], harmless: Sequence[str] = ()
 ) -> pathlib.Path:
-    """Creates the work directory of a run, or opens it again to go on with the same recipe.
+    """Creates the work directory of a run, or reopens it to continue with the same recipe.
 
     Process 0 does the work and holds the lock until `close_workdir` or the end of the process;
-    an error there is an error in every process.
+    an error there is raised in every process.
 
     Args:
       path: the directory; made, with its parents, if it does not exist.
-      recipe: the resolved recipe; nested dictionaries of what JSON can hold.
+      recipe: the resolved recipe; nested dictionaries, JSON-serialisable.
       harmless: dotted keys (`run.log_every_steps`, or a whole section `input`) that may differ
         from the stored recipe. The stored recipe is then replaced by the new one.
 
@@ -66,10 +66,10 @@ def open_workdir(
       The absolute path.
 
     Raises:
-      WorkdirError: a non-empty directory that is not ours, not writable, or used by a live run.
+      WorkdirError: a non-empty directory that is not of a run, not writable, or in use.
       RecipeChanged: a key outside `harmless` differs; lists every such key, old and new.
       StorageError: the disk is full or broken.
-      ValueError: the recipe holds something that JSON cannot.
+      ValueError: the recipe is not JSON-serialisable.
     """
     directory = pathlib.Path(path).absolute()
 
@@ -78,7 +78,7 @@ def open_workdir(
         try:
             directory.mkdir(parents=True, exist_ok=True)
             run_lock.take(directory)
-            for torn in directory.glob(".*.tmp"):  # a run was killed while it wrote a file
+            for torn in directory.glob(".*.tmp"):  # left by a run that was killed while writing
                 torn.unlink(missing_ok=True)
             text = _as_json(recipe)
             if not (config := directory / "config.json").exists() or config.read_text() != text:
@@ -100,9 +100,9 @@ def open_workdir(
 
 
 def close_workdir(workdir: pathlib.Path) -> None:
-    """Releases the lock, if this process holds it; from any thread, and never an error.
+    """Releases the lock, if this process holds it; from any thread, never raises.
 
-    Also done by itself at a normal exit; `os._exit` is none.
+    The end of the process does so, too.
     """
     run_lock.release(workdir)
 
@@ -131,13 +131,13 @@ def check_workdir(
                 + "\n  ".join(changed.values())
                 + "\nRestore these values to go on with this run; or, to start from what it has "
                 f"learned, choose a new --workdir and add --config.model.init_from={path}. "
-                f"What may change in a run: {', '.join(harmless)}."
+                f"Keys that may change in a run: {', '.join(harmless)}."
             )
         return
     foreign = sorted(p.name for p in directory.iterdir() if not _is_own_leftover(p.name))
     if foreign:
         raise WorkdirError(
-            f"{directory} is not empty and not a run of ours (it has {foreign[0]!r} but no "
+            f"{directory} is not empty and not a work directory (it has {foreign[0]!r} but no "
             "config.json); choose an empty or new --workdir"
         )
 
@@ -170,13 +170,13 @@ def read_recipe(workdir: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def write_status(workdir: pathlib.Path, state: State, **facts: Any) -> None:
-    """Writes `STATUS.json` in one piece (process 0 only); a failure to do so is but a warning.
+    """Writes `STATUS.json` atomically (process 0 only); a failure only causes a warning.
 
     Args:
       workdir: the work directory.
-      state: what became of the run.
-      **facts: more entries, for instance `step`, `reason` and `exit_code`. What JSON cannot hold
-        becomes text.
+      state: of the run.
+      **facts: more entries, for instance `step`, `reason` and `exit_code`. Other values
+        than JSON's become text.
     """
     if jax.process_index() == 0:
         status: dict[str, Any] = {"state": state, "time": time.time(), "host": socket.gethostname()}
@@ -189,9 +189,9 @@ def write_status(workdir: pathlib.Path, state: State, **facts: Any) -> None:
 
 
 def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes rows of the same keys as CSV, in one piece (process 0 only); no rows, no file.
+    """Writes rows with the same keys as CSV, atomically (process 0 only); no rows, no file.
 
-    A failure to do so is but a warning.
+    A failure only causes a warning.
     """
     if rows and jax.process_index() == 0:
         text = io.StringIO()
@@ -237,7 +237,7 @@ def _as_json(value: Mapping[str, Any]) -> str:
 
 
 def _is_own_leftover(name: str) -> bool:
-    """Names a start that was cut short can leave before `config.json` exists."""
+    """Whether an interrupted start can leave this name before `config.json` exists."""
     return name == "lock" or (name.startswith(".") and name.endswith(".tmp"))
 
 

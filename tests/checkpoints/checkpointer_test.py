@@ -119,10 +119,13 @@ MORE = {f"more_{i}": jnp.ones(2) for i in range(16)}
 @pytest.mark.parametrize(
     ("params", "words"),
     [
-        ({"unused": jnp.ones((1, 4))}, r"unused: stored float32 \(0, 4\), wanted float32 \(1, 4\)"),
-        ({"unused": jnp.ones((0, 4), jnp.bfloat16)}, r"float32 \(0, 4\), wanted bfloat16"),
-        ({"unused": {}}, r"params/unused: stored float32 \(0, 4\), not wanted"),
-        (MORE, r"(?s)params/more_0: wanted float32 \(2\), not stored.*and 6 more"),
+        (
+            {"unused": jnp.ones((1, 4))},
+            r"unused: stored float32 \(0, 4\), expected float32 \(1, 4\)",
+        ),
+        ({"unused": jnp.ones((0, 4), jnp.bfloat16)}, r"float32 \(0, 4\), expected bfloat16"),
+        ({"unused": {}}, r"params/unused: stored float32 \(0, 4\), not expected"),
+        (MORE, r"(?s)params/more_0: expected float32 \(2\), not stored.*and 6 more"),
     ],
 )
 def test_another_model_is_refused_key_by_key(saved, params, words):
@@ -212,7 +215,7 @@ def test_if_all_are_bad_the_run_stops_and_says_so_and_stops_again(copy):
     assert "step 1: manifest.json is missing" in message
     assert "Nothing was deleted" in message
     assert "--workdir" in message
-    with pytest.raises(CheckpointError, match="bad/1: set aside at an earlier start"):
+    with pytest.raises(CheckpointError, match="bad/1: moved there at an earlier start"):
         Checkpoints(copy).latest_good()
     checkpoints = Checkpoints(copy, allow_fresh_start=True)
     assert checkpoints.latest_good() is None
@@ -238,7 +241,7 @@ def test_when_its_number_is_saved_anew_a_good_step_stays_and_a_damaged_one_is_mo
     checkpoints = Checkpoints(copy)
     for name in ("2", "2-1"):
         save(checkpoints, 2, make_state(2), {})
-        assert f"moved to bad/{name}, saved anew" in checkpoints.messages()[0]
+        assert f"moved to bad/{name}, saved again" in checkpoints.messages()[0]
         assert (copy / "bad" / name / "arrays").is_dir()
         assert Checkpoints(copy).latest_good() == 2
         (copy / "2" / "manifest.json").unlink()
@@ -408,7 +411,7 @@ def test_an_unfinished_save_does_not_count_and_is_cleared_when_there_is_a_good_o
     (copy / "hidden").rename(copy / "1")
     checkpoints = Checkpoints(copy)
     assert checkpoints.latest_good() == 1
-    assert checkpoints.messages() == ["3.saving: of a save that was cut short, not loaded"]
+    assert checkpoints.messages() == ["3.saving: of an interrupted save, not loaded"]
     assert {path.name for path in copy.iterdir()} == {"1"}
     (copy / "4.saving").mkdir()
     save(checkpoints, 2, make_state(2), {})

@@ -1,4 +1,4 @@
-"""Saving in the background: what it blocks, and when its errors are told."""
+"""Saving in the background: what it blocks, and when its errors are raised."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATE = {"w": jnp.arange(1000.0), "n": jnp.int32(7)}
 
 
 class Writer:
-    """Takes the place of Orbax's: waits until it may go on, and fails as often as it is told to."""
+    """Takes the place of Orbax's: waits until it may go on, and fails a given number of times."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.go_on = threading.Event()
@@ -90,7 +90,7 @@ def test_work_goes_on_while_a_save_is_written_and_no_two_overlap(tmp_path, write
     assert checkpoints.written_s > 1.2
     (sentence,) = checkpoints.messages()
     assert sentence.startswith("step 2 waited ")
-    assert "for the save of step 1: the disk writes 0.0 MB/s; save more seldom" in sentence
+    assert "for the save of step 1: the disk writes 0.0 MB/s; save less often" in sentence
     assert checkpoints.latest_good() == 2
     assert (writer.calls, writer.most_at_once) == (2, 1)
 
@@ -157,7 +157,9 @@ def test_once_more_after_a_pause_without_what_the_first_try_still_writes(
     checkpoints.save(1, STATE, {})
     checkpoints.finish()
     assert 7.5 in slept
-    assert checkpoints.messages() == ["step 1 could not be saved (Input/output error); once more"]
+    assert checkpoints.messages() == [
+        "step 1 could not be saved (Input/output error); trying again"
+    ]
     assert not list((tmp_path / "1").rglob("late"))
     assert {path.name for path in tmp_path.iterdir()} == {"1", "1.saving"}
     assert checkpoints.latest_good() == 1
@@ -179,11 +181,13 @@ def test_a_full_disk_costs_the_oldest_good_step_but_not_the_newest(tmp_path, wri
     for damaged in ("11", "15"):
         (tmp_path / damaged / "manifest.json").unlink()
     for step, left in ((16, [11, 13, 14, 15, 16]), (17, [11, 14, 15, 16, 17])):
-        assert f"; step {step - 4} was deleted to make room; once more" in fill_disk_and_save(step)
+        assert f"; step {step - 4} was deleted to make room; trying again" in fill_disk_and_save(
+            step
+        )
         assert checkpoints.steps() == left
     for damaged in ("14", "17"):
         (tmp_path / damaged / "manifest.json").unlink()
-    assert "no older step that could be deleted" in fill_disk_and_save(18)
+    assert "no older step to delete" in fill_disk_and_save(18)
     assert checkpoints.steps() == [11, 14, 15, 16, 17, 18]  # 16 was the newest good one
 
 

@@ -216,8 +216,8 @@ def test_command_takes_means_of_views_on_several_devices(tmp_path, video_run):
     assert found["labels"].tolist() == [2, 0, 0]
     assert found["class_names"].tolist() == ["0", "1", "2"]
     assert [os.path.basename(path) for path in found["paths"]] == ["b.mp4", "still.jpg", "a.mp4"]
-    wanted = direct(video_run, found["paths"], clips=2, crops=3)
-    np.testing.assert_allclose(found["features"], wanted, rtol=0, atol=1e-5)
+    expected = direct(video_run, found["paths"], clips=2, crops=3)
+    np.testing.assert_allclose(found["features"], expected, rtol=0, atol=1e-5)
     info = json.loads(str(found["info"]))
     assert info["device_count"] == 4
     assert info["axes"] == ["file", "width"]
@@ -235,8 +235,8 @@ def test_tokens_in_half_precision_of_one_video(tmp_path, video_run):
     clip = one["features"].astype(np.float32).mean((1, 2, 3))
     np.testing.assert_allclose(clip, direct(video_run, [tmp_path / "a.mp4"]), rtol=0, atol=1e-3)
     faster = extracted(video_run, tmp_path / "a.mp4", out, "--stride=1")["features"]
-    wanted = direct(video_run, [tmp_path / "a.mp4"], stride=1)
-    np.testing.assert_allclose(faster, wanted, rtol=0, atol=1e-5)
+    expected = direct(video_run, [tmp_path / "a.mp4"], stride=1)
+    np.testing.assert_allclose(faster, expected, rtol=0, atol=1e-5)
     assert np.abs(faster - clip).max() > 0.01
 
 
@@ -262,7 +262,7 @@ def test_numbers_that_are_not_finite_leave_the_old_file(tmp_path, image_run, cap
         (["none.jpg"], "none.jpg: no such file or folder"),
         (["data"], "holds train, test; name one of them"),
         (["data/test"], "holds no images or videos"),
-        (["data/train", "--per=frame", "--clips=2"], "--clips and --crops are about --per=clip"),
+        (["data/train", "--per=frame", "--clips=2"], "--clips and --crops need --per=clip"),
         (["data/train", "--per=frame", "--pool=class"], "pool is for features per clip"),
         (["data/train", "--crops=2"], "crops is 2; it must be 1 or 3"),
         (["data/train", "--batch-size=0"], "--batch-size=0 is not positive"),
@@ -271,7 +271,7 @@ def test_numbers_that_are_not_finite_leave_the_old_file(tmp_path, image_run, cap
         (["list.txt"], "none of the first 1 files exists"),
     ],
 )
-def test_wrong_use_is_told(tmp_path, image_run, capsys, words, said):
+def test_wrong_use_is_reported(tmp_path, image_run, capsys, words, said):
     write_images(tmp_path / "data", ["train/a.jpg"])
     (tmp_path / "data/test").mkdir()
     (tmp_path / "list.txt").write_text("absent.jpg\n")
@@ -283,7 +283,7 @@ def test_wrong_use_is_told(tmp_path, image_run, capsys, words, said):
 
 def test_what_a_checkpoint_does_not_say_is_asked_for():
     trained = trained_as(CLASSIFIER, VIT)
-    with pytest.raises(RecipeError, match=r"a test does not say how far .* give --stride"):
+    with pytest.raises(RecipeError, match=r"a test does not contain the stride .* give --stride"):
         view_of(trained, clips=1, crops=1, stride=None)
     view = view_of(trained, clips=2, crops=3, stride=4)
     assert view == EvalView(size=32, frames=4, stride=4, clips=2, crops=3)

@@ -121,7 +121,7 @@ def test_resuming_drops_what_came_after_and_torn_lines(tmp_path):
         report.train(300, 100, {"loss": 3.5}, 1, 0)
     rows = [(row["step"], row["train/loss"]) for row in metrics_of(tmp_path)]
     assert rows == [(100, 1.0), (200, 2.0), (300, 3.5)]
-    assert "going on from step 200" in (tmp_path / "log.txt").read_text()
+    assert "resuming from step 200" in (tmp_path / "log.txt").read_text()
     make_report(tmp_path, resume_step=0)
     assert metrics_of(tmp_path) == []
 

@@ -48,7 +48,7 @@ def test_a_changed_recipe_is_refused_with_each_difference(tmp_path):
     assert "\n  run.warmup: (absent) -> 3\n" in message
     assert "log_every_steps: " not in message
     assert "--config.model.init_from=" in message
-    assert message.endswith("What may change in a run: run.log_every_steps, data.path.")
+    assert message.endswith("Keys that may change in a run: run.log_every_steps, data.path.")
     assert workdirs.read_recipe(path)["optim"]["lr"] == 1e-3
 
 
@@ -108,7 +108,7 @@ def test_closing_releases_the_lock(tmp_path):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def test_a_full_disk_is_told_apart_from_a_wrong_directory(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_distinguished_from_a_wrong_directory(tmp_path, monkeypatch, capsys):
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -118,9 +118,9 @@ def test_a_full_disk_is_told_apart_from_a_wrong_directory(tmp_path, monkeypatch,
     assert os.listdir(tmp_path) == ["lock"]
     workdirs.write_status(tmp_path, "failed", exit_code=74)  # must not hide what went wrong
     workdirs.write_table(tmp_path / "per_class.csv", [{"class": "a"}])
-    told = capsys.readouterr().err
-    assert "STATUS.json could not be written" in told
-    assert "per_class.csv could not be written" in told
+    printed = capsys.readouterr().err
+    assert "STATUS.json could not be written" in printed
+    assert "per_class.csv could not be written" in printed
 
 
 def test_status_is_written_in_one_piece(tmp_path):
