@@ -76,7 +76,7 @@ def _forge(step: pathlib.Path) -> None:
     path.write_text(path.read_text().replace(f'"{old}"', f'"{new}"'))
 
 
-def told_to_stop(case: Case, unbroken: Case, fault: str = "step:term@31") -> Problems:
+def asked_to_stop(case: Case, unbroken: Case, fault: str = "step:term@31") -> Problems:
     """SIGTERM in the middle, then to the end."""
     ended = case.run(fault)
     damage, late, _ = signals.stop(case, ended, fault, 0)
@@ -85,7 +85,7 @@ def told_to_stop(case: Case, unbroken: Case, fault: str = "step:term@31") -> Pro
 
 def stopped_in_evaluation(case: Case, unbroken: Case) -> Problems:
     """SIGTERM between the batches of an evaluation."""
-    return told_to_stop(case, unbroken, "evaluate.batch:term@3")
+    return asked_to_stop(case, unbroken, "evaluate.batch:term@3")
 
 
 def recipe_changes(case: Case, _: Case) -> Problems:
@@ -340,23 +340,23 @@ MUTANTS = {
         _swapped("maskfeat_jax.training.run", "keep_evidence", _no_evidence), poisoned_for_ever
     ),
     "STATUS.json is not written": Mutant(
-        _swapped("maskfeat_jax.commands.train", "write_status", _no_status), told_to_stop
+        _swapped("maskfeat_jax.commands.train", "write_status", _no_status), asked_to_stop
     ),
     "another exit code": Mutant(
         _all(
             _swapped("maskfeat_jax.commands.program", "exit_code_of", _code_one),
             _swapped("maskfeat_jax.commands.train", "exit_code_of", _code_one),
         ),
-        told_to_stop,
+        asked_to_stop,
     ),
     "signals are ignored": Mutant(
         _all(
             _swapped(AGREEMENT, "asked", _not_asked), _swapped(AGREEMENT, "alone", lambda *_: False)
         ),
-        told_to_stop,
+        asked_to_stop,
     ),
     "stops without saving": Mutant(
-        _swapped(f"{LOOP}:Training", "_stop", _stops_without_saving), told_to_stop
+        _swapped(f"{LOOP}:Training", "_stop", _stops_without_saving), asked_to_stop
     ),
     "no lock": Mutant(_swapped("maskfeat_jax.workdir.lock", "take", _nothing), used_twice),
     "any recipe goes on": Mutant(

@@ -55,11 +55,11 @@ def once(case: Case, _: Case | None, number: int) -> list[Verdict]:
 
 def same(case: Case, other: Case, steps: list[int]) -> Problems:
     """B, I, C: the same state and examples; as many updates counted as were poisoned."""
-    found, wanted = oracles.result(case), oracles.result(other)
-    blank = [row for row in wanted.metrics if "eval/loss" in row]
+    found, expected = oracles.result(case), oracles.result(other)
+    blank = [row for row in expected.metrics if "eval/loss" in row]
     kept = [row for row in found.metrics if "eval/loss" in row]
-    problems = oracles.bitwise(found._replace(metrics=kept), wanted._replace(metrics=blank))
-    problems += oracles.examples(found, wanted)
+    problems = oracles.bitwise(found._replace(metrics=kept), expected._replace(metrics=blank))
+    problems += oracles.examples(found, expected)
     counted = sum(row.get("train/nonfinite", 0) for row in found.metrics)
     skipped = next(int(x) for name, x in found.arrays.items() if "skipped" in name)
     if not counted == skipped == len(steps):
@@ -75,7 +75,7 @@ def always(case: Case, _: Case | None, number: int) -> list[Verdict]:
     dose = {"kind": kind, "from": first, "to": NEVER, "row": rng.randrange(BATCH)}
     ended = case.run(poison=[dose])
     damage = oracles.stopped(ended, 70, "5 steps in a row", "not finite either")
-    damage += oracles.told(ended, "failed") + oracles.left_processes(ended)
+    damage += oracles.reported(ended, "failed") + oracles.left_processes(ended)
     damage += oracles.kept(case.workdir, 7) + oracles.whole(case.workdir)
     damage += evidence(case, first)
     last = ended.ids[-1][0]
@@ -109,7 +109,7 @@ def parameters(case: Case, _: Case | None, number: int) -> list[Verdict]:
     dose = {"kind": "parameters", "from": step, "to": step + 1}
     ended = case.run(poison=[dose])
     damage = oracles.stopped(ended, 70, "not finite")
-    damage += oracles.told(ended, "failed") + oracles.left_processes(ended)
+    damage += oracles.reported(ended, "failed") + oracles.left_processes(ended)
     damage += oracles.kept(case.workdir, 7) + oracles.whole(case.workdir)
     damage += [f"step {s} was saved" for s in oracles.good_steps(case.workdir) if s > step]
     return [oracles.verdict(damage=damage, recovered=False)]

@@ -80,33 +80,33 @@ def is_good(step: pathlib.Path) -> bool:
         text = json.dumps(document["body"], indent=1, sort_keys=True)
         if hashlib.sha256(text.encode()).hexdigest() != document["sha256"]:
             return False
-        for name, wanted in document["body"]["files"].items():
+        for name, expected in document["body"]["files"].items():
             data = (step / name).read_bytes()
             found = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            if found != wanted:
+            if found != expected:
                 return False
         return document["body"]["step"] == int(step.name)
     except (OSError, ValueError, KeyError):
         return False
 
 
-def bitwise(found: Result, wanted: Result) -> Problems:
+def bitwise(found: Result, expected: Result) -> Problems:
     """B: parameters, optimiser and metrics equal those of the unbroken run in each bit."""
     problems = []
-    if found.arrays.keys() != wanted.arrays.keys():
-        problems.append(f"arrays {sorted(found.arrays.keys() ^ wanted.arrays.keys())}")
-    for name in found.arrays.keys() & wanted.arrays.keys():
-        a, b = found.arrays[name], wanted.arrays[name]
+    if found.arrays.keys() != expected.arrays.keys():
+        problems.append(f"arrays {sorted(found.arrays.keys() ^ expected.arrays.keys())}")
+    for name in found.arrays.keys() & expected.arrays.keys():
+        a, b = found.arrays[name], expected.arrays[name]
         if a.dtype != b.dtype or a.shape != b.shape or a.tobytes() != b.tobytes():
             problems.append(f"{name} differs by up to {_distance(a, b)}")
     if len(problems) > 3:
         problems = [*problems[:3], f"and {len(problems) - 3} more arrays"]
-    for one, other in zip(found.metrics, wanted.metrics, strict=False):
+    for one, other in zip(found.metrics, expected.metrics, strict=False):
         if one != other:
             keys = [key for key in one.keys() | other.keys() if one.get(key) != other.get(key)]
             problems.append(f"metrics of step {one['step']}: {sorted(keys)}")
-    if len(found.metrics) != len(wanted.metrics):
-        lines = [_missing(a.metrics, b.metrics) for a, b in ((found, wanted), (wanted, found))]
+    if len(found.metrics) != len(expected.metrics):
+        lines = [_missing(a.metrics, b.metrics) for a, b in ((found, expected), (expected, found))]
         problems.append(f"metrics: too many {lines[0]}, too few {lines[1]}")
     return problems
 
@@ -123,11 +123,11 @@ def _missing(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -
     return sorted(count.elements())
 
 
-def examples(found: Result, wanted: Result) -> Problems:
+def examples(found: Result, expected: Result) -> Problems:
     """I: each update saw the examples it should see; none twice in an epoch, none lost."""
     problems = []
-    for step in sorted(found.ids.keys() | wanted.ids.keys()):
-        if found.ids.get(step) != wanted.ids.get(step):
+    for step in sorted(found.ids.keys() | expected.ids.keys()):
+        if found.ids.get(step) != expected.ids.get(step):
             problems.append(f"examples of step {step}: {found.ids.get(step)}")
             break
     for epoch in range(STEPS // STEPS_PER_EPOCH):
@@ -190,14 +190,16 @@ def stopped(ended: Ended, code: int, *words: str) -> Problems:
     if ended.code != code:
         problems.append(f"exit code {ended.code}, not {code}: {ended.output[-300:]!r}")
     said = ended.output + json.dumps(ended.status or {})
-    problems += [f"{word!r} is not said" for word in words if not re.search(word, said)]
+    problems += [
+        f"{word!r} is missing in the output" for word in words if not re.search(word, said)
+    ]
     if code in (65, 74, 78) and _OUR_FRAMES.search(ended.output):
         problems.append("a stack trace")
     return problems
 
 
-def told(ended: Ended, state: str) -> Problems:
-    """X: STATUS.json says what became of the run."""
+def reported(ended: Ended, state: str) -> Problems:
+    """X: STATUS.json has the state and exit code of the run."""
     found = ended.status or {}
     if found.get("state") != state:
         return [f"STATUS.json says {found.get('state')!r}, not {state!r}"]
@@ -212,8 +214,8 @@ def same_run(case: Case, reference: Case) -> Problems:
         found = result(case)
     except (OSError, ValueError) as error:
         return [f"no result: {error}"]
-    wanted = reference_result(reference)
-    return bitwise(found, wanted) + examples(found, wanted)
+    expected = reference_result(reference)
+    return bitwise(found, expected) + examples(found, expected)
 
 
 @functools.lru_cache(maxsize=8)

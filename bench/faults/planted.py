@@ -1,4 +1,4 @@
-"""Bugs planted into the source, each of which the tests named beside it must notice.
+"""Bugs planted into the source, each of which its tests must notice.
 
     python -m bench.faults.planted                      # all, one after the other
     python -m bench.faults.planted --check              # only whether they still fit the source

@@ -212,7 +212,7 @@ def verdict(tried: Edit, outcome: Any) -> str:
     kind, message, seconds = outcome
     if kind == "built":
         return "wrong in silence" if tried.wrong else "recovered"
-    places = [*tried.places, *tried.edited]  # what does not go together is told of either side
+    places = [*tried.places, *tried.edited]  # a contradiction may be reported for either key
     named = any(re.search(rf"\b{re.escape(str(place))}", message) for place in places)
     return "clean stop" if named and seconds < LIMIT else "noticed late"
 

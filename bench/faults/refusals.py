@@ -62,7 +62,7 @@ def full_disk(case: Case, unbroken: Case, failure: Failure) -> Verdict:
     disk.fail(checkpoints, ops=failure.ops, errno=failure.number, **match)
     ended = child.wait()
     damage = oracles.stopped(ended, 74, os.strerror(failure.number), "checkpoints")
-    damage += oracles.told(ended, "failed") + oracles.left_processes(ended)
+    damage += oracles.reported(ended, "failed") + oracles.left_processes(ended)
     damage += oracles.kept(case.workdir, SAVE_EVERY) + oracles.whole(case.workdir)
     disk.heal()
     return _then(case, unbroken, damage)
@@ -73,7 +73,7 @@ def failed_write(case: Case, unbroken: Case) -> Verdict:
     plan = "; ".join(f"save.before_manifest:raise=EIO@{n}" for n in (2, 3))
     ended = case.run(plan)
     damage = oracles.stopped(ended, 74, "Input/output error", "checkpoints")
-    damage += oracles.told(ended, "failed") + oracles.left_processes(ended)
+    damage += oracles.reported(ended, "failed") + oracles.left_processes(ended)
     damage += oracles.kept(case.workdir, SAVE_EVERY) + oracles.whole(case.workdir)
     last = ended.ids[-1][0]
     if last >= 3 * SAVE_EVERY:

@@ -41,9 +41,9 @@ def record(
       what: what was put in, in words.
       outcomes: how often each of `OUTCOMES` came of it; their sum is n.
       command: makes the series again; None: the one that runs.
-      note: what a reader must know besides.
+      note: what else a reader must know.
       file: where to.
-      **details: counts by class, seconds, seeds; what JSON can hold.
+      **details: counts by class, seconds, seeds; JSON-serialisable.
     """
     assert set(outcomes) <= set(OUTCOMES), outcomes
     commit = subprocess.run(

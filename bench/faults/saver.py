@@ -1,4 +1,4 @@
-"""A process that saves checkpoints when it is told to: one line of JSON in, one out.
+"""A process that saves checkpoints on request: one line of JSON in, one out.
 
 python -m bench.faults.saver DIRECTORY FLOATS
 
@@ -32,7 +32,7 @@ ARRAYS = "ocdbt.process_0/d/"  # in the names of files that only TensorStore wri
 
 
 class Saver:
-    """Such a process, seen from outside, whose disk fails as told."""
+    """Such a process, seen from outside, whose disk fails on request."""
 
     def __init__(self, process: subprocess.Popen[str], disk: Disk, directory: pathlib.Path):
         self.disk, self.directory, self._process = disk, directory, process
@@ -101,9 +101,9 @@ def main() -> None:
 def _find(checkpoints: Checkpoints, floats: int) -> int | None:
     step = checkpoints.latest_good()
     if step is not None:
-        wanted = state_of(step, floats)
-        restored, _ = checkpoints.restore(step, jax.eval_shape(lambda: wanted))
-        for found, value in zip(jax.tree.leaves(restored), jax.tree.leaves(wanted), strict=True):
+        expected = state_of(step, floats)
+        restored, _ = checkpoints.restore(step, jax.eval_shape(lambda: expected))
+        for found, value in zip(jax.tree.leaves(restored), jax.tree.leaves(expected), strict=True):
             assert np.array_equal(found, value), f"step {step} was restored with other values"
     return step
 

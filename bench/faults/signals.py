@@ -73,7 +73,7 @@ def stops(case: Case, unbroken: Case, faults: list[tuple[str, str]], cold: bool)
         damage, late, seconds = stop(case, ended, fault, before)
         found.append((phase, damage, late, seconds))
     last = case.run()
-    silent = oracles.stopped(last, 0) + oracles.told(last, "finished")
+    silent = oracles.stopped(last, 0) + oracles.reported(last, "finished")
     silent = silent or oracles.same_run(case, unbroken)
     rubbish = oracles.tidy(case)
     return [
@@ -98,7 +98,7 @@ def stop(case: Case, ended: Ended, fault: str, before: int) -> tuple[Problems, P
     damage += oracles.whole(case.workdir)
     damage += oracles.kept(case.workdir, made(ended) or before)
     if case.workdir.exists():
-        damage += oracles.told(ended, "stopped")
+        damage += oracles.reported(ended, "stopped")
         damage += [f"left: {p}" for p in (case.workdir / "checkpoints").glob("*.saving")]
         damage += oracles.unlocked(case.workdir)
     seconds = signalled(ended, fault)
@@ -170,7 +170,7 @@ def short_grace(case: Case) -> tuple[Verdict, float]:
 
 def _cut_short(case: Case, ended: Ended, least: int, late: Problems) -> Verdict:
     """Of a process that could not save: what was there before is still there."""
-    damage = oracles.stopped(ended, 75) + oracles.told(ended, "stopped")
+    damage = oracles.stopped(ended, 75) + oracles.reported(ended, "stopped")
     damage += oracles.left_processes(ended)
     damage += oracles.kept(case.workdir, least) + oracles.whole(case.workdir)
     return oracles.verdict(damage=damage, late=late, recovered=True)

@@ -66,8 +66,8 @@ class Steps:
         aside.rename(self.newest)
         restored, _ = checkpoints.restore(OLD, like)
         same = all(map(np.array_equal, jax.tree.leaves(restored), jax.tree.leaves(self._old)))
-        told = name is None or any(str(name) in sentence for sentence in checkpoints.messages())
-        return "recovered" if same and refused and told else "noticed late"
+        reported = name is None or any(str(name) in sentence for sentence in checkpoints.messages())
+        return "recovered" if same and refused and reported else "noticed late"
 
     def is_whole(self) -> None:
         """Makes sure that whatever was done has been undone."""
@@ -184,7 +184,7 @@ def disk_fails(cases: list[dict[str, Any]], *, again: bool) -> Counts:
             process.disk.fail(process.directory, **rules)
             answer = process.ask(step=step)
             words = os.strerror(int(rules["errno"]))
-            told = words in " ".join([answer.get("error", ""), *answer["messages"]])
+            reported = words in " ".join([answer.get("error", ""), *answer["messages"]])
             process.disk.heal()
             found = process.ask(find=True)["found"]
             verify(process.directory / str(found), found)
@@ -193,7 +193,7 @@ def disk_fails(cases: list[dict[str, Any]], *, again: bool) -> Counts:
             else:
                 fine = not again and "error" in answer and found == good
             result = "recovered" if again else "clean stop"
-            outcomes[result if fine and told else "wrong in silence"] += 1
+            outcomes[result if fine and reported else "wrong in silence"] += 1
         later = process.ask(step=1000)
         assert later["ok"], later  # with a disk that is well it goes on, and nothing is left behind
         assert not any(process.directory.glob("*.saving"))
@@ -207,12 +207,12 @@ def slow_disk(rules: dict[str, Any], *, seconds: float) -> tuple[Counts, dict[st
         alone = process.ask(step=2, work_s=seconds)["work_s"]  # step 2 is there: nothing is written
         process.disk.fail(process.directory, **rules)
         answer = process.ask(step=3, work_s=seconds)
-        beside, blocked = answer["work_s"], answer["blocked_s"]
+        while_writing, blocked = answer["work_s"], answer["blocked_s"]
         overlapping = answer["steps_meanwhile"]
         answer = process.ask(step=4)
         process.disk.heal()
         found = process.ask(find=True)["found"]
-    medians = [statistics.median(times) * 1e3 for times in (alone, beside)]
+    medians = [statistics.median(times) * 1e3 for times in (alone, while_writing)]
     waits = [sentence for sentence in answer["messages"] if "waited" in sentence]
     fine = found == 4 and overlapping == [1, 2] and blocked < 0.5 and bool(waits)
     details = {
@@ -226,7 +226,7 @@ def slow_disk(rules: dict[str, Any], *, seconds: float) -> tuple[Counts, dict[st
 
 
 def late_errors() -> Counts:
-    """C9: a save that fails in the background is told by the next one; the old step is kept."""
+    """C9: a save that fails in the background is reported by the next one; the old step is kept."""
     outcomes = Counts()
     with child() as process:
         for step in range(2, 22, 2):
@@ -235,8 +235,8 @@ def late_errors() -> Counts:
             answer = process.ask(step=step + 1)
             process.disk.heal()
             found = process.ask(find=True)["found"]
-            told = f"step {step} could not be saved" in answer.get("error", "")
-            fine = begun.get("ok") and told and found == 1
+            reported = f"step {step} could not be saved" in answer.get("error", "")
+            fine = begun.get("ok") and reported and found == 1
             outcomes["clean stop" if fine else "wrong in silence"] += 1
     return outcomes
 

@@ -244,13 +244,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", action="store_true", help="run D1 to D3 and keep their rows")
     parser.add_argument("--only", default="", help="one of table, D1, D2, D3")
-    wanted = parser.parse_args()
+    arguments = parser.parse_args()
     failed = False
     with tempfile.TemporaryDirectory(prefix="topologies-") as name, Forks() as forks:
         folder = pathlib.Path(name)
         reference = run(folder / "reference", ONE, forks=forks)
         assert reference.codes == [0], reference.output
-        if wanted.only in ("", "table"):
+        if arguments.only in ("", "table"):
             print("| processes x devices | largest relative difference of a loss | examples |")
             print("|---|---|---|", flush=True)
             for number, place in enumerate(PLACES):
@@ -261,8 +261,8 @@ def main() -> None:
                 failed |= wrong != ["the same"] or outcome.codes != [0] * place.processes
                 if any(outcome.codes):
                     print(outcome.output[-3000:])
-        for fault, (what, chains) in SERIES.items() if wanted.record else ():
-            if wanted.only in ("", fault):
+        for fault, (what, chains) in SERIES.items() if arguments.record else ():
+            if arguments.only in ("", fault):
                 failed |= _series(fault, what, chains, folder, reference, forks)
     sys.exit(failed)
 

@@ -56,9 +56,9 @@ def like(state: Any) -> Any:
     return jax.eval_shape(lambda: state)
 
 
-def assert_same(actual: Any, wanted: Any) -> None:
-    assert jax.tree.structure(actual) == jax.tree.structure(wanted)
-    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(wanted), strict=True):
+def assert_same(actual: Any, expected: Any) -> None:
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert a.dtype == b.dtype
         assert a.shape == b.shape
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
@@ -142,7 +142,7 @@ def put_back(directory: pathlib.Path, step: int) -> None:
 
 def test_a_flipped_bit_anywhere_is_found_named_set_aside_and_never_loaded(copy):
     rng = random.Random(0)
-    wanted, flipped = like(make_state(2)), 0
+    expected, flipped = like(make_state(2)), 0
     for path in files_of(copy / "2"):
         name = path.relative_to(copy / "2")
         good = path.read_bytes()
@@ -154,7 +154,7 @@ def test_a_flipped_bit_anywhere_is_found_named_set_aside_and_never_loaded(copy):
             path.write_bytes(data)
             checkpoints = Checkpoints(copy)
             with pytest.raises(CheckpointError, match=re.escape(str(name))):
-                checkpoints.restore(2, wanted)
+                checkpoints.restore(2, expected)
             assert checkpoints.latest_good() == 1, (name, position)
             (sentence,) = checkpoints.messages()
             assert re.search(rf"step 2: {re.escape(str(name))} ", sentence)
@@ -247,7 +247,7 @@ def test_when_its_number_is_saved_anew_a_good_step_stays_and_a_damaged_one_is_mo
         (copy / "2" / "manifest.json").unlink()
 
 
-def test_large_steps_are_verified_by_length_unless_told_otherwise(copy, monkeypatch):
+def test_large_steps_are_verified_by_length_by_default(copy, monkeypatch):
     data = data_of(copy, 2)
     data.write_bytes(bytes(len(data.read_bytes())))
     monkeypatch.setattr(manifest, "AUTO_BYTES", 0)

@@ -59,7 +59,7 @@ def full() -> OSError:
 
 def test_a_state_may_be_given_away_and_overwritten_as_soon_as_it_is_copied(tmp_path, writer):
     state = {"device": jnp.arange(100_000.0), "host": np.arange(5, dtype=np.float32)}
-    wanted = {name: np.array(leaf) for name, leaf in state.items()}
+    expected = {name: np.array(leaf) for name, leaf in state.items()}
     like = jax.eval_shape(lambda: state)
     spoil = jax.jit(lambda array: array * 0 - 1, donate_argnums=0)
     checkpoints = Checkpoints(tmp_path)
@@ -71,7 +71,7 @@ def test_a_state_may_be_given_away_and_overwritten_as_soon_as_it_is_copied(tmp_p
     writer.go_on.set()
     checkpoints.finish()
     restored, _ = checkpoints.restore(1, like)
-    for name, array in wanted.items():
+    for name, array in expected.items():
         np.testing.assert_array_equal(restored[name], array)
     assert (spoilt == -1).all()
 
@@ -191,7 +191,7 @@ def test_a_full_disk_costs_the_oldest_good_step_but_not_the_newest(tmp_path, wri
     assert checkpoints.steps() == [11, 14, 15, 16, 17, 18]  # 16 was the newest good one
 
 
-def test_little_space_is_told_before_it_is_needed(tmp_path, monkeypatch):
+def test_little_space_is_reported_before_it_is_needed(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     usage = storage.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: usage._replace(free=6006))

@@ -81,18 +81,18 @@ def an_end(**changes):
 
 
 def test_ends_that_are_not_in_order_show():
-    assert oracles.stopped(an_end(), 75, "SIGTERM") == oracles.told(an_end(), "stopped") == []
+    assert oracles.stopped(an_end(), 75, "SIGTERM") == oracles.reported(an_end(), "stopped") == []
     assert oracles.stopped(an_end(code=0), 75)
     assert oracles.stopped(an_end(code=None), 75)
     assert oracles.stopped(an_end(), 75, "mask.ratio")
     assert oracles.stopped(an_end(code=78, output='  File "/a/maskfeat_jax/loop.py", line 3'), 78)
-    assert oracles.told(an_end(status=None), "stopped")
-    assert oracles.told(an_end(status={"state": "running"}), "stopped")
-    assert oracles.told(an_end(status={"state": "stopped", "exit_code": 1}), "stopped")
+    assert oracles.reported(an_end(status=None), "stopped")
+    assert oracles.reported(an_end(status={"state": "running"}), "stopped")
+    assert oracles.reported(an_end(status={"state": "stopped", "exit_code": 1}), "stopped")
     assert oracles.left_processes(an_end(left=[123]))
 
 
-def test_the_gravest_outcome_is_told():
+def test_the_gravest_outcome_is_reported():
     problem = ["so"]
     assert oracles.verdict(recovered=True) == ("recovered", "")
     assert oracles.verdict(recovered=False) == ("clean stop", "")

@@ -1,4 +1,4 @@
-"""What happens to a process is told, and the next job has a new one."""
+"""The end of a process is reported, and the next job has a new one."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_pictures_go_to_files_and_tensorboard(tmp_path, picture, extension, fram
     assert stored.encoded_image_string == path.read_bytes()
 
 
-def test_control_characters_are_shown_not_obeyed(tmp_path):
+def test_control_characters_are_escaped(tmp_path):
     stream = io.StringIO()
     make_report(tmp_path, stream=stream).message("a\x1b[31mred\rb\tc\x00\nnext line ü\u2028")
     assert stream.getvalue() == "a\\x1b[31mred\\rb\\tc\\x00\nnext line ü\\u2028\n"

@@ -5,5 +5,5 @@
 
 A format says which files there are, how they are opened, and what may come of it. Each file is
 opened in another process, so that a crash or a hang is seen; an audit hook and the folder before
-and after say what was written, made or run besides.
+and after show what else was written, made or run.
 """

@@ -21,7 +21,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--format", required=True, choices=("names", *FORMATS, *by_file))
-    parser.add_argument("--n", type=int, default=0, help="damaged files, besides those by hand")
+    parser.add_argument(
+        "--n", type=int, default=0, help="damaged files, in addition to those made by hand"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the first")
     parser.add_argument("--record", action="store_true", help="in docs/faults.jsonl")
     args = parser.parse_args()

@@ -35,7 +35,7 @@ SECONDS, MEMORY = 300.0, 4 << 30  # for a hang; our own limits are lower
 MOST_SECONDS, MOST_MEGABYTES = 3.0, 200.0  # of the processors, for what is refused
 _WRITES = ("os.mkdir", "os.symlink", "os.link", "os.remove", "os.chmod")
 _RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork")
-OUT = "out"  # the folder, beside that of the file, in which a door may write
+OUT = "out"  # folder next to that of the file, to which a reader may write
 
 
 class Job(NamedTuple):
@@ -186,7 +186,7 @@ class Series:
 def series(
     what: Iterable[Job], log: Callable[[str], None] = print, by_door: bool = True
 ) -> dict[str, Series]:
-    """What came of files, by door or together; those that are not good are told to `log`."""
+    """Outcomes of files, by door or together; those that are not good go to `log`."""
     found: dict[str, Series] = {}
     for job, outcome in isolation.each(attempt, what, SECONDS, MEMORY):
         judged = verdict(job, outcome)
