@@ -189,8 +189,8 @@ BUGS = [
     # Conversion, and parameters of another run.
     Bug(
         "convert/rules.py",
-        "else np.concatenate(parts)",
-        "else np.concatenate(parts[::-1])",
+        "else np.concatenate(tensors)",
+        "else np.concatenate(tensors[::-1])",
         "tests/convert/round_trip_test.py",
     ),
     Bug(

@@ -263,7 +263,7 @@ def test_numbers_that_are_not_finite_leave_the_old_file(tmp_path, image_run, cap
         (["data"], "holds train, test; name one of them"),
         (["data/test"], "holds no images or videos"),
         (["data/train", "--per=frame", "--clips=2"], "--clips and --crops need --per=clip"),
-        (["data/train", "--per=frame", "--pool=class"], "pool is for features per clip"),
+        (["data/train", "--per=frame", "--pool=class"], "pool='class' is only for per='clip'"),
         (["data/train", "--crops=2"], "crops is 2; it must be 1 or 3"),
         (["data/train", "--batch-size=0"], "--batch-size=0 is not positive"),
         (["data/train", "--root=."], "a root is for lists"),
