@@ -208,7 +208,7 @@ class Checkpoints:
         if error is None:
             raise CheckpointError(
                 f"step {pending.step} could not be saved in {self._storage.directory}: process "
-                f"{', '.join(map(str, failed))} failed, its message says why"
+                f"{', '.join(map(str, failed))} failed; see its message"
             )
         raise self._failure(pending.step, error) from error
 

@@ -97,12 +97,12 @@ class Storage:
             self.messages += [*bad, f"{self.directory}: no good step, starting from scratch"]
             return -1
         lines = bad or [f"bad/{path.name}: moved there at an earlier start" for path in aside]
-        anew = ", choose a new --workdir, or start from scratch in this one with "
-        anew += "--config.run.allow_fresh_start=True"
+        fresh_start = ", choose a new --workdir, or start from scratch in this one with "
+        fresh_start += "--config.run.allow_fresh_start=True"
         raise CheckpointError(
             f"none of the checkpoints in {self.directory} can be trusted:\n  "
             + "\n  ".join(lines)
-            + f"\nNothing was deleted. Restore one from a backup{anew if move else ''}."
+            + f"\nNothing was deleted. Restore one from a backup{fresh_start if move else ''}."
         )
 
     def make_room(self, step: int, expected_bytes: int) -> int:
@@ -174,7 +174,7 @@ class Storage:
         )
 
     def drop_old(self, newest: int) -> None:
-        """Deletes what is older than the `keep_last` newest good steps.
+        """Deletes steps that are older than the `keep_last` newest good ones.
 
         Damaged steps neither count nor are deleted. A step counts if its files are complete; before
         one is deleted its contents are read, which detects a disk that loses data.

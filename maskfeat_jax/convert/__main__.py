@@ -131,16 +131,21 @@ def parser() -> argparse.ArgumentParser:
     add("source", type=Path, help="work directory, one of its steps, or a PyTorch file")
     add("out", type=Path, nargs="?", help="new folder; without it the source is only described")
     add("--from", dest="layout", choices=layouts, help="layout of the source; default: detected")
-    add("--to", choices=[*layouts, OURS, STABLEHLO], default=OURS, help="default: %(default)s")
+    add(
+        "--to",
+        choices=[*layouts, OURS, STABLEHLO],
+        default=OURS,
+        help="format of the result; default: %(default)s",
+    )
     compare = "run the original code and ours on the same input and print the largest difference"
     add("--verify", action="store_true", help=compare)
     size: dict[str, Any] = {"type": int, "nargs": 3, "metavar": ("FRAMES", "HEIGHT", "WIDTH")}
     add("--resize", **size, help="interpolate position tables to this clip size")
     add("--clip", **size, help="clip size of the file, if it does not contain it")
     add("--heads", type=int, help="attention heads, if the file does not contain them")
-    add("--decoder-heads", type=int, help="the same for the decoder")
-    add("--kv-stride", type=int, help="of the first stage of an MViT")
-    add("--pool", choices=["class", "mean"], help="pooling of a classifier")
+    add("--decoder-heads", type=int, help="attention heads of the decoder, if not in the file")
+    add("--kv-stride", type=int, help="stride of keys and values in the first stage of an MViT")
+    add("--pool", choices=["class", "mean"], help="pooling of a classifier, if not in the file")
     average = "use the parameters even if the source has their moving average"
     add("--no-ema", dest="ema", action="store_false", help=average)
     unexpected = "ignore tensors that the model does not have instead of refusing the file"

@@ -62,7 +62,7 @@ HINTS: dict[str, Hint] = {
 
 
 def check_given(hints: Hints) -> dict[str, Any]:
-    """Those that are not None; TypeError if one is unknown, ConvertError if a value is invalid."""
+    """Hints that are not None; TypeError if one is unknown, ConvertError if a value is invalid."""
     free = [name for name, hint in HINTS.items() if hint.given]
     for name in hints:
         if name not in free:

@@ -56,7 +56,7 @@ def export(trained: Pretrained) -> bytes:
 
 
 def write(trained: Pretrained, path: str | os.PathLike[str]) -> None:
-    """Writes what `export` gives, in one piece; raises its ValueError, or OSError."""
+    """Writes the result of `export` atomically; raises its ValueError, or OSError."""
     write_atomically(Path(path), export(trained))
 
 

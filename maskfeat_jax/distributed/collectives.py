@@ -96,7 +96,7 @@ def on_first_process(action: Callable[[], int]) -> int:
     finally:
         answer = multihost_utils.broadcast_one_to_all(answer)
     if int(answer) < 0:
-        raise FirstProcessFailed("process 0 failed; its message says why")
+        raise FirstProcessFailed("process 0 failed; see its message")
     return int(answer)
 
 

@@ -27,7 +27,7 @@ _STATUS = re.compile("[A-Z_]+: ")  # how messages of XLA begin
 
 
 class BadStart(ValueError):
-    """The flags do not say how the processes find each other; says what is missing."""
+    """The flags for connecting the processes are incomplete or wrong; says which."""
 
 
 class StartFailed(RuntimeError):

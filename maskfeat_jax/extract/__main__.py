@@ -48,7 +48,7 @@ _MORE = """
 FILES is a folder, searched at any depth, an image, a video, or a list (.txt, .csv) with lines
 `path` or `path label`. If a folder contains only folders, two or more, these are the classes.
 
-The result is for numpy.load, and contains
+Read the result with numpy.load; it contains
   features     of each file that could be read, with a shape by --per:
                clip (files, width), frame (files, time, width), token (files, time, row, column,
                width); time, rows and columns are those of the tokens

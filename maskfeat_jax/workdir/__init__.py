@@ -1,1 +1,1 @@
-"""The directory of a run: whose it is, and what the run reports there."""
+"""The work directory of a run and the reports in it."""

@@ -110,9 +110,9 @@ def close_workdir(workdir: pathlib.Path) -> None:
 def check_workdir(
     path: str | os.PathLike[str], recipe: Mapping[str, Any], harmless: Sequence[str] = ()
 ) -> None:
-    """The checks of `open_workdir` that need neither a device nor a write; raises what it raises.
+    """The checks of `open_workdir` that need neither a device nor a write; raises the same errors.
 
-    For a program that wants to report every problem before it touches a device.
+    For a program that reports every problem before it uses a device.
     """
     directory = pathlib.Path(path)
     text = _as_json(recipe)
@@ -129,7 +129,7 @@ def check_workdir(
             raise RecipeChanged(
                 f"{directory} was started with another recipe, stored -> now:\n  "
                 + "\n  ".join(changed.values())
-                + "\nRestore these values to go on with this run; or, to start from what it has "
+                + "\nRestore these values to continue this run; or, to start from what it has "
                 f"learned, choose a new --workdir and add --config.model.init_from={path}. "
                 f"Keys that may change in a run: {', '.join(harmless)}."
             )
@@ -204,7 +204,7 @@ def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 @contextlib.contextmanager
 def warn_on_oserror(name: str) -> Iterator[None]:
-    """For files that a run can do without: inside, an OSError becomes a warning on stderr."""
+    """Turns an OSError inside into a warning on stderr, for files that a run can do without."""
     try:
         yield
     except OSError as error:

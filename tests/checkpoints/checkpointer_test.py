@@ -458,7 +458,9 @@ def test_load_params_reads_the_newest_good_weights_only(tmp_path, copy):
         assert_same(weights.ema, state.ema)
     (copy / "3" / "manifest.json").unlink()
     before = files_of(copy)
-    with pytest.warns(UserWarning, match="step 3: manifest.json is missing; not loaded, left in place"):
+    with pytest.warns(
+        UserWarning, match="step 3: manifest.json is missing; not loaded, left in place"
+    ):
         weights = load_params(tmp_path)
     assert (weights.step, weights.ema) == (2, None)
     assert files_of(copy) == before  # it may be the directory of another run

@@ -13,7 +13,7 @@ from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.rules import Rows, Rule, Table, below
 
 Tensors = dict[str, Any]  # of torch, by their name in a file
-Document = dict[str, Any]  # what JSON can hold
+Document = dict[str, Any]  # JSON-serialisable
 IMAGENET = Normalise()
 KINETICS = Normalise((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
 

@@ -1,4 +1,4 @@
-"""facebookresearch/mae: masked autoencoders of images, and what is fine-tuned from them."""
+"""facebookresearch/mae: masked autoencoders of images, and classifiers fine-tuned from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""facebookresearch/mae_st: masked autoencoders of videos, and what is fine-tuned from them."""
+"""facebookresearch/mae_st: masked autoencoders of videos, and classifiers fine-tuned from them."""
 
 from __future__ import annotations
 
