@@ -50,11 +50,11 @@ def run(code: str, names: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def data_of(shown: Any) -> dict[str, Any]:
-    """A value by MIME type."""
+    """A value by MIME type; images in 256 colours, to keep the file small."""
     if not isinstance(shown, Image.Image):
         return {"text/plain": lines_of(repr(shown))}
     file = io.BytesIO()
-    shown.save(file, "PNG", optimize=True)
+    shown.quantize(256, dither=Image.Dither.NONE).save(file, "PNG", optimize=True)
     return {"image/png": base64.b64encode(file.getvalue()).decode()}
 
 

@@ -84,7 +84,8 @@ class Model:
           3)`.
 
         Raises:
-          ValueError: clips of another size or dtype; the model is not one of a run.
+          ValueError: clips of another size or dtype; the model is not one of a run, or was exported
+            without its head.
         """
         self._check(video)
         recipe = self.pretrained.recipe
@@ -94,6 +95,8 @@ class Model:
         task = task_of(reader).from_recipe(reader, self.clip)
         reader.problems.stop()
         assert task is not None
+        if type(task.model) is not type(self.pretrained.model):
+            raise ValueError(f"{self.pretrained.origin} holds the encoder alone: nothing to draw")
         shown = jax.device_get(jax.jit(task.show_step)(self.pretrained.params, video))
         numbers = range(getattr(task, "classes", 0))
         return task.draw(video, shown, self.class_names or [f"class {k}" for k in numbers])
@@ -112,11 +115,12 @@ class Model:
         return convert.export(self.pretrained, layout).state
 
     def _check(self, video: Any) -> None:
-        right = video.ndim == 5 and (*video.shape[1:],) == (*self.clip, 3)
-        if not right or video.dtype != np.uint8:
+        shape: tuple[int, ...] = getattr(video, "shape", ())
+        dtype = getattr(video, "dtype", None)
+        if dtype != np.uint8 or (*shape[1:],) != (*self.clip, 3) or not shape[0]:
             raise ValueError(
                 f"expected uint8 clips (b, {', '.join(map(str, self.clip))}, 3), that is batch, "
-                f"frames, height, width, RGB; got {video.dtype} {video.shape}"
+                f"frames, height, width, RGB; got {dtype or type(video).__name__} {shape}"
             )
 
     @functools.cached_property
@@ -169,6 +173,10 @@ def build(
         config = recipe.copy_and_resolve_references()
     elif isinstance(recipe, Mapping):
         config = ConfigDict(dict(recipe))
+    elif Path(recipe).is_dir():
+        raise recipes.RecipeNotFound(
+            f"{recipe} is a directory; build takes a recipe, and load the work directory of a run"
+        )
     else:
         config = recipes.load(os.fspath(recipe))
     return build_experiment(recipes.override(config, overrides or {}).to_dict())
