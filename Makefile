@@ -50,5 +50,6 @@ format: $(READY)  ## Format in place
 clean:  ## Remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
+.PHONY: notebook
 notebook: $(READY)  ## docs/notebook.ipynb from docs/notebook.md
 	$(RUN) docs/make_notebook.py
