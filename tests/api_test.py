@@ -95,7 +95,7 @@ def test_load_says_what_it_found(tmp_path, run):
     }.items():
         with pytest.raises(ConvertError, match=words):
             mf.load(tmp_path / name)
-    with pytest.raises(ConvertError, match="heads: only for files of PyTorch"):
+    with pytest.raises(ConvertError, match="heads: only for PyTorch files"):
         mf.load(run, heads=3)
 
 
@@ -138,7 +138,7 @@ def test_features_that_do_not_exist(model):
     for settings, words in (
         ({"per": "image"}, "per='image': expected one of clip, frame, token"),
         ({"pool": "max"}, "pool='max' is not one of"),
-        ({"per": "token", "pool": "class"}, "pool is for features per clip"),
+        ({"per": "token", "pool": "class"}, "pool='class' is only for per='clip', not per='token'"),
     ):
         with pytest.raises(ValueError, match=words):
             model.features(clips(), **settings)
