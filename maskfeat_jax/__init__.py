@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["build", "load", "train"]
+__all__ = ["build", "load", "model", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load`, `build` and `train` are imported when they are asked for: they need all the rest."""
+    """These functions are imported when they are asked for: they need all the rest."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from maskfeat_jax import api

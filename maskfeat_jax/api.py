@@ -1,4 +1,4 @@
-"""What a notebook needs: `load` a model, `build` an experiment, `train` it."""
+"""The Python interface: `load` a model, `build` an experiment, `train` it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from maskfeat_jax.convert import Pretrained
 from maskfeat_jax.extract.features import Features
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.sections import Reader
+from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import task_of
 from maskfeat_jax.training.experiment import Experiment
 from maskfeat_jax.typing import Array
@@ -133,20 +134,43 @@ class Model:
         return compiled
 
 
-def load(path: str | os.PathLike[str], layout: str | None = None, **hints: Any) -> Model:
+def load(
+    path: str | os.PathLike[str],
+    layout: str | None = None,
+    *,
+    sections: Mapping[str, Any] | None = None,
+    **hints: Any,
+) -> Model:
     """A model with its parameters.
 
     Args:
       path: work directory of a run, one of its checkpoints, or a PyTorch file of any layout of
         `convert.LAYOUTS`. No pickle is executed.
       layout: of a PyTorch file, if it cannot be recognised.
+      sections: of a run that was given objects, such as `{"target": target}`: the same objects.
       **hints: see `convert.load`.
 
     Raises:
       ConvertError: it is nothing of these; says what was expected.
       CheckpointError, WorkdirError, RecipeError: a checkpoint cannot be read.
     """
-    return Model(convert.load(path, layout, **hints))
+    return Model(convert.load(path, layout, sections=sections, **hints))
+
+
+def model(experiment: Experiment, state: TrainState) -> Model:
+    """The model of an experiment with the parameters of a state: what `load` gives after a run."""
+    task, data = experiment.task, experiment.data.source
+    return Model(
+        Pretrained(
+            model=task.model,
+            params=jax.device_get(state.evaluated),
+            clip=task.clip,
+            normalise=task.normalise,
+            recipe=experiment.recipe,
+            origin=f"experiment, step {int(state.step)}",
+            class_names=data.class_names if hasattr(task, "classes") else None,
+        )
+    )
 
 
 def build(

@@ -29,7 +29,7 @@ from maskfeat_jax.checkpoints.trees import nest
 from maskfeat_jax.distributed.collectives import on_first_process
 from maskfeat_jax.files import write_atomically
 from maskfeat_jax.ops.patches import Size3
-from maskfeat_jax.sections import Reader, RecipeError
+from maskfeat_jax.sections import Reader, RecipeError, Section
 from maskfeat_jax.tasks import task_of
 from maskfeat_jax.workdir.workdir import read_recipe
 
@@ -130,12 +130,16 @@ def load_params(path: str | os.PathLike[str]) -> Weights:
     return Weights(body["step"], tree["params"], tree.get("ema"))
 
 
-def load_pretrained(path: str | os.PathLike[str], *, ema: bool = True) -> Pretrained:
+def load_pretrained(
+    path: str | os.PathLike[str], *, ema: bool = True, sections: Section | None = None
+) -> Pretrained:
     """The model of a run or of imported weights.
 
     Args:
       path: that `is_ours`.
       ema: take the moving average of the parameters if there is one.
+      sections: of the recipe of a run, in place of those in `config.json`: objects such as a target
+        that the run was given in Python, since the file has only their names.
 
     Raises:
       CheckpointError, WorkdirError: it cannot be read.
@@ -144,7 +148,7 @@ def load_pretrained(path: str | os.PathLike[str], *, ema: bool = True) -> Pretra
     """
     file = workdir_of(path) / FILE
     if not file.exists():
-        return _load_run(path, ema)
+        return _load_run(path, ema, sections or {})
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
         return described(document, load_params(file.parent).evaluated, str(file.parent))
@@ -152,9 +156,9 @@ def load_pretrained(path: str | os.PathLike[str], *, ema: bool = True) -> Pretra
         raise DescriptionError(f"{file} cannot be used: {error!r}") from error
 
 
-def _load_run(path: str | os.PathLike[str], ema: bool) -> Pretrained:
+def _load_run(path: str | os.PathLike[str], ema: bool, sections: Section) -> Pretrained:
     workdir = workdir_of(path)
-    recipe = read_recipe(workdir)
+    recipe = {**read_recipe(workdir), **sections}
     reader = Reader(recipe)
     view = reader["eval_view"]
     if "size" not in view:

@@ -35,6 +35,7 @@ def load(
     *,
     resize: Size3 | None = None,
     ema: bool = True,
+    sections: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Pretrained:
     """A model with its parameters, from a checkpoint of this package or of PyTorch.
@@ -44,6 +45,7 @@ def load(
       layout: see `load_torch`.
       resize: see `load_torch`.
       ema: take the moving average of the parameters if there is one.
+      sections: see `checkpoints.pretrained.load_pretrained`.
       **arguments: of `load_torch`, only for a PyTorch file.
 
     Raises:
@@ -63,7 +65,7 @@ def load(
             f"{', '.join(needless)}: only for PyTorch files"
         )
     try:
-        trained = pretrained.load_pretrained(path, ema=ema)
+        trained = pretrained.load_pretrained(path, ema=ema, sections=sections)
     except pretrained.DescriptionError as error:
         raise ConvertError(str(error)) from error
     return trained if resize in (None, trained.clip) else resized(trained, resize)
