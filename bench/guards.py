@@ -93,7 +93,7 @@ class Guarded(Side):
         metrics = super().update()
         self._metrics.add(self._done, metrics, self._batch["index"])
         if self._done % LOG_EVERY == 0:
-            self._metrics.settle()
+            self._metrics.fetch()
             self._metrics.spikes()
             self._metrics.read()
         return metrics

@@ -1,6 +1,7 @@
-"""What happens to a batch on the device before the model: bytes in, normalised clips out.
+"""Normalisation, augmentation and mixing of a batch on the device.
 
-All frames of a clip share their draws. Draws depend on the key and on the place in the batch only.
+Random numbers are drawn once per clip, for all its frames. They depend on the key and on the
+position in the batch only.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ Clips = Float[Array, "b t h w 3"]
 
 @dataclasses.dataclass(frozen=True)
 class Normalise:
-    """Bytes to `(value / 255 - mean) / std`.
+    """Maps uint8 pixels to `(value / 255 - mean) / std`.
 
     Attributes:
-      mean: of each colour, on the scale 0 to 1.
-      std: of each colour, on the scale 0 to 1.
+      mean: of each colour channel, on the scale 0 to 1.
+      std: of each colour channel, on the scale 0 to 1.
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -39,7 +40,7 @@ class Normalise:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Random changes of normalised clips, one draw per clip.
+    """Random flips and erasing of normalised clips, one draw per clip.
 
     Attributes:
       flip: probability of a horizontal flip.
@@ -59,7 +60,7 @@ class Augment:
                 raise ValueError(f"{name}={getattr(self, name)} is not a probability")
 
     def __call__(self, key: Key[Array, ""], clips: Clips) -> Clips:
-        """Changed clips."""
+        """Augmented clips."""
         flip_key, erase_key = jax.random.split(key)
         if self.flip:
             flipped = jax.random.bernoulli(flip_key, float(self.flip), (len(clips), 1, 1, 1, 1))
@@ -89,15 +90,15 @@ def random_erasing(key: Key[Array, ""], clips: Clips, probability: float) -> Cli
 
 @dataclasses.dataclass(frozen=True)
 class Mix:
-    """Mixup or CutMix of each clip with its mirror place in the group, and label smoothing.
+    """Mixup or CutMix of clips in pairs, and label smoothing.
 
     Attributes:
       mixup: the parameter of mixup's Beta distribution.
       cutmix: the parameter of CutMix's Beta distribution.
-      probability: of mixing a group at all.
-      switch: probability of CutMix rather than mixup where a group is mixed.
-      group: clips that share one draw and are mixed among themselves, in reversed order; the
-        originals mix the clips of one GPU. Must divide the batch.
+      probability: that a group is mixed at all.
+      switch: probability of CutMix instead of mixup for a group that is mixed.
+      group: clips that share one draw; each is mixed with its counterpart in the reversed group.
+        The originals mix the clips of one GPU. Must divide the batch.
       smoothing: share of the label spread evenly over all classes.
 
     Source: PySlowFast slowfast/datasets/mixup.py.
@@ -123,10 +124,10 @@ class Mix:
     def __call__(
         self, key: Key[Array, ""], clips: Clips, labels: Int[Array, b], classes: int
     ) -> tuple[Clips, Float[Array, "b classes"]]:
-        """Mixed clips and soft labels; both sum what `partner` says with the same weights."""
-        wanted = self.smooth(labels, classes)
+        """Mixed clips and soft labels; a clip and its `partner` have the same weights in both."""
+        targets = self.smooth(labels, classes)
         if not self.probability:
-            return clips, wanted
+            return clips, targets
         b, _, height, width, _ = clips.shape
         groups = b // self.group
         keys = jax.random.split(key, 6)
@@ -141,22 +142,23 @@ class Mix:
         box = _cut_box(keys[4], height, side)[:, :, None] & _cut_box(keys[5], width, side)[:, None]
         own = jnp.where(cut, 1 - box.mean((1, 2)), own)
 
-        def each(x: Array) -> Array:  # one row per clip of what its group drew
+        def per_clip(x: Array) -> Array:  # repeats the draw of a group for each of its clips
             return jnp.repeat(x, self.group, axis=0)
 
-        share, box = each(own)[:, None], each(box)[:, None, :, :, None]
+        share, box = per_clip(own)[:, None], per_clip(box)[:, None, :, :, None]
         blend = share[:, :, None, None, None]
         other = self.partner(clips)
         mixed = blend * clips + (1 - blend) * other
-        clips = jnp.where(each(cut)[:, None, None, None, None], jnp.where(box, other, clips), mixed)
-        return clips, share * wanted + (1 - share) * self.partner(wanted)
+        pasted = jnp.where(box, other, clips)
+        clips = jnp.where(per_clip(cut)[:, None, None, None, None], pasted, mixed)
+        return clips, share * targets + (1 - share) * self.partner(targets)
 
     def smooth(self, labels: Int[Array, b], classes: int) -> Float[Array, "b classes"]:
         """Smoothed one-hot labels."""
         return jax.nn.one_hot(labels, classes) * (1 - self.smoothing) + self.smoothing / classes
 
     def partner(self, rows: Array) -> Array:
-        """The row that each row of a batch is mixed with."""
+        """For each row of a batch, the row that it is mixed with."""
         grouped = rows.reshape(-1, self.group, *rows.shape[1:])
         return grouped[:, ::-1].reshape(rows.shape)
 
@@ -168,7 +170,7 @@ def _boxes(start: Int[Array, b], length: Int[Array, b], size: int) -> Array:
 
 
 def _cut_box(key: Key[Array, ""], size: int, side: Float[Array, groups]) -> Array:
-    """One axis of CutMix's box: a centre anywhere, the extent clipped to the frame."""
+    """CutMix's box along one axis: uniform centre, clipped to the frame."""
     half = jnp.floor(size * side).astype(int) // 2
     centre = jax.random.randint(key, side.shape, 0, size)
     low = jnp.clip(centre - half, 0, size)

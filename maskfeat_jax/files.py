@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: readers see the old file or the complete new one."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file so that a reader, or a crash, sees the old content or the new one.
+    """Writes a file such that after a crash it has the old content or the new one.
 
     Raises:
-      OSError: it cannot be written; the old content is still there.
+      OSError: the file cannot be written; the old content is kept.
     """
     data = content.encode() if isinstance(content, str) else content
     with replacing(path) as temporary:
@@ -21,10 +21,10 @@ def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary file to fill, which takes the place of `path` when the block ends well.
+    """A temporary file to write, which replaces `path` if the block ends without an exception.
 
     Raises:
-      OSError: it cannot be put there.
+      OSError: `path` cannot be replaced.
     """
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     try:
@@ -39,7 +39,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def sync_directory(path: pathlib.Path) -> None:
-    """Makes renames inside a directory survive a power cut."""
+    """Flushes a directory to disk, so that renames in it survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

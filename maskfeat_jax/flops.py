@@ -17,18 +17,17 @@ from maskfeat_jax.ops.patches import Size3
 
 
 def training_flops(model: nn.Module, clip: Size3) -> float:
-    """Operations of one clip in one training step: products only, a multiply-add is two.
+    """Operations per clip of a training step: matrix products only, a multiply-add counts as two.
 
-    The backward pass counts twice the forward pass, but for a frozen encoder, which has none;
-    recomputation does not count. Pooling and the table look-ups of relative positions are not
-    products.
+    The backward pass counts as two forward passes, except that a frozen encoder has none.
+    Recomputation (`remat`), pooling and the look-ups of relative positions do not count.
 
     Args:
-      model: encoder and head; what is visible to a masked autoencoder is a field of it.
+      model: encoder and head; of a masked autoencoder, its field `visible` counts.
       clip: frames, height and width of a clip, pixels.
 
     Raises:
-      ValueError: a model that is not trained, such as `Features`.
+      ValueError: the model has no training step, such as `Features`.
     """
     encoder = model.encoder
     if isinstance(model, MAE):
@@ -40,14 +39,16 @@ def training_flops(model: nn.Module, clip: Size3) -> float:
         return 6.0 * (encoder_products(encoder, clip) + width * model.num_classes)
     if isinstance(model, (AttentiveProbe, LinearProbe)):
         head = width * model.num_classes
-        if isinstance(model, AttentiveProbe):  # keys and values; one query, its map, its MLP
+        if isinstance(
+            model, AttentiveProbe
+        ):  # keys and values; one query with its projections and MLP
             head += tokens * 2 * width * (width + 1) + 10 * width**2
         return 2.0 * encoder_products(encoder, clip) + 6.0 * head
     raise ValueError(f"{type(model).__name__} is not trained")
 
 
 def encoder_products(encoder: nn.Module, clip: Size3) -> int:
-    """Multiply-adds of one clip in the forward pass of an encoder that sees all of it."""
+    """Multiply-adds per clip of the forward pass of an encoder, on all tokens."""
     if isinstance(encoder, ViT):
         return _vit(encoder, math.prod(encoder.grid(clip)))
     assert isinstance(encoder, MViT)
@@ -55,12 +56,12 @@ def encoder_products(encoder: nn.Module, clip: Size3) -> int:
 
 
 def output_width(encoder: nn.Module) -> int:
-    """Width of the tokens that an encoder gives; each stage of an MViT doubles it."""
+    """Width of an encoder's output tokens; each stage of an MViT doubles it."""
     return encoder.width * (1 if isinstance(encoder, ViT) else 2 ** len(encoder.stages))
 
 
 def _vit(encoder: ViT, tokens: int) -> int:
-    """Embedding and blocks, where so many tokens of the grid are computed."""
+    """Embedding and blocks, for a number of grid tokens."""
     embed = tokens * 3 * math.prod(encoder.tubelet) * encoder.width
     all_tokens = tokens + encoder.class_tokens
     return embed + _blocks(all_tokens, encoder.width, encoder.depth, encoder.mlp_ratio)
@@ -68,15 +69,15 @@ def _vit(encoder: ViT, tokens: int) -> int:
 
 def _mae(model: MAE, clip: Size3) -> int:
     encoder, grid = model.encoder, math.prod(model.encoder.grid(clip))
-    handed = model.visible + (model.class_token == "encoder")
-    embed = handed * encoder.width * model.width
+    encoded = model.visible + (model.class_token == "encoder")
+    embed = encoded * encoder.width * model.width
     all_tokens = grid + (model.class_token != "none")
     decode = _blocks(all_tokens, model.width, model.depth, encoder.mlp_ratio)
     return _vit(encoder, model.visible) + embed + decode + grid * model.width * model.dim
 
 
 def _blocks(tokens: int, width: int, depth: int, mlp_ratio: float) -> int:
-    """Of as many blocks of a ViT; the class token is among the tokens."""
+    """`depth` blocks of a ViT; `tokens` includes the class token."""
     linear = tokens * width * (4 * width + 2 * int(width * mlp_ratio))
     return depth * (linear + 2 * tokens**2 * width)
 
@@ -93,7 +94,8 @@ def _mvit(encoder: MViT, clip: Size3) -> int:
             for stride in ("q_stride", "kv_stride")
         )
         hidden = int(inner * encoder.mlp_ratio)
-        # Where the width grows the residual is a map too: of what goes into the part that does it.
+        # Where the width grows, the residual is a linear map of the same input as the layer that
+        # widens.
         residual = (outer > width) * width * outer * (queries if inner == width else tokens)
         linear = inner**2 + hidden * (inner + outer) + 2 * keys * inner
         products += tokens * 3 * width * inner + queries * linear + residual

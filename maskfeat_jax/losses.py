@@ -1,7 +1,7 @@
-"""Losses, summed over what counts.
+"""Losses, summed over tokens or examples.
 
-Whoever calls them divides by what the whole batch counts, so that parts of a batch (accumulation,
-devices) add up to exactly the loss of the whole.
+The caller divides by the count of the whole batch, so that the losses of its slices (gradient
+accumulation, devices) add up to exactly the loss of the batch.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ def masked_mse(
 ) -> Float[Array, ""]:
     """Squared error of the masked tokens, summed over tokens and their `d` numbers.
 
-    Source: PySlowFast `multi_mse` is its mean over all masked tokens of the batch, so a clip with
-    more masked tokens weighs more.
+    Source: PySlowFast `multi_mse`, which is the mean over all masked tokens of the batch, so that
+    a clip with more masked tokens has more weight.
     """
     wide = jnp.promote_types(jnp.result_type(predicted, targets), jnp.float32)
     error = jnp.square(predicted.astype(wide) - targets.astype(wide)).sum(-1)
@@ -39,7 +39,7 @@ def soft_cross_entropy(
 
 
 def hits(logits: Float[Array, "b classes"], labels: Int[Array, b], k: int) -> Bool[Array, b]:
-    """Whether fewer than `k` classes score higher than the right one."""
-    right = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    # Written so that a logit that is not a number never counts as a hit.
-    return jnp.sum(~(logits <= right), axis=-1) < k
+    """Whether fewer than `k` classes score higher than the label's (top-k accuracy)."""
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    # ~(<=) instead of >: a NaN logit never counts as a hit.
+    return jnp.sum(~(logits <= own), axis=-1) < k

@@ -1,6 +1,6 @@
-"""Optimisers: AdamW, LARS, SGD; weight decay and learning-rate rules, schedule.
+"""Optimisers: AdamW, LARS, SGD; weight decay, layer-wise learning rates, schedule.
 
-To add one: a frozen dataclass of `Rule` with `_direction`, and its line in `OPTIMIZERS`.
+To add one: a frozen dataclass derived from `Rule` with `_direction`, and its line in `OPTIMIZERS`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Schedule = Callable[[Int[Array, ""] | int], Float[Array, ""]]
 
 
 class Optimizer(NamedTuple):
-    """What a step needs to follow a gradient.
+    """An optimiser for given parameters and a given length of the run.
 
     Attributes:
       tx: optax transformation, learning rate included.
-      schedule: learning rate of the head by number of updates, for reports.
-      ema_decay: of the moving average of the parameters; 0 keeps none.
+      schedule: number of updates -> learning rate of the head, for logging.
+      ema_decay: decay of the moving average of the parameters; 0 for no average.
       skip_spikes: see `Rule`.
     """
 
@@ -42,24 +42,25 @@ class Optimizer(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule(abc.ABC):
-    """What all optimisers share: linear warm-up and a cosine, weight decay, who learns how fast.
+    """Settings of all optimisers: warm-up and cosine schedule, weight decay, layer-wise decay.
 
     Attributes:
-      lr: peak learning rate for a batch of `lr_batch`; it and the two below grow with the batch.
-      lr_batch: batch that the learning rates are given for.
+      lr: peak learning rate at a batch size of `lr_batch`. It, `warmup_lr` and `end_lr` scale
+        linearly with the batch size.
+      lr_batch: batch size that the learning rates are given for.
       warmup_lr: learning rate of the first update.
-      end_lr: learning rate that the cosine ends at.
+      end_lr: learning rate at the end of the cosine.
       warmup_epochs: epochs from `warmup_lr` to `lr`.
-      weight_decay: never on vectors such as biases.
+      weight_decay: not applied to vectors, such as biases.
       no_decay: regular expressions; parameters whose path matches are not decayed either.
       clip_norm: bound on the global norm of the gradient; 0 for none.
       layer_decay: factor on the learning rate per layer below the head; 1 for none.
       ema_decay: see `Optimizer`.
-      skip_spikes: leaves an update out whose loss or gradient norm is so many standard deviations
-        above those of the last 128 steps; 0 never does. As in MaxText.
+      skip_spikes: skips an update whose loss or gradient norm is more than this many standard
+        deviations above the mean of the last 128 steps; 0 for never. As in MaxText.
 
     Raises:
-      ValueError: a number is out of its range.
+      ValueError: a value is out of range.
 
     Source: PySlowFast slowfast/models/optimizer.py and slowfast/utils/lr_policy.py.
     """
@@ -94,19 +95,19 @@ class Rule(abc.ABC):
         batch_size: int,
         frozen: Sequence[str] = (),
     ) -> Optimizer:
-        """The rule for certain parameters and a run of a certain length.
+        """The optimiser for these parameters and this length of the run.
 
         Args:
           params: the parameters, or their shapes.
           steps_per_epoch: updates in an epoch.
           epochs: of the whole run, warm-up included.
           batch_size: clips per update over all devices.
-          frozen: regular expressions; parameters whose path matches stay as they are. They have no
+          frozen: regular expressions; parameters whose path matches are not updated and have no
             optimiser state.
 
         Raises:
-          ValueError: a pattern matches no parameter, nothing is left to learn, the warm-up is as
-            long as the run, or the rule does not suit the parameters.
+          ValueError: a pattern matches no parameter, all parameters are frozen, the warm-up is as
+            long as the run, or the optimiser does not support these parameters.
         """
         if not self.warmup_epochs < epochs:
             raise ValueError(f"warmup_epochs={self.warmup_epochs} is not below epochs={epochs}")
@@ -120,35 +121,36 @@ class Rule(abc.ABC):
         )
         fixed = _matching(params, frozen, "frozen")
         if all(jax.tree.leaves(fixed)):
-            raise ValueError(f"frozen={tuple(frozen)} leaves nothing to learn")
-        learnt = jax.tree.map(lambda x, fix: optax.MaskedNode() if fix else x, params, fixed)
+            raise ValueError(f"frozen={tuple(frozen)} leaves no trainable parameter")
+        trainable = jax.tree.map(lambda x, fix: optax.MaskedNode() if fix else x, params, fixed)
         decay = optax.add_decayed_weights(self.weight_decay, decayed(params, self.no_decay))
         by_layer = self.layer_decay < 1
         tx = optax.chain(
             clip_to(self.clip_norm) if self.clip_norm else optax.identity(),
-            *self._direction(decay, learnt),
+            *self._direction(decay, trainable),
             scale_by_tree(layer_scales(params, self.layer_decay)) if by_layer else optax.identity(),
             optax.scale_by_learning_rate(schedule),
         )
         if frozen:
+            # The labels are in the paths of checkpoints: renaming one makes old ones unreadable.
             labels = jax.tree.map(lambda fix: "frozen" if fix else "learnt", fixed)
             tx = optax.partition({"learnt": tx, "frozen": optax.set_to_zero()}, labels)
         return Optimizer(tx, schedule, self.ema_decay, self.skip_spikes)
 
     @abc.abstractmethod
     def _direction(
-        self, decay: optax.GradientTransformation, learnt: Params
+        self, decay: optax.GradientTransformation, trainable: Params
     ) -> tuple[optax.GradientTransformation, ...]:
-        """From the gradient to the update before learning rates.
+        """Transformations from the gradient to the update without learning rate.
 
         Args:
           decay: adds the weight decay.
-          learnt: the parameters without those that are frozen.
+          trainable: the parameters without the frozen ones.
         """
 
-    def _require(self, name: str, holds: bool, rule: str) -> None:
+    def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise ValueError(f"{name}={getattr(self, name)} is not {rule}")
+            raise ValueError(f"{name}={getattr(self, name)} is not {expected}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +176,7 @@ class AdamW(Rule):
             self._require(name, 0 <= getattr(self, name) < 1, "at least 0, below 1")
 
     def _direction(
-        self, decay: optax.GradientTransformation, learnt: Params
+        self, decay: optax.GradientTransformation, trainable: Params
     ) -> tuple[optax.GradientTransformation, ...]:
         return optax.scale_by_adam(self.b1, self.b2, eps=1e-8), decay
 
@@ -183,8 +185,8 @@ class AdamW(Rule):
 class Sgd(Rule):
     """Gradient descent with momentum; weight decay is part of the gradient.
 
-    The learning rate comes after the momentum, so that a change of it acts at once on the whole
-    update.
+    The learning rate is applied after the momentum, so that a change of it affects the whole
+    update at once.
 
     Attributes:
       momentum: decay of the sum of past gradients.
@@ -203,7 +205,7 @@ class Sgd(Rule):
             self._require("momentum", self.momentum > 0, "positive, as nesterov needs it")
 
     def _direction(
-        self, decay: optax.GradientTransformation, learnt: Params
+        self, decay: optax.GradientTransformation, trainable: Params
     ) -> tuple[optax.GradientTransformation, ...]:
         return decay, optax.trace(self.momentum, self.nesterov)
 
@@ -212,14 +214,14 @@ class Sgd(Rule):
 class Lars(Rule):
     """Momentum on gradients scaled to the norm of their parameter; for linear probes.
 
-    Scaled is what has more than one axis, after weight decay; vectors are left as they are. Unlike
-    in `optax.lars` the learning rate comes after the momentum.
+    Gradients of tensors with more than one axis are scaled, after weight decay; those of vectors
+    are not. Unlike in `optax.lars`, the learning rate is applied after the momentum.
 
     Attributes:
       momentum: decay of the sum of past gradients.
-      trust: norm of the scaled gradient per norm of the parameter.
+      trust: norm of the scaled gradient divided by the norm of the parameter.
 
-    Source: mae util/lars.py, that of MoCo v3; LARS (arXiv:1708.03888).
+    Source: util/lars.py of mae, from MoCo v3; LARS (arXiv:1708.03888).
     """
 
     momentum: float = 0.9
@@ -231,14 +233,14 @@ class Lars(Rule):
         self._require("trust", self.trust > 0, "positive")
 
     def _direction(
-        self, decay: optax.GradientTransformation, learnt: Params
+        self, decay: optax.GradientTransformation, trainable: Params
     ) -> tuple[optax.GradientTransformation, ...]:
-        scaled = decayed(learnt)
+        scaled = decayed(trainable)
         for path, is_scaled in jax.tree_util.tree_leaves_with_path(scaled):
             if is_scaled and _stacked(path):
                 raise ValueError(
-                    f"lars would take the norm of all layers of {_path(path)} at once; "
-                    "set model.scan to False, or freeze them"
+                    f"lars would compute one norm over all blocks stacked in {_path(path)}; "
+                    "set model.scan=False, or freeze them"
                 )
         by_trust = optax.scale_by_trust_ratio(trust_coefficient=self.trust)
         return decay, optax.masked(by_trust, scaled), optax.trace(self.momentum)
@@ -250,7 +252,7 @@ OPTIMIZERS: dict[str, type[Rule]] = {"adamw": AdamW, "lars": Lars, "sgd": Sgd}
 def warmup_cosine(
     peak: float, start: float, end: float, *, warmup_steps: float, total_steps: float
 ) -> Schedule:
-    """Linear from `start` to `peak`, then half a cosine to `end`; by updates made before."""
+    """Linear from `start` to `peak`, then half a cosine to `end`, by the number of past updates."""
 
     def schedule(step: Int[Array, ""] | int) -> Float[Array, ""]:
         step = jnp.asarray(step, jnp.float32)
@@ -265,8 +267,8 @@ def warmup_cosine(
 def decayed(params: Params, no_decay: Sequence[str] = ()) -> Params:
     """True for each parameter that weight decay applies to.
 
-    Vectors (biases, norms) are exempt, as is whatever matches `no_decay`. Class token, mask token
-    and positions are decayed unless named.
+    Vectors (biases, norms) and parameters that match `no_decay` are exempt. Class token, mask
+    token and positional embeddings are decayed unless they match.
 
     Raises:
       ValueError: a pattern matches no parameter.
@@ -281,10 +283,10 @@ def decayed(params: Params, no_decay: Sequence[str] = ()) -> Params:
 
 
 def layer_scales(params: Params, layer_decay: float) -> Params:
-    """Factor on the learning rate of each parameter, for encoders of numbered blocks.
+    """Factor on the learning rate of each parameter, for encoders with numbered blocks.
 
-    `layer_decay ** (depth + 1 - layer)`: layer 0 is everything of the encoder outside its blocks
-    (patch embedding, tokens, positions), block i is layer i + 1, the rest (head) is `depth + 1`.
+    `layer_decay ** (depth + 1 - layer)`: layer 0 are the parameters of the encoder outside its
+    blocks (patch embedding, tokens, positions), block i is layer i + 1, the head is `depth + 1`.
 
     Raises:
       ValueError: the parameters have no blocks.
@@ -295,7 +297,7 @@ def layer_scales(params: Params, layer_decay: float) -> Params:
         if blocks := _blocks(_path(path)):
             depth = max(depth, blocks[1] + 1)
     if not depth:
-        raise ValueError("layer_decay needs an encoder of blocks; there are: " + _some(leaves))
+        raise ValueError("layer_decay needs an encoder with blocks; parameters: " + _some(leaves))
 
     def rule(path: Any, leaf: Any) -> Any:
         name = _path(path)
@@ -313,8 +315,8 @@ def layer_scales(params: Params, layer_decay: float) -> Params:
 def clip_to(bound: float) -> optax.GradientTransformationExtraArgs:
     """Scales gradients down to a global norm.
 
-    Whoever knows the norm gives it to `update` as `norm`, which saves a pass over the gradients.
-    The factor is one number, so that the scaling needs no pass of its own either.
+    A caller that has the norm passes it to `update` as `norm`, which saves a pass over the
+    gradients. The factor is a scalar, so that XLA fuses the scaling with what follows.
 
     Source: torch.nn.utils.clip_grad_norm_.
     """
@@ -328,10 +330,10 @@ def clip_to(bound: float) -> optax.GradientTransformationExtraArgs:
 
 
 def scale_by_tree(scales: Params) -> optax.GradientTransformation:
-    """Multiplies each update with its factor."""
+    """Multiplies each update by its factor."""
 
     def scaled(scale: Any, update: Any) -> Any:
-        # What is frozen has no update: a tree without leaves.
+        # The update of a frozen parameter is a tree without leaves.
         return jax.tree.map(lambda x: jnp.multiply(x, scale), update)
 
     return optax.stateless(lambda updates, _: jax.tree.map(scaled, scales, updates))
@@ -349,7 +351,7 @@ def _matching(params: Params, patterns: Sequence[str], setting: str) -> Params:
     for pattern in patterns:
         if not any(re.search(pattern, path) for path in paths):
             raise ValueError(
-                f"{setting}={pattern!r} matches no parameter; there are: {_some(paths)}"
+                f"{setting}={pattern!r} matches no parameter; parameters: {_some(paths)}"
             )
 
     def matches(path: Any, _: Any) -> bool:
@@ -359,12 +361,12 @@ def _matching(params: Params, patterns: Sequence[str], setting: str) -> Params:
 
 
 def _stacked(path: Any) -> bool:
-    """Whether the first axis of a parameter counts blocks."""
+    """Whether the first axis of a parameter is that of stacked blocks."""
     return any(map(stacked_range, _path(path).split("/")))
 
 
 def _blocks(name: str) -> tuple[int, int] | None:
-    """First and last block of the encoder that a parameter belongs to, if any."""
+    """First and last block of the encoder that a parameter belongs to; None if to none."""
     match = re.match(r"encoder/blocks/([^/]+)/", name)
     return match and (stacked_range(match[1]) or (int(match[1]), int(match[1])))
 

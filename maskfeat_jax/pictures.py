@@ -1,4 +1,4 @@
-"""Pictures of what a model sees and predicts, drawn with numpy and Pillow."""
+"""Pictures of clips, masks, predictions and targets, drawn with numpy and Pillow."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 _GREY = 128
-_GAP = 4  # pixels between the images of a panel
+_GAP = 4  # pixels between images of a panel
 _LINE = 18  # pixels, height of a title line
 _LABEL = 80  # pixels, width of the labels of rows
 _ROW = 144  # pixels, height of a frame in a strip
-_COLUMNS = 8  # frames in a strip at most
-_LOOP_MS = 2000  # of an animation; 16 frames, 4 apart at 30 per second, last as long
+_COLUMNS = 8  # most frames in a strip
+_LOOP_MS = 2000  # duration of an animation: that of 16 frames with stride 4 at 30 frames/s
 
 
 def draw_hog(
@@ -38,8 +38,8 @@ def draw_hog(
         phi = atan2(gx, gy); strokes are drawn at right angles to that.
       cell: side of a cell in pixels of the image.
       scale: pixels of the drawing per pixel of the image.
-      signed: bins cover 2 pi instead of pi; opposite gradients then share a stroke.
-      peak: value drawn as a full stroke; the largest of this picture if None.
+      signed: bins cover 2 pi instead of pi; opposite gradients are drawn as the same stroke.
+      peak: value that is drawn as a full stroke; None for the largest of this picture.
 
     Returns:
       White strokes on black, (rows * cell * scale, cols * cell * scale, 3).
@@ -83,12 +83,12 @@ def tokens_to_cells(
     channels: int = 3,
     cells: tuple[int, int] = (2, 2),
 ) -> Float[np.ndarray, "rows cols channels bins"]:
-    """Undoes the layout of the HOG target: features of patches to histograms of cells.
+    """Rearranges HOG targets: features of patches to histograms of cells.
 
     Args:
       features: feature ((c * bins + bin) * rows + y) * columns + x of a patch is the value of
         `bin` of channel `c` in the cell at row y, column x of the patch.
-      bins: directions per histogram.
+      bins: orientation bins per histogram.
       channels: histograms per cell.
       cells: rows and columns of cells in a patch.
 
@@ -111,11 +111,11 @@ def tokens_to_cells(
 def to_uint8(
     image: Float[np.ndarray, "height width 3"], mean: object = 0.0, std: object = 1.0
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Undoes (pixels / 255 - mean) / std; what falls outside 0..255, or is not finite, is clipped.
+    """Inverts (pixels / 255 - mean) / std; clips to 0..255, non-finite values too.
 
     Args:
       image: normalised pixels.
-      mean: per channel, or one number; in the unit of pixels / 255.
+      mean: per channel, or one number; on the scale of pixels / 255.
       std: likewise.
     """
     return _as_bytes(255 * (np.asarray(image) * np.asarray(std) + np.asarray(mean)))
@@ -155,9 +155,9 @@ def panel(
 
     Args:
       rows: images, as many per row as there are titles; sizes may differ.
-      titles: text; wrapped to the width of its column.
-      height: of every image, in pixels; the largest one's if None. Enlarged without smoothing.
-      labels: text to the left of each row; none if empty.
+      titles: one per column, wrapped to its width.
+      height: of every image, in pixels; None for that of the largest. Enlarged without smoothing.
+      labels: text to the left of each row; empty for none.
 
     Raises:
       ValueError: no images, a row with another number of images than titles, or another number of
@@ -200,10 +200,10 @@ def draw_features(
     tubelet: tuple[int, int, int],
     draw: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, UInt8[np.ndarray, "... 3"]]:
-    """Input, what the model sees of it, predicted features and targets of some clips.
+    """Input, masked input, predicted features and targets of clips.
 
-    Of each frame of tokens the first frame of pixels is drawn. Predictions of visible tokens are
-    not trained and mean nothing: their targets are drawn instead.
+    For each frame of tokens, its first frame of pixels is drawn. Predictions at visible tokens
+    are not trained and mean nothing: their targets are drawn instead.
 
     Args:
       video: RGB.
@@ -214,11 +214,11 @@ def draw_features(
       draw: features of one frame of tokens, `(gh, gw, d)`, to uint8 `(height, width, 3)`.
 
     Returns:
-      `predictions`, `(height, width, 3)`: for images one row each; for videos four rows each, time
-      going right. For videos also `predictions_moving`, `(gt, height, width, 3)`: one row each.
+      `predictions`, `(height, width, 3)`: one row per image, four rows per video with time from
+      left to right. For videos also `predictions_moving`, `(gt, height, width, 3)`: one row each.
 
     Raises:
-      ValueError: clips and tokens do not fit together.
+      ValueError: the frames of the clips are not those of the tokens.
     """
     if video.shape[1] != mask.shape[1] * tubelet[0]:
         raise ValueError(
@@ -226,22 +226,21 @@ def draw_features(
         )
     titles = ["input", "masked input", "predicted (visible: target)", "target"]
     firsts = video[:, :: tubelet[0]]
-    hidden = _each(lambda frame, where: hide(frame, where, tubelet[1:]), firsts, mask)
-    shown = [
+    masked = _each(lambda frame, where: hide(frame, where, tubelet[1:]), firsts, mask)
+    images = [  # [kind][clip][time]
         [*map(list, firsts)],
-        hidden,
+        masked,
         _each(draw, np.where(mask[..., None], predicted, targets)),
         _each(draw, targets),
     ]
-    moments = range(mask.shape[1])
     panels = [
-        panel([[kind[i][t] for kind in shown] for i in range(len(video))], titles, height=224)
-        for t in moments
+        panel([[kind[i][t] for kind in images] for i in range(len(video))], titles, height=224)
+        for t in range(mask.shape[1])
     ]
     if len(panels) == 1:
         return {"predictions": panels[0]}
-    times = _some(len(moments))
-    rows = [[kind[i][t] for t in times] for i in range(len(video)) for kind in shown]
+    times = _evenly(mask.shape[1])
+    rows = [[kind[i][t] for t in times] for i in range(len(video)) for kind in images]
     columns = [f"frame {t * tubelet[0]}" for t in times]
     strip = panel(rows, columns, _ROW, labels=titles * len(video))
     return {"predictions": strip, "predictions_moving": np.stack(panels)}
@@ -250,16 +249,16 @@ def draw_features(
 def draw_titled(
     video: UInt8[np.ndarray, "b t h w 3"], titles: Sequence[str]
 ) -> dict[str, UInt8[np.ndarray, "... 3"]]:
-    """Clips with a title each.
+    """Clips, each with a title.
 
     Returns:
-      `predictions`, `(height, width, 3)`: images side by side; of videos one row each, time going
-      right. For videos also `predictions_moving`, `(t, height, width, 3)`: side by side.
+      `predictions`, `(height, width, 3)`: images side by side, or one row per video with time from
+      left to right. For videos also `predictions_moving`, `(t, height, width, 3)`: side by side.
     """
     panels = [panel([list(frames)], titles, height=224) for frames in video.swapaxes(0, 1)]
     if len(panels) == 1:
         return {"predictions": panels[0]}
-    times = _some(len(panels))
+    times = _evenly(len(panels))
     strip = panel(
         [list(clip[times]) for clip in video], [f"frame {t}" for t in times], _ROW, titles
     )
@@ -267,14 +266,16 @@ def draw_titled(
 
 
 def encode(picture: UInt8[np.ndarray, "... 3"]) -> tuple[str, bytes]:
-    """A picture as a file: its extension, `.png` or `.gif`, and its content.
+    """Encodes a picture as a file.
 
     Args:
-      picture: `(height, width, 3)`, or `(frames, height, width, 3)` for an animation that is
-        repeated for ever.
+      picture: `(height, width, 3)`, or `(frames, height, width, 3)` for an animation that repeats.
+
+    Returns:
+      The extension, `.png` or `.gif`, and the content.
 
     Raises:
-      ValueError: it has another number of axes.
+      ValueError: the picture has another number of axes.
     """
     file = io.BytesIO()
     if picture.ndim == 3:
@@ -291,15 +292,15 @@ def encode(picture: UInt8[np.ndarray, "... 3"]) -> tuple[str, bytes]:
     return ".gif", file.getvalue()
 
 
-def _each(draw: Callable[..., np.ndarray], *parts: np.ndarray) -> list[list[np.ndarray]]:
+def _each(draw: Callable[..., np.ndarray], *arrays: np.ndarray) -> list[list[np.ndarray]]:
     """Draws each frame of each clip."""
     return [
-        [draw(*frame) for frame in zip(*clip, strict=True)] for clip in zip(*parts, strict=True)
+        [draw(*frame) for frame in zip(*clip, strict=True)] for clip in zip(*arrays, strict=True)
     ]
 
 
-def _some(n: int) -> list[int]:
-    """Numbers evenly from 0 to n - 1, as many as a strip has columns, or all."""
+def _evenly(n: int) -> list[int]:
+    """Evenly spaced indices from 0 to n - 1, at most as many as a strip has columns."""
     return np.linspace(0, n - 1, min(n, _COLUMNS)).round().astype(int).tolist()
 
 
@@ -307,12 +308,12 @@ def _to_height(image: UInt8[np.ndarray, "height width 3"], height: int) -> Image
     picture = Image.fromarray(image)
     width = max(1, round(image.shape[1] * height / image.shape[0]))
     shrink = height < image.shape[0]
-    how = Image.Resampling.LANCZOS if shrink else Image.Resampling.NEAREST
-    return picture.resize((width, height), how)
+    resampling = Image.Resampling.LANCZOS if shrink else Image.Resampling.NEAREST
+    return picture.resize((width, height), resampling)
 
 
 def _wrap(title: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:
-    """Breaks a title between words so that each line fits; one long word may stick out."""
+    """Breaks a title between words so that each line fits; a single long word may not."""
     lines = [""]
     for word in title.split():
         longer = f"{lines[-1]} {word}".strip()

@@ -1,4 +1,4 @@
-"""Recipe section -> object. A section is a call: its keys are the arguments."""
+"""Recipe section -> object: a section is a call, its keys are the keyword arguments."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from typing import Any, Literal, TypeVar
 
 Section = Mapping[str, Any]
 
-SETTINGS = {"seed": int, "task": str}  # what is said in a recipe by itself; all else is sections
-OBJECTS = ("data", "eval_data", "mask", "target")  # sections that may be an object, in Python
+SETTINGS = {"seed": int, "task": str}  # top-level values; all else is sections
+OBJECTS = ("data", "eval_data", "mask", "target")  # sections that may be an object (in Python)
 
-# Errors of the system that say that a path is wrong, not that a disk is.
+# Errors that mean a wrong path, not a failing disk.
 _WRONG_PATH = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR}
 _WRONG_PATH |= {errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL}
 
-_LARGEST = 2**63  # of whole numbers; what comes of a recipe is counted in 64 bits
-_NOT_A_SECTION = "expected a section, that is keys with values"
-_WORDS = {int: "a whole number", float: "a finite number", str: "text", bool: "True or False"}
+_LARGEST = 2**63  # integers of a recipe must fit into 64 bits
+_EXPECTED_SECTION = "expected a section (keys with values)"
+_WORDS = {int: "an integer", float: "a finite number", str: "a string", bool: "True or False"}
 
 Value = TypeVar("Value")
 
@@ -36,11 +36,11 @@ class RecipeError(ValueError):
 
 
 class Problems(list[str]):
-    """What is wrong with a recipe, gathered so that all of it is reported at once."""
+    """Errors of a recipe, collected so that all are reported at once."""
 
     @contextlib.contextmanager
     def gather(self) -> Iterator[None]:
-        """Notes a `ValueError` of the block instead of raising it; the same one only once."""
+        """Records a `ValueError` of the block instead of raising it; equal ones once."""
         try:
             yield
         except ValueError as error:
@@ -48,16 +48,16 @@ class Problems(list[str]):
                 self.append(str(error))
 
     def attempt(self, function: Callable[..., Value], *args: Any, **named: Any) -> Value:
-        """What a function returns; after noting a `ValueError` that it raised, None.
+        """Calls a function; returns None after recording a `ValueError`.
 
-        So a value is used where it is known not to be None: after `stop`.
+        After `stop`, the returned values are not None.
         """
         with self.gather():
             return function(*args, **named)
-        return None  # type: ignore[return-value]  # noted, and `stop` will raise
+        return None  # type: ignore[return-value]  # recorded, and `stop` raises
 
     def stop(self) -> None:
-        """Raises `RecipeError` with every problem, if there are any."""
+        """Raises a `RecipeError` with all recorded problems, if there are any."""
         if len(self) == 1:
             raise RecipeError(self[0])
         if self:
@@ -65,38 +65,38 @@ class Problems(list[str]):
 
 
 class Reader:
-    """Reads a recipe: each section is a call, and what is not said is that call's default.
+    """Reads a recipe: each section is a call; missing keys take the defaults of that call.
 
     Attributes:
-      problems: what is wrong with the recipe.
-      resolved: the recipe with the defaults of all that was read written out; what JSON can hold.
+      problems: errors found so far.
+      resolved: the recipe, with defaults filled in for the sections read so far; JSON values.
     """
 
     def __init__(self, recipe: Section):
-        """Raises RecipeError where seed, task or a section is something else."""
+        """Raises RecipeError if `task` is missing, or `seed` or `task` has another type."""
         self.problems = Problems()
         self._recipe = {"seed": 0, **recipe}
         for key, kind in SETTINGS.items():
             if key not in self._recipe:
                 raise RecipeError(f"{key}: missing in the recipe")
             if not fits(self._recipe[key], kind):
-                raise RecipeError(f"{key}={shown(self._recipe[key])}: expected {expected(kind)}")
+                raise RecipeError(f"{key}={shorten(self._recipe[key])}: expected {expected(kind)}")
         self.resolved = {key: as_json(value) for key, value in self._recipe.items()}
 
     def __getitem__(self, where: str) -> Any:
-        """A setting or a section as it was given; a missing section is empty."""
+        """A top-level value or a section of the recipe; a missing section is empty."""
         value = self._recipe.get(where, {})
-        right = isinstance(value, Mapping) or (where in OBJECTS and is_object(value))
-        if where not in SETTINGS and not right:
-            raise RecipeError(f"{where}={shown(value)}: {_NOT_A_SECTION}")
+        valid = isinstance(value, Mapping) or (where in OBJECTS and is_object(value))
+        if where not in SETTINGS and not valid:
+            raise RecipeError(f"{where}={shorten(value)}: {_EXPECTED_SECTION}")
         return value
 
     def __contains__(self, where: str) -> bool:
-        """Whether it was given."""
+        """Whether the recipe has this key."""
         return where in self._recipe
 
     def check_sections(self, known: Iterable[str]) -> None:
-        """Notes sections and settings that nothing reads, and sections that are something else."""
+        """Records unknown keys, and sections that are not mappings."""
         known = (*SETTINGS, *known)
         for key in self._recipe:
             with self.problems.gather():
@@ -107,19 +107,19 @@ class Reader:
     def call(
         self, where: str, function: Callable, section: Any = None, *, name: str = "", **given: Any
     ) -> Any:
-        """Calls a function with a section as its keyword arguments, and notes them as resolved.
+        """Calls a function with a section as its keyword arguments, and adds them to `resolved`.
 
         Args:
-          where: the section.
+          where: name of the section.
           function: a class or function.
-          section: its arguments, where they are not the section as it was given.
-          name: of the function, where a key of the section says it.
+          section: the arguments; None for the section of the recipe.
+          name: value of the key `name` of the section, if it has one.
           **given: arguments that do not come from the recipe.
 
         Raises:
-          RecipeError: see `arguments`; or the function raises ValueError, or OSError for a path
-            that cannot be.
-          OSError: the function cannot read what is there.
+          RecipeError: see `arguments`; or the function raises ValueError, or OSError for a wrong
+            path.
+          OSError: the function fails to read an existing file.
         """
         section = self[where] if section is None else section
         chosen = arguments(where, function, section, given)
@@ -134,31 +134,34 @@ class Reader:
         section: Any = None,
         **given: Any,
     ) -> Any:
-        """Calls the member of a table that the section's `name` names, with the rest of it.
+        """Calls `table[name]` with the other keys of the section; `name` is a key of it.
 
         Args:
-          where: the section.
+          where: name of the section.
           table: functions or classes by name.
-          kind: what an object that stands for the section must be; it is returned as it is.
+          kind: class of an object given instead of a section, which is returned unchanged.
           section: see `call`.
           **given: see `call`.
 
         Raises:
-          RecipeError: there is no such member, the object is of another kind, or see `call`.
+          RecipeError: the table has no such name, the object is of another class, or see `call`.
         """
         section = self[where] if section is None else section
         if is_object(section):
             if not isinstance(section, kind):
-                raise RecipeError(f"{where}: {shown(section)} is no {kind.__name__}")
+                raise RecipeError(
+                    f"{where}: expected an object with the members of {kind.__name__}, got "
+                    f"{shorten(section)}"
+                )
             return section
         name, rest = named(where, table, section)
         return self.call(where, table[name], rest, name=name, **given)
 
     def note(self, where: str, keys: Section) -> None:
-        """Writes keys of a section down as resolved."""
+        """Adds keys of a section to `resolved`."""
         section = self.resolved.get(where)
-        kept = section if isinstance(section, Mapping) else {}
-        self.resolved[where] = {**kept, **{key: as_json(value) for key, value in keys.items()}}
+        old = section if isinstance(section, Mapping) else {}
+        self.resolved[where] = {**old, **{key: as_json(value) for key, value in keys.items()}}
 
 
 def call(where: str, function: Callable, section: Any, **given: Any) -> Any:
@@ -175,44 +178,44 @@ def call(where: str, function: Callable, section: Any, **given: Any) -> Any:
 
 
 def choose(where: str, table: Mapping[str, Callable], section: Any, **given: Any) -> Any:
-    """Calls the member of a table that the section's `name` names; see `Reader.choose`."""
+    """Calls `table[name]` with the other keys of the section; see `Reader.choose`."""
     name, rest = named(where, table, section)
     return call(where, table[name], rest, **given)
 
 
 def arguments(where: str, function: Callable, section: Any, given: Section) -> dict[str, Any]:
-    """All arguments of a call that its section decides, defaults included.
+    """Arguments of a call from a section, with defaults filled in.
 
-    Lists become tuples, whole numbers floats where a float is expected; None counts as not said.
+    Lists become tuples, and integers floats where a float is expected; None means the default.
 
     Raises:
-      RecipeError: the section is none, or an argument is unknown, missing or of another type.
+      RecipeError: not a section, or an argument is unknown, missing or of another type.
     """
     if not isinstance(section, Mapping):
-        raise RecipeError(f"{where}={shown(section)}: {_NOT_A_SECTION}")
-    said = {key: _plain(value) for key, value in section.items() if value is not None}
+        raise RecipeError(f"{where}={shorten(section)}: {_EXPECTED_SECTION}")
+    values = {key: _plain(value) for key, value in section.items() if value is not None}
     parameters = inspect.signature(function).parameters
     free = [name for name in parameters if name not in given and name not in ("parent", "name")]
-    for key in said:
+    for key in values:
         if key not in free:
             raise RecipeError(f"{where}.{key}: no such key{nearest(key, free)}")
-    hints = hints_of(function) if said else {}
-    for key, value in said.items():
+    hints = hints_of(function) if values else {}
+    for key, value in values.items():
         if not fits(value, hints.get(key, Any)):
-            raise RecipeError(f"{where}.{key}={shown(value)}: expected {expected(hints[key])}")
-        said[key] = _as_expected(value, hints.get(key, Any))
+            raise RecipeError(f"{where}.{key}={shorten(value)}: expected {expected(hints[key])}")
+        values[key] = _as_expected(value, hints.get(key, Any))
     for name in free:
-        if name not in said:
+        if name not in values:
             if parameters[name].default is inspect.Parameter.empty:
                 raise RecipeError(f"{where}.{name}: missing")
-            said[name] = parameters[name].default
-    return {name: said[name] for name in free}
+            values[name] = parameters[name].default
+    return {name: values[name] for name in free}
 
 
 def named(where: str, table: Mapping[str, Any], section: Any) -> tuple[str, dict[str, Any]]:
-    """The `name` of a section, which is a key of the table, and the rest of the section."""
+    """The `name` of a section, checked against the table, and its other keys."""
     if not isinstance(section, Mapping):
-        raise RecipeError(f"{where}={shown(section)}: {_NOT_A_SECTION}")
+        raise RecipeError(f"{where}={shorten(section)}: {_EXPECTED_SECTION}")
     rest = dict(section)
     name = rest.pop("name", None)
     if name is None:
@@ -222,34 +225,34 @@ def named(where: str, table: Mapping[str, Any], section: Any) -> tuple[str, dict
 
 
 def is_object(section: Any) -> bool:
-    """Whether it is no section, nor anything else that can be written in a recipe's file."""
+    """Whether a value is neither a section nor a plain value of a recipe file."""
     return not isinstance(section, Mapping | str | int | float | list | tuple | types.NoneType)
 
 
 def as_json(value: Any) -> Any:
-    """A value of a recipe as JSON has it; an object as text."""
+    """A value of a recipe as a JSON value; an object as its `repr` or class name."""
     if isinstance(value, Mapping):
         return {str(key): as_json(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [as_json(each) for each in value]
     if is_object(value):
         kind = type(value)
-        own = kind.__repr__ is not object.__repr__  # the default one has an address
-        return repr(value) if own else f"{kind.__module__}.{kind.__qualname__}"
+        has_repr = kind.__repr__ is not object.__repr__  # the default one contains an address
+        return repr(value) if has_repr else f"{kind.__module__}.{kind.__qualname__}"
     return value
 
 
 def member(where: str, table: Mapping[str, Any], name: Any) -> Any:
-    """`table[name]`, or a `RecipeError` that names the nearest."""
+    """`table[name]`; raises a `RecipeError` with the nearest name if there is none."""
     if not isinstance(name, str):
-        raise RecipeError(f"{where}={shown(name)}: expected one of {', '.join(sorted(table))}")
+        raise RecipeError(f"{where}={shorten(name)}: expected one of {', '.join(sorted(table))}")
     if name not in table:
         raise RecipeError(f"{where}={name!r} does not exist{nearest(name, table)}")
     return table[name]
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
-    """Dotted keys to the JSON text of their values; an empty section is a value."""
+    """Dotted keys -> JSON text of the values; an empty section counts as a value."""
     if not isinstance(tree, Mapping) or not tree:
         return {prefix: json.dumps(tree, default=str)}
     flat: dict[str, str] = {}
@@ -259,7 +262,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, str]:
 
 
 def differences(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str]:
-    """By key a line on how two recipes differ that were flattened."""
+    """Differences of two flattened recipes: key -> a line `key: old -> new`."""
     return {
         key: f"{key}: {old.get(key, '(absent)')} -> {new.get(key, '(absent)')}"
         for key in sorted(old.keys() | new.keys())
@@ -268,11 +271,11 @@ def differences(old: Mapping[str, str], new: Mapping[str, str]) -> dict[str, str
 
 
 def nearest(word: Any, known: Iterable[str]) -> str:
-    """`; did you mean ...? ` and what there is."""
+    """End of an error message: the nearest of the known words, and all of them."""
     known, word = sorted(known), str(word)
     close = difflib.get_close_matches(word, known, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"{hint} There are: {', '.join(known)}" if known else ""
+    hint = f"; did you mean {close[0]!r}? Choices" if close else "; choices"
+    return f"{hint}: {', '.join(known)}" if known else ""
 
 
 def _plain(value: Any) -> Any:
@@ -280,7 +283,7 @@ def _plain(value: Any) -> Any:
 
 
 def _as_expected(value: Any, hint: Any) -> Any:
-    """Whole numbers as floats where a type says so, so that 100 and 100.0 are the same."""
+    """Integers become floats where the type is float, so that 100 and 100.0 are equal."""
     origin, kinds = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _as_expected(value, next(kind for kind in kinds if fits(value, kind)))
@@ -293,21 +296,21 @@ def _as_expected(value: Any, hint: Any) -> Any:
 
 
 def hints_of(function: Callable) -> dict[str, Any]:
-    """Types of the arguments of a function or class."""
+    """Type annotations of the arguments of a function or class."""
     if isinstance(function, type) and not dataclasses.is_dataclass(function):
         function = inspect.getattr_static(function, "__init__")
     return typing.get_type_hints(function)
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is what a type says.
+    """Whether a value of a recipe matches a type annotation.
 
-    Whole numbers are numbers, truth values are not. Numbers are finite and of 64 bits. What is not
-    understood of a type counts as anything.
+    An int matches float; a bool matches neither. Numbers must be finite and fit into 64 bits.
+    Unsupported annotations match any value.
 
     Args:
       value: of a recipe.
-      hint: a type, such as `tuple[int, ...] | None`.
+      hint: a type annotation, such as `tuple[int, ...] | None`.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -320,12 +323,12 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LARGEST
     if hint is float:
         return fits(value, int) or (isinstance(value, float) and math.isfinite(value))
-    wanted = origin or hint
-    return hint is Any or not isinstance(wanted, type) or isinstance(value, wanted)
+    kind = origin or hint
+    return hint is Any or not isinstance(kind, type) or isinstance(value, kind)
 
 
 def expected(hint: Any) -> str:
-    """A type in words."""
+    """A type annotation in words, for error messages."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(expected, arguments))
@@ -340,12 +343,12 @@ def expected(hint: Any) -> str:
             return f"{len(arguments)} values, each {expected(arguments[0])}"
         return "a list" + (f", each {expected(arguments[0])}" if arguments else "")
     if inspect.isclass(origin or hint) and issubclass(origin or hint, Mapping):
-        return "a section, that is keys with values"
+        return "a section (keys with values)"
     return _WORDS.get(hint, getattr(hint, "__name__", str(hint)))
 
 
-def shown(value: Any) -> str:
-    """A value for a message, cut where it is long."""
+def shorten(value: Any) -> str:
+    """The `repr` of a value for a message, cut if it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} characters)"
 

@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""The train state."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ RECENT_STEPS = 128
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a checkpoint holds; data and randomness follow from `step`.
+    """Everything that a checkpoint contains; order of data and random keys follow from `step`.
 
     Attributes:
       step: batches consumed, int32.
-      skipped: steps that were left out, int32; the optimiser has seen the others.
+      skipped: steps whose update was skipped, int32; the optimiser has seen the others.
       params: nested dict, float32.
-      opt_state: of optax.
+      opt_state: optax state.
       ema: moving average of the parameters, or None.
-      recent: loss and gradient norm of the last finite steps, `(128, 2)` float32, NaN where there
-        were none yet; None in a state that is only evaluated.
+      recent: loss and gradient norm of the last 128 steps, non-finite ones left out, `(128, 2)`
+        float32, NaN until filled; None in a state that is only evaluated.
     """
 
     step: Any
@@ -47,10 +47,10 @@ class TrainState(struct.PyTreeNode):
 
     @classmethod
     def frozen(cls, params: Any) -> TrainState:
-        """A state that is evaluated, not trained."""
+        """A state for evaluation only."""
         return cls(step=0, skipped=0, params=params, opt_state=(), ema=None)
 
     @property
     def evaluated(self) -> Any:
-        """The parameters to evaluate: the moving average where there is one."""
+        """The parameters to evaluate: the moving average if there is one."""
         return self.params if self.ema is None else self.ema

@@ -1,9 +1,9 @@
-"""What the steps of all tasks are made of: keys, gradients of a batch, the update.
+"""Building blocks of the training steps: random keys, accumulated gradient, update.
 
-The steps themselves are methods of the tasks (`tasks/`): pure functions of state and batch. A batch
-holds `video` (b t h w 3, uint8), `valid` (b, False for padding and unreadable files), where there
-are labels `label` (b), and for reports `index` (b, of the example; two int32 halves where JAX has
-no 64-bit integers) and `view` (b).
+The steps are methods of the tasks (`tasks/`): pure functions of state and batch. A batch has the
+keys `video` (b t h w 3, uint8), `valid` (b, False for padding and unreadable files), for labelled
+data `label` (b), and for logs `index` (b, of the example; two int32 halves if JAX has no 64-bit
+integers) and `view` (b).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Metrics = dict[str, Array]
 
 
 def step_keys(seed: int, step: Array) -> Array:
-    """Three keys of a step: for augmentation, for masks or mixing, and for what is dropped."""
+    """The three random keys of a step: augmentation, masks or mixing, drop path and dropout."""
     return jax.random.split(jax.random.fold_in(jax.random.key(seed), step), 3)
 
 
 def forward(
     model: nn.Module, params: Any, *inputs: Array, dropout: Array | None = None
 ) -> Float[Array, ...]:
-    """The output of a model; with a key for what is dropped as in training."""
+    """Applies a model; in training mode if the key of drop path and dropout is given."""
     if dropout is None:
         return model.apply({"params": params}, *inputs)  # type: ignore[return-value]  # no state
     rngs = {"dropout": dropout}
@@ -45,35 +45,35 @@ def accumulated_gradient(
     params: Any,
     key: Array,
     inputs: tuple[Array, ...],
-    parts: int,
+    slices: int,
 ) -> tuple[Float[Array, ""], Any]:
-    """Loss and gradient of a batch, summed over equal parts of it.
+    """Loss and gradient of a batch, accumulated over equal slices of it.
 
-    The loss of a part must already be divided by what the whole batch counts: then the sum is
-    exactly that of the batch at once.
+    `loss_of` must divide by the count of the whole batch: then the sum over the slices is exactly
+    the loss of the batch.
     """
-    if parts == 1:
+    if slices == 1:
         return jax.value_and_grad(loss_of)(params, key, *inputs)
 
-    def split(rows: Array) -> Array:  # each part takes rows from every device
-        return jnp.swapaxes(rows.reshape(len(rows) // parts, parts, *rows.shape[1:]), 0, 1)
+    def split(rows: Array) -> Array:  # each slice has rows of every device
+        return jnp.swapaxes(rows.reshape(len(rows) // slices, slices, *rows.shape[1:]), 0, 1)
 
-    def add(total: Any, part: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(params, *part)), None
+    def add(total: Any, one: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(params, *one)), None
 
     zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add, zero, (jax.random.split(key, parts), *map(split, inputs)))
+    total, _ = jax.lax.scan(add, zero, (jax.random.split(key, slices), *map(split, inputs)))
     return total
 
 
 def update(
     state: TrainState, loss: Float[Array, ""], grads: Any, optimizer: Optimizer
 ) -> tuple[TrainState, Metrics]:
-    """Follows the gradient, or leaves the update out.
+    """Applies the gradient, or skips the update.
 
-    Left out is what is not finite, and what stands out where the optimiser asks for it
-    (`skip_spikes`): then `step` and `skipped` count on, `recent` takes what is finite, and nothing
-    else changes.
+    Skipped are updates whose loss or gradient norm is not finite, and spikes if the optimiser has
+    `skip_spikes`. A skipped update only increments `step` and `skipped`, and a finite spike enters
+    `recent`.
     """
     norm = optax.global_norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
@@ -88,7 +88,7 @@ def update(
     slot = state.step % RECENT_STEPS
     recent = state.recent.at[slot].set(jnp.where(finite, now, state.recent[slot]))
 
-    def follow(state: TrainState) -> TrainState:
+    def apply(state: TrainState) -> TrainState:
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params, norm=norm)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -96,16 +96,16 @@ def update(
             ema = optax.incremental_update(params, ema, 1 - optimizer.ema_decay)
         return state.replace(params=params, opt_state=opt_state, ema=ema)
 
-    new = _only_if(take, follow, state)
-    # The schedule counts the updates that were taken.
+    new = _only_if(take, apply, state)
+    # The schedule counts applied updates only.
     metrics["lr"] = optimizer.schedule(state.step - state.skipped)
     return new.replace(step=state.step + 1, skipped=state.skipped + ~take, recent=recent), metrics
 
 
 def deviations(now: Float[Array, " k"], recent: Float[Array, "n k"]) -> Float[Array, " k"]:
-    """How many standard deviations numbers are above the mean of the n before; 0 until there are n.
+    """Standard deviations of `now` above the mean of `recent`; 0 until `recent` is filled.
 
-    Where those are all the same, the distance itself.
+    If all of `recent` are equal, the difference itself.
     """
     std = recent.std(0)
     above = (now - recent.mean(0)) / jnp.where(std > 0, std, 1)
@@ -115,7 +115,7 @@ def deviations(now: Float[Array, " k"], recent: Float[Array, "n k"]) -> Float[Ar
 def _only_if(
     condition: Array, change: Callable[[TrainState], TrainState], state: TrainState
 ) -> TrainState:
-    """`change(state)` where the condition holds, else `state`."""
+    """`change(state)` if the condition holds, else `state`."""
 
     def select(state: TrainState) -> TrainState:
         return jax.tree.map(lambda a, b: jnp.where(condition, a, b), change(state), state)
@@ -123,6 +123,6 @@ def _only_if(
     def branch(state: TrainState) -> TrainState:
         return jax.lax.cond(condition, change, lambda state: state, state)
 
-    # Selecting makes XLA's CPU backend copy the moments first; a branch would make the host wait
-    # for an accelerator.
+    # With a select, XLA's CPU backend copies the moments first; with a branch, the host waits for
+    # an accelerator.
     return jax.lax.platform_dependent(state, cpu=branch, default=select)

@@ -134,7 +134,9 @@ def test_a_linear_probe_leaves_the_encoder_as_it_is(autoencoder, tmp_path):
     table = source["encoder"]["pos_embed"]
     np.testing.assert_array_equal(table, sincos_table((1, 2, 2), 32))
     small = shrunken("linear_mae_vit_in1k:b16")
-    with pytest.raises(RecipeError, match="name the run or checkpoint to evaluate or probe"):
+    with pytest.raises(
+        RecipeError, match="model.init_from: missing; set it to the run or checkpoint"
+    ):
         build(small)
     small["model"]["init_from"] = str(autoencoder[0])
     results = run_recipe(small, tmp_path / "probe")
@@ -374,18 +376,23 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(tmp_path):
         ("target", "cell", 6, "patch 16x16 is not a whole number of 6x6 HOG cells"),
         ("mask", "ratio", 0.0, "mask ratio 0.0 is not between 0 and 1"),
         ("run", "batch_size", 64, "data has only 48"),
-        ("run", "accumulate", 3, "16 is not divisible by 1 devices x 3 parts"),
+        ("run", "accumulate", 3, "16 is not divisible by 1 devices x 3 slices"),
         ("run", "epochs", -1, r"epochs=-1\.0 must be positive"),
         ("optim", "warmup_epochs", 2, r"warmup_epochs=2\.0 is not below epochs=2\.0"),
         ("augment", "flip", 2, r"flip=2\.0 is not a probability"),
-        ("head", "name", "linear_probe", "'linear_probe' is not for task='pretrain', which takes"),
+        (
+            "head",
+            "name",
+            "linear_probe",
+            "'linear_probe' does not fit task='pretrain', which takes",
+        ),
         ("head", "name", "maskfaet", "'maskfaet' does not exist; did you mean 'maskfeat'"),
-        ("data", "name", "", "data.name: nothing to learn from"),
+        ("data", "name", "", "data.name: missing; set the dataset to train on"),
         (
             "model",
             "init_parts",
             "encoder",
-            r"model\.init_parts='encoder': expected a list, each text",
+            r"model\.init_parts='encoder': expected a list, each a string",
         ),
     ],
 )
@@ -419,8 +426,8 @@ def test_all_problems_are_reported_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ("data", r"data\.name: nothing to learn from"),
-        ("mask", r"mask\.name: missing; There are: block, cube"),
+        ("data", r"data\.name: missing; set the dataset to train on"),
+        ("mask", r"mask\.name: missing; choices: block, cube"),
         ("model", r"model\.encoder='' does not exist"),
         ("optim", r"optim\.name: missing"),
         ("run", r"run\.batch_size: missing"),
@@ -437,11 +444,11 @@ def test_what_has_no_default_must_be_said(section, words):
 def test_labels_must_fit(tmp_path):
     small = shrunken(FINETUNE)
     small["head"]["num_classes"] = 11
-    with pytest.raises(RecipeError, match="num_classes=11, but the data has 10"):
+    with pytest.raises(RecipeError, match="num_classes=11, but the data has 10 classes"):
         build(small)
     write_images(tmp_path / "images", 20)
     small["data"] = {"name": "image_folder", "path": str(tmp_path / "images")}
-    with pytest.raises(RecipeError, match="this task needs labels, and there are none"):
+    with pytest.raises(RecipeError, match="this task needs labels, but the dataset has none"):
         build(small)
 
 
@@ -461,7 +468,7 @@ def test_init_from_must_fit(pretrained, tmp_path):
 def test_an_autoencoder_needs_the_same_number_of_tokens_in_each_clip(tmp_path):
     small = shrunken("mae_vit_in1k:b16")
     small["mask"] = {"name": "block", "ratio": 0.5}
-    with pytest.raises(RecipeError, match=r"Block hides more .* set mask\.exact=True"):
+    with pytest.raises(RecipeError, match=r"Block masks a varying number .* set mask\.exact=True"):
         build(small)
     small["mask"]["exact"] = True
     assert build(small).task.model.visible == 2

@@ -121,7 +121,9 @@ def test_no_decay_exempts_what_it_names():
     assert not rules["encoder"]["pos_embed"]
     stacked = decayed(STACKED)["encoder"]["blocks"]["1-2"]["fc"]
     assert stacked == {"kernel": True, "bias": False}
-    with pytest.raises(ValueError, match=r"no_decay='relpos' matches no parameter; there are: enc"):
+    with pytest.raises(
+        ValueError, match=r"no_decay='relpos' matches no parameter; parameters: enc"
+    ):
         decayed(SMALL, no_decay=("relpos",))
 
 
@@ -235,12 +237,12 @@ def test_refuses():
     with pytest.raises(ValueError, match="warmup_epochs=4 is not below epochs=4"):
         AdamW(lr=1e-3, warmup_epochs=4).optimizer(SMALL, **LENGTH)
     for pattern, words in (
-        ("relpos", "frozen='relpos' matches no parameter; there are: enc"),
-        ("", "frozen=.* leaves nothing to learn"),
+        ("relpos", "frozen='relpos' matches no parameter; parameters: enc"),
+        ("", "frozen=.* leaves no trainable parameter"),
     ):
         with pytest.raises(ValueError, match=words):
             Sgd(lr=1e-3).optimizer(SMALL, **LENGTH, frozen=(pattern,))
-    with pytest.raises(ValueError, match="layer_decay needs an encoder of blocks"):
+    with pytest.raises(ValueError, match="layer_decay needs an encoder with blocks"):
         layer_scales({"projection": SMALL["projection"]}, 0.5)
     with pytest.raises(ValueError, match="no_decay='bias' is not a list"):
         Sgd(lr=1e-3, no_decay="bias").optimizer(SMALL, **LENGTH)

@@ -23,7 +23,7 @@ from maskfeat_jax.sections import (
     fits,
     flatten,
     hints_of,
-    shown,
+    shorten,
 )
 from maskfeat_jax.targets import TARGETS
 
@@ -55,7 +55,7 @@ def test_a_section_is_a_call():
         ({"ratios": [1]}, "thing.size: missing"),
         ({"size": 0}, "thing: size=0 must be positive"),
         ({"size": 1, "given": "x"}, "thing.given: no such key"),
-        ({"size": "3"}, "thing.size='3': expected a whole number"),
+        ({"size": "3"}, "thing.size='3': expected an integer"),
         ({"size": 3, "ratios": [1, math.nan]}, "nan.*: expected a list, each a finite number"),
         ({"size": None}, "thing.size: missing"),
         ("size=3", "thing='size=3': expected a section"),
@@ -67,9 +67,9 @@ def test_errors_name_the_section(section, words):
 
 
 def test_choose_names_what_there_is():
-    with pytest.raises(RecipeError, match=r"thing\.name='bee' does not exist.* There are: a, bees"):
+    with pytest.raises(RecipeError, match=r"thing\.name='bee' does not exist.* Choices: a, bees"):
         choose("thing", {"a": Thing, "bees": Thing}, {"name": "bee"})
-    with pytest.raises(RecipeError, match=r"thing\.name: missing; There are: a$"):
+    with pytest.raises(RecipeError, match=r"thing\.name: missing; choices: a$"):
         choose("thing", {"a": Thing}, {})
     with pytest.raises(RecipeError, match=r"thing\.name=3: expected one of a"):
         choose("thing", {"a": Thing}, {"name": 3})
@@ -79,7 +79,7 @@ def reader(**sections):
     return Reader({"task": "pretrain", **sections})
 
 
-def test_sections_nobody_reads():
+def test_unknown_sections():
     found = reader(modle={}, sead=1)
     found.check_sections(("model", "run"))
     assert len(found.problems) == 2
@@ -87,7 +87,7 @@ def test_sections_nobody_reads():
     assert "sead: no such section; did you mean 'seed'" in found.problems[1]
 
 
-def test_what_is_not_said_is_the_default_and_is_resolved():
+def test_missing_keys_are_defaults_and_are_resolved():
     found = reader(thing={"name": "a", "ratios": [1, 2]})
     assert found.choose("thing", {"a": Thing}, size=3) == Thing(3, (1.0, 2.0))
     assert found.resolved == {
@@ -114,7 +114,9 @@ def test_in_python_some_sections_may_be_objects():
     assert isinstance(found.choose("target", {}, Own), Own)
     assert found.resolved["target"] == f"{__name__}.Own"
     assert found.resolved["data"] == "Thing(size=1, ratios=(1.0,), given='')"
-    with pytest.raises(RecipeError, match="target: .* is no Thing"):
+    with pytest.raises(
+        RecipeError, match="target: expected an object with the members of Thing, got .*Own"
+    ):
         found.choose("target", {}, Thing)
     with pytest.raises(RecipeError, match="optim=.*Own.*: expected a section"):
         _ = Reader({"task": "pretrain", "optim": own})["optim"]
@@ -135,8 +137,8 @@ def test_problems_are_gathered_and_other_errors_are_not():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"seed": 1.5}, "seed=1.5: expected a whole number"),
-        ({"task": None}, "task=None: expected text"),
+        ({"seed": 1.5}, "seed=1.5: expected an integer"),
+        ({"task": None}, "task=None: expected a string"),
         ({"model": ["vit"]}, r"model=\['vit'\]: expected a section"),
     ],
 )
@@ -153,12 +155,12 @@ def test_sections_are_sections_and_settings_are_values(changes, words):
         check({**recipe, **changes})
 
 
-def test_a_task_must_be_said():
+def test_the_task_is_required():
     with pytest.raises(RecipeError, match="task: missing in the recipe"):
         Reader({})
 
 
-def test_paths_that_cannot_be_are_the_recipes_and_disks_that_fail_are_not(tmp_path):
+def test_wrong_paths_are_recipe_errors_and_failing_disks_are_not(tmp_path):
     def read(path: str) -> str:
         if path == "broken":
             raise OSError(errno.EIO, "Input/output error")
@@ -196,10 +198,10 @@ def test_values_fit_their_types(hint, good, bad):
 @pytest.mark.parametrize(
     ("hint", "words"),
     [
-        (int | None, "a whole number or None"),
+        (int | None, "an integer or None"),
         (tuple[float, float], "a pair: a finite number and a finite number"),
-        (tuple[int, int, int], "3 values, each a whole number"),
-        (tuple[str, ...], "a list, each text"),
+        (tuple[int, int, int], "3 values, each an integer"),
+        (tuple[str, ...], "a list, each a string"),
         (Literal["a", "b"], "'a' or 'b'"),
         (bool, "True or False"),
     ],
@@ -208,7 +210,7 @@ def test_types_in_words(hint, words):
     assert expected(hint) == words
 
 
-def test_each_section_says_its_types_and_its_defaults_fit():
+def test_each_section_is_annotated_and_its_defaults_fit():
     offenders = []
     for section in SECTIONS:
         hints = hints_of(section)
@@ -222,4 +224,4 @@ def test_each_section_says_its_types_and_its_defaults_fit():
 
 
 def test_long_values_are_cut():
-    assert shown("a" * 1000) == "'" + "a" * 49 + "... (1002 characters)"
+    assert shorten("a" * 1000) == "'" + "a" * 49 + "... (1002 characters)"

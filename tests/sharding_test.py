@@ -306,7 +306,7 @@ def test_an_axis_that_does_not_fit_goes_elsewhere_or_stays_whole():
 def test_rules_that_match_nothing_and_parameters_without_a_rule_are_named():
     params = params_of("maskfeat", "vit_ti16")
     mesh = fake_mesh(parameters=2)
-    with pytest.raises(ValueError, match="no rule .* says where encoder/whatever lies"):
+    with pytest.raises(ValueError, match="no rule .* matches encoder/whatever"):
         sharding.state_sharding(mesh, {"encoder": {**params["encoder"], "whatever": np.ones(3)}})
     missing = {"encoder": {**params["encoder"], "patch_embed": {}}}
     with pytest.raises(ValueError, match=r"no parameter matches .*norm.* of sharding.RULES|patch"):

@@ -362,7 +362,7 @@ MUTANTS = {
     "any recipe goes on": Mutant(
         _all(
             _swapped("maskfeat_jax.workdir.workdir", "check_workdir", _nothing),
-            _swapped("maskfeat_jax.training.build", "what_matters", lambda _: {}),
+            _swapped("maskfeat_jax.training.build", "fixed_recipe", lambda _: {}),
         ),
         recipe_changes,
     ),

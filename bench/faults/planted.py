@@ -77,7 +77,7 @@ BUGS = [
     Bug("augment.py", "clips[:, :, :, ::-1]", "clips[:, :, ::-1]", "tests/augment_test.py"),
     # Losses.
     Bug("losses.py", "error * mask.astype(wide)", "error", "tests/losses_test.py"),
-    Bug("losses.py", "~(logits <= right)", "logits > right", "tests/losses_test.py"),
+    Bug("losses.py", "~(logits <= own)", "logits > own", "tests/losses_test.py"),
     # Steps.
     Bug(
         "tasks/pretrain.py",

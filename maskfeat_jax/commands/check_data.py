@@ -1,7 +1,7 @@
-"""Reads every example of a recipe once, as a run would, and says what cannot be used.
+"""Reads every example of a recipe's data once, as a run would, and reports unusable files.
 
-Needs neither a model nor a device. Files that cannot be used are told by class of failure, with
-what a run would do about them.
+Needs neither a model nor a device. Unusable files are reported by kind of failure, with what a run
+would do about them.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from maskfeat_jax.files import write_atomically
 from maskfeat_jax.training.build import build_data
 
 USABLE, TOO_MANY_BAD = 0, 65  # exit codes
-_FIRST = 3  # files of a class that are shown
-_AHEAD = 4  # readings under way, for each thread
+_EXAMPLES = 3  # files printed for each kind of failure
+_AHEAD = 4  # reads in progress, per thread
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """Data of which single examples can be read, e.g. `input_pipeline.Loader`.
+    """Data with random access to examples, such as `input_pipeline.Loader`.
 
     Attributes:
-      source: what there is: `num_examples`, `class_names`, `name_of(index)`.
-      view: what is made of an example: read `reads` times, `clips_per_read` clips each.
-      workers: threads.
-      bad_inputs: how many may be bad, `max_fraction`.
+      source: the dataset, with `num_examples`, `class_names`, `name_of(index)`.
+      view: an example is read `reads` times, with `clips_per_read` clips each.
+      workers: number of threads.
+      bad_inputs: limit of unusable files, `max_fraction`.
     """
 
     source: Any
@@ -47,7 +47,7 @@ class Readable(Protocol):
     bad_inputs: Any
 
     def load(self, turn: int, index: int, part: int) -> Any:
-        """Clips of an example: `label`, and `problem`: None, or kind, reason and bytes."""
+        """Clips of an example, with `label` and `problem`: None, or kind, reason and bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ def command(options: Options, signals: Signals) -> int:
     """`python main.py check-data --config=…`."""
     with signals.nothing_to_lose():
         data, on_bad = build_data(options.recipe)
-        # Beside the work directory: a run refuses one that has foreign files in it.
+        # Next to the work directory: a run refuses a directory with other files in it.
         listed = f"{options.directory}.bad_data.jsonl" if options.workdir else None
         return check_data(data, on_bad=on_bad, list_path=listed)
 
@@ -76,21 +76,21 @@ def check_data(
     *,
     on_bad: str,
     list_path: str | os.PathLike[str] | None = None,
-    tell: Callable[[str], object] = print,
+    report: Callable[[str], object] = print,
 ) -> int:
-    """Reads all of it, with a bar of progress on a terminal.
+    """Reads all examples, with a progress bar on a terminal.
 
     Args:
       data: by section of the recipe, `data` and `eval_data`.
-      on_bad: what evaluation does with files that cannot be used, "fail" or "skip".
-      list_path: JSON lines of all files that cannot be used are written there, in the form of
-        `bad_inputs.jsonl` and with the section; None for no list.
-      tell: takes the lines of the result.
+      on_bad: what evaluation does with unusable files, "fail" or "skip".
+      list_path: file for JSON lines of all unusable files, as in `bad_inputs.jsonl` and with the
+        section; None for no list.
+      report: called with each line of the result.
 
     Returns:
-      The exit code: 0 where a run would go to its end; 65 where more of `data` than
-      `bad_inputs.max_fraction` is bad, or anything of `eval_data` and evaluation does not skip it,
-      or nothing is usable.
+      The exit code: 0 if a run would reach its end; 65 if more of `data` than
+      `bad_inputs.max_fraction` is unusable, or any of `eval_data` and evaluation does not skip it,
+      or all of it.
     """
     found: list[Bad] = []
     good = True
@@ -98,49 +98,49 @@ def check_data(
         bad, labels, seconds = _read(section, readable)
         found += bad
         for line in _lines(section, readable, bad, labels, seconds):
-            tell(line)
+            report(line)
         verdict = _verdict(section, readable, len(bad), on_bad)
         good &= not verdict
-        tell(f"  {verdict or 'a run goes on'}")
+        report(f"  {verdict or 'a run would not stop'}")
     if list_path is not None:
         write_atomically(Path(list_path), "".join(_line(bad) + "\n" for bad in found))
-        tell(f"{len(found)} files that cannot be used are listed in {list_path}")
+        report(f"{len(found)} unusable files are listed in {list_path}")
     return USABLE if good else TOO_MANY_BAD
 
 
 def _read(section: str, data: Readable) -> tuple[list[Bad], collections.Counter[int], float]:
-    """What is bad, how many usable examples each class has, and the seconds it took."""
-    count, parts = data.source.num_examples, data.view.reads
+    """Unusable examples, number of usable ones by class, and the seconds it took."""
+    count, per_example = data.source.num_examples, data.view.reads
     bad: dict[int, Bad] = {}
     labels: collections.Counter[int] = collections.Counter()
     start = time.monotonic()
-    readings = _in_order(data, itertools.product(range(count), range(parts)))
-    for index, part, loaded in tqdm(readings, section, count * parts, disable=None):
+    reads = _in_order(data, itertools.product(range(count), range(per_example)))
+    for index, part, loaded in tqdm(reads, section, count * per_example, disable=None):
         problem = loaded.problem
         if problem is not None and index not in bad:
             bad[index] = Bad(section, data.source.name_of(index), index, *problem)
-        if part == parts - 1 and index not in bad:
+        if part == per_example - 1 and index not in bad:
             labels[int(loaded.label)] += 1
     return list(bad.values()), labels, time.monotonic() - start
 
 
-def _in_order(data: Readable, places: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int, Any]]:
-    """Reads on threads, never far ahead; what is read is thrown away but for what it says."""
+def _in_order(data: Readable, reads: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int, Any]]:
+    """Reads in threads with bounded look-ahead, and drops the clips."""
 
     def read(index: int, part: int) -> tuple[int, int, Any]:
         return index, part, data.load(0, index, part)._replace(video=None)
 
     with concurrent.futures.ThreadPoolExecutor(data.workers) as pool:
-        under_way: collections.deque[concurrent.futures.Future] = collections.deque()
+        pending: collections.deque[concurrent.futures.Future] = collections.deque()
         try:
-            for place in places:
-                under_way.append(pool.submit(read, *place))
-                if len(under_way) > _AHEAD * data.workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
+            for index, part in reads:
+                pending.append(pool.submit(read, index, part))
+                if len(pending) > _AHEAD * data.workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
-            for future in under_way:
+            for future in pending:
                 future.cancel()
 
 
@@ -151,7 +151,7 @@ def _lines(
     labels: collections.Counter[int],
     seconds: float,
 ) -> Iterator[str]:
-    """The result of a section."""
+    """The lines that report a section."""
     source, view = data.source, data.view
     clips = source.num_examples * view.reads * view.clips_per_read
     yield f"{section}: {source.num_examples} examples, {clips} clips"
@@ -160,9 +160,9 @@ def _lines(
     by_kind: dict[str, list[Bad]] = {}
     for each in bad:
         by_kind.setdefault(each.kind, []).append(each)
-    for kind, those in sorted(by_kind.items(), key=lambda item: -len(item[1])):
-        yield f"  {len(those)} {kind}, such as"
-        for each in those[:_FIRST]:
+    for kind, group in sorted(by_kind.items(), key=lambda item: -len(item[1])):
+        yield f"  {len(group)} {kind}, such as"
+        for each in group[:_EXAMPLES]:
             yield f"    {ascii(each.file)[1:-1]} ({each.reason})"
     if source.class_names is not None:
         yield f"  {_about_labels(source.class_names, labels)}"
@@ -171,7 +171,7 @@ def _lines(
 def _about_labels(names: tuple[str, ...], labels: collections.Counter[int]) -> str:
     counts = np.array([labels[number] for number in range(len(names))])
     none = [name for name, number in zip(names, counts, strict=True) if not number]
-    lacking = f"; {len(none)} without any, such as {', '.join(none[:_FIRST])}" if none else ""
+    lacking = f"; {len(none)} without any, such as {', '.join(none[:_EXAMPLES])}" if none else ""
     return (
         f"{len(names)} classes of {counts.min()} to {counts.max()} usable examples, "
         f"median {np.median(counts):g}{lacking}"
@@ -179,17 +179,20 @@ def _about_labels(names: tuple[str, ...], labels: collections.Counter[int]) -> s
 
 
 def _verdict(section: str, data: Readable, bad: int, on_bad: str) -> str:
-    """Why a run would not go to its end; empty if it would."""
+    """Why a run would stop; empty if it would not."""
     count, allowed = data.source.num_examples, data.bad_inputs.max_fraction
     if bad == count:
-        return "nothing can be used"
+        return "no example is usable"
     if section == "eval_data":
         if not bad or on_bad == "skip":
             return ""
-        return 'evaluation stops at the first; repair them or set input.on_bad_in_evaluation="skip"'
+        return 'evaluation would stop; repair them or set input.on_bad_in_evaluation="skip"'
     if bad <= allowed * count:
         return ""
-    return f"{bad / count:.2%} are more than bad_inputs.max_fraction={allowed:g}: training stops"
+    return (
+        f"{bad / count:.2%} are unusable, more than bad_inputs.max_fraction={allowed:g}: "
+        "training would stop"
+    )
 
 
 def _line(bad: Bad) -> str:

@@ -1,17 +1,17 @@
-"""What a training run will take: parameters, operations, bytes on each device, the largest batch.
+"""Estimates a training run: parameters, operations, bytes on each device, largest batch.
 
-No array is made: shapes are traced and the step is compiled for the mesh. So a laptop can tell what
-a network needs on a pod, with as many forced host devices as the pod has:
+No array is allocated: shapes are traced and the step is compiled for the mesh. So a laptop can
+estimate what a network needs on a pod, with as many forced host devices as the pod has:
 
     XLA_FLAGS=--xla_force_host_platform_device_count=64 python main.py estimate \
         --config=configs/mae_vit_kinetics.py:h16 --config.mesh.parameters=8 --memory_gb=80
 
-What the compiled program needs besides its arguments is the compiler's own number
-(`memory_analysis`), that of the program for the devices at hand. Where those are CPUs, the program
-of an accelerator may need more or less. The largest difference: a CPU goes through attention of
-many tokens in chunks (`ops.attention`), where `attention="xla"` on an accelerator writes out all
-weights, `heads x queries x keys` a clip and block; and each of several host devices goes through
-the chunks of the whole batch. Ask an accelerator itself before a long run.
+Memory besides the arguments of the compiled step is what the compiler reports (`memory_analysis`)
+for the devices at hand. If these are CPUs, an accelerator may need more or less. The largest
+difference: a CPU computes attention of many tokens in chunks (`ops.attention`), while
+`attention="xla"` on an accelerator stores all weights, `heads x queries x keys` per clip and block;
+and each of several host devices computes the chunks of the whole batch. Run it on the accelerator
+itself before a long run.
 """
 
 from __future__ import annotations
@@ -36,32 +36,33 @@ from maskfeat_jax.tasks import Task
 from maskfeat_jax.training.build import build_training
 from maskfeat_jax.training.experiment import abstract_state, jitted_step
 
-BATCHES = 3  # on a device: the one in use and two that are ready or on their way
-TRIALS = 5  # programs compiled at most to find the largest batch
+BATCHES = 3  # on a device: the one in use and two that are prefetched
+TRIALS = 5  # limit of compilations to find the largest batch
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """What one recipe takes on one mesh. Bytes are those of one device.
+    """Size and cost of a recipe on a mesh. Bytes are those of one device.
 
     Attributes:
-      devices: how many, and of what kind.
+      devices: their number and kind.
       mesh: sizes of the axes.
       batch_size: clips per update, over all devices.
-      accumulate: parts that a batch is computed in.
-      parameters: numbers in the network.
-      trainable: numbers among them that are not frozen.
-      flops_per_clip: operations of products, forward and backward, see `flops.training_flops`.
+      accumulate: number of slices of a batch (gradient accumulation).
+      parameters: number of parameters.
+      trainable: number of parameters that are not frozen.
+      flops_per_clip: operations of matrix products, forward and backward, see
+        `flops.training_flops`.
       flops_per_step: likewise, over all devices.
       parameter_bytes: of the parameters.
-      optimizer_bytes: of its state.
+      optimizer_bytes: of the optimiser state.
       average_bytes: of the moving average.
-      batch_bytes: of one batch; there are `BATCHES`.
-      temporary_bytes: gradients, activations and whatever else the compiled step needs.
-      peak_bytes: of all these together.
-      memory_bytes: of a device; None where nobody said.
-      largest_batch: clips per update, over all devices, that fit into that; 0 if none do, None if
-        the memory is not known.
+      batch_bytes: of one of the `BATCHES` batches.
+      temporary_bytes: gradients, activations and other temporaries of the compiled step.
+      peak_bytes: sum of all the above.
+      memory_bytes: memory of a device; None if unknown.
+      largest_batch: most clips per update, over all devices, that fit into that; 0 if none do,
+        None if the memory is unknown.
     """
 
     devices: str
@@ -82,17 +83,17 @@ class Estimate:
     largest_batch: int | None = None
 
     def table(self) -> str:
-        """For people."""
+        """A table to print."""
         axes = " x ".join(f"{name} {size}" for name, size in self.mesh.items())
         shards = math.prod(self.mesh[axis] for axis in sharding.ROWS)
-        parts = f", in {self.accumulate} parts" if self.accumulate > 1 else ""
+        slices = f", in {self.accumulate} slices" if self.accumulate > 1 else ""
         rows = [
             ("mesh", f"{axes}: {self.devices}"),
-            ("parameters", f"{self.parameters:,}, learnt {self.trainable:,}"),
-            ("operations", f"{self.flops_per_clip / 1e9:,.1f} GFLOP for a clip"),
-            ("", f"{self.flops_per_step / 1e12:,.2f} TFLOP for a step"),
-            ("batch", f"{self.batch_size} clips{parts}, {self.batch_size // shards} on a device"),
-            ("on each device", ""),
+            ("parameters", f"{self.parameters:,}, trainable {self.trainable:,}"),
+            ("operations", f"{self.flops_per_clip / 1e9:,.1f} GFLOP per clip"),
+            ("", f"{self.flops_per_step / 1e12:,.2f} TFLOP per step"),
+            ("batch", f"{self.batch_size} clips{slices}, {self.batch_size // shards} per device"),
+            ("per device", ""),
             ("  parameters", _mib(self.parameter_bytes)),
             ("  optimiser", _mib(self.optimizer_bytes)),
             ("  moving average", _mib(self.average_bytes)),
@@ -104,8 +105,8 @@ class Estimate:
             assert self.largest_batch is not None
             each = self.largest_batch // shards
             rows.append(("  memory", _mib(self.memory_bytes)))
-            found = f"{self.largest_batch} clips, {each} on a device"
-            rows.append(("largest batch", found if each else "not one clip on each device fits"))
+            found = f"{self.largest_batch} clips, {each} per device"
+            rows.append(("largest batch", found if each else "not even one clip per device fits"))
         return "\n".join(f"{name:18}{value}".rstrip() for name, value in rows)
 
 
@@ -134,33 +135,32 @@ def estimate(
     accumulate: int = 1,
     memory_bytes: int | None = None,
 ) -> Estimate:
-    """Compiles the training step for a mesh and adds up what it takes.
+    """Compiles the training step for a mesh and adds up its memory and operations.
 
     Args:
       task: what is trained.
       optimizer: of its parameters.
       mesh: of all devices, see `sharding.create_mesh`.
       batch_size: clips per update, over all devices.
-      accumulate: parts that a batch is computed in.
-      memory_bytes: of one device, for the largest batch; None asks the devices, which CPUs do not
-        answer. What is found has been compiled too, and fits.
+      accumulate: number of slices of a batch (gradient accumulation).
+      memory_bytes: memory of one device, to find the largest batch, which is compiled to check that
+        it fits; None for what the device reports (CPUs report nothing).
 
     Raises:
-      ValueError: the batch cannot be cut into equal parts, or see `sharding.state_sharding`.
+      ValueError: the batch cannot be split into equal slices, or see `sharding.state_sharding`.
     """
     unit = sharding.row_shards(mesh) * accumulate
     if batch_size < 1 or batch_size % unit:
         raise ValueError(
-            f"run.batch_size={batch_size} is not a multiple of {unit}, that is of "
-            f"{sharding.row_shards(mesh)} devices with rows of their own x {accumulate} parts "
-            "(run.accumulate)"
+            f"run.batch_size={batch_size} is not a multiple of {unit}: "
+            f"{sharding.row_shards(mesh)} shards of a batch x {accumulate} slices (run.accumulate)"
         )
     state = abstract_state(task, optimizer, mesh)
     step = jitted_step(task, optimizer, state, mesh, accumulate)
 
     @functools.cache
     def needed(rows: int) -> tuple[int, int]:
-        """Bytes besides the arguments, and of all there is."""
+        """Bytes besides the arguments, and in total."""
         batch = batch_shapes(task, mesh, rows)
         found: Any = step.lower(state, batch).compile().memory_analysis()
         more = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
@@ -181,8 +181,8 @@ def estimate(
         mesh=dict(mesh.shape),
         batch_size=batch_size,
         accumulate=accumulate,
-        parameters=_numbers(state.params),
-        trainable=_numbers(_trainable(state.params, task.model.frozen)),
+        parameters=_count(state.params),
+        trainable=_count(_trainable(state.params, task.model.frozen)),
         flops_per_clip=flops,
         flops_per_step=batch_size * flops,
         parameter_bytes=bytes_of(state.params),
@@ -197,7 +197,7 @@ def estimate(
 
 
 def batch_shapes(task: Task, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch as it lies on the devices."""
+    """Shapes and shardings of a batch on the devices."""
     kinds: dict[str, tuple[tuple[int, ...], Any]] = {
         "video": ((*task.clip, 3), jnp.uint8),
         "label": ((), jnp.int32),
@@ -205,9 +205,9 @@ def batch_shapes(task: Task, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeS
         "index": ((2,), jnp.int32),
         "view": ((), jnp.int32),
     }
-    place = sharding.batch_sharding(mesh)
+    layout = sharding.batch_sharding(mesh)
     return {
-        name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=place)
+        name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=layout)
         for name, (shape, dtype) in kinds.items()
     }
 
@@ -215,14 +215,13 @@ def batch_shapes(task: Task, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeS
 def largest_that_fits(needed: Callable[[int], int], start: int, memory: int) -> int:
     """The largest n for which `needed(n)` is at most `memory`; 0 if there is none.
 
-    Goes along the line through the two nearest of what it knows, as memory grows by the row. Each
-    n costs a compilation, so it looks at `TRIALS` at most and may stop at one that fits but is not
-    the largest.
+    Interpolates linearly between the two nearest known values, as memory is about linear in n. Each
+    n costs a compilation, so at most `TRIALS` are tried; the result fits, but a larger one may too.
 
     Args:
-      needed: bytes for n, growing with n.
-      start: n to begin with.
-      memory: bytes there are.
+      needed: bytes for n, increasing.
+      start: first n to try.
+      memory: available bytes.
     """
     known = {n: needed(n) for n in (start, max(start // 2, 1) if start > 1 else 2)}
     while len(known) <= TRIALS:
@@ -249,17 +248,17 @@ def bytes_of(shapes: Any) -> int:
 
 
 def _unit_of(task: Task, unit: int) -> int:
-    """The smallest multiple of a number of rows that the task takes as a batch."""
+    """The smallest multiple of `unit` rows that is a valid batch of the task."""
     for times in range(1, 1025):
         try:
             task.check_batch(unit * times)
         except ValueError:
             continue
         return unit * times
-    raise ValueError(f"no batch of up to {1024 * unit} clips suits the task")
+    raise ValueError(f"no batch size up to {1024 * unit} clips is valid for the task")
 
 
-def _numbers(shapes: Any) -> int:
+def _count(shapes: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 

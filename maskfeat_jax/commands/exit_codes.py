@@ -1,4 +1,4 @@
-"""With which code the process ends, for whoever started it. docs/reliability.md has the table."""
+"""Exit codes of the process; docs/reliability.md has the table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maskfeat_jax.training.metrics import Diverged
 from maskfeat_jax.transfer import TransferError
 from maskfeat_jax.workdir.workdir import StorageError, WorkdirError
 
-# Failures whose message says it all: no traceback.
+# Errors whose message is sufficient: printed without traceback.
 EXIT_CODES: dict[type[Exception], int] = {
     UsageError: 64,
     BadStart: 64,
@@ -40,7 +40,7 @@ INTERNAL = 70
 
 
 def exit_code_of(error: BaseException) -> int:
-    """See `EXIT_CODES`; 75 also where a process of several was lost."""
+    """See `EXIT_CODES`; also 75 if another process of the run was lost."""
     if is_lost_process(error):
         return AGAIN
     codes = (code for kind, code in EXIT_CODES.items() if isinstance(error, kind))

@@ -1,4 +1,4 @@
-"""Trains or evaluates what a recipe says, in a work directory."""
+"""Trains or evaluates a recipe in a work directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def command(options: Options, signals: Signals) -> int:
 
 
 def run_recipe(recipe: Section, workdir: Path, signals: Signals | None = None) -> dict[str, float]:
-    """Trains or evaluates what a recipe describes, see `train`."""
+    """Builds the experiment of a recipe, and trains or evaluates it; see `train`."""
     with at_once(signals):
         experiment = agree(lambda: build(recipe))
     return train(experiment, workdir, signals)
@@ -34,18 +34,18 @@ def run_recipe(recipe: Section, workdir: Path, signals: Signals | None = None) -
 def train(
     experiment: Experiment, workdir: str | os.PathLike[str], signals: Signals | None = None
 ) -> dict[str, float]:
-    """Trains or evaluates in a work directory, from its newest good checkpoint if there is one.
+    """Trains or evaluates in a work directory, from its newest good checkpoint if it has one.
 
     Args:
       experiment: see `build`.
-      workdir: of the run; made if it does not exist.
-      signals: what asks to stop; None: nothing does.
+      workdir: work directory of the run; created if it does not exist.
+      signals: requests to stop; None for none.
 
     Returns:
       The metrics of the last evaluation.
 
     Raises:
-      WorkdirError, RecipeChanged: the directory is not that of this run.
+      WorkdirError, RecipeChanged: the directory belongs to something else or another recipe.
       Stopped, Diverged, CheckpointError, RecipeError: see `run_training`.
     """
     with at_once(signals):
@@ -80,6 +80,6 @@ def train(
 
 
 def _leave(workdir: Path, reason: str) -> None:
-    """What a run that ends from another thread leaves behind."""
+    """Writes the status of a run that is ended by another thread."""
     write_status(workdir, "stopped", exit_code=AGAIN, reason=reason)
     close_workdir(workdir)

@@ -1,4 +1,4 @@
-"""Reads every byte of saved steps and says which are good. Changes nothing."""
+"""Verifies every byte of checkpoints and reports which are good. Changes nothing."""
 
 from __future__ import annotations
 
@@ -26,70 +26,70 @@ def command(options: Options, signals: Signals) -> int:
         return verify_checkpoint(options.directory)
 
 
-def verify_checkpoint(path: str | os.PathLike[str], tell: Callable[[str], object] = print) -> int:
-    """Compares each file with its manifest, reads the arrays, and tells of values not finite.
+def verify_checkpoint(path: str | os.PathLike[str], report: Callable[[str], object] = print) -> int:
+    """Compares each file with its manifest, reads the arrays, and warns of non-finite values.
 
     Args:
       path: a work directory, its `checkpoints`, or one step.
-      tell: takes the lines of the result: for each step good or damaged, which file, how many
-        bytes, of which facts it was saved with.
+      report: called with each line of the result: for each step whether it is good, which file is
+        damaged, its size, the facts saved with it.
 
     Returns:
-      The exit code: 0 if all steps are good, 74 if one is damaged. What lies in `bad/` or is
-      unfinished is told but does not count.
+      The exit code: 0 if all steps are good, 74 if one is damaged. Steps in `bad/` and unfinished
+      ones are reported but do not count.
 
     Raises:
-      CheckpointError: there is no step.
+      CheckpointError: there is no checkpoint.
     """
     directory = Path(path).absolute()
     if (directory / "checkpoints").is_dir():
         directory = directory / "checkpoints"
     storage = Storage(directory)
     if (directory / manifest.FILE).exists() or (directory / ARRAYS).is_dir():
-        return DAMAGED if _tell_of(directory, None, tell) else GOOD
+        return DAMAGED if _is_damaged(directory, None, report) else GOOD
     steps, aside, unfinished = storage.steps(), storage.set_aside(), storage.leftovers()
     if not steps and not aside:
         raise CheckpointError(
-            f"{path} holds no checkpoint; expected a work directory with checkpoints/, or one of "
-            "its steps"
+            f"{path} contains no checkpoint; expected a work directory with checkpoints/, or one "
+            "of its steps"
         )
-    damaged = [step for step in steps if _tell_of(directory / str(step), step, tell)]
+    damaged = [step for step in steps if _is_damaged(directory / str(step), step, report)]
     for folder in aside:
-        tell(f"{folder}: was set aside as damaged")
+        report(f"{folder}: moved here as damaged")
     for folder in unfinished:
-        tell(f"{folder}: of a save that was cut short; the next save clears it")
-    tell(f"{len(steps) - len(damaged)} of {len(steps)} steps are good")
+        report(f"{folder}: left by an interrupted save; the next save deletes it")
+    report(f"{len(steps) - len(damaged)} of {len(steps)} steps are good")
     return DAMAGED if damaged or not steps else GOOD
 
 
-def _tell_of(directory: Path, step: int | None, tell: Callable[[str], object]) -> bool:
-    """Whether a step is damaged."""
+def _is_damaged(directory: Path, step: int | None, report: Callable[[str], object]) -> bool:
+    """Verifies and reports a step; returns whether it is damaged."""
     try:
         body = manifest.verify(directory, step)
         leaves = _float_leaves(body["leaves"])
         values = stored_arrays.read(directory / ARRAYS, leaves, partial=True)
     except manifest.Damaged as damage:
-        tell(f"{directory}: DAMAGED, {damage}")
+        report(f"{directory}: DAMAGED, {damage}")
         return True
     except stored_arrays.STORAGE_ERRORS as error:
-        tell(
-            f"{directory}: DAMAGED, its files are as saved but cannot be read: {error_text(error)}"
+        report(
+            f"{directory}: DAMAGED, checksums match but arrays cannot be read: {error_text(error)}"
         )
         return True
     wrong = sorted("/".join(name) for name in values if not _finite(values[name]))
-    tell(
+    report(
         f"{directory}: good, step {body['step']}, {len(body['files'])} files, "
         f"{manifest.size(body):,} bytes, {len(body['leaves'])} arrays"
     )
-    tell(f"  saved with {json.dumps(body['facts'], sort_keys=True)}")
+    report(f"  saved with {json.dumps(body['facts'], sort_keys=True)}")
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        tell(f"  WARNING: values that are not finite in {', '.join(wrong[:5])}{more}")
+        report(f"  WARNING: values that are not finite in {', '.join(wrong[:5])}{more}")
     return False
 
 
 def _float_leaves(leaves: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, ...], np.ndarray]:
-    """Room for the arrays that may hold values that are not finite."""
+    """Buffers for the floating-point arrays, which may contain non-finite values."""
     return {
         tuple(name.split("/")): np.empty(leaf["shape"], jnp.dtype(leaf["dtype"]))
         for name, leaf in leaves.items()

@@ -1,4 +1,4 @@
-"""Proves on the user's machine that a run which is killed and resumed ends where it would have."""
+"""Checks on this machine that killed and resumed runs equal an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maskfeat_jax.training.build import build
 from maskfeat_jax.training.experiment import Experiment
 
 DIFFERENT = 70  # exit code
-TOLERANCE = 1e-5  # relative, of losses: noise is below, faults of resuming above
+TOLERANCE = 1e-5  # relative, of losses: above numerical noise, below errors of resuming
 _AS_PROGRAM = """import json
 
 from ml_collections import ConfigDict
@@ -48,22 +48,22 @@ def verify_resume(
     program: Sequence[str],
     *,
     steps: int = 20,
-    tell: Callable[[str], object] = print,
+    report: Callable[[str], object] = print,
 ) -> bool:
-    """Trains without a break, with a kill and with a signal to stop, and compares the ends.
+    """Trains uninterrupted, with a kill and with a signal to stop, and compares the results.
 
     Args:
       experiment: of the recipe.
-      workdir: a new directory; the runs become `whole`, `killed` and `stopped` in it.
-      program: starts a run; `--config=` and `--workdir=` follow.
-      steps: updates of each run; it is broken off after three quarters, and saved after a half.
-      tell: takes the lines of the result.
+      workdir: a new directory; the runs are in `whole`, `killed` and `stopped` in it.
+      program: command that starts a run; `--config=` and `--workdir=` are appended.
+      steps: updates of each run; it is saved after a half and interrupted after three quarters.
+      report: called with each line of the result.
 
     Returns:
-      Whether examples and losses are the same, the latter to the bit or within `TOLERANCE`.
+      Whether examples are equal and losses are bit-identical or within `TOLERANCE`.
 
     Raises:
-      CannotVerify: a run failed.
+      CannotVerify: a run ended with an unexpected exit code.
     """
     half, later = steps // 2, 3 * steps // 4
     assert experiment.training is not None
@@ -88,12 +88,12 @@ def verify_resume(
     _run(command, workdir / "whole", "", 0)
     _run(command, workdir / "killed", f"step:kill@{later}", -9)
     _run(command, workdir / "stopped", f"step:term@{later}", 75)
-    right = _same_examples(experiment, half, steps, tell)
+    same = _same_examples(experiment, half, steps, report)
     for name in ("killed", "stopped"):
         _run(command, workdir / name, "", 0)
-        right &= _same_losses(workdir / "whole", workdir / name, tell)
-        _same_state(experiment, workdir / "whole", workdir / name, steps, tell)
-    return right
+        same &= _same_losses(workdir / "whole", workdir / name, report)
+        _same_state(experiment, workdir / "whole", workdir / name, steps, report)
+    return same
 
 
 def _run(command: Sequence[str], workdir: Path, faults: str, exit_code: int) -> None:
@@ -113,39 +113,39 @@ def _run(command: Sequence[str], workdir: Path, faults: str, exit_code: int) -> 
 
 
 def _same_examples(
-    experiment: Experiment, half: int, steps: int, tell: Callable[[str], object]
+    experiment: Experiment, half: int, steps: int, report: Callable[[str], object]
 ) -> bool:
-    """Batches from the middle on, against those of a loader that came from the start."""
+    """Compares batches of a loader started at step `half` with those of one started at 0."""
     assert experiment.training is not None
-    through = experiment.training.train_batches(0)
-    entered = experiment.training.train_batches(half)
+    from_start = experiment.training.train_batches(0)
+    from_half = experiment.training.train_batches(half)
     for _ in range(half):
-        next(through)
+        next(from_start)
     for step in range(half, steps):
-        ours, theirs = next(entered), next(through)
+        ours, theirs = next(from_half), next(from_start)
         for name in ours:
             if not np.array_equal(ours[name], theirs[name]):
-                tell(f"examples: {name} of step {step} differs when reading begins at {half}")
+                report(f"examples: {name} of step {step} differs if the loader starts at {half}")
                 return False
-    through.close()
-    entered.close()
-    tell(f"examples: the same to the bit, steps {half} to {steps}")
+    from_start.close()
+    from_half.close()
+    report(f"examples: bit-identical, steps {half} to {steps}")
     return True
 
 
-def _same_losses(whole: Path, other: Path, tell: Callable[[str], object]) -> bool:
+def _same_losses(whole: Path, other: Path, report: Callable[[str], object]) -> bool:
     rows, others = _metrics(whole), _metrics(other)
     if rows == others:
-        tell(f"{other.name}: metrics of {len(rows)} steps equal to the bit")
+        report(f"{other.name}: metrics of {len(rows)} steps are bit-identical")
         return True
     if [row["step"] for row in rows] != [row["step"] for row in others]:
-        tell(f"{other.name}: {len(others)} lines of metrics, expected {len(rows)}")
+        report(f"{other.name}: {len(others)} lines of metrics, expected {len(rows)}")
         return False
     pairs = zip(rows, others, strict=True)
     first = next(row["step"] for row, other_row in pairs if row != other_row)
     losses, other_losses = (np.array([r["train/loss"] for r in x], float) for x in (rows, others))
     worst = float(np.max(np.abs(losses - other_losses) / np.abs(losses)))
-    tell(f"{other.name}: losses differ by {worst:.1e} relative at most, first at step {first}")
+    report(f"{other.name}: losses differ by at most {worst:.1e} (relative), first at step {first}")
     return worst <= TOLERANCE
 
 
@@ -156,17 +156,16 @@ def _metrics(workdir: Path) -> list[Mapping[str, Any]]:
 
 
 def _same_state(
-    experiment: Experiment, whole: Path, other: Path, step: int, tell: Callable[[str], object]
+    experiment: Experiment, whole: Path, other: Path, step: int, report: Callable[[str], object]
 ) -> None:
     like = experiment.abstract_state
     states = (Checkpoints(w / "checkpoints").restore(step, like)[0] for w in (whole, other))
     ours, theirs = (named_leaves(state) for state in states)
     differ = [name for name, leaf in ours.items() if not _same_bits(leaf, theirs[name])]
-    words = "/".join(differ[0]) if differ else ""
-    tell(
-        f"{other.name}: {len(ours)} arrays of parameters and optimiser equal to the bit"
-        if not differ
-        else f"{other.name}: {len(differ)} of {len(ours)} arrays differ, first {words}"
+    report(
+        f"{other.name}: {len(differ)} of {len(ours)} arrays differ, first {'/'.join(differ[0])}"
+        if differ
+        else f"{other.name}: {len(ours)} arrays of parameters and optimiser are bit-identical"
     )
 
 

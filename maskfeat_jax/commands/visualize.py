@@ -1,9 +1,9 @@
-"""Draws what a run makes of images or videos.
+"""Draws predictions of a run for images or videos.
 
     python main.py visualize runs/a photo.jpg other.png --out=picture.png
     python main.py visualize runs/b clip.mp4 --out=picture.png
 
-Pre-training: input, masked input, predicted and true features. Fine-tuning: predicted classes.
+Pre-training: input, masked input, predicted features, targets. Fine-tuning: predicted classes.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from maskfeat_jax.workdir.workdir import WorkdirError
 def pictures(
     workdir: Path, files: Sequence[Path], *, seed: int | None = None
 ) -> dict[str, np.ndarray]:
-    """Pictures of what the newest good checkpoint of a run makes of some files.
+    """Pictures of the predictions of the newest good checkpoint of a run for files.
 
     Args:
-      workdir: of the run.
-      files: images or videos; the middle of each is taken, as the run's evaluation does. An image
-        in a run on videos stands still.
+      workdir: work directory of the run.
+      files: images or videos; the centre crop of the middle clip is used, as in the evaluation of
+        the run. For a run on videos, an image is repeated as a still clip.
       seed: of the masks; None for that of the run.
 
     Returns:
@@ -43,7 +43,7 @@ def pictures(
 
     Raises:
       CheckpointError, WorkdirError: the run cannot be read.
-      ValueError: it is no run, or a file cannot be read.
+      ValueError: `workdir` is not a run, or a file cannot be read.
     """
     model = load(workdir)
     reader = Reader({"task": "", **model.pretrained.recipe})
@@ -52,7 +52,7 @@ def pictures(
 
 
 def middle(path: Path, view: EvalView) -> np.ndarray:
-    """The clip of an image or a video that is evaluated: uint8 `(1, t, h, w, 3)`."""
+    """The central clip of an image or a video: uint8 `(1, t, h, w, 3)`."""
     try:
         data = path.read_bytes() if is_image(path) else VideoFile(str(path))
         return view(data, np.random.default_rng(0))
@@ -61,7 +61,7 @@ def middle(path: Path, view: EvalView) -> np.ndarray:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the file says that it is an image."""
+    """Whether Pillow recognises the file as an image."""
     try:
         Image.open(path).close()
     except UnidentifiedImageError:
@@ -78,16 +78,16 @@ def command(arguments: Sequence[str]) -> None:
         "--out",
         type=Path,
         default=Path("picture.png"),
-        help="PNG to write; what moves goes to a GIF beside it",
+        help="PNG to write; animations are written to a GIF next to it",
     )
-    parser.add_argument("--seed", type=int, help="another seed gives other masks")
-    words = parser.parse_args(arguments)
+    parser.add_argument("--seed", type=int, help="seed of the masks; default: that of the run")
+    args = parser.parse_args(arguments)
     try:
-        drawn = pictures(words.workdir, words.files, seed=words.seed)
+        drawn = pictures(args.workdir, args.files, seed=args.seed)
     except (ValueError, CheckpointError, WorkdirError) as error:
         sys.exit(f"error: {error}")
     for picture in drawn.values():
         extension, encoded = encode(picture)
-        path = words.out.with_suffix(extension)
+        path = args.out.with_suffix(extension)
         path.write_bytes(encoded)
         print(path)

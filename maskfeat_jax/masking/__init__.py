@@ -1,4 +1,4 @@
-"""What is hidden: masks on the token grid, True = masked.
+"""Masks on the token grid, True = masked.
 
 To add one: a frozen dataclass with the members of `Masker` in a file of this folder, and its line
 in `MASKERS`.
@@ -23,13 +23,13 @@ class Masker(Protocol):
 
     @property
     def exact(self) -> bool:
-        """Every mask hides exactly `masked(grid)` tokens; else some hide fewer, none hides more."""
+        """Whether each mask has exactly `masked(grid)` masked tokens; otherwise at most that."""
 
     def masked(self, grid: Grid) -> int:
-        """Masked tokens per clip, or, where not exact, those that are aimed at."""
+        """Number of masked tokens per clip; if not `exact`, the target number."""
 
     def check(self, grid: Grid) -> None:
-        """Raises ValueError where no mask can be drawn on the grid."""
+        """Raises ValueError if no mask can be drawn on the grid."""
 
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
         """Independent masks for `batch` clips."""

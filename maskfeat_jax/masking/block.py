@@ -1,4 +1,4 @@
-"""Rectangles, as in BEiT."""
+"""Block masks: unions of rectangles, as in BEiT."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from maskfeat_jax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Rectangles until the wanted number of tokens is covered, for grids of one frame.
+    """Rectangles until the target number of tokens is masked, for grids of one frame.
 
     Attributes:
       ratio: fraction of the tokens that is masked, in (0, 1).
-      min_area: smallest rectangle as a fraction of the wanted number; the originals take
-        `wanted // 5` tokens.
+      min_area: smallest rectangle as a fraction of the target number; the originals use
+        `target // 5` tokens.
       aspect: lowest ratio of height to width.
-      exact: True draws until exactly the wanted number is covered (mmselfsup 1.x). False stops
-        after ten refused rectangles in a row, so some masks stay short (PySlowFast): on 14x14
-        tokens with ratio 0.4, 77.6 of 78 on average and not less than 67 in 20,000 draws.
+      exact: True draws until exactly the target number is masked (mmselfsup 1.x). False stops after
+        ten rejected rectangles in a row, so some masks have fewer tokens (PySlowFast): on 14x14
+        tokens with ratio 0.4, 77.6 of 78 on average and at least 67 in 20,000 draws.
 
     Source: MaskFeat (arXiv:2112.09133) section 4.1, after BEiT (arXiv:2106.08254).
     """
@@ -55,15 +55,15 @@ class Block:
         """Raises ValueError if the grid has several frames, or no rectangle can be placed."""
         if grid[0] != 1:
             raise ValueError(
-                f"block masks are for one frame of tokens, the clip has {grid[0]}; "
-                "for several there are cube and tube masks"
+                f"block masks need one frame of tokens, but the clip has {grid[0]}; "
+                "use cube or tube masks for several"
             )
         check_cells("block", grid[1:], grid[1:])
         check_count(self.masked(grid), math.prod(grid), self.ratio)
         area = self._min_area(grid)
-        if self.exact and not _fits(area, grid[1:], self.aspect):  # drawing would never end
+        if self.exact and not _fits(area, grid[1:], self.aspect):  # drawing would not terminate
             raise ValueError(
-                f"no rectangle of {area} tokens, its sides in a ratio of {self.aspect} or more, is "
+                f"no rectangle of {area} tokens with a ratio of sides of at least {self.aspect} is "
                 f"smaller than {by(grid[1:])}; lower min_area={self.min_area} or aspect"
             )
 
@@ -91,11 +91,11 @@ class Tube:
     Attributes:
       ratio: fraction of the tokens that is masked, in (0, 1).
       window: rows and columns of the grid on which the rectangles are drawn; each of its cells
-        covers a whole number of tokens. None: the tokens themselves. PySlowFast takes 7x7 for
+        covers a whole number of tokens. None: the tokens themselves. PySlowFast uses 7x7 for
         14x14 tokens.
-      min_area: smallest rectangle as a fraction of the wanted number of cells.
+      min_area: smallest rectangle as a fraction of the target number of cells.
       aspect: lowest ratio of height to width.
-      exact: as of `Block`.
+      exact: see `Block`.
 
     Source: MaskFeat (arXiv:2112.09133) section 5; PySlowFast's `MASK_TUBE`.
     """
@@ -107,7 +107,7 @@ class Tube:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        self._block()  # its checks are ours
+        self._block()  # checks the fields
         check_window(self.window, 2)
 
     def masked(self, grid: Grid) -> int:
@@ -135,7 +135,7 @@ class Tube:
 
 
 def _fits(area: int, sides: tuple[int, int], aspect: float) -> bool:
-    """Whether a rectangle can be drawn that is smaller on both sides, which are rounded."""
+    """Whether a rectangle, its sides rounded, can be smaller than both sides of the grid."""
     height, width = (side - 0.5 for side in sides)
     return max(aspect, area / width**2) <= min(1 / aspect, height**2 / area)
 
@@ -149,20 +149,20 @@ def block_mask(
     aspect: float,
     attempts: int | None,
 ) -> Bool[Array, "height width"]:
-    """Union of random rectangles, until `masked` tokens are covered or nothing fits any more.
+    """Union of random rectangles, until `masked` tokens are covered or too many are rejected.
 
-    A rectangle is drawn with area uniform between `min_area` and what is still missing, and ratio
-    of height to width log-uniform in [aspect, 1 / aspect]; it must be smaller than the grid on
-    both sides. It is taken if it covers at least one new token and not more than are missing.
+    A rectangle has an area uniform between `min_area` and the number of missing tokens, and a ratio
+    of height to width log-uniform in [aspect, 1 / aspect]; it must be smaller than the grid along
+    both sides. It is accepted if it covers at least one new token and at most the missing number.
 
     Args:
       key: typed PRNG key.
       grid: rows and columns of tokens.
       masked: tokens to cover.
-      min_area: in tokens; may exceed what is missing.
+      min_area: in tokens; may exceed the number of missing tokens.
       aspect: lowest ratio of height to width.
-      attempts: rectangles refused in a row after which the mask stays short (PySlowFast: 10);
-        None goes on until exactly `masked` tokens are covered (OpenMMLab).
+      attempts: stop after this many rejected rectangles in a row (PySlowFast: 10); None continues
+        until exactly `masked` tokens are covered (OpenMMLab).
 
     Source: PySlowFast (slowfast/datasets/utils.py, block masks) and BEiT (arXiv:2106.08254).
     """
@@ -170,17 +170,17 @@ def block_mask(
     row, column = jnp.arange(rows)[:, None], jnp.arange(columns)[None]
 
     def unfinished(carry: tuple) -> Array:
-        _, _, count, refused = carry
-        return (count < masked) & ((refused < attempts) if attempts else True)
+        _, _, count, rejected = carry
+        return (count < masked) & ((rejected < attempts) if attempts else True)
 
     def draw(carry: tuple) -> tuple:
-        key, mask, count, refused = carry
+        key, mask, count, rejected = carry
         key, *keys = jax.random.split(key, 5)
         missing = masked - count
         u = [jax.random.uniform(k) for k in keys]
         area = min_area + u[0] * (missing - min_area)
         ratio = jnp.exp(math.log(aspect) * (1 - 2 * u[1]))
-        # Both round half to even, as Python does.
+        # jnp.round rounds half to even, like Python.
         height = jnp.round(jnp.sqrt(area * ratio)).astype(int)
         width = jnp.round(jnp.sqrt(area / ratio)).astype(int)
         fits = (height < rows) & (width < columns)
@@ -188,9 +188,10 @@ def block_mask(
         left = jnp.floor(u[3] * (columns - width + 1)).astype(int)
         inside = (row >= top) & (row < top + height) & (column >= left) & (column < left + width)
         new = jnp.sum(inside & ~mask)
-        taken = fits & (new > 0) & (new <= missing)
-        mask = jnp.where(taken, mask | inside, mask)
-        return key, mask, count + jnp.where(taken, new, 0), jnp.where(taken, 0, refused + 1)
+        accepted = fits & (new > 0) & (new <= missing)
+        mask = jnp.where(accepted, mask | inside, mask)
+        count = count + jnp.where(accepted, new, 0)
+        return key, mask, count, jnp.where(accepted, 0, rejected + 1)
 
     start = (key, jnp.zeros(grid, bool), jnp.int32(0), jnp.int32(0))
     return lax.while_loop(unfinished, draw, start)[1]

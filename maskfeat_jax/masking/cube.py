@@ -1,4 +1,4 @@
-"""Boxes in space and time."""
+"""Cube masks: unions of boxes in space and time."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from maskfeat_jax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Cube:
-    """Boxes in space and time until the wanted number of cells is covered.
+    """Boxes in space and time until the target number of cells is masked.
 
     Attributes:
       ratio: fraction of the tokens that is masked, in (0, 1).
       window: the grid (time, height, width) on which the boxes are drawn; each of its cells covers
-        a whole number of tokens. None: the tokens themselves. PySlowFast takes 8x7x7 for 8x14x14
+        a whole number of tokens. None: the tokens themselves. PySlowFast uses 8x7x7 for 8x14x14
         tokens.
-      min_area: area of the smallest box as a fraction of a frame; the originals take
+      min_area: area of the smallest box as a fraction of a frame; the originals use
         `height * width // 5` cells.
       aspect: lowest ratio of height to width.
-      exact: False stops where a hundred boxes in a row do not fit, so some masks stay short
-        (PySlowFast): on 8x7x7 cells with ratio 0.4, 155.7 of 157 cells on average. True fills
-        those with single cells at random, as PySlowFast does in effect for masked autoencoders.
+      exact: False stops after a hundred rejected boxes in a row, so some masks have fewer cells
+        (PySlowFast): on 8x7x7 cells with ratio 0.4, 155.7 of 157 cells on average. True then adds
+        random single cells, as PySlowFast does in effect for masked autoencoders.
 
     Source: MaskFeat (arXiv:2112.09133) section 5; block masks of MAE for video (arXiv:2205.09113).
     """
@@ -65,7 +65,7 @@ class Cube:
         check_count(masked, math.prod(cells), self.ratio)
         if masked < smallest:
             raise ValueError(
-                f"mask ratio {self.ratio} is {masked} cells of {by(cells)}, and the smallest box "
+                f"mask ratio {self.ratio} is {masked} cells of {by(cells)}, but the smallest box "
                 f"has {smallest}; raise ratio or lower min_area={self.min_area}"
             )
 
@@ -104,12 +104,12 @@ def cube_mask(
     attempts: int = 100,
     fill: bool = False,
 ) -> Bool[Array, "time height width"]:
-    """Union of random boxes, until `masked` cells are covered or nothing fits any more.
+    """Union of random boxes, until `masked` cells are covered or too many are rejected.
 
-    A box has a rectangle of area uniform between `min_area` and a whole frame, with ratio of
+    A box is a rectangle of area uniform between `min_area` and a whole frame, with a ratio of
     height to width log-uniform in [aspect, 1 / aspect], over a uniform number of frames. The
-    rectangle must be smaller than a frame on both sides. The box is taken if it covers at least one
-    new cell and not more than are missing.
+    rectangle must be smaller than a frame along both sides. The box is accepted if it covers at
+    least one new cell and at most the missing number.
 
     Args:
       key: typed PRNG key.
@@ -117,15 +117,15 @@ def cube_mask(
       masked: cells to cover.
       min_area: smallest area of a rectangle, cells.
       aspect: lowest ratio of height to width.
-      attempts: boxes refused in a row after which the mask stays short.
-      fill: masks single cells at random then, so that exactly `masked` are covered.
+      attempts: stop after this many rejected boxes in a row.
+      fill: then mask random single cells until exactly `masked` are covered.
 
     Returns:
       True where masked.
 
     Source: PySlowFast (slowfast/datasets/transform.py, three-dimensional masks). It tries boxes one
-    after the other; here `attempts` of them are drawn at once and the first that fits is taken,
-    which has the same law and needs one pass of the loop per box taken.
+    after the other; here `attempts` of them are drawn at once and the first that fits is accepted,
+    which has the same distribution and needs one iteration per accepted box.
     """
 
     def draw(carry: tuple) -> tuple:
@@ -133,7 +133,7 @@ def cube_mask(
         key, boxes_key = jax.random.split(key)
         times, rows, columns, possible = _boxes(boxes_key, grid, attempts, min_area, aspect)
         visible = (~mask).astype(jnp.float32)
-        # Counts are exact in float32, not in the lower precision of accelerators.
+        # Counts are exact in float32, but not in the default precision of accelerators.
         new = jnp.einsum("nt,nh,nw,thw->n", times, rows, columns, visible, precision="highest")
         new = new.astype(int)
         fits = possible & (new > 0) & (new <= missing)
@@ -160,12 +160,12 @@ def _boxes(
 ) -> tuple[
     Float[Array, "n time"], Float[Array, "n height"], Float[Array, "n width"], Bool[Array, " n"]
 ]:
-    """Random boxes as 1 inside and 0 outside along each axis, and whether they are small enough."""
+    """Random boxes as 1 inside and 0 outside along each axis, and whether they fit in a frame."""
     frames, rows, columns = grid
     u = jax.random.uniform(key, (6, n))
     area = min_area + u[0] * (rows * columns - min_area)
     ratio = jnp.exp(math.log(aspect) * (1 - 2 * u[1]))
-    # Both round half to even, as Python does.
+    # jnp.round rounds half to even, like Python.
     height = jnp.round(jnp.sqrt(area * ratio)).astype(int)
     width = jnp.round(jnp.sqrt(area / ratio)).astype(int)
     length = 1 + jnp.floor(u[2] * frames).astype(int)
@@ -180,7 +180,7 @@ def _boxes(
 def _interval(
     u: Float[Array, " n"], length: Int[Array, " n"], cells: int
 ) -> Float[Array, "n {cells}"]:
-    """1 in an interval of the given length, at the place in [0, 1) of all that it can take."""
+    """1 inside an interval of the given length, 0 outside; `u` in [0, 1) selects its start."""
     start = jnp.floor(u * (cells - length + 1)).astype(int)[:, None]
     cell = jnp.arange(cells)
     return ((cell >= start) & (cell < start + length[:, None])).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""Grids of tokens, and the coarser ones of cells on which some masks are drawn."""
+"""Token grids, and the coarser grids of cells on which some masks are drawn."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Grid = tuple[int, int, int]  # along time, height, width
 
 
 def enlarge(mask: Bool[Array, "b f r c"], grid: Grid) -> Bool[Array, "b t h w"]:
-    """Each cell becomes as many tokens as fill the grid."""
+    """Repeats each cell so that the mask covers the token grid."""
     for axis, size in enumerate(grid, start=1):
         mask = jnp.repeat(mask, size // mask.shape[axis], axis=axis)
     return mask
 
 
 def by(sizes: Sequence[int]) -> str:
-    """Sizes for a message: `8x14x14`."""
+    """Sizes as text: `8x14x14`."""
     return "x".join(map(str, sizes))
 
 
@@ -31,14 +31,14 @@ def check_ratio(ratio: float) -> None:
 
 
 def check_rectangles(ratio: float, min_area: float, aspect: float) -> None:
-    """Raises ValueError for a number that is not a fraction."""
+    """Raises ValueError for a value that is not a fraction."""
     check_ratio(ratio)
     if not 0 < min_area <= 1 or not 0 < aspect <= 1:
         raise ValueError(f"min_area={min_area} and aspect={aspect} must be in (0, 1]")
 
 
 def check_window(window: tuple[int, ...] | None, axes: int) -> None:
-    """Raises ValueError for a window of another number of axes, or with an empty one."""
+    """Raises ValueError for a window with another number of axes or sizes below 1."""
     if window is not None and (len(window) != axes or min(window) < 1):
         names = "(time, height, width)" if axes == 3 else "(height, width)"
         raise ValueError(f"mask window {window} must be {axes} positive sizes {names}")
@@ -52,11 +52,11 @@ def check_cells(kind: str, cells: Sequence[int], grid: Sequence[int]) -> None:
             "cover a whole number of tokens"
         )
     if min(cells[-2:]) < 2:
-        raise ValueError(f"{kind} masks need 2x2 tokens or more, there are {by(cells[-2:])}")
+        raise ValueError(f"{kind} masks need at least 2x2 tokens, got {by(cells[-2:])}")
 
 
 def check_count(masked: int, tokens: int, ratio: float) -> None:
-    """Raises ValueError if all tokens would be masked, or none."""
+    """Raises ValueError if no token would be visible, or none masked."""
     if not 0 < masked < tokens:
         left = "no visible" if masked >= tokens else "no masked"
         raise ValueError(f"mask ratio {ratio} leaves {left} token of {tokens}")

@@ -1,4 +1,4 @@
-"""Tokens, or whole frames of them, at random."""
+"""Random masks of tokens, tubes or frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maskfeat_jax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Random:
-    """Every set of tokens of the wanted size with the same probability.
+    """Uniformly random tokens.
 
     The number of visible tokens is floor(tokens * (1 - ratio)), the same for each clip.
 
@@ -35,10 +35,10 @@ class Random:
     def masked(self, grid: Grid) -> int:
         """Masked tokens per clip."""
         tokens = math.prod(grid)
-        return tokens - int(tokens * (1 - self.ratio))  # in this order, as the originals round
+        return tokens - int(tokens * (1 - self.ratio))  # rounds like the originals
 
     def check(self, grid: Grid) -> None:
-        """Raises ValueError if all tokens would be masked, or none."""
+        """Raises ValueError if no token would be visible, or none masked."""
         check_count(self.masked(grid), math.prod(grid), self.ratio)
 
     def __call__(self, key: Key[Array, ""], batch: int, grid: Grid) -> Bool[Array, "b t h w"]:
@@ -49,9 +49,9 @@ class Random:
 
 @dataclasses.dataclass(frozen=True)
 class RandomPerFrame(Random):
-    """Tokens at random, the same number in each frame, independently from frame to frame.
+    """Random tokens, the same number in each frame, independent between frames.
 
-    A frame keeps floor(height * width * (1 - ratio)) visible tokens.
+    A frame has floor(height * width * (1 - ratio)) visible tokens.
 
     Attributes:
       ratio: fraction of the tokens that is masked, in (0, 1).
@@ -72,9 +72,9 @@ class RandomPerFrame(Random):
 
 @dataclasses.dataclass(frozen=True)
 class RandomTube(RandomPerFrame):
-    """Positions at random, masked in every frame.
+    """Random positions, masked in every frame.
 
-    A frame keeps floor(height * width * (1 - ratio)) visible tokens, as in dmae_st. VideoMAE masks
+    A frame has floor(height * width * (1 - ratio)) visible tokens, as in dmae_st. VideoMAE masks
     floor(height * width * ratio), so on 14x14 tokens its ratio of 0.9 is 0.897 here.
 
     Attributes:
@@ -114,6 +114,6 @@ class Frame(Random):
 
 
 def _choose(key: Key[Array, ""], shape: tuple[int, int], count: int) -> Bool[Array, "rows n"]:
-    """`count` of the positions in each row, each set with the same probability."""
+    """True at `count` uniformly random positions of each row."""
     rank = jnp.argsort(jnp.argsort(jax.random.uniform(key, shape), axis=-1), axis=-1)
     return rank < count

@@ -1,6 +1,6 @@
-"""Models by name.
+"""Tables of encoders and models.
 
-A variant is an encoder with its sizes; a model puts a head on an encoder.
+A variant is an encoder with its sizes; a model is an encoder with a head.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ def create_encoder(name: str, **overrides: Any) -> nn.Module:
 
     Raises:
       KeyError: no such variant.
-      TypeError, ValueError: a field that the encoder lacks, or refuses.
+      TypeError, ValueError: an unknown field, or an invalid value.
     """
     family, sizes = VARIANTS[name]
     return family(**{**sizes, **overrides})
 
 
 def create_model(name: str, *, encoder: str, head: dict[str, Any], **overrides: Any) -> nn.Module:
-    """A model on an encoder.
+    """An encoder with a head.
 
     Args:
       name: key of `MODELS`.
@@ -71,6 +71,6 @@ def create_model(name: str, *, encoder: str, head: dict[str, Any], **overrides: 
 
     Raises:
       KeyError: no such model or variant.
-      TypeError, ValueError: a field that the encoder or the model lacks, or refuses.
+      TypeError, ValueError: an unknown field of the encoder or the model, or an invalid value.
     """
     return MODELS[name](encoder=create_encoder(encoder, **overrides), **head)

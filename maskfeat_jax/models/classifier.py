@@ -1,4 +1,4 @@
-"""Classification with a pre-trained encoder."""
+"""An encoder with a linear classifier."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ POOLS = ("class", "mean")
 
 
 class Classifier(nn.Module):
-    """Mean of the grid's tokens or the class token, layer norm, dropout, linear map.
+    """Encoder, pooling, layer norm, dropout, linear map.
 
     Attributes:
-      encoder: gives the class token, if it has one, and the tokens of the grid.
-      num_classes: numbers of the output.
-      dropout: rate at which numbers are dropped before the linear map in training.
+      encoder: outputs the class token, if it has one, and the tokens of the grid.
+      num_classes: number of classes.
+      dropout: rate of dropout before the linear map in training.
       pool: "mean" of the grid's tokens, without the class token, or the "class" token.
 
     Source: MaskFeat (arXiv:2112.09133) section 4, MAE for video (arXiv:2205.09113), both with the
     mean; ViT (arXiv:2010.11929) and MViTv2 (arXiv:2112.01526) with the class token. The linear map
-    starts a thousand times smaller than the others, as in PySlowFast's fine-tuning configs.
+    is initialised a thousand times smaller than the others, as in PySlowFast's fine-tuning configs.
     """
 
     encoder: nn.Module
@@ -40,7 +40,7 @@ class Classifier(nn.Module):
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Regular expressions for the paths of parameters that are not learnt."""
+        """Regular expressions for the paths of parameters that are not trained."""
         return self.encoder.frozen
 
     @nn.compact
@@ -56,7 +56,7 @@ class Classifier(nn.Module):
 
 
 def check_classes(num_classes: int) -> None:
-    """Raises ValueError where there is nothing to tell apart."""
+    """Raises ValueError for fewer than two classes."""
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes}: a classifier needs 2 or more")
 
@@ -64,10 +64,7 @@ def check_classes(num_classes: int) -> None:
 def pooled(
     tokens: Float[Array, "b tokens d"], pool: str, encoder: nn.Module
 ) -> Float[Array, "b d"]:
-    """The class token of the encoder that gave the tokens, or the mean of the others.
-
-    At least in float32.
-    """
+    """The class token, or the mean of the tokens of the grid; at least in float32."""
     wide = jnp.promote_types(tokens.dtype, jnp.float32)
     if pool == "class":
         return tokens[:, 0].astype(wide)
@@ -75,7 +72,7 @@ def pooled(
 
 
 def check_pool(pool: str, encoder: nn.Module) -> None:
-    """Raises ValueError for a pool that does not exist, or a class token that the encoder lacks."""
+    """Raises ValueError for an unknown pool, or "class" without a class token."""
     check_choice("pool", pool, POOLS)
     if pool == "class" and not encoder.class_tokens:
         raise ValueError("pool='class' needs an encoder with a class token; this one has none")

@@ -1,4 +1,4 @@
-"""Parts shared by the models. Submodule names are the checkpoint format."""
+"""Layers shared by the models. The names of submodules are part of the checkpoint format."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from maskfeat_jax.ops.linear import affine, gelu, layer_norm
 from maskfeat_jax.typing import Array
 
 NORMAL = nn.initializers.normal(0.02)  # the originals truncate at 100 standard deviations
-# Of linear maps: PySlowFast's, and MAE's (of the three maps of attention as one).
+# Initialisers of linear maps: PySlowFast's and MAE's (one matrix for query, key and value).
 INITS = {"normal": NORMAL, "xavier": nn.initializers.xavier_uniform()}
 Params = Any  # nested dict of arrays
 Initialiser = Callable[..., Array]
 
 
 def uniform(fan_in: int) -> Initialiser:
-    """Initialiser: uniform over +-1/sqrt(fan_in), PyTorch's for the bias of a convolution."""
+    """Initialiser: uniform in +-1/sqrt(fan_in), PyTorch's for the bias of a convolution."""
     bound = fan_in**-0.5
 
     def init(key: Key[Array, ""], shape: tuple[int, ...]) -> Array:
@@ -35,7 +35,7 @@ def uniform(fan_in: int) -> Initialiser:
 
 
 class Dense(nn.Module):
-    """Linear map of the last axis, computed in `dtype`, parameters in float32."""
+    """Linear map of the last axis, computed in `dtype`, with parameters in float32."""
 
     features: int
     dtype: Any = jnp.float32
@@ -50,7 +50,7 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the last axis, epsilon 1e-6, in float32 inside."""
+    """Layer norm over the last axis, epsilon 1e-6, computed in float32."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
@@ -73,7 +73,7 @@ class Attention(nn.Module):
         """Attends over the tokens."""
         b, n, d = x.shape
         qkv = jnp.split(Dense(3 * d, self.dtype, self.kernel_init, name="qkv")(x), 3, axis=-1)
-        q, k, v = (part.reshape(b, n, self.heads, d // self.heads) for part in qkv)
+        q, k, v = (x.reshape(b, n, self.heads, d // self.heads) for x in qkv)
         mixed = attention(q, k, v, kernel=self.kernel).reshape(b, n, d)
         return Dense(d, self.dtype, self.kernel_init, name="proj")(mixed)
 
@@ -96,7 +96,7 @@ class Mlp(nn.Module):
 def drop_path(
     branch: Float[Array, "b n d"], rate: Float[Array, ""] | float, key: Key[Array, ""]
 ) -> Float[Array, "b n d"]:
-    """Zeroes the branch of whole samples with probability `rate`, scales the others up."""
+    """Zeroes the branch of whole samples with probability `rate`, and scales up the others."""
     kept = jax.random.bernoulli(key, 1 - rate, (branch.shape[0], 1, 1))
     return branch * (kept / (1 - rate)).astype(branch.dtype)
 
@@ -124,7 +124,7 @@ class Block(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], rate: Float[Array, ""] | float
     ) -> tuple[Float[Array, "b n d"], None]:
-        """Returns the new tokens (and None: the form that `nn.scan` wants)."""
+        """Returns the new tokens, and None (`nn.scan` requires a pair)."""
         width = x.shape[-1]
         attend = Attention(self.heads, self.kernel, self.dtype, self.kernel_init, name="attn")
         mlp = Mlp(int(width * self.mlp_ratio), width, self.dtype, self.kernel_init, name="mlp")
@@ -139,14 +139,14 @@ class Block(nn.Module):
 class Blocks(nn.Module):
     """A stack of blocks; the rate of drop path grows linearly from 0 to `drop_path`.
 
-    The parameters of block i lie under `i`. With `scan`, those of consecutive equal blocks i to j
-    are stacked along a leading axis under `i-j`.
+    The parameters of block i have the key `i`. With `scan`, those of consecutive equal blocks i to
+    j are stacked along a leading axis, with the key `i-j`.
 
     Attributes:
       block: class of the blocks, called with tokens and the rate of drop path.
       fields: of each block, except `stochastic`.
       drop_path: rate of the last block.
-      scan: trace equal blocks once, which compiles in a time that does not grow with their number.
+      scan: trace equal blocks once, so that compile time does not grow with their number.
       remat: recompute activations in the backward pass instead of storing them.
     """
 
@@ -179,11 +179,11 @@ class Blocks(nn.Module):
         return x
 
     def _runs(self) -> list[tuple[int, int]]:
-        """First and last of the blocks that are computed together."""
+        """First and last block of each run of blocks that are scanned together."""
         if not self.scan:
             return [(i, i) for i in range(len(self.fields))]
 
-        def kind(i: int) -> tuple[Mapping[str, Any], Any]:  # what comes in may be narrower
+        def kind(i: int) -> tuple[Mapping[str, Any], Any]:  # the input may be narrower
             return self.fields[i], self.fields[max(i - 1, 0)].get("width")
 
         groups = itertools.groupby(range(len(self.fields)), key=kind)
@@ -192,42 +192,42 @@ class Blocks(nn.Module):
 
 
 def check_fields(drop_path: float, attention: str) -> None:
-    """Raises ValueError for a rate of drop path or a kernel of attention that does not exist."""
+    """Raises ValueError for an invalid rate of drop path or an unknown attention kernel."""
     check_choice("attention", attention, KERNELS)
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path={drop_path} is not in [0, 1)")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
-    """Raises ValueError for a value of a field that does not exist."""
+    """Raises ValueError for a value that is not one of the choices."""
     if value not in choices:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(choices)}")
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Raises ValueError where a width cannot be split into attention heads."""
+    """Raises ValueError if a width cannot be split into attention heads."""
     if width % heads:
         raise ValueError(f"width {width} is not a whole number of {heads} heads")
 
 
 def stacked_range(name: str) -> tuple[int, int] | None:
-    """First and last of the blocks whose parameters are stacked under this name, if any are."""
+    """First and last block of a key of stacked parameters, `i-j`; None for other keys."""
     match = re.fullmatch(r"(\d+)-(\d+)", name)
     return (int(match[1]), int(match[2])) if match else None
 
 
 def unstack_blocks(params: Params) -> Params:
-    """Parameters with one subtree per block, whatever the `scan` they were made with."""
+    """Parameters with one subtree per block, as without `scan`."""
     if not isinstance(params, dict):
         return params
-    plain: dict[str, Params] = {}
+    unstacked: dict[str, Params] = {}
     for name, value in params.items():
         if blocks := stacked_range(name):
             for i in range(blocks[0], blocks[1] + 1):
-                plain[str(i)] = jax.tree.map(lambda x, i=i: x[i - blocks[0]], value)
+                unstacked[str(i)] = jax.tree.map(lambda x, i=i: x[i - blocks[0]], value)
         else:
-            plain[name] = unstack_blocks(value)
-    return plain
+            unstacked[name] = unstack_blocks(value)
+    return unstacked
 
 
 def stack_blocks(params: Params, like: Params) -> Params:

@@ -1,4 +1,4 @@
-"""Masked autoencoder: encode the visible tokens, decode features of all."""
+"""Masked autoencoder: encodes the visible tokens, decodes features of all tokens."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ CLASS_TOKENS = ("encoder", "own", "none")
 
 
 class MAE(nn.Module):
-    """Encoder of the visible tokens, layer norm, and a small transformer that sees the whole grid.
+    """Encoder of the visible tokens, layer norm, and a small transformer on the whole grid.
 
     Masked tokens cost the encoder nothing: not even their patches are embedded.
 
-    The originals differ. PySlowFast, whose weights are the published ones: 8 heads, joint
-    positions, class token of the encoder. mae_st: 16 heads, separate positions, a class token of
-    its own. MAE for images: depth 8, 16 heads, sincos positions, class token of the encoder.
-    VideoMAE: 6 heads of 64 channels for ViT-B, sinusoid positions, no class token in either part;
-    it has no bias in the decoder's first map and of the keys, which here are to be zero.
+    The originals differ in the decoder. PySlowFast, whose weights are the published ones: 8 heads,
+    joint positions, class token of the encoder. mae_st: 16 heads, separate positions, a class token
+    of its own. MAE for images: depth 8, 16 heads, sincos positions, class token of the encoder.
+    VideoMAE: 6 heads of 64 channels for ViT-B, sinusoid positions, no class token in encoder and
+    decoder; it has no bias in the first map of the decoder and for keys, which here must be zero.
 
-    Fresh parameters are drawn as for MaskFeat, with `kernel_init="xavier"` as in MAE for images;
-    PySlowFast starts the encoder's biases at 0.02 and the decoder's first map as PyTorch does.
+    Parameters are initialised as for MaskFeat, or with `kernel_init="xavier"` as in MAE for images;
+    PySlowFast initialises the encoder's biases to 0.02 and the decoder's first map as PyTorch does.
 
     Attributes:
       encoder: a ViT; others need the whole grid.
-      dim: numbers per token of the target.
-      visible: tokens of each clip that masks leave.
+      dim: values per token of the target.
+      visible: number of visible tokens of each clip.
       width: of the decoder.
-      depth: number of its blocks.
-      heads: its attention heads.
-      positions: its positions, "joint", "separate", "sincos" or "sinusoid", see `models.positions`.
-      class_token: the decoder's: what the encoder made of its own ("encoder"), one that the
-        decoder learns ("own"), or "none".
+      depth: number of decoder blocks.
+      heads: attention heads of the decoder.
+      positions: "joint", "separate", "sincos" or "sinusoid", see `models.positions`.
+      class_token: of the decoder: the encoder's output ("encoder"), a learned one ("own"), or
+        "none".
 
     Source: MAE (arXiv:2111.06377), MAE for video (arXiv:2205.09113), VideoMAE (arXiv:2203.12602).
     """
@@ -63,7 +63,7 @@ class MAE(nn.Module):
     def __post_init__(self) -> None:
         if not isinstance(self.encoder, ViT):
             raise ValueError(
-                f"{type(self.encoder).__name__} cannot leave tokens out; a masked autoencoder "
+                f"{type(self.encoder).__name__} cannot skip masked tokens; a masked autoencoder "
                 "needs a ViT (model.encoder)"
             )
         check_heads(self.width, self.heads)
@@ -71,14 +71,14 @@ class MAE(nn.Module):
         if self.class_token == "encoder" and not self.encoder.class_tokens:
             raise ValueError(
                 "class_token='encoder' needs an encoder with a class token; this one has none "
-                "('own' and 'none' do not ask for it)"
+                "(use 'own' or 'none')"
             )
         check_positions(self.positions, self.width)
         super().__post_init__()
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Regular expressions for the paths of parameters that are not learnt."""
+        """Regular expressions for the paths of parameters that are not trained."""
         own = (f"^decoder/{name}" for name in fixed_positions(self.positions))
         return (*self.encoder.frozen, *own)
 
@@ -113,10 +113,10 @@ class MAE(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Mask tokens in the holes, positions, blocks, layer norm, one linear map.
+    """Mask tokens at masked positions, positional embeddings, blocks, layer norm, linear map.
 
     Attributes:
-      like: the encoder whose numerics (dtype, kernels, scan, remat) it shares.
+      like: the encoder whose settings (dtype, kernels, scan, remat) it shares.
       dim, width, depth, heads, positions, class_token: see `MAE`.
     """
 
@@ -132,19 +132,19 @@ class Decoder(nn.Module):
     def __call__(
         self, tokens: Float[Array, "b k d"], visible: Visible, grid: Size3
     ) -> Float[Array, "b n {self.dim}"]:
-        """Features of every token of the grid, from the encoder's tokens after the norm."""
+        """Features of every token of the grid, from the encoder's tokens after the layer norm."""
         dtype, init = jnp.dtype(self.like.dtype), INITS[self.like.kernel_init]
         mask_token = self.param("mask_token", NORMAL, (1, 1, self.width)).astype(dtype)
-        handed, first = self.like.class_tokens, int(self.class_token != "none")
-        place = positions(self.param, self.positions, grid, self.width, first).astype(dtype)
+        encoded, first = self.like.class_tokens, int(self.class_token != "none")
+        embedding = positions(self.param, self.positions, grid, self.width, first).astype(dtype)
         tokens = Dense(self.width, dtype, init, name="embed")(tokens)
-        cls_token, tokens = tokens[:, :handed], tokens[:, handed:]
+        cls_token, tokens = tokens[:, :encoded], tokens[:, encoded:]
         if self.class_token == "own":
             cls_token = self.param("cls_token", NORMAL, (1, 1, self.width)).astype(dtype)
             cls_token = jnp.broadcast_to(cls_token, (len(tokens), 1, self.width))
-        holes = jnp.where(visible.shown[..., None], 0, mask_token)
-        tokens = put_visible(tokens, visible) + holes
-        tokens = jnp.concatenate([cls_token[:, :first], tokens], 1) + place
+        mask_tokens = jnp.where(visible.is_visible[..., None], 0, mask_token)
+        tokens = put_visible(tokens, visible) + mask_tokens
+        tokens = jnp.concatenate([cls_token[:, :first], tokens], 1) + embedding
         tokens = blocks_like(self.like, self.depth, self.heads)(tokens, train=False)[:, first:]
         tokens = LayerNorm(name="norm")(tokens)
         return Dense(self.dim, dtype, init, name="projection")(tokens)

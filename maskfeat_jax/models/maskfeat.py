@@ -1,4 +1,4 @@
-"""MaskFeat: predict features of masked tokens."""
+"""MaskFeat: predicts features of masked tokens."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class MaskFeat(nn.Module):
     """Encoder, layer norm and one linear map from each token to its features.
 
     Attributes:
-      encoder: gives the class token, if it has one, and the tokens of the grid.
-      dim: numbers per token of the target.
+      encoder: outputs the class token, if it has one, and the tokens of the grid.
+      dim: values per token of the target.
 
     Source: MaskFeat (arXiv:2112.09133) section 3; PySlowFast slowfast/models/head_helper.py.
     """
@@ -25,7 +25,7 @@ class MaskFeat(nn.Module):
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Regular expressions for the paths of parameters that are not learnt."""
+        """Regular expressions for the paths of parameters that are not trained."""
         return self.encoder.frozen
 
     @nn.compact

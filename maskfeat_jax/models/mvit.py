@@ -25,30 +25,30 @@ from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.typing import Array
 
 PATCH: Size3 = (2, 4, 4)  # frames, rows and columns from one patch to the next
-KERNEL: Size3 = (3, 7, 7)  # frames, rows and columns of a patch; they overlap
+KERNEL: Size3 = (3, 7, 7)  # frames, rows and columns of a patch; patches overlap
 
 
 class MViT(nn.Module):
-    """MViTv2 without the final norm, which belongs to the heads.
+    """MViTv2 without the final norm, which is part of the heads.
 
     Overlapping patches, a class token, no absolute positions, attention with pooled queries, keys
-    and values, learned relative positions in time, height and width. The model has stages: at the
-    start of each stage but the first, width and heads double and the grid may be halved along
-    height and width. Keys and values are pooled so that their grid stays about the same.
+    and values, learned relative positions in time, height and width. At the start of each stage
+    but the first, width and heads double and the grid may be halved along height and width. Keys
+    and values are pooled so that their grid stays about the same.
 
-    Tables of relative positions are created for the clip that the parameters are initialised with;
-    for clips of another size they are interpolated.
+    Tables of relative positions have the lengths for the clip at initialisation; for clips of
+    another size they are interpolated.
 
     Attributes:
       width: of the tokens of the first stage.
       depth: number of blocks.
       heads: attention heads of the first stage.
-      stages: first block of each stage but the first.
-      tubelet: frames, rows and columns of one output token, pixels. With the default of three
-        stages after the first, (2, 32, 32) halves the grid in all of them: the published
-        classifier. (2, 16, 16) leaves the grid of the last stage as it is: what MaskFeat
-        pre-trains. The parameters are the same but for the length of tables of the last stage.
-      widen_in: part that doubles the width: "mlp" of the block before a stage (MaskFeat), or
+      stages: index of the first block of each stage but the first.
+      tubelet: frames, rows and columns of one output token, pixels. With three stages after the
+        first, (2, 32, 32) halves the grid at the start of each (the published classifier) and
+        (2, 16, 16) of all but the last (pre-training with MaskFeat). The parameters are the same
+        except for the length of the tables of the last stage.
+      widen_in: layer that doubles the width: "mlp" of the block before a stage (MaskFeat), or
         "attention" of its first block (supervised MViTv2).
       kv_stride: of the keys and values along height and width in the first stage; each halving of
         the grid halves it.
@@ -77,14 +77,16 @@ class MViT(nn.Module):
     attention: str = "xla"
     dtype: str = "float32"
 
-    frozen: ClassVar[tuple[str, ...]] = ()  # all parameters are learnt
-    class_tokens: ClassVar[int] = 1  # how many tokens come before those of the grid
+    frozen: ClassVar[tuple[str, ...]] = ()  # all parameters are trained
+    class_tokens: ClassVar[int] = 1  # number of tokens before those of the grid
 
     def __post_init__(self) -> None:
         check_heads(self.width, self.heads)
         blocks = [0, *self.stages, self.depth]
         if any(after <= before for before, after in itertools.pairwise(blocks)):
-            raise ValueError(f"stages={self.stages} do not rise between 0 and depth={self.depth}")
+            raise ValueError(
+                f"stages={self.stages} do not increase between 0 and depth={self.depth}"
+            )
         sizes = [(PATCH[0], PATCH[1] << i, PATCH[2] << i) for i in range(len(self.stages) + 1)]
         if self.tubelet not in sizes:
             raise ValueError(f"tubelet={self.tubelet} is not one of {', '.join(map(str, sizes))}")
@@ -101,7 +103,7 @@ class MViT(nn.Module):
     def grid(self, clip: Sequence[int]) -> Size3:
         """Output tokens along time, height and width of a clip of `(frames, height, width)`.
 
-        A halving of an odd side rounds up: 312 pixels are 78, 39, 20 and 10 tokens.
+        Halving an odd side rounds up: 312 pixels are 78, 39, 20 and 10 tokens.
 
         Raises:
           ValueError: the clip is not a whole number of patches.
@@ -123,8 +125,8 @@ class MViT(nn.Module):
 
         Args:
           clips: normalised RGB.
-          mask: output tokens whose patches are replaced by the mask token; None for none. Patches
-            overlap, so that visible ones see up to 3 pixels and one frame of masked ones.
+          mask: output tokens whose patches are replaced by the mask token; None for none. As
+            patches overlap, visible ones contain up to 3 pixels and one frame of masked ones.
           train: whether drop path is active; needs the rng `dropout`.
 
         Returns:
@@ -140,7 +142,7 @@ class MViT(nn.Module):
             if mask.shape[1:] != grid:
                 raise ValueError(f"mask of {mask.shape[1:]} tokens; the clip has {grid}")
             mask_token = self.param("mask_token", NORMAL, (1, 1, self.width))
-            hidden = self._of_patches(mask, patch_grid(clip))[..., None]
+            hidden = self._mask_of_patches(mask, patch_grid(clip))[..., None]
             tokens = jnp.where(hidden, mask_token[:, :, None, None].astype(dtype), tokens)
         b = tokens.shape[0]
         cls_token = self.param("cls_token", NORMAL, (1, 1, self.width)).astype(dtype)
@@ -150,14 +152,14 @@ class MViT(nn.Module):
         blocks = Blocks(PoolingBlock, fields, self.drop_path, self.scan, self.remat, name="blocks")
         return blocks(tokens, train=train)
 
-    def _of_patches(self, mask: Array, grid: Size3) -> Array:
-        """The mask of the output tokens for each patch."""
+    def _mask_of_patches(self, mask: Array, grid: Size3) -> Array:
+        """The mask on the grid of patches, from that on the grid of output tokens."""
         _, height, width = grid
         mask = jnp.repeat(mask, self.tubelet[1] // PATCH[1], 2)
         return jnp.repeat(mask, self.tubelet[2] // PATCH[2], 3)[:, :, :height, :width]
 
     def block_fields(self, clip: Sequence[int]) -> tuple[dict[str, Any], ...]:
-        """What the blocks are for a clip of `(frames, height, width)`."""
+        """Fields of each block for a clip of `(frames, height, width)`."""
         grid = table_grid = patch_grid(clip)
         width, heads, kv_stride, fields = self.width, self.heads, self.kv_stride, []
         for i, q_stride in enumerate(self.q_strides):
@@ -179,13 +181,13 @@ class MViT(nn.Module):
                 }
             )
             grid = pooled_grid(grid, q_stride)
-            # The originals create tables as if an odd side were halved downwards.
+            # The originals create tables as if halving an odd side rounded down.
             table_grid = (grid[0], table_grid[1] // q_stride, table_grid[2] // q_stride)
         return tuple(fields)
 
 
 class OverlappingPatchEmbed(nn.Module):
-    """A convolution of patches that overlap their neighbours."""
+    """Patch embedding by a convolution whose patches overlap."""
 
     width: int
     dtype: Any = jnp.float32
@@ -220,7 +222,7 @@ def patch_grid(clip: Sequence[int]) -> Size3:
 
 
 def table_rows(grid: Size3, q_stride: int, kv_stride: int) -> Size3:
-    """Distances between queries and keys along time, height and width."""
+    """Rows of the tables of relative positions in time, height and width."""
     frames, *sides = grid
     height, width = (max(side // q_stride, side // kv_stride, 1) for side in sides)
     return 2 * frames - 1, 2 * height - 1, 2 * width - 1

@@ -20,21 +20,21 @@ from maskfeat_jax.typing import Array
 
 
 class PoolingBlock(nn.Module):
-    """Pre-norm block of tokens on a grid, which may shrink and whose width may grow.
+    """Pre-norm block that may reduce the token grid and increase the width.
 
-    The class token comes first and is not pooled. Where the width grows, the residual is a linear
-    map of the normed tokens.
+    The class token comes first and is not pooled. If the width grows, the residual is a linear map
+    of the normalised tokens.
 
     Attributes:
-      width: of the tokens that come out.
+      width: of the output tokens.
       heads: attention heads.
-      grid: tokens that come in, along time, height and width.
-      q_stride: along height and width, of the queries and thereby of the tokens that come out.
-      kv_stride: along height and width, of the keys and values.
-      rows: of the relative positions in time, height and width where they are created; others, as
-        those of another clip size, are interpolated.
-      widen_in: "mlp" or "attention", which of the two gives the new width.
-      mlp_ratio: width of the MLP relative to the tokens that it gets.
+      grid: input tokens along time, height and width.
+      q_stride: stride along height and width of the queries, and so of the output tokens.
+      kv_stride: stride along height and width of the keys and values.
+      rows: rows of the tables of relative positions in time, height and width at initialisation;
+        tables of another length, from another clip size, are interpolated.
+      widen_in: "mlp" or "attention", the layer that changes the width.
+      mlp_ratio: hidden width of the MLP relative to its input.
       stochastic: drop branches at random (training with drop path).
       kernel: attention kernel, see `ops.attention`.
       dtype: of the computation.
@@ -56,7 +56,7 @@ class PoolingBlock(nn.Module):
     def __call__(
         self, x: Float[Array, "b n d"], rate: Float[Array, ""] | float
     ) -> tuple[Float[Array, "b n2 {self.width}"], None]:
-        """Returns the new tokens (and None: the form that `nn.scan` wants)."""
+        """Returns the new tokens, and None (`nn.scan` requires a pair)."""
         widens = x.shape[-1] != self.width
         inner = x.shape[-1] if self.widen_in == "mlp" else self.width
         attend = PoolingAttention(
@@ -93,7 +93,7 @@ class PoolingBlock(nn.Module):
 class PoolingAttention(nn.Module):
     """Self-attention between pooled queries and pooled keys, with relative positions.
 
-    The pooled queries are added to what they gather, except that of the class token.
+    The pooled queries are added to the output, except for the class token.
 
     Attributes:
       width: of the queries and of the output.
@@ -115,8 +115,8 @@ class PoolingAttention(nn.Module):
         strides = {"q": self.q_stride, "k": self.kv_stride, "v": self.kv_stride}
         qkv = jnp.split(Dense(3 * self.width, self.dtype, name="qkv")(x), 3, axis=-1)
         q, k, v = (
-            self._pool(part, name, stride)
-            for part, (name, stride) in zip(qkv, strides.items(), strict=True)
+            self._pool(x, name, stride)
+            for x, (name, stride) in zip(qkv, strides.items(), strict=True)
         )
         mixed = relative_attention(
             q,
@@ -132,20 +132,20 @@ class PoolingAttention(nn.Module):
         return Dense(self.width, self.dtype, name="proj")(mixed)
 
     def _pool(self, x: Array, name: str, stride: int) -> Array:
-        """Pools the grid, then norms each head of every token, the class token's too."""
+        """Pools the grid, then applies a layer norm to each head of every token."""
         pool = DepthwiseConv(self.width // self.heads, (1, stride, stride), name=f"pool_{name}")
         x = on_grid(pool, x, self.grid)
         return LayerNorm(name=f"norm_{name}")(x.reshape(*x.shape[:2], self.heads, -1))
 
     def _table(self, axis: str, index: int) -> Array:
         name = f"rel_pos_{axis}"
-        if self.has_variable("params", name):  # its length need not be that for this clip
+        if self.has_variable("params", name):  # its length may be that of another clip size
             return self.get_variable("params", name)
         return self.param(name, NORMAL, (self.rows[index], self.width // self.heads))
 
 
 class DepthwiseConv(nn.Module):
-    """See `ops.pooling.depthwise_conv`; the kernel has the shape of Flax's for grouped channels."""
+    """See `ops.pooling.depthwise_conv`; the kernel has the shape of a grouped `nn.Conv`."""
 
     features: int
     stride: Size3

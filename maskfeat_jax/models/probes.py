@@ -1,4 +1,4 @@
-"""What a frozen encoder knows: its features, and small classifiers on them."""
+"""Features of a frozen encoder, and probes: small classifiers on them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from maskfeat_jax.ops.attention import attention
 from maskfeat_jax.typing import Array
 
 ENCODER = ("^encoder/", "^norm/")
-RUNNING = "running"  # collection of the new values of running statistics
+RUNNING = "running"  # Flax collection for updated running statistics
 
 
 class Features(nn.Module):
     """The class token of a frozen encoder, or the mean of the grid's tokens, after the layer norm.
 
     Attributes:
-      encoder: gives the class token, if it has one, and the tokens of the grid.
+      encoder: outputs the class token, if it has one, and the tokens of the grid.
       pool: "class" or "mean".
     """
 
@@ -42,11 +42,11 @@ class Features(nn.Module):
 
 
 class LinearProbe(nn.Module):
-    """Batch norm and linear map of the features of a frozen encoder.
+    """Linear probe: batch norm and linear map of the features of a frozen encoder.
 
     Attributes:
-      encoder: gives the class token, if it has one, and the tokens of the grid.
-      num_classes: numbers of the output.
+      encoder: outputs the class token, if it has one, and the tokens of the grid.
+      num_classes: number of classes.
       pool: "class" or "mean", see `Features`.
 
     Source: MAE (arXiv:2111.06377) appendix A.1, main_linprobe.py of facebookresearch/mae.
@@ -75,9 +75,9 @@ class LinearProbe(nn.Module):
 
         Args:
           clips: normalised RGB.
-          valid: clips that count for the statistics of the batch; None for all.
-          train: take the statistics of the batch, and put the new running ones into the
-            collection `running`, under the paths of their parameters.
+          valid: clips that count in the statistics of the batch; None for all.
+          train: use the statistics of the batch, and store updated running statistics in the
+            collection `running`, with the paths of their parameters.
         """
         features = pooled(frozen_tokens(self.encoder, clips), self.pool, self.encoder)
         features = BatchNorm(name="batch_norm")(features, valid, train=train)
@@ -86,11 +86,11 @@ class LinearProbe(nn.Module):
 
 
 class AttentiveProbe(nn.Module):
-    """One learned query that attends over the tokens of a frozen encoder, MLP, linear map.
+    """Attentive probe: a learned query over the tokens of a frozen encoder, MLP, linear map.
 
     Attributes:
-      encoder: gives the class token, if it has one, and the tokens of the grid.
-      num_classes: numbers of the output.
+      encoder: outputs the class token, if it has one, and the tokens of the grid.
+      num_classes: number of classes.
       heads: attention heads.
 
     After V-JEPA (arXiv:2404.08471), by its description; not compared with its code.
@@ -114,27 +114,27 @@ class AttentiveProbe(nn.Module):
         *,
         train: bool = False,
     ) -> Float[Array, "b {self.num_classes}"]:
-        """Logits in float32; nothing depends on `valid` and `train`."""
+        """Logits in float32; `valid` and `train` have no effect."""
         tokens = frozen_tokens(self.encoder, clips)[:, self.encoder.class_tokens :]
         b, _, d = tokens.shape
         if d % self.heads:
             raise ValueError(f"head.heads={self.heads} does not divide tokens of width {d}")
-        seen = LayerNorm(name="probe_norm1")(tokens)
+        normed = LayerNorm(name="probe_norm1")(tokens)
         query = self.param("query", NORMAL, (1, 1, d)).astype(tokens.dtype)
-        key, value = jnp.split(Dense(2 * d, tokens.dtype, name="kv")(seen), 2, axis=-1)
-        asked = jnp.broadcast_to(Dense(d, tokens.dtype, name="q")(query), (b, 1, d))
-        q, k, v = (x.reshape(b, -1, self.heads, d // self.heads) for x in (asked, key, value))
+        key, value = jnp.split(Dense(2 * d, tokens.dtype, name="kv")(normed), 2, axis=-1)
+        projected = jnp.broadcast_to(Dense(d, tokens.dtype, name="q")(query), (b, 1, d))
+        q, k, v = (x.reshape(b, -1, self.heads, d // self.heads) for x in (projected, key, value))
         mixed = Dense(d, tokens.dtype, name="proj")(attention(q, k, v).reshape(b, 1, d))
-        answer = query + mixed
-        answer += Mlp(4 * d, d, tokens.dtype, name="mlp")(LayerNorm(name="probe_norm2")(answer))
-        return Dense(self.num_classes, tokens.dtype, name="projection")(answer[:, 0])
+        feature = query + mixed
+        feature += Mlp(4 * d, d, tokens.dtype, name="mlp")(LayerNorm(name="probe_norm2")(feature))
+        return Dense(self.num_classes, tokens.dtype, name="projection")(feature[:, 0])
 
 
 class BatchNorm(nn.Module):
-    """Batch norm without scale and bias, epsilon 1e-6, momentum 0.1 as PyTorch counts it.
+    """Batch norm without scale and bias, epsilon 1e-6, momentum 0.1 in PyTorch's convention.
 
-    The running statistics are parameters that no gradient changes. The batch is the global one:
-    statistics are not taken by device.
+    The running statistics are parameters without gradient. Statistics are those of the global
+    batch, over all devices.
     """
 
     @nn.compact
@@ -147,21 +147,21 @@ class BatchNorm(nn.Module):
         if train:
             weight = jnp.ones((len(x), 1)) if valid is None else valid[:, None].astype(x.dtype)
             count = jnp.maximum(weight.sum(), 1)
-            of_batch = jnp.sum(x * weight, 0) / count
-            spread = jnp.sum(jnp.square(x - of_batch) * weight, 0) / count
-            unbiased = spread * count / jnp.maximum(count - 1, 1)
-            self.put_variable(RUNNING, "mean", 0.9 * mean + 0.1 * of_batch)
+            batch_mean = jnp.sum(x * weight, 0) / count
+            batch_variance = jnp.sum(jnp.square(x - batch_mean) * weight, 0) / count
+            unbiased = batch_variance * count / jnp.maximum(count - 1, 1)
+            self.put_variable(RUNNING, "mean", 0.9 * mean + 0.1 * batch_mean)
             self.put_variable(RUNNING, "var", 0.9 * variance + 0.1 * unbiased)
-            mean, variance = of_batch, spread
+            mean, variance = batch_mean, batch_variance
         return (x - mean) * lax.rsqrt(variance + 1e-6)
 
 
 def frozen_tokens(
     encoder: nn.Module, clips: Float[Array, "b t h w 3"]
 ) -> Float[Array, "b tokens d"]:
-    """Normalised tokens, at least in float32; no gradient flows to the encoder.
+    """Tokens after a layer norm, at least in float32, without gradient to the encoder.
 
-    To be called by a module, in which it makes the submodule `norm`.
+    Called in a compact method, it creates the submodule `norm`.
     """
     tokens = encoder(clips)
     wide = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))

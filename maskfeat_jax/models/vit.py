@@ -29,9 +29,9 @@ from maskfeat_jax.typing import Array
 
 
 class ViT(nn.Module):
-    """ViT without the final norm, which belongs to the heads.
+    """ViT without the final norm, which is part of the heads.
 
-    Pre-norm blocks, a class token unless told otherwise, positions for it and every token of the
+    Pre-norm blocks, a class token by default, absolute positions for it and every token of the
     grid, exact GELU, layer norm epsilon 1e-6.
 
     Attributes:
@@ -43,11 +43,11 @@ class ViT(nn.Module):
       drop_path: rate of the last block; the first has 0.
       positions: "joint", "separate", "sincos" or "sinusoid", see `models.positions`.
       kernel_init: of the linear maps, "normal" or "xavier", see `models.layers`.
-      scan: trace one block instead of all, parameters stacked.
+      scan: trace one block instead of all, with stacked parameters.
       remat: recompute activations in the backward pass.
       attention: kernel, "xla" or "cudnn".
       dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
-      class_token: whether there is one (VideoMAE has none).
+      class_token: whether to have one (VideoMAE has none).
 
     Source: ViT (arXiv:2010.11929) as in PySlowFast's MaskFeat configs.
     """
@@ -83,12 +83,12 @@ class ViT(nn.Module):
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """Regular expressions for the paths of parameters that are not learnt."""
+        """Regular expressions for the paths of parameters that are not trained."""
         return tuple(f"^encoder/{name}" for name in fixed_positions(self.positions))
 
     @property
     def class_tokens(self) -> int:
-        """How many tokens come before those of the grid."""
+        """Number of tokens before those of the grid."""
         return int(self.class_token)
 
     @nn.compact
@@ -105,7 +105,7 @@ class ViT(nn.Module):
         Args:
           clips: normalised RGB.
           mask: tokens to replace by the mask token before positions are added; None for none.
-          visible: the only tokens to compute (MAE); None for all.
+          visible: tokens to compute (MAE); None for all.
           train: whether drop path is active; needs the rng `dropout`.
 
         Returns:
@@ -125,8 +125,8 @@ class ViT(nn.Module):
             tokens = jnp.where(mask.reshape(b, -1, 1), mask_token, tokens)
         first = self.class_tokens
         cls_token = self._class_token().astype(dtype)
-        place = positions(self.param, self.positions, grid, self.width, first).astype(dtype)
-        of_class, of_tokens = place[:, :first], place[:, first:]
+        table = positions(self.param, self.positions, grid, self.width, first).astype(dtype)
+        of_class, of_tokens = table[:, :first], table[:, first:]
         if visible is not None:
             of_tokens = take_visible(
                 jnp.broadcast_to(of_tokens, (b, *of_tokens.shape[1:])), visible
@@ -143,7 +143,7 @@ class ViT(nn.Module):
 
 
 def blocks_like(encoder: ViT, depth: int, heads: int, drop_path: float = 0.0) -> Blocks:
-    """A submodule `blocks` of the calling module, computed the way an encoder says."""
+    """A submodule `blocks` of the calling module, with the settings of an encoder."""
     block = {
         "heads": heads,
         "mlp_ratio": encoder.mlp_ratio,
@@ -155,7 +155,7 @@ def blocks_like(encoder: ViT, depth: int, heads: int, drop_path: float = 0.0) ->
 
 
 class PatchEmbed(nn.Module):
-    """One linear map of each tubelet (a convolution whose stride is its kernel)."""
+    """Linear map of each tubelet (a convolution whose stride equals its kernel size)."""
 
     width: int
     tubelet: Size3
@@ -178,5 +178,5 @@ class PatchEmbed(nn.Module):
         return affine(patches, kernel.reshape(inner, self.width), bias)
 
     def _init(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Array:
-        """As of a linear map from all numbers of a tubelet."""
+        """Initialises like a linear map from all values of a tubelet."""
         return self.kernel_init(key, (math.prod(shape[:-1]), shape[-1])).reshape(shape)

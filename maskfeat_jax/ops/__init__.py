@@ -1,4 +1,4 @@
-"""Pure functions of arrays."""
+"""Pure functions on arrays."""
 
 from maskfeat_jax.ops.hog import hog
 from maskfeat_jax.ops.patches import patchify, token_grid

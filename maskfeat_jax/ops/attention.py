@@ -12,8 +12,8 @@ from jaxtyping import Float
 from maskfeat_jax.typing import Array
 
 KERNELS = ("xla", "cudnn")
-LARGE = 2**23  # weights of one clip; beyond that a CPU goes through them in chunks
-CHUNK = 2**20  # weights
+LARGE = 2**23  # attention weights per clip above which a CPU computes in chunks
+CHUNK = 2**20  # attention weights per chunk
 
 
 def attention(
@@ -31,8 +31,8 @@ def attention(
       k: keys.
       v: values.
       scale: of the logits, `d ** -0.5` by default.
-      kernel: "xla" anywhere; "cudnn" the fused kernel of NVIDIA GPUs, which JAX refuses where
-        dtype, head size or token count do not suit it.
+      kernel: "xla", on any device, or "cudnn", the fused kernel of NVIDIA GPUs, which raises an
+        error for dtypes, head sizes or numbers of tokens that it does not support.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if kernel == "cudnn":
@@ -52,11 +52,11 @@ def at_once(
     k: Float[Array, "b heads keys d"],
     v: Float[Array, "b heads keys e"],
 ) -> Float[Array, "b heads queries e"]:
-    """Attention of scaled queries, at least in float32; writes all weights out."""
+    """Attention of scaled queries, at least in float32; stores all weights."""
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=wide)
     weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
-    # Dividing after the product touches d numbers per query instead of one per key.
+    # Dividing after the product touches d values per query instead of one per key.
     mixed = jnp.einsum("bhqk,bhkd->bhqd", weights.astype(v.dtype), v, preferred_element_type=wide)
     return mixed / weights.sum(-1, keepdims=True)
 
@@ -67,10 +67,10 @@ def in_chunks(
     k: Float[Array, "b heads keys d"],
     v: Float[Array, "b heads keys e"],
 ) -> Float[Array, "b heads queries e"]:
-    """`at_once`, some queries after the others, the weights computed anew for the gradient.
+    """`at_once` in chunks of queries; the weights are recomputed for the gradient.
 
-    What is written out then fits the cache of a processor. It goes clip by clip, so that of several
-    CPU devices each would go through the whole batch.
+    A chunk fits into the cache of a CPU. As the loop is over clips, each of several CPU devices
+    would compute the whole batch.
 
     Source: FlashAttention (arXiv:2205.14135), for the form of the gradient.
     """
@@ -127,7 +127,7 @@ def _product(axes: str, a: Array, b: Array, dtype: jnp.dtype) -> Array:
 
 
 def _cut(x: Float[Array, "heads n d"], keys: Array) -> Float[Array, "chunks heads some d"]:
-    """Chunks of queries, the last one filled up with zeros."""
+    """Splits queries into chunks, the last one padded with zeros."""
     heads, n, d = x.shape
     some = min(n, max(64, CHUNK // (heads * keys.shape[1])))
     x = jnp.pad(x, ((0, 0), (0, -n % some), (0, 0)))

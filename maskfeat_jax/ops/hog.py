@@ -1,4 +1,4 @@
-"""Histograms of oriented gradients (HOG), as MaskFeat predicts them."""
+"""Histograms of oriented gradients (HOG), the target of MaskFeat."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def hog(
 ) -> Float[Array, "*lead rows columns channels {bins}"]:
     """Histogram of gradient directions in each cell, one per colour channel.
 
-    A pixel votes with the magnitude of its gradient for exactly one bin; nothing is interpolated
-    between bins or cells. The direction is measured from the row (vertical) axis: bin `k` holds
-    the directions `[k, k + 1) * pi / bins`, so a ramp along y fills bin 0 and, with nine bins, a
-    ramp along x fills bin 4. A direction on a border belongs to the bin above it. Borders are
-    compared with cosines, not with `atan2`, so a pixel within rounding error of a border can
+    A pixel votes for exactly one bin, weighted by the magnitude of its gradient; there is no
+    interpolation between bins or cells. The direction is measured from the row (vertical) axis: bin
+    `k` covers the directions `[k, k + 1) * pi / bins`, so a ramp along y fills bin 0 and, with nine
+    bins, a ramp along x fills bin 4. A direction on a border belongs to the bin above it. Bins are
+    found by comparing cosines, not with `atan2`, so a pixel within rounding error of a border can
     differ from PyTorch; this is common only where 8-bit pixels make `gx` almost zero.
 
     Args:
-      images: RGB, normally after mean/std normalisation as the network sees them; any leading
-        axes. Computed in float32 whatever the dtype.
+      images: RGB, normally after the mean/std normalisation of the network's input; any leading
+        axes. Converted to float32.
       bins: number of directions.
       cell: side of a cell, pixels.
       signed: directions over [0, 2 pi), so that opposite gradients differ, instead of [0, pi).
@@ -46,7 +46,7 @@ def hog(
         none (PySlowFast), 16 in OpenMMLab.
 
     Returns:
-      float32 histograms, no gradient flows through them.
+      float32 histograms, without gradient.
 
     Raises:
       ValueError: height or width is not a whole number of cells or windows, or a setting is
@@ -72,7 +72,7 @@ def hog(
         return _votes(planes, bins=bins, cell=cell, signed=signed, window=window)
 
     flat = images.reshape(-1, *images.shape[-3:])
-    # On a CPU one image at a time stays in cache: seven times faster than the batch at once.
+    # On a CPU, one image at a time fits into the cache: seven times faster than the whole batch.
     flat = lax.platform_dependent(flat, cpu=lambda x: lax.map(votes, x), default=votes)
     histograms = flat.reshape(*flat.shape[:-1], width // cell, cell).sum(-1)
     histograms = jnp.moveaxis(_scale(histograms, normalise), (-4, -2), (-2, -1))
@@ -80,11 +80,9 @@ def hog(
 
 
 def check_hog_settings(bins: int, cell: int, normalise: str, colour: str, window: int) -> None:
-    """Raises ValueError for settings that no image could satisfy."""
+    """Raises ValueError for settings that are invalid for any image."""
     if bins < 1 or cell < 1 or window < 0:
-        raise ValueError(
-            f"bins={bins} and cell={cell} must be positive, window={window} not less than 0"
-        )
+        raise ValueError(f"bins={bins} and cell={cell} must be positive, window={window} 0 or more")
     if normalise not in NORMALISATIONS:
         raise ValueError(f"normalise={normalise!r} is not one of {', '.join(NORMALISATIONS)}")
     if colour not in COLOURS:
@@ -94,10 +92,10 @@ def check_hog_settings(bins: int, cell: int, normalise: str, colour: str, window
 def gradients(
     planes: Float[Array, "*lead height width"],
 ) -> tuple[Float[Array, "*lead height width"], Float[Array, "*lead height width"]]:
-    """Sobel differences: left minus right, top minus bottom, reflecting at the border.
+    """Sobel filters: left minus right, top minus bottom, with reflection at the border.
 
-    The difference is taken before the smoothing along x (after it along y), so that the normal
-    derivative is exactly zero on the border, where rounding would otherwise pick the bin.
+    Along x the difference is taken before the smoothing (along y after it), so that the normal
+    derivative is exactly zero on the border; otherwise rounding would decide the bin there.
     """
     lead = [(0, 0)] * (planes.ndim - 2)
     padded = jnp.pad(planes, [*lead, (1, 1), (1, 1)], mode="reflect")
@@ -111,7 +109,7 @@ def gradients(
 def _votes(
     planes: Float[Array, "*lead height width"], *, bins: int, cell: int, signed: bool, window: int
 ) -> Float[Array, "*lead rows {bins} width"]:
-    """Magnitudes by bin, summed over the rows of a cell, as one expression that XLA fuses."""
+    """Magnitudes by bin, summed over the rows of each cell, as one expression that XLA fuses."""
     gx, gy = gradients(planes)
     magnitude = jnp.sqrt(gx * gx + gy * gy)
     # XLA recomputes a cheap expression in each of its consumers, but not a division: dividing last
@@ -133,11 +131,10 @@ def _votes(
 
 
 def _turn(gx: Array, gy: Array, magnitude: Array, signed: bool) -> Array:
-    """A number that grows with the direction from the row axis, without inverse functions.
+    """A monotonic function of the direction from the row axis, times the magnitude.
 
-    Divided by the magnitude it is minus the cosine of the direction over the half turn [0, pi),
-    and 4 plus the cosine over the rest. The gap between the halves keeps directions near pi, where
-    the cosine is flat, on their side.
+    The function is minus the cosine on [0, pi), and 4 plus the cosine on [pi, 2 pi). The gap in
+    between separates directions just below and above pi, where the cosine is flat.
     """
     first_half = (gx > 0) | ((gx == 0) & (gy >= 0))
     return jnp.where(first_half, -gy, 4 * magnitude + gy if signed else gy)

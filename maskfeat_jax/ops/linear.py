@@ -1,7 +1,7 @@
-"""Linear map, layer norm and GELU with backward passes that also run well on a CPU.
+"""Linear map, layer norm and GELU with backward passes that are also fast on a CPU.
 
-XLA's CPU backend sums over rows on one thread and transposes weight gradients; the rules here
-write both as matrix products. The numbers are those of the plain forms (see the tests).
+XLA's CPU backend sums over rows on one thread and transposes weight gradients; the VJPs here
+express both as matrix products. The results equal those of the plain forms (see the tests).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def affine(
     kernel: Float[Array, "inner outer"],
     bias: Float[Array, outer],
 ) -> Float[Array, "*lead outer"]:
-    """`x @ kernel + bias`, multiplied in the dtype of `x`; gradients in that of the parameters."""
+    """`x @ kernel + bias` in the dtype of `x`; weight gradients in that of the parameters."""
     rows = x.reshape(-1, x.shape[-1])
     y = _product(rows, kernel.astype(x.dtype), (1, 0), x.dtype) + bias.astype(x.dtype)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -69,7 +69,7 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Exact GELU, at least in float32; `jax.nn.gelu` goes through erfc, ten times slower on CPU."""
+    """Exact GELU, at least in float32; `jax.nn.gelu` uses erfc, ten times slower on CPU."""
     wide = _wide(x)
     return (0.5 * wide * (1.0 + lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 

@@ -1,4 +1,4 @@
-"""Patches of a clip: cutting into tokens."""
+"""Splits clips into patches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def token_grid(clip: Sequence[int], tubelet: Size3) -> Size3:
 
 
 def patchify(clips: Shaped[Array, "b t h w c"], tubelet: Size3) -> Shaped[Array, "b gt gh gw d"]:
-    """Cuts clips into tubelets `(frames, height, width)`.
+    """Splits clips into tubelets of `(frames, height, width)` pixels.
 
     Returns:
       The values of each tubelet in the order frame, row, column, channel.

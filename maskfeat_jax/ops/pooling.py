@@ -1,4 +1,4 @@
-"""Pooling of grids of tokens, as in MViT: a depth-wise convolution and a maximum."""
+"""Pooling of token grids, as in MViT: depth-wise convolution and max pooling."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from maskfeat_jax.typing import Array
 def depthwise_conv(
     x: Float[Array, "b t h w c"], kernel: Float[Array, "3 3 3 d"], stride: Size3
 ) -> Float[Array, "b t2 h2 w2 c"]:
-    """Each channel correlated with its own 3x3x3 filter, zeros around the grid, no bias.
+    """Depth-wise 3x3x3 convolution with zero padding and no bias.
 
-    Written as 27 shifted products that XLA fuses into one pass, and the same for the gradients:
-    convolutions with as many groups as channels are many times slower (see docs/performance.md).
-    Sums run at least in float32.
+    Written as 27 shifted products that XLA fuses into one pass, and likewise the gradients:
+    grouped convolutions are many times slower (see docs/performance.md). Sums are computed at least
+    in float32.
 
     Args:
       x: grids of tokens; `c` is a whole number of heads of `d` channels, head slowest.
-      kernel: one filter per channel of a head, shared by the heads.
+      kernel: one filter per channel of a head, shared by all heads.
       stride: steps along time, height, width; an output side is `(side - 1) // step + 1`.
 
     Raises:
@@ -52,7 +52,7 @@ def _correlate(x: Array, kernel: Array, stride: Size3) -> Array:
 
 
 def shifted_by_taps(x: Array, stride: Size3) -> Iterator[tuple[tuple[int, ...], Array]]:
-    """Each tap of the filter and the tokens that it meets, one per output."""
+    """Each tap of the filter, and the input token that it multiplies for each output."""
     padded = _pad(x)
     last = [(size - 1) // step * step + 1 for size, step in zip(x.shape[1:4], stride, strict=True)]
     for tap in itertools.product(range(3), repeat=3):
@@ -73,10 +73,10 @@ _correlate.defvjp(_correlate_forward, _correlate_backward)
 
 
 def _input_gradient(g: Array, kernel: Array, stride: Size3, shape: tuple[int, ...]) -> Array:
-    """Cuts the padded input into cells of `stride` tokens, so that strides cost nothing.
+    """Splits the padded input into cells of `stride` tokens, so that strides cost nothing.
 
-    The token at `cell * stride + r` met tap `u * stride + r` at output `cell - u`, u = 0, 1, ...,
-    where there is such a tap.
+    The token at `cell * stride + r` was multiplied by tap `u * stride + r` for output `cell - u`,
+    u = 0, 1, ..., if that tap exists.
     """
     turns = [-(-3 // step) for step in stride]  # values of u
     cells = [-(-(size + 2) // step) for size, step in zip(shape[1:4], stride, strict=True)]
@@ -114,10 +114,10 @@ def _kernel_gradient_at_once(x: Array, g: Array, stride: Size3) -> Array:
 
 
 def _kernel_gradient_by_taps(x: Array, g: Array, stride: Size3) -> Array:
-    """Adds the frames while multiplying, and the rest by a product with ones.
+    """Sums over frames while multiplying, and over the rest by a product with ones.
 
-    XLA's CPU backend runs sums over rows on one thread, and writes out what they add. The loop
-    over the taps saves compilation of 27 kernels.
+    XLA's CPU backend computes sums over rows on one thread, and stores the summands. The loop over
+    the taps avoids the compilation of 27 kernels.
     """
     padded = _pad(x)
     span = [(size - 1) * step + 1 for size, step in zip(g.shape[2:4], stride[1:], strict=True)]
@@ -145,34 +145,34 @@ def _wide(x: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: Float[Array, "b t h w c"], stride: Size3) -> Float[Array, "b t2 h2 w2 c"]:
-    """Largest value of each window, which is one longer than the stride on the strided axes.
+    """Max pooling; windows are one longer than the stride on axes with a stride above 1.
 
     The gradient goes to the first of equal values.
 
     Args:
       x: grids of tokens.
-      stride: steps along time, height, width, 1 or even. Windows are centred, with nothing beyond
-        the border.
+      stride: steps along time, height, width, 1 or even. Windows are centred; the padding never
+        wins.
 
     Raises:
-      ValueError: an odd stride, whose windows have no centre.
+      ValueError: a stride is odd and above 1, so its windows have no centre.
 
     Source: the skip path of `MultiScaleBlock` of PySlowFast (slowfast/models/attention.py).
     """
-    return functools.reduce(jnp.maximum, _places(x, stride))
+    return functools.reduce(jnp.maximum, _shifted(x, stride))
 
 
 def _max_pool_forward(x: Array, stride: Size3) -> tuple[Array, tuple[Array, Array]]:
-    first, *others = _places(x, stride)
+    first, *others = _shifted(x, stride)
     best, winner = first, jnp.zeros(first.shape, jnp.int32)
-    for i, place in enumerate(others, 1):
-        winner = jnp.where(place > best, i, winner)
-        best = jnp.maximum(best, place)
+    for i, other in enumerate(others, 1):
+        winner = jnp.where(other > best, i, winner)
+        best = jnp.maximum(best, other)
     return best, (x, winner)
 
 
 def _max_pool_backward(stride: Size3, saved: tuple[Array, Array], g: Array) -> tuple[Array]:
-    """Each place of the windows gets what it won; XLA's own rule is a scatter, slow on a CPU."""
+    """Adds the gradient of each offset where it won; XLA's rule is a scatter, slow on a CPU."""
     x, winner = saved
     dx = jnp.zeros((), g.dtype)
     for i, start in enumerate(_starts(stride)):
@@ -191,14 +191,14 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def _starts(stride: Size3) -> Iterator[tuple[int, ...]]:
-    """Offsets of the places of a window from its centre along time, height and width."""
+    """Offsets of the elements of a window from its centre along time, height and width."""
     if any(step > 1 and step % 2 for step in stride):
         raise ValueError(f"stride {stride} of a max pool is not 1 or even along each axis")
     return itertools.product(*(range(-(step // 2), step // 2 + 1) for step in stride))
 
 
-def _places(x: Array, stride: Size3) -> Iterator[Array]:
-    """For each place of a window the tokens there, one per output."""
+def _shifted(x: Array, stride: Size3) -> Iterator[Array]:
+    """For each element of a window, the input tokens at its offset, one per output."""
     half = [step // 2 for step in stride]
     padding = [(0, 0), *((size, size) for size in half), (0, 0)]
     padded = jnp.pad(x, padding, constant_values=-jnp.inf)

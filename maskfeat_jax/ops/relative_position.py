@@ -31,28 +31,28 @@ def relative_attention(
     *,
     kernel: str = "xla",
 ) -> Float[Array, "b queries heads d"]:
-    """Attention whose logits also hold the products of queries with their offsets to the keys.
+    """Attention with decomposed relative positions in the logits.
 
-    The logit of a patch query and a patch key is `q . k * d ** -0.5 + q . (T + H + W)` with the
-    rows of the three tables at their distance in time, height and width; the query is not scaled
-    in the second term. The class token, first among queries and keys, has the first term only.
+    The logit of a patch query and a patch key is `q . k * d ** -0.5 + q . (T + H + W)`, where T, H
+    and W are the rows of the three tables at their distance in time, height and width; the query is
+    not scaled in the second term. The class token, first among queries and keys, has the first term
+    only.
 
-    The terms are exactly a longer head: `q' = [q * d ** -0.5, q . T, q . H, q . W]` against
-    `k' = [k, place in time, place in height, place in width]` with one-hot places, so any kernel
-    of plain attention computes them.
+    This equals plain attention with longer heads, `q' = [q * d ** -0.5, q . T, q . H, q . W]` and
+    `k' = [k, one-hot frame, one-hot row, one-hot column]`, so any attention kernel can compute it.
 
     Args:
       q: queries, class token first, then the grid with time slowest.
       k: keys, in the same order.
       v: values.
-      tables: embeddings of distances in time, height, width, shared by the heads; resized
-        linearly where the grids want another length (see `resize_table`).
+      tables: embeddings of distances in time, height, width, shared by the heads; interpolated
+        linearly if the grids need another length (see `resize_table`).
       q_grid: queries along time, height, width.
       k_grid: keys along time, height, width.
       kernel: see `attention`.
 
     Raises:
-      ValueError: tokens that are not one class token and the grid.
+      ValueError: the tokens are not a class token and the grid.
 
     Source: MViTv2 (arXiv:2112.01526) section 4.1; `cal_rel_pos_spatial` and
     `cal_rel_pos_temporal` of PySlowFast (slowfast/models/attention.py).
@@ -65,7 +65,7 @@ def relative_attention(
     long_q, long_k = lengthen(q, k, tables, q_grid, k_grid)
     if kernel != "cudnn":
         return attention(long_q, long_k, v, scale=1.0, kernel=kernel)
-    # The fused kernel takes heads of one size, a multiple of 8; zeros change nothing.
+    # The fused kernel needs equal head sizes, a multiple of 8; zeros change nothing.
     size = -(-long_q.shape[-1] // 8) * 8
     q, k, v = (
         jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, size - x.shape[-1]))) for x in (long_q, long_k, v)
@@ -89,10 +89,10 @@ def lengthen(
         terms.append(jnp.einsum(f"bthwnd,{axis}kd->bthwnk", patches, rows))
     relative = jnp.concatenate(terms, -1).reshape(b, -1, heads, sum(k_grid))
     relative = jnp.pad(relative, ((0, 0), (1, 0), (0, 0), (0, 0)))
-    where = jnp.asarray(places(k_grid), k.dtype)[None, :, None]
-    where = jnp.broadcast_to(where, (*k.shape[:3], sum(k_grid)))
+    one_hot = jnp.asarray(one_hot_positions(k_grid), k.dtype)[None, :, None]
+    one_hot = jnp.broadcast_to(one_hot, (*k.shape[:3], sum(k_grid)))
     scaled = q * jnp.asarray(d**-0.5, q.dtype)
-    return jnp.concatenate([scaled, relative], -1), jnp.concatenate([k, where], -1)
+    return jnp.concatenate([scaled, relative], -1), jnp.concatenate([k, one_hot], -1)
 
 
 def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "{length} d"]:
@@ -106,7 +106,7 @@ def resize_table(table: Float[Array, "rows d"], length: int) -> Float[Array, "{l
 def distances(queries: int, keys: int) -> np.ndarray:
     """Row of the table for each query and key along one axis, shape `(queries, keys)`.
 
-    The shorter side is stretched to the longer; fractions are dropped.
+    Positions on the shorter side are scaled to the longer; fractions are truncated.
     """
     of_query, of_key = np.float32(max(keys / queries, 1)), np.float32(max(queries / keys, 1))
     i, j = np.arange(queries, dtype=np.float32)[:, None], np.arange(keys, dtype=np.float32)
@@ -114,8 +114,8 @@ def distances(queries: int, keys: int) -> np.ndarray:
 
 
 @functools.cache
-def places(grid: Size3) -> np.ndarray:
-    """One-hot frame, row and column of each token, zero for the class token before them."""
-    where = np.indices(grid).reshape(3, -1)
-    parts = [np.eye(size, dtype=np.float32)[at] for size, at in zip(grid, where, strict=True)]
-    return np.pad(np.concatenate(parts, 1), ((1, 0), (0, 0)))
+def one_hot_positions(grid: Size3) -> np.ndarray:
+    """One-hot frame, row and column of each token, after zeros for the class token."""
+    indices = np.indices(grid).reshape(3, -1)
+    axes = [np.eye(size, dtype=np.float32)[at] for size, at in zip(grid, indices, strict=True)]
+    return np.pad(np.concatenate(axes, 1), ((1, 0), (0, 0)))

@@ -1,4 +1,4 @@
-"""Tables of positions for another grid of tokens."""
+"""Interpolation of positional embeddings to another token grid."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from maskfeat_jax.ops.patches import Size3
 def resize_positions(
     rows: Float[np.ndarray, "*lead n d"], before: Size3, after: Size3
 ) -> Float[np.ndarray, "*lead m d"]:
-    """Interpolates vectors of the tokens of a grid: linear in time, bicubic along the sides.
+    """Interpolates the vectors of a token grid: linear in time, bicubic in height and width.
 
-    Half-pixel centres, no antialiasing, cubic coefficient -0.75, edges repeated: as the bicubic and
-    linear `interpolate` of PyTorch, with which MAE, PySlowFast, mmpretrain and transformers resize.
+    Half-pixel centres, no antialiasing, cubic coefficient -0.75, edges repeated: like the bicubic
+    and linear `interpolate` of PyTorch, which MAE, PySlowFast, mmpretrain and transformers use.
 
     Args:
       rows: a vector for each token, time slowest.
       before: tokens along time, height and width.
-      after: likewise of the result.
+      after: likewise, of the result.
 
     Raises:
-      ValueError: there are not as many rows as tokens.
+      ValueError: the number of rows is not that of the tokens of `before`.
 
     Source: `interpolate_pos_embed` of facebookresearch/mae; `load_checkpoint` of PySlowFast.
     """
@@ -40,24 +40,25 @@ def resize_positions(
     return grid.reshape(*lead, -1, d).astype(rows.dtype)
 
 
-def _places(old: int, new: int) -> np.ndarray:
+def _sources(old: int, new: int) -> np.ndarray:
+    """Position in the old grid of each element of the new one."""
     return (np.arange(new) + 0.5) * (old / new) - 0.5
 
 
 def _linear(old: int, new: int) -> np.ndarray:
     """Weights `(new, old)`."""
-    place = _places(old, new).clip(0, old - 1)
-    return np.maximum(1 - abs(place[:, None] - np.arange(old)), 0)
+    source = _sources(old, new).clip(0, old - 1)
+    return np.maximum(1 - abs(source[:, None] - np.arange(old)), 0)
 
 
 def _cubic(old: int, new: int) -> np.ndarray:
     """Weights `(new, old)`."""
-    place = _places(old, new)
-    first = np.floor(place).astype(int)
+    source = _sources(old, new)
+    first = np.floor(source).astype(int)
     weights = np.zeros((new, old))
     for step in range(-1, 3):
         column = (first + step).clip(0, old - 1)
-        np.add.at(weights, (np.arange(new), column), _kernel(place - first - step))
+        np.add.at(weights, (np.arange(new), column), _kernel(source - first - step))
     return weights
 
 

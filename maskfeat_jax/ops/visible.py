@@ -1,7 +1,7 @@
-"""The visible tokens of a grid: taking them out, putting them back.
+"""Gathers the visible tokens of a grid and scatters them back.
 
-The gradient of either is the other, so neither adds numbers up in place: that is slow on a CPU,
-and on a GPU the order of the sum, hence the result, changes from run to run.
+Each is the VJP of the other, so both are gathers. The scatter-add that JAX derives is slow on a CPU
+and not deterministic on a GPU.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ class Visible(NamedTuple):
     """Which tokens are visible, the same number in each clip.
 
     Attributes:
-      places: of the visible tokens on the flattened grid, in order.
-      rank: for each token of the grid how many visible ones there are up to it, less one.
-      shown: for each token of the grid whether it is visible.
+      indices: of the visible tokens in the flattened grid, ascending.
+      rank: for each token of the grid, the number of visible tokens up to it, minus one.
+      is_visible: for each token of the grid, whether it is visible.
     """
 
-    places: Int[Array, "b k"]
+    indices: Int[Array, "b k"]
     rank: Int[Array, "b n"]
-    shown: Bool[Array, "b n"]
+    is_visible: Bool[Array, "b n"]
 
 
 def visible_tokens(mask: Bool[Array, "b t h w"], count: int) -> Visible:
@@ -34,24 +34,24 @@ def visible_tokens(mask: Bool[Array, "b t h w"], count: int) -> Visible:
 
     Args:
       mask: True = masked; leaves exactly `count` tokens of each clip visible.
-      count: visible tokens.
+      count: number of visible tokens.
     """
-    shown = ~mask.reshape(len(mask), -1)
-    places = jnp.argsort(~shown, axis=1, stable=True)[:, :count]
-    return Visible(places, jnp.cumsum(shown, axis=1) - 1, shown)
+    is_visible = ~mask.reshape(len(mask), -1)
+    indices = jnp.argsort(~is_visible, axis=1, stable=True)[:, :count]
+    return Visible(indices, jnp.cumsum(is_visible, axis=1) - 1, is_visible)
 
 
 @jax.custom_vjp
 def take_visible(tokens: Float[Array, "b n d"], visible: Visible) -> Float[Array, "b k d"]:
     """The visible tokens."""
-    return jnp.take_along_axis(tokens, visible.places[..., None], axis=1, mode="clip")
+    return jnp.take_along_axis(tokens, visible.indices[..., None], axis=1, mode="clip")
 
 
 @jax.custom_vjp
 def put_visible(tokens: Float[Array, "b k d"], visible: Visible) -> Float[Array, "b n d"]:
-    """The visible tokens in their places on the grid, and 0 elsewhere."""
+    """The visible tokens at their positions in the grid, 0 elsewhere."""
     spread = jnp.take_along_axis(tokens, visible.rank[..., None], axis=1, mode="clip")
-    return jnp.where(visible.shown[..., None], spread, 0)
+    return jnp.where(visible.is_visible[..., None], spread, 0)
 
 
 take_visible.defvjp(

@@ -1,4 +1,4 @@
-"""What is predicted: features of each tubelet of the clip before masking, augmented and normalised.
+"""Targets: features to predict for each tubelet of the normalised, augmented, unmasked clip.
 
 To add one: a frozen dataclass with the members of `Target` in a file of this folder, and its line
 in `TARGETS`.
@@ -28,15 +28,15 @@ class Target(Protocol):
 
     @property
     def dim(self) -> int:
-        """Numbers per token."""
+        """Values per token."""
 
     def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw {self.dim}"]:
-        """float32 features; the step keeps the gradient from flowing through them."""
+        """float32 features; the training step stops their gradient."""
 
     def restore(
         self, features: Float[Array, "b gt gh gw {self.dim}"], clips: Float[Array, "b t h w 3"]
     ) -> Float[Array, "b gt gh gw {self.dim}"]:
-        """The features as they can be drawn, given the clips that they are of."""
+        """Features, predicted or true, in the form that `draw` takes, given their clips."""
 
     def draw(
         self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
@@ -44,8 +44,8 @@ class Target(Protocol):
         """A picture of the restored features of one frame of tokens.
 
         Args:
-          features: as `restore` gives them.
-          mean: the colours' normalisation, of pixels / 255.
+          features: output of `restore`.
+          mean: of the normalisation of colour channels, on the scale of pixels / 255.
           std: likewise.
         """
 

@@ -1,4 +1,4 @@
-"""Histograms of oriented gradients."""
+"""HOG target."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from maskfeat_jax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Hog:
-    """Histograms of oriented gradients of the cells of a token, of its first frame.
+    """Histograms of oriented gradients of the cells of a token, in its first frame.
 
-    The numbers of a token are ordered channel, bin, cell row, cell column.
+    The values of a token are ordered channel, bin, cell row, cell column.
 
     Attributes:
       tubelet: frames, rows and columns of one token, pixels.
@@ -56,7 +56,7 @@ class Hog:
 
     @property
     def dim(self) -> int:
-        """Numbers per token."""
+        """Values per token."""
         rows, columns = self.cells
         return self.channels * self.bins * rows * columns
 
@@ -80,13 +80,13 @@ class Hog:
     def restore(
         self, features: Float[Array, "b gt gh gw d"], clips: Float[Array, "b t h w 3"]
     ) -> Float[Array, "b gt gh gw d"]:
-        """The features themselves."""
+        """The features, unchanged."""
         return features
 
     def draw(
         self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """Oriented strokes along the edges."""
+        """Strokes along the edges, see `pictures.draw_hog`."""
         cells = pictures.tokens_to_cells(features, self.bins, self.channels, self.cells)
         scale = max(1, 448 // (cells.shape[0] * self.cell))
         return pictures.draw_hog(cells, self.cell, scale, signed=self.signed)

@@ -1,4 +1,4 @@
-"""Pixels, as masked autoencoders predict them."""
+"""Pixel target of masked autoencoders."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from maskfeat_jax.typing import Array
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """Pixels of a token, of one of its frames or of all.
+    """Pixels of a token, in one of its frames or all.
 
     Attributes:
       tubelet: frames, rows and columns of one token, pixels.
-      normalise: scales the numbers of each token to zero mean and unit (unbiased) variance.
-      channels: "first" orders the numbers channel, row, column (PySlowFast, images), "last" row,
+      normalise: scale the values of each token to zero mean and unit (unbiased) variance.
+      channels: "first" orders the values channel, row, column (PySlowFast, images), "last" row,
         column, channel (PySlowFast, video; MAE).
-      frames: which of its frames a token predicts: "first" (PySlowFast); "spread", evenly from the
-        first to the last frame of the clip, so that it is the first one except in the last token
-        (mae_st); "all" of them, one after the other (PySlowFast without `TIME_STRIDE_LOSS`).
-      statistics: mean and variance that `normalise` takes away: of all numbers of a "token", or of
-        each "channel" of it on its own (VideoMAE, with `channels="last"` and `frames="all"`).
+      frames: which frames of a token are predicted: "first" (PySlowFast); "spread", frames evenly
+        spaced from the first to the last of the clip, which are the first ones of all tokens but
+        the last (mae_st); "all", one after the other (PySlowFast without `TIME_STRIDE_LOSS`).
+      statistics: mean and variance of `normalise` are those of all values of a "token", or of each
+        "channel" of it (VideoMAE, with `channels="last"` and `frames="all"`).
 
-    VideoMAE first goes back to colours in [0, 1]. Mean and variance of a channel undo that, but
-    for its 1e-6 beside a standard deviation, which here is one of normalised colours.
+    VideoMAE first maps colours back to [0, 1]. Normalisation per channel cancels that, except for
+    the 1e-6 added to a standard deviation, which here is that of normalised colours.
 
     Source: MaskFeat (arXiv:2112.09133) section 3.2, MAE for video (arXiv:2205.09113) section 3,
     VideoMAE (arXiv:2203.12602); PySlowFast slowfast/models/masked.py, mae_st models_mae.py,
@@ -54,7 +54,7 @@ class Pixels:
 
     @property
     def dim(self) -> int:
-        """Numbers per token."""
+        """Values per token."""
         frames, height, width = self.tubelet
         return (frames if self.frames == "all" else 1) * height * width * 3
 
@@ -69,10 +69,10 @@ class Pixels:
     def restore(
         self, features: Float[Array, "b gt gh gw d"], clips: Float[Array, "b t h w 3"]
     ) -> Float[Array, "b gt gh gw d"]:
-        """Pixels, with the mean and variance of the true ones where those were scaled away.
+        """Pixels; undoes `normalise` with the mean and variance of the true pixels.
 
-        Of a prediction this shows more than was predicted: brightness and contrast of each patch
-        are the true ones.
+        A picture of a prediction thus has the true brightness and contrast of each patch, which
+        were not predicted.
         """
         if not self.normalise:
             return features
@@ -82,7 +82,7 @@ class Pixels:
     def draw(
         self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """The pixels, of several frames the first."""
+        """The pixels of the first frame."""
         _, p, q = self.tubelet
         first = features[..., : 3 * p * q]
         order = self._order.removeprefix("u ")
@@ -107,14 +107,14 @@ class Pixels:
     def _scale(
         self, tokens: Float[Array, "b gt gh gw d"]
     ) -> tuple[Float[Array, "b gt gh gw #d"], Float[Array, "b gt gh gw #d"]]:
-        """Mean and (unbiased) standard deviation that go with the numbers of each token."""
+        """Mean and (unbiased) standard deviation for the values of each token."""
         if self.statistics == "token":
             variance = tokens.var(-1, keepdims=True, ddof=1)
             return tokens.mean(-1, keepdims=True), jnp.sqrt(variance + 1e-6)
         mixed, apart = f"b t h w ({self._order})", "b t h w c (u p q)"
         _, p, q = self.tubelet
         channels = einops.rearrange(tokens, f"{mixed} -> {apart}", c=3, p=p, q=q)
-        # From the first pixel on: else a flat patch is rounding errors divided by 1e-6.
+        # Relative to the first pixel: otherwise a flat patch is rounding errors divided by 1e-6.
         first = channels[..., :1]
         mean = first + (channels - first).mean(-1, keepdims=True)
         std = (channels - first).std(-1, keepdims=True, ddof=1) + 1e-6

@@ -1,4 +1,4 @@
-"""What can be done with a model: a task owns its steps, its checks, its data needs, its pictures.
+"""Tasks: what is done with a model. A task has its steps, checks, data needs and pictures.
 
 To add one: a subclass of `Task` in a file of its own, and its line in `TASKS`.
 """
@@ -23,7 +23,7 @@ TASKS: dict[str, type[Task]] = {
 
 
 def task_of(reader: Reader) -> type[Task]:
-    """The class of `TASKS` that a recipe names; "evaluate" is that of the head it evaluates.
+    """The class of `TASKS` for a recipe; for "evaluate" it follows from the head.
 
     Raises:
       RecipeError: there is no such task or head.

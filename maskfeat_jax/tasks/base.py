@@ -1,4 +1,4 @@
-"""What tasks have in common."""
+"""The base class of tasks."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.typing import Array
 
-LEARNING = ("view", "augment", "optim")  # sections of the recipes of tasks that learn
+TRAINING_SECTIONS = ("view", "augment", "optim")  # of the recipes of tasks that train
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task(abc.ABC):
-    """What is done with a model: its steps, its checks, the data it needs, its pictures.
+    """What is done with a model: steps, checks, data needs, pictures.
 
     Attributes:
-      heads: keys of `MODELS` that it works with.
-      sections: of the recipe that it reads besides those that every task does.
-      learns: whether it trains the model, or only evaluates one.
+      heads: keys of `MODELS` that the task supports.
+      sections: sections of the recipe that it reads in addition to those of every task.
+      learns: whether it trains the model, or only evaluates it.
       needs_data: whether evaluation needs the training data, see `with_data`.
-      init_parts: top-level parameters it takes of the checkpoint it starts from, where the recipe
-        does not say.
+      init_parts: top-level keys of the parameters to take from the checkpoint of
+        `model.init_from`, if the recipe has no `model.init_parts`.
       model: the encoder with its head.
-      normalise: of pixels.
-      clip: frames, height and width of the clips that the model sees.
-      seed: of masks, augmentation and what is dropped.
-      augment: of the clips that it learns from.
+      normalise: normalisation of pixels.
+      clip: frames, height and width of the model's clips.
+      seed: of masks, augmentation, drop path and dropout.
+      augment: augmentation of training clips.
     """
 
     heads: ClassVar[tuple[str, ...]]
@@ -57,7 +57,7 @@ class Task(abc.ABC):
     @classmethod
     @abc.abstractmethod
     def from_recipe(cls, reader: Reader, clip: Size3) -> Task | None:
-        """The task, or None after noting what is wrong with the recipe."""
+        """The task; None after recording the problems of the recipe."""
 
     @abc.abstractmethod
     def init(self, key: jax.Array) -> Any:
@@ -66,46 +66,46 @@ class Task(abc.ABC):
     def train_step(
         self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1
     ) -> tuple[TrainState, Metrics]:
-        """One update: a pure function. The batch is computed in `accumulate` equal parts."""
+        """One update: a pure function. The batch is computed in `accumulate` equal slices."""
         raise NotImplementedError(f"{type(self).__name__} trains nothing")
 
     @abc.abstractmethod
     def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
-        """Sums over a batch of examples with `views` rows each, `examples` among them."""
+        """Sums over a batch of examples with `views` rows each; `examples` is their number."""
 
     @abc.abstractmethod
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics from sums over a dataset."""
+        """Metrics from the sums over a dataset."""
 
     def table(self, sums: Mapping[str, Any], class_names: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Rows of a table of details from sums over a dataset; none where there are no details."""
+        """Rows of a detailed table, from the sums over a dataset; empty if the task has none."""
         return []
 
     @abc.abstractmethod
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
-        """What `draw` needs of the model for uint8 clips `(b, t, h, w, 3)`."""
+        """Outputs of the model that `draw` needs, for uint8 clips `(b, t, h, w, 3)`."""
 
     @abc.abstractmethod
     def draw(
-        self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
+        self, video: np.ndarray, outputs: Mapping[str, np.ndarray], class_names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Pictures of what the model does with some clips, by name.
+        """Pictures of clips and the outputs of `show_step` for them, by name.
 
-        uint8 `(height, width, 3)`, or with a leading axis of frames what moves.
+        uint8 `(height, width, 3)`, or `(frames, height, width, 3)` for an animation.
         """
 
     def check_labels(self, class_names: tuple[str, ...] | None) -> None:  # noqa: B027 (any do)
-        """Raises RecipeError where the labels of the data do not fit; None: there are none."""
+        """Raises RecipeError if the labels of the data do not fit; None: data without labels."""
 
     def check_batch(self, batch_size: int) -> None:  # noqa: B027 (any do)
-        """Raises RecipeError where batches of this size cannot be trained on."""
+        """Raises RecipeError if the task cannot be trained with batches of this size."""
 
     def with_data(self, params: Any, batches: Iterator[Batch], *, views: int, mesh: Mesh) -> Any:
-        """What is evaluated: parameters, and what the task needs to know of the training data.
+        """What `eval_step` takes as parameters: those of the model, and data of the training set.
 
         Args:
           params: on the devices.
-          batches: one pass over the training data as evaluation sees it, on the devices.
+          batches: one pass over the training data, with the views of evaluation, on the devices.
           views: rows of each example.
           mesh: the devices.
         """
@@ -113,7 +113,7 @@ class Task(abc.ABC):
 
 
 def encoder_of(reader: Reader) -> nn.Module:
-    """The encoder of the section `model`: a variant with some fields changed."""
+    """The encoder of the section `model`: a variant with fields overridden."""
     fields = {k: v for k, v in reader["model"].items() if not k.startswith("init_")}
     name = fields.pop("encoder", "")
     family, sizes = member("model.encoder", VARIANTS, name)
@@ -122,19 +122,19 @@ def encoder_of(reader: Reader) -> nn.Module:
 
 
 def head_name(reader: Reader, heads: Sequence[str]) -> str:
-    """The head of a recipe, which must be one of those that the task works with."""
+    """The head of a recipe, checked to be one of those that the task supports."""
     name = reader["head"].get("name", "")
     member("head.name", MODELS, name)
     if name not in heads:
         raise RecipeError(
-            f"head.name={name!r} is not for task={reader['task']!r}, which takes "
+            f"head.name={name!r} does not fit task={reader['task']!r}, which takes "
             + " or ".join(heads)
         )
     return name
 
 
 def normalise_and_augment(reader: Reader) -> dict[str, Any]:
-    """`normalise` and `augment`: what is done to clips before a model sees them in training."""
+    """The arguments `normalise` and `augment` of a task."""
     return {
         "normalise": reader.call("normalise", Normalise),
         "augment": reader.call("augment", Augment),

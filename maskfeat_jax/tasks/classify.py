@@ -1,4 +1,4 @@
-"""Classification: with the whole network, or with a small one on a frozen encoder."""
+"""Classification: fine-tuning of the whole network, or a probe on a frozen encoder."""
 
 from __future__ import annotations
 
@@ -22,17 +22,23 @@ from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.sections import Reader, RecipeError, call
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
-from maskfeat_jax.tasks.base import LEARNING, Task, encoder_of, head_name, normalise_and_augment
+from maskfeat_jax.tasks.base import (
+    TRAINING_SECTIONS,
+    Task,
+    encoder_of,
+    head_name,
+    normalise_and_augment,
+)
 from maskfeat_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classify(Task):
-    """What the tasks that tell classes apart have in common."""
+    """Base class of classification tasks."""
 
     @classmethod
     def build_model(cls, reader: Reader, clip: Size3) -> nn.Module | None:
-        """The encoder with its head, or None after noting what is wrong."""
+        """The encoder with its head; None after recording the problems of the recipe."""
         encoder = model = None
         with reader.problems.gather():
             encoder = encoder_of(reader)
@@ -48,20 +54,22 @@ class Classify(Task):
         return self.model.num_classes
 
     def check_labels(self, class_names: tuple[str, ...] | None) -> None:
-        """As many classes as are told apart."""
+        """See `Task`: labels are required, with the number of classes of the model."""
         if class_names is None:
-            raise RecipeError("data: this task needs labels, and there are none")
+            raise RecipeError("data: this task needs labels, but the dataset has none")
         if len(class_names) != self.classes:
-            raise RecipeError(f"num_classes={self.classes}, but the data has {len(class_names)}")
+            raise RecipeError(
+                f"num_classes={self.classes}, but the data has {len(class_names)} classes"
+            )
 
     def init(self, key: jax.Array) -> Any:
         """See `Task`."""
         return self.model.init(key, np.zeros((1, *self.clip, 3), np.float32))["params"]
 
     def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
-        """Sums over the examples of which all views are valid: `loss`, and see `class_sums`.
+        """Sums over the examples whose views are all valid: `loss`, and see `class_sums`.
 
-        The score of an example is the mean of its views' probabilities.
+        The score of an example is the mean of the probabilities of its views.
         """
         logits = steps.forward(self.model, params, self.normalise(batch["video"]))
         by_view = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
@@ -73,15 +81,15 @@ class Classify(Task):
         return {"loss": loss, **class_sums(scores, labels, valid)}
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """`loss`; `top1` and `top5` as fractions; `mean_class_top1` over the classes that occur."""
+        """`loss`; `top1` and `top5` as fractions; `mean_class_top1`, the mean over classes."""
         means = [name for name in ("loss", "top1", "top5") if name in sums]
         metrics = {name: float(sums[name] / sums["examples"]) for name in means}
-        occurs = sums["class_examples"] > 0
-        by_class = sums["class_top1"][occurs] / sums["class_examples"][occurs]
+        present = sums["class_examples"] > 0  # a subset may lack some classes
+        by_class = sums["class_top1"][present] / sums["class_examples"][present]
         return {**metrics, "mean_class_top1": float(by_class.mean())}
 
     def table(self, sums: Mapping[str, Any], class_names: Sequence[str]) -> list[Mapping[str, Any]]:
-        """By class: examples, and the fraction that is right."""
+        """Rows by class: number of examples, and top-1 as a fraction."""
         rows = zip(class_names, sums["class_examples"], sums["class_top1"], strict=True)
         return [
             {"class": name, "examples": int(n), "top1": float(hits / n) if n else None}
@@ -89,32 +97,32 @@ class Classify(Task):
         ]
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
-        """Probabilities of the classes."""
+        """Class probabilities."""
         logits = steps.forward(self.model, params, self.normalise(video))
         return {"probabilities": jax.nn.softmax(logits)}
 
     def draw(
-        self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
+        self, video: np.ndarray, outputs: Mapping[str, np.ndarray], class_names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """The clips, each under its most probable class."""
-        best = shown["probabilities"].argmax(-1)
-        certain = shown["probabilities"].max(-1)
-        titles = [f"{class_names[k]} {p:.0%}" for k, p in zip(best, certain, strict=True)]
+        """The clips, each with its most probable class as title."""
+        best = outputs["probabilities"].argmax(-1)
+        probability = outputs["probabilities"].max(-1)
+        titles = [f"{class_names[k]} {p:.0%}" for k, p in zip(best, probability, strict=True)]
         return pictures.draw_titled(video, titles)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finetune(Classify):
-    """Classification with the whole network.
+    """Fine-tuning of the whole network for classification.
 
     Attributes:
-      mix: mixup and cutmix of clips and labels.
+      mix: mixup and CutMix of clips and labels.
     """
 
     mix: Mix
 
     heads: ClassVar[tuple[str, ...]] = ("classifier",)
-    sections: ClassVar[tuple[str, ...]] = (*LEARNING, "mix")
+    sections: ClassVar[tuple[str, ...]] = (*TRAINING_SECTIONS, "mix")
 
     @classmethod
     def from_recipe(cls, reader: Reader, clip: Size3) -> Finetune | None:
@@ -130,19 +138,19 @@ class Finetune(Classify):
         return cls(model=model, clip=clip, seed=reader["seed"], mix=mix, **pixels)
 
     def check_batch(self, batch_size: int) -> None:
-        """A whole number of mixed groups."""
+        """See `Task`: the batch must be divisible into groups of `mix`."""
         if self.mix.probability and batch_size % self.mix.group:
             raise RecipeError(f"mix.group={self.mix.group} does not divide a batch of {batch_size}")
 
     def train_step(
         self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1
     ) -> tuple[TrainState, Metrics]:
-        """One update: mix clips and labels, classify, follow the gradient."""
+        """One update: mix clips and labels, classify, apply the gradient."""
         augment_key, mix_key, drop_key = steps.step_keys(self.seed, state.step)
         clips = self.augment(augment_key, self.normalise(batch["video"]))
         clips, targets = self.mix(mix_key, clips, batch["label"], self.classes)
         weight = batch["valid"].astype(jnp.float32)
-        if self.mix.probability:  # a clip mixed with an unreadable one counts no more than that one
+        if self.mix.probability:  # a clip mixed with an unreadable one does not count
             weight = weight * self.mix.partner(weight)
         total = jnp.maximum(weight.sum(), 1)  # of the whole batch
 
@@ -157,10 +165,10 @@ class Finetune(Classify):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Probe(Classify):
-    """Classification with a small network on a frozen encoder."""
+    """Training of a probe, a small classifier on a frozen encoder."""
 
     heads: ClassVar[tuple[str, ...]] = ("attentive_probe", "linear_probe")
-    sections: ClassVar[tuple[str, ...]] = LEARNING
+    sections: ClassVar[tuple[str, ...]] = TRAINING_SECTIONS
     init_parts: ClassVar[tuple[str, ...]] = ("encoder", "norm")
 
     @classmethod
@@ -172,7 +180,7 @@ class Probe(Classify):
             pixels = normalise_and_augment(reader)
         with problems.gather():
             if reader["run"].get("accumulate", 1) != 1:
-                raise RecipeError("run.accumulate must be 1: a probe takes the batch as a whole")
+                raise RecipeError("run.accumulate must be 1: a probe computes the batch as a whole")
         with problems.gather():
             if reader["optim"].get("ema_decay"):
                 raise RecipeError("optim.ema_decay must be 0: a probe has running statistics")
@@ -183,7 +191,7 @@ class Probe(Classify):
     def train_step(
         self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1
     ) -> tuple[TrainState, Metrics]:
-        """One update of the small network and of its running statistics; `accumulate` is 1."""
+        """One update of the probe and of its running statistics; `accumulate` is 1."""
         augment_key, _, _ = steps.step_keys(self.seed, state.step)
         clips = self.augment(augment_key, self.normalise(batch["video"]))
         targets = jax.nn.one_hot(batch["label"], self.classes)
@@ -199,7 +207,7 @@ class Probe(Classify):
         (loss, running), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         new, metrics = steps.update(state, loss, grads, optimizer)
         keep = (new.skipped != state.skipped) | ~batch["valid"].any()
-        return new.replace(params=_with(new.params, running, keep)), metrics
+        return new.replace(params=_replace(new.params, running, keep)), metrics
 
 
 def class_sums(
@@ -208,8 +216,8 @@ def class_sums(
     """Sums over the valid examples.
 
     Returns:
-      `examples`, hits among the best 1 and 5 (`top1`, `top5`), and by class `(classes,)`
-      `class_examples` and `class_top1`. An example whose class scores -inf is no hit.
+      `examples`, numbers of correct ones in the `top1` and `top5`, and by class, `(classes,)`,
+      `class_examples` and `class_top1`. A label whose score is -inf is never correct.
     """
     labels = jnp.where(valid, labels, 0)
     one_hot = jax.nn.one_hot(labels, scores.shape[-1]) * valid[:, None]
@@ -224,8 +232,8 @@ def class_sums(
     }
 
 
-def _with(params: Any, values: Any, keep: Array) -> Any:
-    """Parameters with some replaced by the values at the same paths, unless `keep`."""
+def _replace(params: Any, values: Any, keep: Array) -> Any:
+    """Parameters, those that occur in `values` replaced by them, unless `keep`."""
     if not isinstance(values, dict):
         return jnp.where(keep, params, values)
-    return {**params, **{name: _with(params[name], x, keep) for name, x in values.items()}}
+    return {**params, **{name: _replace(params[name], x, keep) for name, x in values.items()}}

@@ -1,4 +1,4 @@
-"""Classification by the nearest neighbours in the space of a frozen encoder's features."""
+"""k-nearest-neighbour classification with the features of a frozen encoder."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Vote:
 
     Attributes:
       num_classes: number of classes.
-      k: neighbours that vote.
-      temperature: a neighbour votes with exp(cosine / temperature).
+      k: number of neighbours that vote.
+      temperature: the weight of a neighbour is exp(cosine / temperature).
     """
 
     num_classes: int
@@ -45,9 +45,8 @@ class Vote:
 class Knn(Classify):
     """k nearest neighbours; nothing is trained.
 
-    What is evaluated (`with_data`) are parameters of the model (`model`) with the features of the
-    training data (`bank`, `(devices, m, d)`) and their classes (`labels`, `(devices, m)`, -1 for
-    padding).
+    `with_data` returns the parameters of the model (`model`) with the features of the training data
+    (`bank`, `(devices, m, d)`) and their classes (`labels`, `(devices, m)`, -1 for padding).
 
     Attributes:
       vote: the section `knn`.
@@ -79,16 +78,16 @@ class Knn(Classify):
         return self.vote.num_classes
 
     def features_step(self, params: Any, batch: Batch, *, views: int = 1) -> dict[str, Array]:
-        """Features of length 1, means over the views of each example; labels; which are valid."""
+        """Unit-length features of each example, averaged over its views; labels; validity."""
         valid = jnp.asarray(batch["valid"]).reshape(-1, views).all(1)
         features = self._features(params, batch["video"], views)
         return {"features": features, "label": batch["label"][::views], "valid": valid}
 
     def with_data(self, params: Any, batches: Iterator[Batch], *, views: int, mesh: Mesh) -> Any:
-        """The parameters with the bank, which is spread over all devices.
+        """The parameters with the bank, which is sharded over all devices.
 
         Raises:
-          RecipeError: there are fewer readable examples than neighbours to ask for.
+          RecipeError: there are fewer than `k` readable examples.
         """
         step = jax.jit(
             functools.partial(self.features_step, views=views),
@@ -99,23 +98,23 @@ class Knn(Classify):
             rows = jax.device_get(step(params, batch))
             found.append({name: rows[name][rows["valid"]] for name in ("features", "label")})
         bank, labels = bank_of(found, jax.device_count(), self.vote.k)
-        spread = sharding.batch_sharding(mesh)
+        sharded = sharding.batch_sharding(mesh)
         return {
             "model": params,
-            "bank": jax.make_array_from_callback(bank.shape, spread, bank.__getitem__),
-            "labels": jax.make_array_from_callback(labels.shape, spread, labels.__getitem__),
+            "bank": jax.make_array_from_callback(bank.shape, sharded, bank.__getitem__),
+            "labels": jax.make_array_from_callback(labels.shape, sharded, labels.__getitem__),
         }
 
     def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
         """See `class_sums`."""
-        described = self.features_step(params["model"], batch, views=views)
-        votes = self._votes(params, described["features"])
-        # A class without a vote must not be a hit only because few classes have any.
+        queries = self.features_step(params["model"], batch, views=views)
+        votes = self._votes(params, queries["features"])
+        # A class without votes must not be in the top 5 only because few classes have any.
         scores = jnp.where(votes > 0, votes, -jnp.inf)
-        return class_sums(scores, described["label"], described["valid"])
+        return class_sums(scores, queries["label"], queries["valid"])
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
-        """Votes for the classes."""
+        """Share of the votes of each class."""
         return {"probabilities": self._votes(params, self._features(params["model"], video, 1))}
 
     def _features(self, params: Any, video: Array, views: int) -> Array:
@@ -123,27 +122,27 @@ class Knn(Classify):
         return unit(unit(features).reshape(-1, views, features.shape[-1]).mean(1))
 
     def _votes(self, params: Mapping[str, Any], features: Array) -> Array:
-        likeness, labels = nearest(features, params["bank"], params["labels"], self.vote.k)
-        return vote(likeness, labels, self.classes, self.vote.temperature)
+        similarity, labels = nearest(features, params["bank"], params["labels"], self.vote.k)
+        return vote(similarity, labels, self.classes, self.vote.temperature)
 
 
 def bank_of(
-    found: Sequence[Mapping[str, np.ndarray]], parts: int, k: int
+    found: Sequence[Mapping[str, np.ndarray]], shards: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features and labels in equal parts, filled up with examples of class -1.
+    """Features and labels in equal shards, padded with examples of class -1.
 
     Args:
       found: batches of `features` `(n, d)` and `label` `(n,)`.
-      parts: number of parts.
-      k: neighbours that will be asked for.
+      shards: number of shards.
+      k: number of neighbours that will vote.
 
     Raises:
-      RecipeError: there are fewer examples than that.
+      RecipeError: there are fewer than `k` examples.
     """
     n = sum(len(batch["label"]) for batch in found)
     if n < k:
-        raise RecipeError(f"knn.k={k}, but only {n} examples of data can be read")
-    total = n + -n % parts
+        raise RecipeError(f"knn.k={k}, but only {n} examples of data are readable")
+    total = n + -n % shards
     features = np.zeros((total, found[0]["features"].shape[1]), found[0]["features"].dtype)
     labels = np.full(total, -1, np.int32)
     start = 0
@@ -151,4 +150,4 @@ def bank_of(
         rows = slice(start, start + len(batch["label"]))
         features[rows], labels[rows] = batch["features"], batch["label"]
         start = rows.stop
-    return features.reshape(parts, -1, features.shape[1]), labels.reshape(parts, -1)
+    return features.reshape(shards, -1, features.shape[1]), labels.reshape(shards, -1)

@@ -21,7 +21,13 @@ from maskfeat_jax.sections import Reader, RecipeError, call
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.targets import TARGETS, Target
-from maskfeat_jax.tasks.base import LEARNING, Task, encoder_of, head_name, normalise_and_augment
+from maskfeat_jax.tasks.base import (
+    TRAINING_SECTIONS,
+    Task,
+    encoder_of,
+    head_name,
+    normalise_and_augment,
+)
 from maskfeat_jax.typing import Array
 
 
@@ -30,15 +36,15 @@ class Pretrain(Task):
     """Masked feature prediction: MaskFeat (arXiv:2112.09133) and masked autoencoders.
 
     Attributes:
-      masker: which tokens are masked.
-      target: what is predicted of them.
+      masker: draws the masks.
+      target: computes the features to predict at masked tokens.
     """
 
     masker: Masker
     target: Target
 
     heads: ClassVar[tuple[str, ...]] = ("mae", "maskfeat")
-    sections: ClassVar[tuple[str, ...]] = (*LEARNING, "target", "mask")
+    sections: ClassVar[tuple[str, ...]] = (*TRAINING_SECTIONS, "target", "mask")
 
     @classmethod
     def from_recipe(cls, reader: Reader, clip: Size3) -> Pretrain | None:
@@ -53,7 +59,8 @@ class Pretrain(Task):
                 target = reader.choose("target", TARGETS, Target, tubelet=encoder.tubelet)
                 if target.tubelet != encoder.tubelet:
                     raise RecipeError(
-                        f"target: is for tubelets of {target.tubelet}, model has {encoder.tubelet}"
+                        f"target: tubelet {target.tubelet} differs from {encoder.tubelet}, "
+                        "that of the model"
                     )
         with problems.gather():
             masker = reader.choose("mask", MASKERS, Masker)
@@ -75,11 +82,11 @@ class Pretrain(Task):
     ) -> nn.Module:
         name = head_name(reader, cls.heads)
         given: dict[str, Any] = {"encoder": encoder, "dim": target.dim}
-        if name == "mae":  # leaves masked tokens out, and shapes are static
+        if name == "mae":  # computes the visible tokens only, and shapes are static
             if not masker.exact:
                 raise RecipeError(
-                    f"mask: {type(masker).__name__} hides more tokens in some clips than in "
-                    "others, and head.name='mae' needs the same number in each: set mask.exact=True"
+                    f"mask: {type(masker).__name__} masks a varying number of tokens, but "
+                    "head.name='mae' needs the same number in each clip; set mask.exact=True"
                 )
             grid = encoder.grid(clip)
             given["visible"] = math.prod(grid) - masker.masked(grid)
@@ -87,7 +94,7 @@ class Pretrain(Task):
 
     @property
     def grid(self) -> Size3:
-        """Tokens of a clip along time, height and width."""
+        """Tokens along time, height and width of a clip."""
         return token_grid(self.clip, self.target.tubelet)
 
     def init(self, key: jax.Array) -> Any:
@@ -98,13 +105,13 @@ class Pretrain(Task):
     def train_step(
         self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1
     ) -> tuple[TrainState, Metrics]:
-        """One update: mask tokens, predict their targets, follow the gradient."""
+        """One update: mask tokens, predict their targets, apply the gradient."""
         augment_key, mask_key, drop_key = steps.step_keys(self.seed, state.step)
         clips = self.augment(augment_key, self.normalise(batch["video"]))
         targets = jax.lax.stop_gradient(self.target(clips))
         mask = self.masker(mask_key, len(clips), self.grid)  # True = masked
-        counted = mask & batch["valid"][:, None, None, None]  # masked, of a readable clip
-        total = jnp.maximum(counted.sum() * self.target.dim, 1)  # numbers in the whole batch
+        counted = mask & batch["valid"][:, None, None, None]  # masked, in a readable clip
+        total = jnp.maximum(counted.sum() * self.target.dim, 1)  # values in the whole batch
 
         def loss_of(
             params: Any, key: Array, clips: Array, targets: Array, mask: Array, counted: Array
@@ -117,14 +124,13 @@ class Pretrain(Task):
         return steps.update(state, loss, grads, optimizer)
 
     def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
-        """Sums over the masked tokens of the examples of which all views are valid.
+        """Sums over the masked tokens of the examples whose views are all valid.
 
-        Masks depend on `seed` and the row of the batch only.
+        Masks depend on `seed` and the row in the batch only.
 
         Returns:
-          `examples`, masked `tokens`, `loss` the squared error per number, and of the targets
-          themselves their sum and sum of squares `(d,)`, from which the loss of the best constant
-          follows.
+          `examples`; masked `tokens`; `loss`, the squared error averaged over the values of a
+          token; sum and sum of squares of the targets, `(d,)`, for the loss of the best constant.
         """
         complete = batch["valid"].reshape(-1, views).all(1)
         clips = self.normalise(batch["video"])
@@ -142,13 +148,13 @@ class Pretrain(Task):
         }
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """`loss`, and that of the best constant prediction of the same tokens."""
+        """`loss`, and the loss of the best constant prediction for the same tokens."""
         mean, square = (sums[name] / sums["tokens"] for name in ("targets", "targets_squared"))
         constant = float(np.mean(square - mean**2))
         return {"loss": float(sums["loss"] / sums["tokens"]), "loss_of_best_constant": constant}
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
-        """Mask, predicted and true features, as they can be drawn."""
+        """Mask, predicted features and targets, restored for drawing."""
         clips = self.normalise(video)
         mask = self.masker(jax.random.key(self.seed), len(video), self.grid)
         predicted = steps.forward(self.model, params, clips, mask)
@@ -157,15 +163,15 @@ class Pretrain(Task):
         return {"mask": mask, **restored}
 
     def draw(
-        self, video: np.ndarray, shown: Mapping[str, np.ndarray], class_names: Sequence[str]
+        self, video: np.ndarray, outputs: Mapping[str, np.ndarray], class_names: Sequence[str]
     ) -> dict[str, np.ndarray]:
-        """Input, what the model sees of it, predicted and true features."""
+        """Input, masked input, predicted features, targets."""
         mean, std = self.normalise.mean, self.normalise.std
         return pictures.draw_features(
             video,
-            shown["mask"],
-            shown["predicted"],
-            shown["targets"],
+            outputs["mask"],
+            outputs["predicted"],
+            outputs["targets"],
             self.target.tubelet,
             lambda features: self.target.draw(features, mean, std),
         )

@@ -1,1 +1,1 @@
-"""A run: built from a recipe, trained, evaluated."""
+"""Builds a run from a recipe, trains it, evaluates it."""

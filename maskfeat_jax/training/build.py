@@ -1,4 +1,4 @@
-"""Recipe -> experiment: joins the package and its input."""
+"""Builds an experiment from a recipe: model, task, optimiser, mesh and input pipeline."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from maskfeat_jax.training.initial import InitFrom
 from maskfeat_jax.training.settings import Input, Run
 from maskfeat_jax.workdir.workdir import is_harmless
 
-# Of every recipe; a task adds its own. Any may be missing.
+# Sections of every recipe; a task adds its own. Any may be missing.
 SECTIONS = (
     "data",
     "eval_data",
@@ -34,9 +34,10 @@ SECTIONS = (
     "mesh",
     "run",
 )
-CLIP = ("size", "frames", "stride", "sampling", "max_pixels")  # what views have in common
-SHOWN_CLIPS = 6  # in pictures
-# Keys and sections that may change when a run is resumed: what is learned does not depend on them.
+CLIP = ("size", "frames", "stride", "sampling", "max_pixels")  # keys that both views have
+PICTURED_CLIPS = 6  # clips in pictures
+# Keys and sections that may change when a run is resumed: the trained parameters do not depend on
+# them.
 HARMLESS = (
     "data.path",
     "data.root",
@@ -61,21 +62,21 @@ HARMLESS = (
 
 
 def build(recipe: Section) -> Experiment:
-    """What a recipe describes.
+    """Builds the experiment of a recipe.
 
     Args:
-      recipe: sections of values, see `configs/`; any may be missing. In Python `data`, `eval_data`,
-        `target` and `mask` may also be objects.
+      recipe: sections of keys and values, see `configs/`; any may be missing. In Python `data`,
+        `eval_data`, `target` and `mask` may also be objects.
 
     Raises:
-      RecipeError: names everything that is wrong with the recipe or the data.
+      RecipeError: lists all problems of the recipe and the data.
       BadInput: none of the first examples can be read.
     """
     reader = Reader(recipe)
     problems = reader.problems
     task_class, trains = read_task(reader)
 
-    # Each section by itself.
+    # Read each section.
     mesh, run, host, view, eval_view, bad_inputs = read_common(reader, trains)
     reads_data = trains or task_class.needs_data
     data = problems.attempt(read_data, reader) if reads_data else None
@@ -85,35 +86,42 @@ def build(recipe: Section) -> Experiment:
     init_from = problems.attempt(read_init_from, reader)
     problems.stop()
 
-    # What is missing.
+    # Check that nothing is missing.
     if not init_from.path and (not trains or set(ENCODER) <= set(task.model.frozen)):
-        problems.append("model.init_from: name the run or checkpoint to evaluate or probe")
+        problems.append(
+            "model.init_from: missing; set it to the run or checkpoint to evaluate or probe"
+        )
     if init_from.path and not Path(init_from.path).exists():
         problems.append(f"model.init_from={init_from.path!r}: no such file or directory")
     if not trains and eval_data is None:
-        problems.append("eval_data.name: nothing to evaluate on")
+        problems.append("eval_data.name: missing; set the dataset to evaluate on")
     if reads_data and data is None:
-        problems.append("data.name: nothing to learn from, or to compare with")
+        problems.append(
+            "data.name: missing; set the dataset to train on (for knn: to take neighbours from)"
+        )
     problems.stop()
 
-    # What does not go together.
+    # Build what depends on several sections.
     if run.batch_size % (sharding.row_shards(mesh) * run.accumulate):
         problems.append(
             f"run.batch_size={run.batch_size} is not divisible by {sharding.row_shards(mesh)} "
-            f"devices x {run.accumulate} parts (run.accumulate)"
+            f"devices x {run.accumulate} slices (run.accumulate)"
         )
-    load = Loading(mesh, run.batch_size, reader["seed"], host.workers or None, bad_inputs)
+    loaders = Loaders(mesh, run.batch_size, reader["seed"], host.workers or None, bad_inputs)
     training = testing = params = optimizer = None
     with problems.gather():
         if eval_data is not None:
-            testing = load.whole_examples(eval_data, eval_view)
+            testing = loaders.evaluation(eval_data, eval_view)
             task.check_labels(eval_data.class_names)
     with problems.gather():
         params = jax.eval_shape(task.init, jax.random.key(0))
         sharding.state_sharding(mesh, params)
     with problems.gather():
         if data is not None:
-            training = load.whole_examples(data, eval_view) if view is None else load(data, view)
+            if view is None:  # nothing is trained, but evaluation needs the training data
+                training = loaders.evaluation(data, eval_view)
+            else:
+                training = loaders.training(data, view)
             task.check_labels(data.class_names)
             check_same_classes(data, eval_data)
     with problems.gather():
@@ -132,18 +140,18 @@ def build(recipe: Section) -> Experiment:
         seed=reader["seed"],
         training=training,
         testing=testing,
-        shown=first_clips(testing or load.whole_examples(data, eval_view)),
+        pictured=first_clips(testing or loaders.evaluation(data, eval_view)),
         optimizer=optimizer,
         init_from=init_from,
         on_bad=host.on_bad_in_evaluation,
         bad_inputs=bad_inputs,
         recipe=reader.resolved,
-        what_matters=what_matters(reader.resolved),
+        fixed_recipe=fixed_recipe(reader.resolved),
     )
 
 
 class Computation(NamedTuple):
-    """What a training computes, without its data."""
+    """The computation of a training run, without its data."""
 
     mesh: Mesh
     run: Run
@@ -152,18 +160,18 @@ class Computation(NamedTuple):
 
 
 def build_training(recipe: Section) -> Computation:
-    """What a recipe computes; no data is looked for.
+    """Builds the computation of a recipe without opening its data.
 
-    The length of an epoch is not known then: learning rates are those of another run.
+    The learning rates are not those of the run, as the length of an epoch is unknown.
 
     Raises:
-      RecipeError: names everything that is wrong with the recipe.
+      RecipeError: lists all problems of the recipe.
     """
     reader = Reader(recipe)
     problems = reader.problems
     task_class, trains = read_task(reader)
     if not trains:
-        raise RecipeError(f"task={reader['task']!r} trains nothing; there is no step to look at")
+        raise RecipeError(f"task={reader['task']!r} trains nothing, so it has no training step")
     mesh, run, _, _, eval_view, _ = read_common(reader, trains)
     task = task_for(task_class, reader, eval_view)
     rule = problems.attempt(reader.choose, "optim", OPTIMIZERS)
@@ -178,10 +186,10 @@ def build_training(recipe: Section) -> Computation:
 
 
 def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
-    """Loaders of the sections `data` and `eval_data` that a recipe has, and `input.on_bad_…`.
+    """Loaders of the sections `data` and `eval_data`, and `input.on_bad_in_evaluation`.
 
     Raises:
-      RecipeError: names everything that is wrong with these sections.
+      RecipeError: lists all problems of these sections.
     """
     reader = Reader(recipe)
     problems = reader.problems
@@ -189,20 +197,22 @@ def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
     mesh, run, host, view, eval_view, bad_inputs = read_common(reader, trains)
     data, eval_data = (problems.attempt(read, reader) for read in (read_data, read_eval_data))
     problems.stop()
-    load = Loading(mesh, run.batch_size, reader["seed"], host.workers or None, bad_inputs)
+    make = Loaders(mesh, run.batch_size, reader["seed"], host.workers or None, bad_inputs)
     loaders = {}
     with problems.gather():
         if data is not None:
-            loaders["data"] = load(data, view) if view else load.whole_examples(data, eval_view)
+            loaders["data"] = (
+                make.training(data, view) if view else make.evaluation(data, eval_view)
+            )
     with problems.gather():
         if eval_data is not None:
-            loaders["eval_data"] = load.whole_examples(eval_data, eval_view)
+            loaders["eval_data"] = make.evaluation(eval_data, eval_view)
     problems.stop()
     return loaders, host.on_bad_in_evaluation
 
 
 def read_task(reader: Reader) -> tuple[type[Task], bool]:
-    """The task of a recipe, and whether something is to be trained; notes unknown sections.
+    """The task class of a recipe, and whether it trains; records unknown sections.
 
     Raises:
       RecipeError: there is no such task.
@@ -213,7 +223,7 @@ def read_task(reader: Reader) -> tuple[type[Task], bool]:
 
 
 class Common(NamedTuple):
-    """What the sections of every recipe describe; `view` is None where nothing is trained."""
+    """Objects of the sections of every recipe; `view` is None if nothing is trained."""
 
     mesh: Mesh
     run: Run
@@ -224,19 +234,21 @@ class Common(NamedTuple):
 
 
 def read_common(reader: Reader, trains: bool) -> Common:
-    """See `Common`; None in the place of what is wrong, after noting it.
+    """Reads the sections of `Common`; a section with problems, which are recorded, gives None.
 
-    What `eval_view` does not say of the clips is as in `view`.
+    Keys of `CLIP` that `eval_view` lacks are taken from `view`.
     """
     attempt = reader.problems.attempt
     view = attempt(reader.call, "view", input_pipeline.TrainView) if trains else None
     eval_view = None
     with reader.problems.gather():
-        same = {key: reader["view"][key] for key in CLIP if key in reader["view"]}
-        section = {**same, **reader["eval_view"]}
+        inherited = {key: reader["view"][key] for key in CLIP if key in reader["view"]}
+        section = {**inherited, **reader["eval_view"]}
         eval_view = reader.call("eval_view", input_pipeline.EvalView, section)
     if view is not None and eval_view is not None and view.shape != eval_view.shape:
-        reader.problems.append(f"view gives {view.shape}, eval_view {eval_view.shape}")
+        reader.problems.append(
+            f"view makes clips of {view.shape}, eval_view of {eval_view.shape}; they must be equal"
+        )
     return Common(
         mesh=attempt(reader.call, "mesh", sharding.create_mesh),
         run=attempt(reader.call, "run", Run),
@@ -248,30 +260,30 @@ def read_common(reader: Reader, trains: bool) -> Common:
 
 
 def task_for(task_class: type[Task], reader: Reader, eval_view: Any) -> Any:
-    """The task on clips of a view; None after noting what is wrong with either."""
+    """The task on clips of a view; None after recording problems of either."""
     if eval_view is None:
         return None
     return reader.problems.attempt(task_class.from_recipe, reader, eval_view.shape[:3])
 
 
 def read_data(reader: Reader) -> Any:
-    """The dataset of the section `data`; None if it names none."""
+    """The dataset of the section `data`; None if the section has no name."""
     return _dataset("data", reader, reader["data"])
 
 
 def read_eval_data(reader: Reader) -> Any:
-    """The dataset of the section `eval_data`; None if there is no such section, or it names none.
+    """The dataset of the section `eval_data`; None if the section is missing or has no name.
 
-    What it does not say is as in `data`, but for the split, if it is of the same name.
+    Keys that it lacks, except `split`, are taken from `data` if both have the same name.
     """
     section, data = reader["eval_data"], reader["data"]
     if "eval_data" in reader and not is_object(section):
         if is_object(data):
             if section.get("name") is None:
-                raise RecipeError("eval_data.name: missing; `data` is an object, so give one here")
+                raise RecipeError("eval_data.name: missing; it cannot follow `data`, an object")
         elif section.get("name", data.get("name")) == data.get("name") is not None:
             if section.get("split") is None:
-                raise RecipeError("eval_data.split: missing; name the split to evaluate on")
+                raise RecipeError("eval_data.split: missing; set the split to evaluate on")
             section = {**data, **section}
     return _dataset("eval_data", reader, section)
 
@@ -283,7 +295,7 @@ def _dataset(where: str, reader: Reader, section: Any) -> Any:
 
 
 def read_init_from(reader: Reader) -> InitFrom:
-    """The keys of the section `model` that say where parameters come from."""
+    """`init_from`, `init_parts` and `init_resize` of the section `model`."""
     keys = {key: value for key, value in reader["model"].items() if key.startswith("init_")}
     return reader.call("model", InitFrom.of, keys)
 
@@ -291,7 +303,7 @@ def read_init_from(reader: Reader) -> InitFrom:
 def optimizer_of(
     rule: Rule, run: Run, task: Task, params: Any, steps_per_epoch: float
 ) -> Optimizer:
-    """The optimiser for some parameters and the length of the run."""
+    """The optimiser for the parameters of a task and the length of a run."""
     return call(
         "optim",
         rule.optimizer,
@@ -304,8 +316,8 @@ def optimizer_of(
     )
 
 
-class Loading(NamedTuple):
-    """How this process loads its share of each batch."""
+class Loaders(NamedTuple):
+    """Makes loaders of the share of each batch that belongs to this process."""
 
     mesh: Mesh
     batch_size: int
@@ -313,12 +325,12 @@ class Loading(NamedTuple):
     workers: int | None
     bad_inputs: input_pipeline.BadInputs
 
-    def __call__(self, source: Any, view: Any) -> input_pipeline.Loader:
-        """Batches to train on."""
+    def training(self, source: Any, view: Any) -> input_pipeline.Loader:
+        """A loader of batches to train on."""
         return self._loader(source, view, self.batch_size)
 
-    def whole_examples(self, source: Any, view: Any) -> input_pipeline.Loader:
-        """Batches of all views of each example, with the same number of rows on each device."""
+    def evaluation(self, source: Any, view: Any) -> input_pipeline.Loader:
+        """A loader of batches that hold all views of each example, equally many on each device."""
         views = view.reads * view.clips_per_read
         unit = math.lcm(views, sharding.row_shards(self.mesh) * view.clips_per_read)
         return self._loader(source, view, max(1, self.batch_size // unit) * unit)
@@ -338,10 +350,10 @@ class Loading(NamedTuple):
 
 
 def check_training(task: Task, run: Run, training: Any) -> None:
-    """Raises RecipeError where a task cannot be trained on such batches of some data."""
+    """Raises RecipeError if the task cannot be trained on this data."""
     task.check_batch(run.batch_size)
     if task.augment.flip and not getattr(training.source, "flippable", True):
-        raise RecipeError("augment.flip must be 0: mirroring changes the classes of data")
+        raise RecipeError("augment.flip must be 0: a horizontal flip changes the classes of data")
     if not training.steps_per_epoch:
         raise RecipeError(
             f"run.batch_size={run.batch_size} clips, but data has only "
@@ -350,13 +362,11 @@ def check_training(task: Task, run: Run, training: Any) -> None:
 
 
 def check_same_classes(data: Any, eval_data: Any) -> None:
-    """Raises RecipeError where the same number stands for different classes."""
+    """Raises RecipeError if the same label means different classes in both datasets."""
     names = [source.class_names for source in (data, eval_data) if source is not None]
     if len(names) == 2 and None not in names and tuple(names[0]) != tuple(names[1]):
-        differ = next((a, b) for a, b in zip(*names, strict=False) if a != b)
-        raise RecipeError(
-            f"data and eval_data have different classes: {differ[0]!r} and {differ[1]!r}"
-        )
+        first, second = next((a, b) for a, b in zip(*names, strict=False) if a != b)
+        raise RecipeError(f"data and eval_data have different classes: {first!r} and {second!r}")
 
 
 def first_clips(data: Any) -> np.ndarray:
@@ -365,7 +375,7 @@ def first_clips(data: Any) -> np.ndarray:
     Raises:
       BadInput: none of the first hundred examples can be read.
     """
-    rows = [data.load(0, index) for index in range(min(SHOWN_CLIPS, data.source.num_examples))]
+    rows = [data.load(0, index) for index in range(min(PICTURED_CLIPS, data.source.num_examples))]
     if all(row.problem for row in rows):
         rows = [data.load(0, index) for index in range(min(100, data.source.num_examples))]
     readable = [row.video[0] for row in rows if not row.problem]
@@ -374,9 +384,9 @@ def first_clips(data: Any) -> np.ndarray:
         raise input_pipeline.BadInput(
             f"none of the first {len(rows)} examples can be read; {name}: {problem.reason}"
         )
-    return np.stack(readable[:SHOWN_CLIPS])
+    return np.stack(readable[:PICTURED_CLIPS])
 
 
-def what_matters(recipe: Section) -> dict[str, str]:
-    """All of a resolved recipe that matters to what is learned, see `sections.flatten`."""
+def fixed_recipe(recipe: Section) -> dict[str, str]:
+    """The keys of a resolved recipe that may not change on resuming, see `sections.flatten`."""
     return {k: v for k, v in flatten(recipe).items() if not is_harmless(k, HARMLESS)}

@@ -1,4 +1,4 @@
-"""Evaluation: sums over a dataset, each example exactly once."""
+"""Evaluation: sums over a dataset, which count each example exactly once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Interrupt = Callable[[bool], bool]
 
 
 class Interrupted(Exception):
-    """The run was asked to stop in the middle of an evaluation."""
+    """The run was asked to stop during an evaluation."""
 
 
 def never(waiting: bool) -> bool:
-    """An evaluation that is not interrupted."""
+    """Never interrupts."""
     return False
 
 
@@ -31,19 +31,19 @@ def evaluate(
     expected: int,
     interrupted: Interrupt = never,
 ) -> dict[str, Any]:
-    """Sums of what a step gives for each batch of a dataset, in float64.
+    """Sums the outputs of an evaluation step over a dataset, in float64.
 
     Args:
       params: on the devices.
-      batches: one pass; rows with `valid` False do not count.
-      step: the compiled step: sums over a batch, `examples` among them.
-      expected: examples in the dataset.
-      interrupted: whether to leave; called once for each batch (with False), which all processes
-        do, and now and then while one is waited for (with True).
+      batches: one pass over the dataset; rows with `valid` False do not count.
+      step: the compiled step, which returns sums over a batch, with `examples` among them.
+      expected: number of examples in the dataset.
+      interrupted: whether to stop; called with False once per batch, by all processes, and with
+        True repeatedly while waiting for a batch.
 
     Raises:
-      Interrupted: `interrupted` said so.
-      AssertionError: more examples were counted than there are.
+      Interrupted: `interrupted` returned True.
+      AssertionError: more examples were counted than the dataset has.
     """
     sums: dict[str, Any] = {}
     while True:
@@ -54,7 +54,7 @@ def evaluate(
         if batch is None or interrupted(False):
             raise Interrupted
         fault_point("evaluate.batch")
-        # Added up on the host in float64: a batch is small enough for float32, a dataset not.
+        # float32 is exact enough for the sums of a batch, not for those of a dataset.
         added = {name: np.asarray(x, np.float64) for name, x in step(params, batch).items()}
         sums = {name: sums.get(name, 0.0) + x for name, x in added.items()}
     assert sums["examples"] <= expected, f"{sums['examples']} examples of {expected} were counted"

@@ -1,4 +1,4 @@
-"""A run without its files: state, batches, step, evaluation, pictures.
+"""An experiment: state, batches, step, evaluation and pictures of a run, without its files.
 
 state = experiment.init()
 for batch in experiment.batches(state):
@@ -32,19 +32,19 @@ from maskfeat_jax.workdir.workdir import write_table
 
 @runtime_checkable
 class Source(Protocol):
-    """A dataset, as far as training looks at it."""
+    """A dataset, with what training needs of it."""
 
     @property
     def num_examples(self) -> int:
-        """Examples in it."""
+        """Number of examples."""
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
-        """Of the labels; None where there are none."""
+        """Names of the labels; None for data without labels."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the list of examples."""
+        """Hash of the list of examples."""
 
 
 @runtime_checkable
@@ -61,33 +61,33 @@ class Data(Protocol):
 
     @property
     def views(self) -> int:
-        """Rows of each example in one pass of evaluation."""
+        """Rows per example in evaluation."""
 
     def train_batches(self, start_step: int) -> Generator[Batch]:
-        """Batches without end, from that of a step on."""
+        """Infinite batches, starting with that of a step."""
 
     def eval_batches(self, on_bad: str) -> Generator[Batch]:
-        """Each example once."""
+        """One pass over all examples."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a recipe describes.
+    """What a recipe describes, see `training.build.build`.
 
     Attributes:
       mesh: the devices.
-      task: what is trained or evaluated.
-      run: how long and how often.
+      task: the model and its steps.
+      run: batch size, length and intervals.
       seed: of the initial parameters.
-      training: the data to train on, or that evaluation needs; None in a task that needs none.
-      testing: the data to evaluate on; None for no evaluation.
-      shown: clips for pictures, uint8 `(b, t, h, w, 3)`.
-      optimizer: None where nothing is trained.
-      init_from: where the first parameters come from.
+      training: training data (a task that only evaluates may need it); None if not needed.
+      testing: evaluation data; None for no evaluation.
+      pictured: clips for pictures, uint8 `(b, t, h, w, 3)`.
+      optimizer: None if nothing is trained.
+      init_from: source of the initial parameters.
       on_bad: what evaluation does with unreadable files, "fail" or "skip".
       bad_inputs: counts and lists unreadable files, see `input_pipeline.BadInputs`.
-      recipe: the resolved recipe: every default written out.
-      what_matters: all of it that what is learned depends on, by dotted key.
+      recipe: the resolved recipe, with all defaults filled in.
+      fixed_recipe: its values that may not change on resuming, by dotted key.
     """
 
     mesh: Mesh
@@ -96,46 +96,46 @@ class Experiment:
     seed: int
     training: Data | None
     testing: Data | None
-    shown: np.ndarray
+    pictured: np.ndarray
     optimizer: Optimizer | None
     init_from: InitFrom
     on_bad: str
     bad_inputs: Any
     recipe: Mapping[str, Any]
-    what_matters: Mapping[str, str]
+    fixed_recipe: Mapping[str, str]
 
     @property
     def data(self) -> Data:
-        """Training data, or where there is none the data to evaluate on."""
+        """Training data; evaluation data if there is none."""
         data = self.training or self.testing
         assert data is not None
         return data
 
     @property
     def total_steps(self) -> int:
-        """Updates of the whole run."""
+        """Number of updates of the whole run."""
         return round(self.run.epochs * self.data.steps_per_epoch)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
-        """Shape, dtype and sharding of each array of a state that is trained."""
+        """Shape, dtype and sharding of each array of the train state."""
         assert self.optimizer is not None
         return abstract_state(self.task, self.optimizer, self.mesh)
 
     def init(self) -> TrainState:
         """The state before the first step, on the devices.
 
-        Where nothing is trained, that to evaluate: its parameters, and what the task needs to know
-        of the training data.
+        If nothing is trained, the state to evaluate: parameters, and what the task needs of the
+        training data.
 
         Raises:
-          TransferError, CheckpointError, ConvertError: of `init_from`.
+          TransferError, CheckpointError, ConvertError: `model.init_from` cannot be used.
         """
         params = initial_params(self.task, self.seed, self.init_from)
         if self.optimizer is not None:
             create = functools.partial(TrainState.create, optimizer=self.optimizer)
-            places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-            return jax.jit(create, out_shardings=places)(params)
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+            return jax.jit(create, out_shardings=shardings)(params)
         params = jax.device_put(params, sharding.state_sharding(self.mesh, params))
         if self.training is not None:
             with self._one_pass(self.training) as batches:
@@ -144,19 +144,19 @@ class Experiment:
         return TrainState.frozen(params)
 
     def batches(self, state: TrainState) -> Generator[Batch]:
-        """Batches on the devices, from that of the state's step to the last of the run."""
+        """Batches on the devices, from the state's step to the last step of the run."""
         with contextlib.closing(self.prefetched(state)) as batches:
             for _ in range(int(state.step), self.total_steps):
                 yield next(batches)
 
     def prefetched(self, state: TrainState) -> Prefetcher:
-        """Batches on the devices without end, from that of the state's step on; to be closed."""
+        """Infinite batches on the devices, starting at the state's step; the caller closes it."""
         assert self.training is not None
-        return Prefetcher(self.training.train_batches(int(state.step)), self.place)
+        return Prefetcher(self.training.train_batches(int(state.step)), self.to_devices)
 
     @functools.cached_property
     def step(self) -> Any:
-        """The jitted step: takes a state over, and a batch; returns the next state and metrics."""
+        """The jitted step `(state, batch) -> (state, metrics)`; donates the state."""
         assert self.optimizer is not None
         return jitted_step(
             self.task, self.optimizer, self.abstract_state, self.mesh, self.run.accumulate
@@ -165,15 +165,15 @@ class Experiment:
     def evaluate(
         self, state: TrainState, *, interrupted: Interrupt = never, table: Path | None = None
     ) -> dict[str, float]:
-        """Metrics on the data to evaluate on; nothing if there is none.
+        """Metrics on the evaluation data; empty if there is none.
 
         Args:
-          state: its moving average is evaluated where there is one.
+          state: its moving average is evaluated if it has one.
           interrupted: see `evaluate`.
-          table: CSV file for details by class.
+          table: CSV file to write, with metrics by class.
 
         Raises:
-          Interrupted: `interrupted` said so.
+          Interrupted: `interrupted` returned True.
         """
         if self.testing is None:
             return {}
@@ -192,13 +192,13 @@ class Experiment:
         return {**self.task.summary(sums), **counts}
 
     def draw(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Pictures of what the model does with `shown`, by name."""
-        shown = self._show_step(state.evaluated, self.shown)
-        on_host = {name: np.asarray(x.addressable_data(0)) for name, x in shown.items()}
-        return self.task.draw(self.shown, on_host, self.data.source.class_names or ())
+        """Pictures of `pictured` and the outputs of the model, by name."""
+        outputs = self._show_step(state.evaluated, self.pictured)
+        on_host = {name: np.asarray(x.addressable_data(0)) for name, x in outputs.items()}
+        return self.task.draw(self.pictured, on_host, self.data.source.class_names or ())
 
-    def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A batch on the devices, from the rows of this process."""
+    def to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """The global batch on the devices, from the rows that this process loads."""
         return sharding.to_device(self.mesh, batch)
 
     @functools.cached_property
@@ -212,15 +212,15 @@ class Experiment:
         return jax.jit(self.task.show_step, out_shardings=sharding.replicated(self.mesh))
 
     def _one_pass(self, data: Data) -> contextlib.closing[Prefetcher]:
-        return contextlib.closing(Prefetcher(data.eval_batches(self.on_bad), self.place))
+        return contextlib.closing(Prefetcher(data.eval_batches(self.on_bad), self.to_devices))
 
 
 def abstract_state(task: Task, optimizer: Optimizer, mesh: Mesh) -> TrainState:
-    """Shape, dtype and sharding of each array of a state that is trained."""
+    """Shape, dtype and sharding of each array of the train state."""
     create = functools.partial(TrainState.create, optimizer=optimizer)
     shapes = jax.eval_shape(lambda key: create(task.init(key)), jax.random.key(0))
     return jax.tree.map(
-        lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place),
+        lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
         shapes,
         sharding.state_sharding(mesh, shapes),
     )
@@ -230,10 +230,10 @@ def jitted_step(
     task: Task, optimizer: Optimizer, state: TrainState, mesh: Mesh, accumulate: int = 1
 ) -> Any:
     """See `Experiment.step`; `state` is that of `abstract_state`."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
         functools.partial(task.train_step, optimizer=optimizer, accumulate=accumulate),
-        in_shardings=(places, sharding.batch_sharding(mesh)),
-        out_shardings=(places, sharding.replicated(mesh)),
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )

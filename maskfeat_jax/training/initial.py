@@ -1,4 +1,4 @@
-"""The parameters that a run begins with: fresh ones, or those of another run or file."""
+"""The initial parameters of a run: random, or from another run or a PyTorch file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from maskfeat_jax.transfer import TransferError, transfer
 
 
 class InitFrom(NamedTuple):
-    """Where parameters come from: `init_from`, `init_parts`, `init_resize` of the section `model`.
+    """Source of initial parameters: `init_from`, `init_parts`, `init_resize` of section `model`.
 
     Attributes:
-      path: work directory, checkpoint or PyTorch file; empty for fresh parameters.
-      parts: top-level names of the parameters to take of it; None for all.
-      resize: interpolate tables of positions that were made for another size of clips.
+      path: work directory, checkpoint or PyTorch file; empty for random parameters.
+      parts: top-level keys of the parameters to take from it; None for all.
+      resize: interpolate positional embeddings of another clip size.
     """
 
     path: str = ""
@@ -32,16 +32,16 @@ class InitFrom(NamedTuple):
         init_parts: tuple[str, ...] | None = None,
         init_resize: bool = False,
     ) -> InitFrom:
-        """From the keys of the section `model`."""
+        """Made from the keys of the section `model`."""
         return cls(init_from, init_parts, init_resize)
 
 
 def initial_params(task: Task, seed: int, source: InitFrom) -> Any:
-    """Fresh parameters on the host, those of `source` in their place.
+    """Random parameters on the host, replaced by those of `source` if it has a path.
 
     Raises:
-      TransferError: they do not fit the model.
-      CheckpointError, ConvertError: they cannot be read.
+      TransferError: the parameters of `source` do not fit the model.
+      CheckpointError, ConvertError: `source` cannot be read.
     """
     fresh = jax.device_get(jax.jit(task.init)(jax.random.key(seed)))
     if not source.path:
@@ -56,14 +56,14 @@ def initial_params(task: Task, seed: int, source: InitFrom) -> Any:
     return transfer(fresh, loaded.params, parts=parts)
 
 
-def _check_same_network(found: Any, wanted: Any, parts: tuple[str, ...]) -> None:
-    """Raises TransferError where parameters fit, but would be computed with in another way."""
+def _check_same_network(source: Any, model: Any, parts: tuple[str, ...]) -> None:
+    """Raises TransferError if settings that do not show in the shapes of parameters differ."""
     fields = [("model", name) for name in ("heads", "kv_stride", "widen_in")]
     fields += [("head", "pool")] if "projection" in parts else []
     for section, name in fields:
-        models = (m.encoder if section == "model" else m for m in (found, wanted))
-        has, asked = (getattr(model, name, None) for model in models)
-        if None not in (has, asked) and has != asked:
+        modules = (m.encoder if section == "model" else m for m in (source, model))
+        theirs, ours = (getattr(module, name, None) for module in modules)
+        if None not in (theirs, ours) and theirs != ours:
             raise TransferError(
-                f"{section}.{name}={asked!r}, but what model.init_from names has {has!r}"
+                f"{section}.{name}={ours!r}, but the model of model.init_from has {theirs!r}"
             )

@@ -1,4 +1,4 @@
-"""The loop: one for every task. Iteration, time and files; the algorithm is in `tasks/`."""
+"""The training loop of all tasks: iteration, timing and files; the algorithms are in `tasks/`."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 @dataclasses.dataclass
 class Training:
-    """Trains from the state's step to the end.
+    """Trains from the state's step to the end of the run.
 
     Attributes:
       experiment: what is trained.
-      workdir: of the run.
-      state: where to begin; after `to_the_end` where it ended.
-      batches: from that of the state's step on.
-      step: the compiled step of the experiment; takes the state over.
-      report: where progress goes.
-      checkpoints: where states go.
-      agreement: what signals ask of any process.
-      watchdog: is called while the run goes on.
+      workdir: work directory of the run.
+      state: the state to start from; after `train` the last one.
+      batches: starting at the state's step.
+      step: the compiled step of the experiment; donates the state.
+      report: receives progress.
+      checkpoints: stores states.
+      agreement: requests to stop or save, the same in all processes.
+      watchdog: notified of each step and phase.
       facts: stored with each checkpoint.
-      unfinished: what was not reported yet when the state was saved: `window`, see
-        `MetricBuffer.rows`, and whether the `evaluation` of its step is still to come.
+      unfinished: not yet reported when the state was saved: the metrics in `window`, see
+        `MetricBuffer.rows`, and whether the `evaluation` of its step is still due.
     """
 
     experiment: Experiment
@@ -61,7 +61,7 @@ class Training:
     unfinished: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        """Nothing is done yet."""
+        """Initialises the counters."""
         self._run, self._total = self.experiment.run, self.experiment.total_steps
         self._done = int(self.state.step)
         self._results: dict[str, float] = {}
@@ -72,12 +72,12 @@ class Training:
         self._clock = Clock()
         self._stragglers = StragglerDetector()
 
-    def to_the_end(self) -> dict[str, float]:
-        """Trains; the metrics of the last evaluation.
+    def train(self) -> dict[str, float]:
+        """Trains; returns the metrics of the last evaluation.
 
         Raises:
-          Stopped: the run was asked to stop, and everything is saved.
-          Diverged: too many steps were not finite, or the parameters are not.
+          Stopped: the run was asked to stop; its state is saved.
+          Diverged: too many updates or the parameters are not finite.
         """
         if self.unfinished["evaluation"]:
             self._evaluate_and_draw()
@@ -100,19 +100,19 @@ class Training:
                 self._log()
             with self._clock.paused():
                 if self._due(self._run.checkpoint_every_epochs):
-                    self._save()  # first: it is written while the evaluation runs
+                    self._save()  # before the evaluation, during which it is written
                 self._evaluate_and_draw()
         self.checkpoints.finish()
         self._report_checkpoints()
         fault_point("shutdown")
         if self.agreement.asked().stop:
-            raise Stopped("everything is done and saved")
+            raise Stopped("training is complete and saved")
         if self._results:
             return self._results
-        try:  # nothing was left to do; not reported a second time
+        try:  # the run was complete before: evaluate again without reporting it twice
             return self._evaluate()
         except Interrupted:
-            raise Stopped("everything is done and saved") from None
+            raise Stopped("training is complete and saved") from None
 
     def _due(self, every_epochs: float) -> bool:
         every = max(1, round(every_epochs * self.experiment.data.steps_per_epoch))
@@ -120,7 +120,7 @@ class Training:
 
     def _log(self) -> None:
         fault_point("report")
-        self._settle()
+        self._fetch_metrics()
         for sentence in self._metrics.spikes():
             self.report.message(sentence)
         interval_s, waited_s = self._clock.lap()
@@ -128,11 +128,11 @@ class Training:
         self.report.train(self._done, steps, self._metrics.read(), interval_s, waited_s)
         if jax.process_count() > 1:
             waits = np.asarray(multihost_utils.process_allgather(np.float32(waited_s)))
-            for sentence in self._stragglers.look(waits, interval_s, steps):
+            for sentence in self._stragglers.update(waits, interval_s, steps):
                 self.report.message(sentence)
 
-    def _settle(self) -> None:
-        for bad in self._metrics.settle():
+    def _fetch_metrics(self) -> None:
+        for bad in self._metrics.fetch():
             self.report.nonfinite(bad.step, bad.loss, bad.grad_norm, bad.examples)
 
     def _evaluate(self) -> dict[str, float]:
@@ -141,11 +141,11 @@ class Training:
         )
 
     def _evaluate_and_draw(self) -> None:
-        """Evaluation and pictures, where they are due; saves and stops when asked to."""
+        """Evaluates and draws if due; saves and stops if asked to."""
         try:
             if self._due(self._run.evaluate_every_epochs):
                 self._results = self._evaluate()
-                if self._results:  # else there is nothing to evaluate on
+                if self._results:  # empty without evaluation data
                     self.report.evaluation(self._done, self._results)
             if self._due(self._run.pictures_every_epochs):
                 self.watchdog.phase("drawing")
@@ -167,7 +167,7 @@ class Training:
 
     def _save(self) -> None:
         self.watchdog.phase("saving")
-        self._settle()
+        self._fetch_metrics()
         if not _all_finite(self.state.params):
             raise Diverged(f"the parameters after step {self._done} are not finite; not saved")
         run = self._run
@@ -185,15 +185,15 @@ class Training:
 
 
 class Clock:
-    """Seconds of training between two reports, and those of them spent waiting for input."""
+    """Measures training time between two reports, and how much of it is waiting for input."""
 
     def __init__(self, now: Callable[[], float] = time.perf_counter):
-        """Starts; another clock is for tests."""
+        """Starts the clock; tests pass another `now`."""
         self._now = now
         self._since, self._waited_s = now(), 0.0
 
     def lap(self) -> tuple[float, float]:
-        """Seconds since the last call without pauses, and seconds of waiting among them."""
+        """Seconds since the last call, pauses excluded, and seconds of waiting among them."""
         now, waited_s = self._now(), self._waited_s
         interval_s = max(now - self._since, 1e-9)
         self._since, self._waited_s = now, 0.0
@@ -201,7 +201,7 @@ class Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time inside is not training time."""
+        """Time in this context does not count as training."""
         start = self._now()
         try:
             yield
@@ -210,7 +210,7 @@ class Clock:
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time inside is spent waiting for input."""
+        """Time in this context counts as waiting for input."""
         start = self._now()
         try:
             yield

@@ -1,4 +1,4 @@
-"""Metrics since the last report, what in them is wrong, and who keeps the others waiting."""
+"""Metrics since the last report; detection of non-finite updates, spikes and slow processes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _SLOW_TIMES_MEDIAN, _SLOW_MIN_SHARE, _SLOW_STEPS = 1.5, 0.1, 100
 
 
 class Diverged(RuntimeError):
-    """The loss or the parameters are no longer finite."""
+    """The loss or the parameters are not finite."""
 
 
 class Bad(NamedTuple):
-    """An update that was left out.
+    """An update that was skipped because it was not finite.
 
     Attributes:
-      step: updates made before it.
+      step: number of steps before it.
       loss: of the batch.
-      grad_norm: of the batch.
-      examples: of the batch.
+      grad_norm: norm of the gradient.
+      examples: ids of the examples in the batch.
     """
 
     step: int
@@ -40,48 +40,48 @@ class Bad(NamedTuple):
 
 
 class TooManyBad(Diverged):
-    """More updates were left out than the recipe allows.
+    """More updates were skipped than the recipe allows.
 
     Attributes:
-      bad: the last of them, all in a row.
+      bad: the last of them, consecutive ones.
     """
 
     def __init__(self, message: str, bad: list[Bad]):
-        """Keeps them."""
+        """Stores both."""
         super().__init__(message)
         self.bad = bad
 
 
 class MetricBuffer:
-    """Metrics of the steps since the last report; fetched from the devices only for it."""
+    """Metrics of the steps since the last report, kept on the devices until `fetch`."""
 
     def __init__(self, max_in_a_row: int, max_fraction: float, stored: Mapping | None = None):
-        """An empty buffer, or one that goes on where another run stopped.
+        """Starts empty, or with the metrics of a checkpoint.
 
         Args:
-          max_in_a_row: updates in a row that may be left out.
-          max_fraction: share of updates that may be left out; counted from `max_in_a_row` on.
-          stored: what `rows` gave.
+          max_in_a_row: limit of consecutive skipped updates.
+          max_fraction: limit of the fraction of skipped updates; applies above `max_in_a_row`.
+          stored: the value of `rows` when the checkpoint was saved.
         """
         self._max_in_a_row, self._max_fraction = max_in_a_row, max_fraction
         self._in_a_row: list[Bad] = []
-        self._seen = self._left_out = 0
+        self._seen = self._skipped = 0
         self._rows: list[dict[str, Any]] = []
         self._fetched: list[dict[str, Any]] = _from_json(stored) if stored else []
         self._steps: list[int] = []
         self._examples: list[Any] = []
 
     def add(self, step: int, metrics: dict[str, jax.Array], examples: Any) -> None:
-        """Takes the metrics of the update after `step`, without waiting for them."""
+        """Adds the metrics of the update after `step`, without waiting for them."""
         self._rows.append(metrics)
         self._steps.append(step)
         self._examples.append(examples)
 
-    def settle(self) -> list[Bad]:
-        """Waits for the metrics; the updates since the last call that were left out.
+    def fetch(self) -> list[Bad]:
+        """Fetches the metrics from the devices; returns the updates skipped since the last call.
 
         Raises:
-          TooManyBad: a limit is passed.
+          TooManyBad: a limit is exceeded.
         """
         rows, self._rows = jax.device_get(self._rows), []
         found = []
@@ -93,19 +93,19 @@ class MetricBuffer:
             bad = Bad(step, float(row["loss"]), float(row["grad_norm"]), _ids(examples))
             found.append(bad)
             self._in_a_row.append(bad)
-            self._left_out += 1
+            self._skipped += 1
             self._check()
         self._fetched += rows
         self._steps, self._examples = [], []
         return found
 
     def rows(self) -> dict[str, list[str]]:
-        """The metrics since the last report by name, as JSON can hold them to the bit."""
+        """The fetched metrics since the last report by name, as text that keeps every bit."""
         names = self._fetched[0] if self._fetched else ()
         return {name: [str(row[name]) for row in self._fetched] for name in names}
 
     def read(self) -> dict[str, float]:
-        """Means over the finite steps since the last report; `settle` comes first."""
+        """Means over the finite steps since the last report; call `fetch` first."""
         rows, self._fetched = self._fetched, []
         finite = [row for row in rows if not row["nonfinite"]] or rows
         names = [name for name in rows[0] if not name.endswith("_sigmas")]
@@ -115,9 +115,9 @@ class MetricBuffer:
         return means
 
     def spikes(self) -> list[str]:
-        """A sentence for each metric that stands out since the last report; `settle` comes first.
+        """Warnings of spikes in loss and gradient norm since the last report; call `fetch` first.
 
-        More than six standard deviations above the steps before, see `steps.deviations`.
+        A spike is more than six standard deviations above recent steps, see `steps.deviations`.
         """
         sentences = []
         for name in _WATCHED:
@@ -134,34 +134,34 @@ class MetricBuffer:
         if count >= self._max_in_a_row:
             raise TooManyBad(
                 f"{count} steps in a row gave a loss or gradient that is not finite; "
-                "the last checkpoint is good. Lower optim.lr, or look at the data",
+                "the last checkpoint is good. Lower optim.lr, or inspect the data",
                 self._in_a_row,
             )
         allowed = self._max_fraction * self._seen
-        if self._left_out > max(self._max_in_a_row, allowed + 3 * math.sqrt(allowed)):
+        if self._skipped > max(self._max_in_a_row, allowed + 3 * math.sqrt(allowed)):
             raise TooManyBad(
-                f"{self._left_out} of {self._seen} steps gave a loss or gradient that is not "
+                f"{self._skipped} of {self._seen} steps gave a loss or gradient that is not "
                 "finite, more than run.max_nonfinite_fraction; the last checkpoint is good. "
-                "Lower optim.lr, or look at the data",
+                "Lower optim.lr, or inspect the data",
                 self._in_a_row,
             )
 
 
 class StragglerDetector:
-    """Which process has been slow for a hundred steps.
+    """Detects processes whose input is slow for a hundred steps.
 
-    The devices run in step, so a slow host does not show in the time of a step; it shows in how
-    long it waits for its own input while the others wait for it.
+    Devices run in lockstep, so all processes have the same step time; a slow host is the one that
+    waits for its own input while the others wait for it.
     """
 
     def __init__(self) -> None:
-        """Nobody is slow yet."""
+        """Starts with no slow process."""
         self._slow_steps: dict[int, int] = {}
 
-    def look(
+    def update(
         self, waited_s: Float[np.ndarray, " processes"], interval_s: float, steps: int
     ) -> list[str]:
-        """One sentence for each process that has just become slow.
+        """Warnings, one for each process that has just become slow.
 
         Args:
           waited_s: seconds that each process waited for its own input.
@@ -176,14 +176,14 @@ class StragglerDetector:
             self._slow_steps[process] = now
             if before < _SLOW_STEPS <= now:
                 sentences.append(
-                    f"warning: process {process} has kept the others waiting for {now} steps: its "
-                    f"input takes {100 * waited / interval_s:.0f} % of the time"
+                    f"warning: process {process} has delayed the others for {now} steps: it waits "
+                    f"for its input {100 * waited / interval_s:.0f} % of the time"
                 )
         return sentences
 
 
 def _ids(examples: Any) -> list[int]:
-    """Ids of the rows of all processes; two halves where JAX has no 64-bit integers."""
+    """Ids of the rows of all processes, joined from two halves if JAX has no 64-bit integers."""
     rows = np.asarray(multihost_utils.process_allgather(examples, tiled=True))
     return (rows.view(np.int64)[:, 0] if rows.ndim == 2 else rows).tolist()
 

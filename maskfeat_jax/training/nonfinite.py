@@ -1,4 +1,4 @@
-"""What is kept of a run that stopped because its numbers were no longer finite."""
+"""Evidence of updates that were not finite, saved when they end a run."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def keep_evidence(
     bad: Sequence[Bad],
     step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]],
 ) -> str:
-    """Writes down the first of the bad updates, and makes it again.
+    """Saves state and batch of the first of the bad updates, and repeats it.
 
-    `nonfinite/<step>` becomes a checkpoint of the state, `nonfinite/batch_<step>_<process>.npz` its
-    batch and `nonfinite/<step>.json` what was found: loss and norm of the gradient, then and when
-    repeated, and of each block of the parameters its norm. All processes call this.
+    Writes `nonfinite/<step>`, a checkpoint of the state, `nonfinite/batch_<step>_<process>.npz`,
+    the batch, and `nonfinite/<step>.json`: loss and gradient norm, first and when repeated, and
+    the norm of the parameters of each block. All processes call this.
 
     Args:
       experiment: what is trained.
       workdir: the work directory.
-      state: after the last of them; updates that are left out change nothing but its counters and
-        the losses it remembers.
-      bad: updates in a row that were left out.
-      step: the compiled step; takes the state over.
+      state: after the last of the bad updates; skipped updates change nothing but its counters and
+        recent losses.
+      bad: consecutive skipped updates.
+      step: the compiled step; donates the state.
 
     Returns:
-      A sentence that says what the repetition shows.
+      A sentence about the result of the repetition.
     """
     assert experiment.training is not None
     with contextlib.closing(experiment.training.train_batches(bad[0].step)) as batches:
@@ -57,7 +57,7 @@ def keep_evidence(
     checkpoints.finish()
     np.savez(folder / f"batch_{first.step}_{jax.process_index()}.npz", **batch)
     norms = jax.device_get(_norms(state.params))
-    _, again = step(jax.tree.map(jnp.copy, then), experiment.place(batch))
+    _, again = step(jax.tree.map(jnp.copy, then), experiment.to_devices(batch))
     repeated = {name: float(again[name]) for name in ("loss", "grad_norm")}
     found = {
         "step": first.step,
@@ -70,15 +70,15 @@ def keep_evidence(
         write_atomically(folder / f"{first.step}.json", json.dumps(found, indent=1) + "\n")
     if np.isfinite(list(repeated.values())).all():
         return (
-            f"step {first.step} was made again and is finite now: the same program on the same "
-            "data gives two results, so the hardware is suspected"
+            f"step {first.step} was repeated and is finite now: the same program on the same data "
+            "gave two results, so suspect the hardware"
         )
-    return f"step {first.step} was made again and is not finite either: it is the data or the code"
+    return f"step {first.step} was repeated and is again not finite: suspect the data or the code"
 
 
 @jax.jit
 def _norms(params: Any) -> dict[str, jax.Array]:
-    """Norm of each block, or top-level part outside the blocks."""
+    """Norm of the parameters of each block and of each module outside the blocks."""
     squares: dict[str, jax.Array] = {}
     for (*words, _), leaf in named_leaves(params).items():
         name = "/".join(words[:3] if "blocks" in words[:2] else words[:2])

@@ -1,4 +1,4 @@
-"""A run in a work directory: restores, compiles, trains to the end; or evaluates once."""
+"""Runs an experiment in a work directory: restores, compiles and trains; or evaluates once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTHING_UNFINISHED = {"window": {}, "evaluation": False}
 
 
 def run_evaluation(experiment: Experiment, workdir: Path) -> dict[str, float]:
-    """Evaluates the parameters of `init_from` once, and draws."""
+    """Evaluates the parameters of `model.init_from` once, and draws pictures."""
     state = experiment.init()
     with _report(experiment, workdir, total_steps=1, steps_per_epoch=1) as report:
         results = experiment.evaluate(state, table=workdir / "per_class.csv")
@@ -39,24 +39,24 @@ def run_evaluation(experiment: Experiment, workdir: Path) -> dict[str, float]:
 def run_training(
     experiment: Experiment, workdir: Path, signals: Signals | None = None
 ) -> dict[str, float]:
-    """Trains to the end, from the newest good checkpoint of the work directory if there is one.
+    """Trains to the end, from the newest good checkpoint of the work directory if it has one.
 
     Args:
-      experiment: one that trains.
-      workdir: of the run; checkpoints, metrics and pictures go there.
-      signals: what asks to stop; None: nothing does.
+      experiment: one with an optimiser.
+      workdir: directory for checkpoints, metrics and pictures.
+      signals: requests to stop; None for none.
 
     Returns:
       The metrics of the last evaluation.
 
     Raises:
-      Stopped: a signal came, and what was trained is saved.
-      Diverged: too many updates were not finite; what is known of it is in `nonfinite/`.
-      CheckpointError: a state cannot be saved, or none can be trusted.
+      Stopped: a signal arrived; the state is saved.
+      Diverged: too many updates were not finite; evidence is in `nonfinite/`.
+      CheckpointError: a state cannot be saved, or no checkpoint passes verification.
       RecipeError: the checkpoints belong to other data or another recipe.
     """
     run, data = experiment.run, experiment.data
-    facts = {"data": data.source.fingerprint, "recipe": experiment.what_matters}
+    facts = {"data": data.source.fingerprint, "recipe": experiment.fixed_recipe}
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(
             Watchdog(
@@ -101,17 +101,17 @@ def run_training(
             facts=facts,
             unfinished=unfinished,
         )
-        del state  # the loop has it, and gives it away
+        del state  # owned by the loop, which donates it
         try:
-            return training.to_the_end()
+            return training.train()
         except TooManyBad as error:
-            watchdog.phase("keeping evidence of what is not finite")
+            watchdog.phase("saving evidence of updates that are not finite")
             report.message(keep_evidence(experiment, workdir, training.state, error.bad, step))
             raise
 
 
 def at_once(signals: Signals | None) -> contextlib.AbstractContextManager[None]:
-    """Inside, a signal ends the process at once, as there is nothing to lose."""
+    """In this context a signal ends the process at once, as no progress can be lost."""
     return contextlib.nullcontext() if signals is None else signals.nothing_to_lose()
 
 
@@ -127,7 +127,7 @@ def _report(experiment: Experiment, workdir: Path, **length: Any) -> Report:
 def _first_state(
     experiment: Experiment, checkpoints: Checkpoints, facts: dict[str, Any]
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state to train from, and what the run before had not reported.
+    """The state to start from, and what the run had not reported when that was saved.
 
     Raises:
       RecipeError: the checkpoint belongs to other data or another recipe.
@@ -140,22 +140,22 @@ def _first_state(
     fault_point("restore.after")
     if stored.get("data") != facts["data"]:
         raise RecipeError(
-            "data: the list of examples is not the one that this run was started with; "
-            "restore it, or choose a new --workdir"
+            "data: the list of examples differs from that at the start of this run; restore it, "
+            "or choose a new --workdir"
         )
     if changed := differences(stored.get("recipe", {}), facts["recipe"]):
         raise RecipeError(
-            f"checkpoint {newest} was saved by a run with another recipe than config.json says:\n  "
+            f"checkpoint {newest} was saved with a recipe that differs from config.json:\n  "
             + "\n  ".join(changed.values())
-            + "\nPut back the checkpoints of this run, or choose a new --workdir."
+            + "\nRestore the checkpoints of this run, or choose a new --workdir."
         )
     return state, stored.get("unfinished", NOTHING_UNFINISHED)
 
 
 def _compiled(experiment: Experiment, state: TrainState, batches: Prefetcher) -> Step:
-    """The step, compiled before it is needed: until then there is nothing to lose."""
+    """The compiled step; until then, a signal may end the process without loss."""
     batch = batches.peek()
     fault_point("compile")
     program = experiment.step.lower(state, batch).compile()
-    gather(None)  # all are ready: Gloo does not wait long for one who still compiles
+    gather(None)  # wait for all: Gloo times out soon if a process still compiles
     return program

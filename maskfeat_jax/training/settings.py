@@ -9,25 +9,27 @@ VERIFY = ("auto", "full", "length")
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """How long, how much at a time, how often what, and when to give up.
+    """The section `run`: batch size, length, intervals, limits.
 
     Attributes:
       batch_size: clips per update, over all devices.
-      epochs: of the whole run.
-      accumulate: equal slices that a batch is computed in, one after the other.
-      log_every_steps: steps between two lines of progress.
+      epochs: length of the whole run.
+      accumulate: number of equal slices of a batch that are computed one after the other, with
+        accumulated gradients.
+      log_every_steps: steps between two lines of the log.
       checkpoint_every_epochs: 0 saves at the end only.
       evaluate_every_epochs: 0 evaluates at the end only.
       pictures_every_epochs: 0 draws at the end only.
-      keep_checkpoints: how many of the newest stay.
-      verify_checkpoints: what is compared before a checkpoint is loaded: "full", the SHA-256 of
+      keep_checkpoints: number of newest checkpoints to keep.
+      verify_checkpoints: what is verified before a checkpoint is loaded: "full", the SHA-256 of
         each file; "length", their sizes; "auto", "length" only above 5 GB.
-      allow_fresh_start: start anew where there are checkpoints, but none that can be trusted.
-      max_nonfinite: steps in a row that may be skipped because loss or gradient is not finite.
-      max_nonfinite_fraction: share of the steps that may be skipped.
-      grace_seconds: from the first signal to stop until the process ends for certain.
+      allow_fresh_start: start from step 0 if there are checkpoints, but none passes verification.
+      max_nonfinite: end the run after this many consecutive steps whose loss or gradient is not
+        finite.
+      max_nonfinite_fraction: largest fraction of such steps in the run.
+      grace_seconds: time from the first signal to stop until the process ends in any case.
       hang_seconds: a step that takes longer, and longer than ten times the median, is a hang: the
-        threads are written down and the process ends with code 1.
+        stacks of all threads are saved and the process ends with code 1.
       hang_start_seconds: the same for the first step, evaluations and saves.
     """
 
@@ -58,19 +60,21 @@ class Run:
         if self.max_nonfinite < 1:
             raise ValueError(f"max_nonfinite={self.max_nonfinite} must be 1 or more")
         if not 0 <= self.max_nonfinite_fraction <= 1:
-            raise ValueError(f"max_nonfinite_fraction={self.max_nonfinite_fraction} is no share")
+            raise ValueError(
+                f"max_nonfinite_fraction={self.max_nonfinite_fraction} is not in [0, 1]"
+            )
         if self.verify_checkpoints not in VERIFY:
             raise ValueError(f"verify_checkpoints must be one of {', '.join(VERIFY)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """The section `input`: how the host works.
+    """The section `input`: reading on the host.
 
     Attributes:
-      workers: threads that decode; 0 for one per core.
-      on_bad_in_evaluation: "fail" stops at a file that cannot be read, "skip" leaves it out and
-        the result shows how many were used.
+      workers: number of decoding threads; 0 for one per core.
+      on_bad_in_evaluation: "fail" stops at an unreadable file; "skip" leaves it out, and the
+        metrics `used` and `expected` tell how many were used.
     """
 
     workers: int = 0

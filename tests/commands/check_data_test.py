@@ -35,10 +35,10 @@ def loader(path, section="data", max_fraction=0.2):
 
 def test_all_usable(tmp_path):
     path = folder(tmp_path / "images", 0)
-    told: list[str] = []
+    reported: list[str] = []
     data = {section: loader(path, section) for section in VIEWS}
-    assert check_data(data, on_bad="fail", tell=told.append) == 0
-    text = "\n".join(told)
+    assert check_data(data, on_bad="fail", report=reported.append) == 0
+    text = "\n".join(reported)
     for words in (
         "data: 30 examples, 60 clips",
         "eval_data: 30 examples, 90 clips",
@@ -49,12 +49,12 @@ def test_all_usable(tmp_path):
 
 
 @pytest.mark.parametrize(("bad", "code"), [(6, 0), (7, 65), (30, 65)])
-def test_more_than_the_allowed_share_is_refused_as_a_run_would(bad, code, tmp_path):
+def test_more_unusable_files_than_allowed_are_an_error_as_in_a_run(bad, code, tmp_path):
     data = {"data": loader(folder(tmp_path / "images", bad))}
-    told: list[str] = []
+    reported: list[str] = []
     list_path = tmp_path / "list.jsonl"
-    assert check_data(data, on_bad="fail", list_path=list_path, tell=told.append) == code
-    text = "\n".join(told)
+    assert check_data(data, on_bad="fail", list_path=list_path, report=reported.append) == code
+    text = "\n".join(reported)
     assert f"{30 - bad} usable" in text
     assert f"{(bad + 1) // 2} empty, such as" in text
     assert "not_media" in text
@@ -63,28 +63,30 @@ def test_more_than_the_allowed_share_is_refused_as_a_run_would(bad, code, tmp_pa
     first = {"index": 0, "class": "empty", "reason": "0 bytes", "bytes": 0, "section": "data"}
     assert lines[0] == {"file": str(tmp_path / "images/a/000.jpg"), **first}
     assert ("more than bad_inputs.max_fraction=0.2" in text) == (bad == 7)
-    assert ("nothing can be used" in text) == (bad == 30)
+    assert ("no example is usable" in text) == (bad == 30)
 
 
 @pytest.mark.parametrize(("on_bad", "code"), [("fail", 65), ("skip", 0)])
 def test_one_bad_file_in_evaluation(on_bad, code, tmp_path):
     data = {"eval_data": loader(folder(tmp_path / "images", 1), "eval_data")}
-    told: list[str] = []
-    assert check_data(data, on_bad=on_bad, tell=told.append) == code
-    assert ('on_bad_in_evaluation="skip"' in "\n".join(told)) == (code == 65)
-    assert "classes of 9 to 10 usable examples" in "\n".join(told)
+    reported: list[str] = []
+    assert check_data(data, on_bad=on_bad, report=reported.append) == code
+    assert ('on_bad_in_evaluation="skip"' in "\n".join(reported)) == (code == 65)
+    assert "classes of 9 to 10 usable examples" in "\n".join(reported)
 
 
 def test_a_class_without_usable_examples_is_named(tmp_path):
     path = folder(tmp_path / "images", 0)
     for file in (tmp_path / "images" / "b").iterdir():
         file.write_bytes(b"")
-    told: list[str] = []
-    assert check_data({"data": loader(path)}, on_bad="fail", tell=told.append) == 65
-    assert "3 classes of 0 to 10 usable examples, median 10; 1 without any, such as b" in told[-2]
+    reported: list[str] = []
+    assert check_data({"data": loader(path)}, on_bad="fail", report=reported.append) == 65
+    assert (
+        "3 classes of 0 to 10 usable examples, median 10; 1 without any, such as b" in reported[-2]
+    )
 
 
-def test_an_error_that_is_none_of_the_data_ends_it(tmp_path, monkeypatch):
+def test_an_error_that_is_not_of_the_data_is_raised(tmp_path, monkeypatch):
     data = loader(folder(tmp_path / "images", 0))
 
     def broken(*_):
@@ -93,5 +95,5 @@ def test_an_error_that_is_none_of_the_data_ends_it(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "load", broken)
     before = threading.active_count()
     with pytest.raises(ZeroDivisionError):
-        check_data({"data": data}, on_bad="fail", tell=lambda _: None)
+        check_data({"data": data}, on_bad="fail", report=lambda _: None)
     assert threading.active_count() == before

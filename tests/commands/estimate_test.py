@@ -21,7 +21,7 @@ from tests.recipes import ROOT
 
 
 def autoencoder(**fields):
-    """Task and optimiser of a small masked autoencoder."""
+    """Task and optimiser of a small mtried autoencoder."""
     target = Pixels((1, 8, 8), channels="last")
     sizes = {"tubelet": (1, 8, 8), "positions": "sincos", **fields}
     head = {"dim": target.dim, "visible": 4, "width": 64, "depth": 1, "heads": 2}
@@ -43,7 +43,7 @@ def optimizer_of(task):
     return AdamW(lr=1e-3, ema_decay=0.9).optimizer(params, **length, frozen=task.model.frozen)
 
 
-def test_parts_add_up_and_are_those_of_a_real_state():
+def test_bytes_are_those_of_a_real_state():
     task, optimizer = autoencoder(depth=1)
     found = estimate(task, optimizer, sharding.create_mesh(), batch_size=4)
     params = jax.jit(task.init)(jax.random.key(0))
@@ -57,7 +57,7 @@ def test_parts_add_up_and_are_those_of_a_real_state():
     assert found.flops_per_step == 4 * found.flops_per_clip > 0
     assert found.largest_batch is None
     text = found.table()
-    assert f"{found.parameters:,}, learnt {found.trainable:,}" in text
+    assert f"{found.parameters:,}, trainable {found.trainable:,}" in text
     assert f"  peak            {found.peak_bytes / 2**20:12,.1f} MiB" in text
     assert "largest" not in text
 
@@ -68,28 +68,28 @@ def test_the_largest_batch_fits_and_is_a_batch_of_the_task():
     )
     mixed = Mix(probability=1.0, group=4)
     task = Finetune(model=model, normalise=Normalise(), clip=(1, 32, 32), seed=0, mix=mixed)
-    parts = (task, optimizer_of(task), sharding.create_mesh())
-    base = estimate(*parts, batch_size=8)
-    larger = estimate(*parts, batch_size=40)
+    setup = (task, optimizer_of(task), sharding.create_mesh())
+    base = estimate(*setup, batch_size=8)
+    larger = estimate(*setup, batch_size=40)
     memory = larger.peak_bytes + 100
-    found = estimate(*parts, batch_size=8, memory_bytes=memory)
+    found = estimate(*setup, batch_size=8, memory_bytes=memory)
     assert found.largest_batch == 40
-    assert "largest batch     40 clips, 40 on a device" in found.table()
+    assert "largest batch     40 clips, 40 per device" in found.table()
     same = dataclasses.replace(found, memory_bytes=None, largest_batch=None)
     assert same == base
     none = dataclasses.replace(found, largest_batch=0)
-    assert "not one clip on each device fits" in none.table()
+    assert "not even one clip per device fits" in none.table()
 
 
-def test_largest_follows_the_line_and_believes_only_what_it_asked():
-    asked = []
+def test_largest_interpolates_and_returns_only_what_it_tried():
+    tried = []
 
     def line(n):
-        asked.append(n)
+        tried.append(n)
         return 100 + 10 * n
 
     assert largest_that_fits(line, 8, 1105) == 100
-    assert len(asked) <= 4
+    assert len(tried) <= 4
     assert largest_that_fits(line, 8, 119) == 1
     assert largest_that_fits(line, 1, 109) == 0
 
@@ -102,9 +102,9 @@ def test_largest_follows_the_line_and_believes_only_what_it_asked():
         assert best > 0
 
 
-def test_refuses_a_batch_that_cannot_be_cut():
+def test_refuses_a_batch_that_cannot_be_split():
     task, optimizer = autoencoder(depth=1)
-    with pytest.raises(ValueError, match=r"run.batch_size=9 is not a multiple of 2, .* x 2 parts"):
+    with pytest.raises(ValueError, match=r"run.batch_size=9 is not a multiple of 2, .* x 2 slices"):
         estimate(task, optimizer, sharding.create_mesh(), batch_size=9, accumulate=2)
 
 

@@ -10,7 +10,7 @@ from maskfeat_jax.commands.verify_checkpoint import verify_checkpoint
 from tests.checkpoints.checkpointer_test import files_of, make_state
 
 
-def test_every_step_is_told_of_and_nothing_changes(tmp_path):
+def test_every_step_is_reported_and_nothing_changes(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (1, 2, 3):
         state = make_state(step)
@@ -40,8 +40,8 @@ def test_every_step_is_told_of_and_nothing_changes(tmp_path):
         text = "\n".join(lines)
         name = data.relative_to(directory / "3")
         assert f"{directory}/3: DAMAGED, {name} has other contents" in text
-        assert "4.saving: of a save that was cut short" in text
-        assert "bad/5: was set aside" in text
+        assert "4.saving: left by an interrupted save" in text
+        assert "bad/5: moved here as damaged" in text
         assert lines[-1] == "2 of 3 steps are good"
     assert files_of(directory) == before
     assert verify_checkpoint(directory / "2", lines.append) == 0
@@ -49,12 +49,12 @@ def test_every_step_is_told_of_and_nothing_changes(tmp_path):
     (directory / "2" / "manifest.json").unlink()
     assert verify_checkpoint(directory / "2", lines.append) == 74
     assert "manifest.json is missing" in lines[-1]
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    with pytest.raises(CheckpointError, match="contains no checkpoint"):
         verify_checkpoint(tmp_path / "elsewhere")
 
 
 def test_a_step_without_floats_can_be_verified(tmp_path):
-    """Keys, whole numbers and empty arrays have no values that are not finite."""
+    """Keys, integers and empty arrays have no non-finite values."""
     state = {"key": jax.random.key(0), "n": jnp.int32(3), "none": jnp.zeros((0, 3))}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, state, {})

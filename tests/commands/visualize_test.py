@@ -66,8 +66,8 @@ def test_runs_on_videos_give_a_strip_and_an_animation(finished_run, tmp_path, ca
     assert moving > 1
     capsys.readouterr()
     command([str(workdir), str(tmp_path / "video.mkv"), "--out", str(tmp_path / "out.png")])
-    said = capsys.readouterr().out.split()
-    assert said == [str(tmp_path / "out.png"), str(tmp_path / "out.gif")]
+    printed = capsys.readouterr().out.split()
+    assert printed == [str(tmp_path / "out.png"), str(tmp_path / "out.gif")]
     assert Image.open(tmp_path / "out.gif").n_frames == moving
     assert list((workdir / "pictures").glob("predictions_moving_*.gif"))
 

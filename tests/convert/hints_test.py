@@ -158,7 +158,7 @@ def test_sizes_that_cannot_be_are_refused(clip, words):
 @pytest.mark.parametrize(
     ("name", "fields", "words"),
     [
-        ("mean", {"heads": 4}, "model.heads=4, but what model.init_from names has 2"),
+        ("mean", {"heads": 4}, "model.heads=4, but the model of model.init_from has 2"),
         ("mean_mvit", {"kv_stride": 1}, "model.kv_stride=1"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What holds for masks of boxes alike, and on which grids no mask can be drawn."""
+"""Properties of all block, tube and cube masks, and grids on which no mask can be drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.masking.draws import draws
         (Cube(0.75, window=(1, 3, 5), exact=True), (2, 9, 10), 12),
     ],
 )
-def test_exact_masks_hide_their_share(masker, grid, cell):
+def test_exact_masks_have_the_target_number(masker, grid, cell):
     counts = draws(masker, 16, grid).sum((1, 2, 3))
     assert counts.tolist() == [masker.masked(grid)] * 16
     assert abs(masker.masked(grid) - masker.ratio * math.prod(grid)) <= cell / 2
@@ -45,13 +45,13 @@ def test_windows_are_enlarged_to_the_tokens(masker, plain, coarse, cell):
 @pytest.mark.parametrize(
     ("masker", "grid", "words"),
     [
-        (Block(), (8, 14, 14), "the clip has 8; for several there are cube and tube"),
-        (Block(), (1, 1, 14), "block masks need 2x2 tokens or more, there are 1x14"),
+        (Block(), (8, 14, 14), "the clip has 8; use cube or tube masks"),
+        (Block(), (1, 1, 14), "block masks need at least 2x2 tokens, got 1x14"),
         (Block(0.01), (1, 3, 3), "mask ratio 0.01 leaves no masked token of 9"),
         (Tube(window=(7, 7)), (8, 14, 15), "mask window 7x7 does not divide the token grid 14x15"),
-        (Tube(), (8, 14, 1), "tube masks need 2x2 tokens or more, there are 14x1"),
+        (Tube(), (8, 14, 1), "tube masks need at least 2x2 tokens, got 14x1"),
         (Tube(0.01), (1, 3, 3), "leaves no masked token of 9"),
-        # Without an end: no rectangle of 18 tokens is one row high and at most 3.3 times as wide.
+        # Endless otherwise: no rectangle of 18 tokens is one row high and at most 3.3 times as wide.
         (Tube(0.94, exact=True), (2, 2, 48), "no rectangle of 18 tokens.* is smaller than 2x48; l"),
         (
             Cube(window=(8, 7, 7)),
@@ -59,9 +59,9 @@ def test_windows_are_enlarged_to_the_tokens(masker, plain, coarse, cell):
             "window 8x7x7 does not divide the token grid 8x14x15",
         ),
         (Cube(window=(8, 7, 7)), (4, 14, 14), "does not divide the token grid 4x14x14"),
-        (Cube(), (8, 1, 14), "cube masks need 2x2 tokens or more, there are 1x14"),
+        (Cube(), (8, 1, 14), "cube masks need at least 2x2 tokens, got 1x14"),
         (Cube(0.01), (1, 3, 3), "mask ratio 0.01 leaves no masked token of 9"),
-        (Cube(0.1), (1, 10, 10), "is 10 cells of 1x10x10, and the smallest box has 20; raise"),
+        (Cube(0.1), (1, 10, 10), "is 10 cells of 1x10x10, but the smallest box has 20; raise"),
         (Random(0.99), (4, 3, 3), "mask ratio 0.99 leaves no visible token of 36"),
         (RandomPerFrame(0.99), (4, 3, 3), "leaves no visible token"),
         (RandomTube(0.99), (4, 3, 3), "leaves no visible token"),

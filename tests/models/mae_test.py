@@ -146,7 +146,7 @@ def test_fixed_positions_start_as_their_table(kind, rows):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"encoder": "mvit_v2_s", "head": HEAD}, "MViT cannot leave tokens out"),
+        ({"encoder": "mvit_v2_s", "head": HEAD}, "MViT cannot skip masked tokens"),
         ({"encoder": "vit_b16", "head": {**HEAD, "heads": 3}}, "width 16 is not"),
         ({"encoder": "vit_b16", "head": {**HEAD, "class_token": "both"}}, "class_token='both'"),
         ({"encoder": "vit_b16", "head": HEAD, "class_token": False}, "'encoder' needs an encoder"),

@@ -161,7 +161,9 @@ def test_refuses():
         initial(tiny(), clips_and_mask()[0], jnp.zeros((2, 2, 4, 4), bool))
     with pytest.raises(ValueError, match=r"tubelet=\(2, 16, 32\) is not one of \(2, 4, 4\), "):
         create_encoder("mvit_v2_s", tubelet=(2, 16, 32))
-    with pytest.raises(ValueError, match=r"stages=\(1, 16\) do not rise between 0 and depth=16"):
+    with pytest.raises(
+        ValueError, match=r"stages=\(1, 16\) do not increase between 0 and depth=16"
+    ):
         create_encoder("mvit_v2_s", stages=(1, 16))
     with pytest.raises(ValueError, match="widen_in='head' is not one of mlp, attention"):
         create_encoder("mvit_v2_s", widen_in="head")

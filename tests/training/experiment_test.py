@@ -13,7 +13,7 @@ from tests.recipes import shrunken
 PRETRAIN, FINETUNE = "maskfeat_vit_in1k:b16", "finetune_vit_in1k:b16"
 
 
-def test_a_loop_of_ones_own_is_the_run(finished_run, tmp_path):
+def test_a_custom_loop_equals_the_run(finished_run, tmp_path):
     workdir, results = finished_run(PRETRAIN)
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     experiment = build(shrunken(PRETRAIN))
@@ -31,7 +31,7 @@ def test_a_loop_of_ones_own_is_the_run(finished_run, tmp_path):
     assert not (tmp_path / "not_made").exists()
 
 
-def test_an_evaluation_begins_with_all_parameters_of_the_run(finished_run, tmp_path):
+def test_an_evaluation_starts_from_all_parameters_of_the_run(finished_run, tmp_path):
     workdir, results = finished_run(FINETUNE, init_from=PRETRAIN)
     recipe = shrunken(FINETUNE) | {"task": "evaluate"}
     recipe["model"]["init_from"] = str(workdir)

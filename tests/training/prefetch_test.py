@@ -20,22 +20,22 @@ def rows(count, closed=None, error=None):
 
 
 def test_batches_come_in_order_each_once_and_ahead():
-    placed, closed = [], []
+    transferred, closed = [], []
 
-    def place(batch):
-        placed.append(batch["index"])
+    def to_devices(batch):
+        transferred.append(batch["index"])
         return {"index": -batch["index"]}
 
-    batches = Prefetcher(rows(6, closed), place, ahead=2)
+    batches = Prefetcher(rows(6, closed), to_devices, ahead=2)
     assert batches.peek() == {"index": 0}
     time.sleep(0.2)
     assert batches.next() == {"index": 0}
-    assert len(placed) >= 2  # the transfer of others has begun
+    assert len(transferred) >= 2  # the transfer of others has begun
     assert [batches.next()["index"] for _ in range(5)] == [-1, -2, -3, -4, -5]
     with pytest.raises(StopIteration):
         batches.next()
     batches.close()
-    assert placed == list(range(6))
+    assert transferred == list(range(6))
     assert closed == [True]
 
 
@@ -48,7 +48,7 @@ def test_an_error_comes_after_the_batches_before_it():
     batches.close()
 
 
-def test_waiting_can_be_left_and_a_stuck_loader_does_not_hold_the_end(monkeypatch):
+def test_waiting_can_be_interrupted_and_a_stuck_loader_does_not_block_close(monkeypatch):
     monkeypatch.setattr("maskfeat_jax.training.prefetch._END_SECONDS", 0.1)
     stuck, asked = threading.Event(), iter([False, False, True])
 
