@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from maskfeat_jax import configs
-from maskfeat_jax.sections import RecipeError, nearest, shown
+from maskfeat_jax.sections import RecipeError, nearest, shorten
 
 SHIPPED = Path(configs.__path__[0])
 
@@ -54,7 +54,7 @@ def load(name: str) -> ConfigDict:
     with _errors_located_in(module):
         config = get_config(argument) if argument else get_config()
     if not isinstance(config, ConfigDict):
-        raise RecipeError(f"{path}: get_config returned {shown(config)}, not a ConfigDict")
+        raise RecipeError(f"{path}: get_config returned {shorten(config)}, not a ConfigDict")
     return config
 
 

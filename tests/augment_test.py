@@ -17,11 +17,11 @@ def noise(b=4, t=2, h=12, w=20, seed=0):
 def test_normalise():
     video = np.random.default_rng(0).integers(0, 256, (2, 1, 4, 6, 3), dtype=np.uint8)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-    wanted = (video / 255 - np.array(mean)) / np.array(std)
-    np.testing.assert_allclose(Normalise(mean, std)(video), wanted, atol=1e-6)
+    expected = (video / 255 - np.array(mean)) / np.array(std)
+    np.testing.assert_allclose(Normalise(mean, std)(video), expected, atol=1e-6)
 
 
-def test_flip_turns_whole_clips_in_half_of_the_cases():
+def test_flip_mirrors_half_of_the_clips_in_all_frames():
     clips = noise(b=400)
     flipped = np.asarray(Augment(flip=0.5)(jax.random.key(1), clips))
     turned = np.asarray(clips)[:, :, :, ::-1]
@@ -56,24 +56,24 @@ def test_random_erasing_fills_one_box_of_all_frames():
 
 
 def test_smoothing():
-    wanted = Mix(smoothing=0.1).smooth(jnp.array([2, 0]), 5)
+    targets = Mix(smoothing=0.1).smooth(jnp.array([2, 0]), 5)
     np.testing.assert_allclose(
-        wanted, [[0.02, 0.02, 0.92, 0.02, 0.02], [0.92] + [0.02] * 4], atol=1e-6
+        targets, [[0.02, 0.02, 0.92, 0.02, 0.02], [0.92] + [0.02] * 4], atol=1e-6
     )
 
 
 @pytest.mark.parametrize("switch", [0.0, 1.0, 1])
 def test_mixing_by_hand(switch):
-    """What is mixed can be read off constant clips: the shares of pixels and of labels agree."""
+    """Constant clips show the weights of a mix: those of pixels and labels agree."""
     b, group = 12, 4
     clips = jnp.broadcast_to(2.0 ** jnp.arange(b)[:, None, None, None, None], (b, 2, 16, 24, 3))
     mix = Mix(switch=switch, group=group, smoothing=0.0)
-    mixed, wanted = map(np.asarray, mix(jax.random.key(3), clips, jnp.arange(b), b))
-    np.testing.assert_allclose(wanted.sum(-1), 1, atol=1e-6)
+    mixed, targets = map(np.asarray, mix(jax.random.key(3), clips, jnp.arange(b), b))
+    np.testing.assert_allclose(targets.sum(-1), 1, atol=1e-6)
     for i in range(b):
         partner = i // group * group + group - 1 - i % group
-        share = wanted[i, i]
-        np.testing.assert_allclose(wanted[i, partner], 1 - share, atol=1e-6)
+        share = targets[i, i]
+        np.testing.assert_allclose(targets[i, partner], 1 - share, atol=1e-6)
         np.testing.assert_allclose(
             mixed[i].mean(), 2.0**i * share + 2.0**partner * (1 - share), rtol=1e-4
         )
@@ -82,7 +82,7 @@ def test_mixing_by_hand(switch):
             assert set(np.unique(mixed[i])) <= {2.0**i, 2.0**partner}
         else:
             assert np.ptp(mixed[i]) == 0
-    shares = wanted[np.arange(b), np.arange(b)].reshape(-1, group)
+    shares = targets[np.arange(b), np.arange(b)].reshape(-1, group)
     np.testing.assert_allclose(shares, shares[:, :1].repeat(group, 1), atol=1e-6)
     assert len(np.unique(shares.round(5))) == b // group
 
@@ -90,16 +90,16 @@ def test_mixing_by_hand(switch):
 def test_shares_have_the_right_distribution():
     clips, labels = jnp.zeros((4000, 1, 8, 8, 3)), jnp.arange(4000) % 2
     mix = Mix(switch=0.0, mixup=0.8, group=2, smoothing=0.0)
-    _, wanted = mix(jax.random.key(0), clips, labels, 2)
-    first = np.asarray(wanted)[::2, 0]
+    _, targets = mix(jax.random.key(0), clips, labels, 2)
+    first = np.asarray(targets)[::2, 0]
     assert abs((first**2).mean() - (0.25 + 0.25 / 2.6)) < 0.03
 
 
 def test_probability_zero_only_smooths():
     clips = noise()
-    mixed, wanted = Mix(probability=0.0, group=3)(jax.random.key(0), clips, jnp.arange(4), 10)
+    mixed, targets = Mix(probability=0.0, group=3)(jax.random.key(0), clips, jnp.arange(4), 10)
     np.testing.assert_array_equal(mixed, clips)
-    np.testing.assert_allclose(np.asarray(wanted).max(-1), 0.91, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(targets).max(-1), 0.91, atol=1e-6)
 
 
 def test_refuses():
@@ -111,7 +111,7 @@ def test_refuses():
         Mix(smoothing=2.0)
 
 
-def test_whole_numbers_are_probabilities_too():
+def test_integers_are_probabilities_too():
     clips, key = noise(), jax.random.key(0)
     for name in ("flip", "erase"):
         whole, fraction = (Augment(**{"flip": 0, name: one})(key, clips) for one in (1, 1.0))

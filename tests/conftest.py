@@ -1,4 +1,4 @@
-"""For all tests: programs are compiled fast and once, runs that many tests need trained once."""
+"""Shared by all tests: fast and cached compilation, and trained runs made once."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def batch(clip, rows=8):
 
 
 def check_target(make) -> None:
-    """What a target promises: `make(tubelet=...)` is one."""
+    """Checks the protocol of a target, made by `make(tubelet=...)`."""
     tubelet = (2, 8, 16)
     target = make(tubelet=tubelet)
     assert isinstance(target, Target)
@@ -137,7 +137,7 @@ GRIDS = ((4, 6, 9), (1, 6, 8))
 
 
 def variants(table):
-    """An entry as it is by default and, where that can be chosen, with `exact=True`."""
+    """An entry with default fields and, if it has that field, with `exact=True`."""
     for name, kind in table.items():
         yield pytest.param(kind(), id=name)
         if "exact" in {field.name for field in dataclasses.fields(kind)}:
@@ -203,7 +203,7 @@ FAMILIES = {family.__name__: family for family, _ in VARIANTS.values()}
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", MODELS)
 def test_models(name, family):
-    """On a small encoder, by shapes alone, or a refusal that names the encoder."""
+    """On a small encoder, by shapes only, or an error that names the encoder."""
     assert len([task for task in TASKS.values() if name in task.heads]) == 1
     encoder = FAMILIES[family](**ENCODERS[family])
     required = [f.name for f in dataclasses.fields(MODELS[name]) if f.name in HEAD]
@@ -228,7 +228,7 @@ def test_models(name, family):
 
 
 def kept(optimizer, params) -> int:
-    """Numbers that an optimiser keeps of parameters."""
+    """Number of values in the optimiser state."""
     return sum(leaf.size for leaf in jax.tree.leaves(optimizer.tx.init(params)) if leaf.ndim)
 
 
@@ -242,10 +242,10 @@ def test_optimisers_leave_frozen_parameters_and_treat_the_others_as_if_alone(nam
     jax.tree.map(np.testing.assert_array_equal, after["encoder"], STACKED["encoder"])
     head = {"projection": STACKED["projection"]}
     alone = OPTIMIZERS[name](**settings).optimizer(head, **LENGTH)
-    wanted = follow(alone, head, waves, 3)
-    jax.tree.map(np.testing.assert_array_equal, after["projection"], wanted["projection"])
+    expected = follow(alone, head, waves, 3)
+    jax.tree.map(np.testing.assert_array_equal, after["projection"], expected["projection"])
     assert kept(optimizer, STACKED) == kept(alone, head) > 0
-    assert not np.array_equal(wanted["projection"]["kernel"], head["projection"]["kernel"])
+    assert not np.array_equal(expected["projection"]["kernel"], head["projection"]["kernel"])
 
 
 # Tasks
@@ -279,7 +279,7 @@ def config_of(name, head):
     ("name", "head"), [(name, head) for name, task in TASKS.items() for head in task.heads]
 )
 def test_tasks(name, head):
-    """By shapes alone, but for what a task takes of the training data."""
+    """By shapes only, except for the data that a task takes from the training set."""
     config = config_of(name, head)
     assert head in MODELS
     kinds = {task_of(Reader({**config, "task": task})) for task in (name, "evaluate")}
@@ -307,8 +307,8 @@ def test_tasks(name, head):
     task.check_labels(classes)
     for row in task.table(ones, classes):
         assert row["class"] in classes
-    shown = zeros(jax.eval_shape(task.show_step, params, rows["video"]))
-    drawn = task.draw(rows["video"], shown, classes)
+    outputs = zeros(jax.eval_shape(task.show_step, params, rows["video"]))
+    drawn = task.draw(rows["video"], outputs, classes)
     assert drawn
     assert {(p.dtype, p.shape[-1]) for p in drawn.values()} == {(np.dtype("uint8"), 3)}
 
@@ -317,7 +317,7 @@ def test_tasks(name, head):
 
 
 def made(name, root) -> dict:
-    """Writes a small dataset, two examples in its split "train", and gives its section."""
+    """Writes a small dataset with two examples in its split "train"; returns its section."""
     pictures, videos = [encode(picture(i)) for i in range(2)], [encode_video(n) for n in (5, 6)]
     section, files = {"path": str(root)}, {}
     match name:
@@ -373,7 +373,7 @@ def made(name, root) -> dict:
 
 
 def contents(example):
-    """What an example holds, videos decoded."""
+    """The content of an example, videos decoded."""
     if not isinstance(example.data, Video):
         return (
             np.frombuffer(example.data, np.uint8)

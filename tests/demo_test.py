@@ -33,7 +33,7 @@ def test_learning_is_no_failure():
         ({"pairs": (demo.Pair(0, 0.9, 0.5), demo.Pair(1, 0.4, 0.5))}, r"with each seed"),
     ],
 )
-def test_not_learning_is_told(changes, words):
+def test_failure_to_learn_is_reported(changes, words):
     (sentence,) = dataclasses.replace(LEARNT, **changes).failures()
     assert re.search(words, sentence)
 
@@ -49,7 +49,7 @@ def test_recipes_of_the_demo_train_the_same_network_on_the_same_labels(kind):
     assert finetune["data"]["seed"] != pretrain["data"].get("seed", 0)
 
 
-def test_classifiers_of_videos_are_shown_but_not_judged():
+def test_classifiers_of_videos_are_reported_but_not_judged():
     bad = dataclasses.replace(LEARNT, pairs=(demo.Pair(0, 0.1, 0.2),), compared=False)
     assert bad.failures() == []
     assert len(dataclasses.replace(bad, loss=0.08).failures()) == 1
@@ -74,7 +74,7 @@ def run_demo(workdir: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_demo_runs_and_tells_what_it_measured(tmp_path):
+def test_demo_runs_and_reports_its_measurements(tmp_path):
     run = run_demo(tmp_path / "demo")
     summary = json.loads((tmp_path / "demo" / "summary.json").read_text())
     assert run.returncode == (1 if summary["failures"] else 0), run.stderr

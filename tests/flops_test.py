@@ -39,7 +39,7 @@ def test_counted_operations_are_about_those_of_the_compiler(name, head):
     assert 0.9 < counted_by_the_compiler(model, 3, (2, 48, 80), *inputs) < 1.1
 
 
-def test_what_is_not_trained_has_no_training():
+def test_models_that_are_not_trained_are_refused():
     with pytest.raises(ValueError, match="Features is not trained"):
         training_flops(create_model("features", encoder="vit_ti16", head={}), (1, 32, 32))
 
@@ -49,7 +49,7 @@ def gigamacs(model, clip):
 
 
 @pytest.mark.parametrize(
-    ("head", "encoder", "clip", "wanted", "rtol"),
+    ("head", "encoder", "clip", "expected", "rtol"),
     [
         ("maskfeat", {"encoder": "vit_b16"}, (1, 224, 224), 17.5, 0.01),
         # Published numbers of MViTv2 hold relative positions and pooling, which are not counted.
@@ -59,14 +59,14 @@ def gigamacs(model, clip):
         ("maskfeat", {"encoder": "mvit_v2_s", "tubelet": (2, 32, 32)}, (16, 224, 224), 71, 0.05),
     ],
 )
-def test_networks_cost_what_the_papers_say(head, encoder, clip, wanted, rtol):
+def test_networks_cost_what_the_papers_say(head, encoder, clip, expected, rtol):
     sizes = {"num_classes": 400} if head == "classifier" else {"dim": 108 if clip[0] == 1 else 0}
     model = create_model(head, head=sizes, **encoder)
-    np.testing.assert_allclose(gigamacs(model, clip), wanted, rtol=rtol)
+    np.testing.assert_allclose(gigamacs(model, clip), expected, rtol=rtol)
 
 
 @pytest.mark.parametrize(
-    ("encoder", "ratio", "wanted"),
+    ("encoder", "ratio", "expected"),
     [
         ("vit_b16", 0.9, 44.48),
         ("vit_b16", 0, 211.6),
@@ -75,7 +75,7 @@ def test_networks_cost_what_the_papers_say(head, encoder, clip, wanted, rtol):
         ("vit_h16", 0.9, 131.65),
     ],
 )
-def test_autoencoders_cost_what_the_formulas_say(encoder, ratio, wanted):
+def test_autoencoders_cost_what_the_formulas_say(encoder, ratio, expected):
     model = mae_task(encoder, CLIP, ratio, "float32").model
     # Of ViT-L the paper says 81.0 and 627.5: all tokens embedded (2.2 more), no prediction (0.6).
-    np.testing.assert_allclose(gigamacs(model, CLIP), wanted, rtol=1e-3)
+    np.testing.assert_allclose(gigamacs(model, CLIP), expected, rtol=1e-3)

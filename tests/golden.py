@@ -1,4 +1,4 @@
-"""Names and layouts that the originals have for our parameters; the weights of golden numbers."""
+"""Names and layouts of our parameters in the originals; the weights of golden numbers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Params = dict[str, Any]
 
 
 def torch_name(path: tuple[str, ...], renames: Mapping[str, str]) -> str:
-    """The original's name of a parameter of ours; `renames` of what the encoder does not hold."""
+    """The original's name of a parameter; `renames` for those outside the encoder."""
     name = ".".join(path)
     name = name.removeprefix("encoder.").removesuffix(".kernel").removesuffix(".scale")
     if path[-1] in ("kernel", "scale"):
@@ -61,7 +61,7 @@ def fill(params: Params, renames: Mapping[str, str] = MappingProxyType({})) -> P
 
 
 def fill_sines(params: Params, renames: Mapping[str, str], *, split_qkv: bool = False) -> Params:
-    """Sines of the place in a tensor and of the tensor's place among the original's sorted names.
+    """Sines of the index in a tensor and of the tensor's index in the original's sorted names.
 
     Args:
       params: shapes of ours.
@@ -88,12 +88,12 @@ def fill_sines(params: Params, renames: Mapping[str, str], *, split_qkv: bool = 
 
 
 def join_qkv(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Parameters of mae_st with one linear map in the place of those of queries, keys, values."""
+    """Parameters of mae_st with the maps of queries, keys and values joined to one."""
     joined = {}
     for name, array in arrays.items():
         if ".attn.q." in name:
-            parts = [arrays[name.replace(".q.", f".{part}.")] for part in "qkv"]
-            joined[name.replace(".q.", ".qkv.")] = np.concatenate(parts)
+            maps = [arrays[name.replace(".q.", f".{letter}.")] for letter in "qkv"]
+            joined[name.replace(".q.", ".qkv.")] = np.concatenate(maps)
         elif ".attn.k." not in name and ".attn.v." not in name:
             joined[name] = array
     return joined

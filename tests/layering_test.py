@@ -1,4 +1,4 @@
-"""Imports go down only, and each room needs only what is its own."""
+"""Imports go down only; external packages are imported only in the rooms that may use them."""
 
 from __future__ import annotations
 

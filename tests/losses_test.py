@@ -8,18 +8,18 @@ from maskfeat_jax import losses
 
 def test_masked_mse_is_the_sum_over_masked_tokens_of_the_whole_batch():
     rng = np.random.default_rng(0)
-    predicted, wanted = rng.standard_normal((2, 2, 1, 3, 4, 5)).astype(np.float32)
+    predicted, targets = rng.standard_normal((2, 2, 1, 3, 4, 5)).astype(np.float32)
     mask = rng.random((2, 1, 3, 4)) < 0.5
-    total = losses.masked_mse(predicted, wanted, mask)
-    np.testing.assert_allclose(total, ((predicted - wanted)[mask] ** 2).sum(), rtol=1e-6)
+    total = losses.masked_mse(predicted, targets, mask)
+    np.testing.assert_allclose(total, ((predicted - targets)[mask] ** 2).sum(), rtol=1e-6)
     changed = predicted + 7 * ~mask[..., None]
-    np.testing.assert_allclose(losses.masked_mse(changed, wanted, mask), total)
+    np.testing.assert_allclose(losses.masked_mse(changed, targets, mask), total)
 
 
 def test_soft_cross_entropy_by_hand():
     logits = jnp.log(jnp.array([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
-    wanted = jnp.array([[1.0, 0, 0], [0, 0.5, 0.5]])
-    total = losses.soft_cross_entropy(logits, wanted, jnp.array([1.0, 2.0]))
+    targets = jnp.array([[1.0, 0, 0], [0, 0.5, 0.5]])
+    total = losses.soft_cross_entropy(logits, targets, jnp.array([1.0, 2.0]))
     by_hand = -np.log(0.5) - 2 * (0.5 * np.log(0.1) + 0.5 * np.log(0.8))
     np.testing.assert_allclose(total, by_hand, rtol=1e-6)
 

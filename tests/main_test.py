@@ -1,4 +1,4 @@
-"""Whole runs: every recipe, shrunken; resuming; what bad input gets."""
+"""Whole runs: every recipe, shrunken; resuming; errors for bad input."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_shrunken_recipe_runs(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_videos_are_learnt_from_and_tested_with_views(tmp_path):
+def test_videos_are_trained_on_and_evaluated_with_views(tmp_path):
     pretrained = run_recipe(shrunken("maskfeat_mvit_kinetics:s"), tmp_path / "pretrained")
     assert 0 < pretrained["loss"] < 1
     assert pretrained["used"] == pretrained["expected"] == 21
@@ -129,7 +129,7 @@ def same(fresh, source):
     jax.tree.map(np.testing.assert_array_equal, fresh, {name: source[name] for name in fresh})
 
 
-def test_a_linear_probe_leaves_the_encoder_as_it_is(autoencoder, tmp_path):
+def test_a_linear_probe_does_not_change_the_encoder(autoencoder, tmp_path):
     source = load_params(autoencoder[0]).params
     table = source["encoder"]["pos_embed"]
     np.testing.assert_array_equal(table, sincos_table((1, 2, 2), 32))
@@ -143,8 +143,8 @@ def test_a_linear_probe_leaves_the_encoder_as_it_is(autoencoder, tmp_path):
     assert results["used"] == results["expected"] == 21
     assert 0 <= results["top1"] <= results["top5"] <= 1
     params = load_params(tmp_path / "probe").params
-    for part in ("encoder", "norm"):
-        same(params[part], source[part])
+    for module in ("encoder", "norm"):
+        same(params[module], source[module])
     assert np.any(params["projection"]["bias"] != 0)
     assert np.any(params["batch_norm"]["mean"] != 0)
     # Restored with its frozen parameters, and evaluated with its running statistics.
@@ -192,12 +192,12 @@ def test_a_video_autoencoder_learns_and_finetuning_takes_its_norm_too(finished_r
     experiment = build(small)
     fresh = experiment.init().params
     source = load_params(workdir).params
-    for part in ("encoder", "norm"):
-        same(fresh[part], source[part])
+    for module in ("encoder", "norm"):
+        same(fresh[module], source[module])
     assert np.any(fresh["norm"]["bias"] != 0)
 
 
-def test_what_must_not_be_flipped_is_not(tmp_path, monkeypatch):
+def test_flips_that_change_classes_are_refused(tmp_path, monkeypatch):
     small = shrunken("finetune_mvit_ssv2:s")
     assert small["augment"]["flip"] == 0
     monkeypatch.setattr(MovingShapes, "flippable", False, raising=False)
@@ -206,7 +206,7 @@ def test_what_must_not_be_flipped_is_not(tmp_path, monkeypatch):
         build(small)
 
 
-def test_pretraining_leaves_everything_where_it_belongs(pretrained):
+def test_files_of_a_pretraining_run(pretrained):
     workdir, results = pretrained
     assert 0 < results["loss"] < 1
     assert 0 < results["loss_of_best_constant"] < 1 / 9 + 1e-6
@@ -286,7 +286,7 @@ def test_evaluation_follows_training(tmp_path):
         assert build(small).testing is None
 
 
-def test_damaged_checkpoint_is_named_and_the_one_before_is_taken(own_copy):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(own_copy):
     workdir, results = own_copy
     largest = max(
         (workdir / "checkpoints/6").rglob("*"), key=lambda p: p.is_file() and p.stat().st_size
@@ -434,7 +434,7 @@ def test_all_problems_are_reported_at_once(tmp_path):
         ("task", "task: missing in the recipe"),
     ],
 )
-def test_what_has_no_default_must_be_said(section, words):
+def test_required_keys(section, words):
     small = shrunken(PRETRAIN)
     del small[section]
     with pytest.raises(RecipeError, match=words):

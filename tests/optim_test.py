@@ -173,12 +173,12 @@ def test_learning_rates_grow_with_the_batch_and_adamw_is_that_of_optax():
     rule = AdamW(lr=1e-3, lr_batch=128, warmup_lr=1e-5)
     ours = rule.optimizer(SMALL, **{**LENGTH, "batch_size": 512})
     assert ours.schedule(jnp.int32(0)) == pytest.approx(4e-3)
-    wanted = optax.adamw(
+    expected = optax.adamw(
         ours.schedule, weight_decay=0.05, mask=lambda p: jax.tree.map(lambda x: x.ndim > 1, p)
     )
     grads = jax.tree.map(lambda x: 0.3 * x, SMALL)
     a, _ = ours.tx.update(grads, ours.tx.init(SMALL), SMALL)
-    b, _ = wanted.update(grads, wanted.init(SMALL), SMALL)
+    b, _ = expected.update(grads, expected.init(SMALL), SMALL)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), a, b)
 
 
@@ -226,11 +226,11 @@ def test_six_updates_equal_pytorch(rule, kernel, bias, zeros):
     }
     optimizer = rule.optimizer(params, steps_per_epoch=2.5, epochs=2.4, batch_size=512)
     after = follow(optimizer, params, waves, 6)
-    wanted = {
+    expected = {
         "encoder": {"blocks": {"0": {"kernel": np.reshape(kernel, (2, 3))}}},
         "projection": {"bias": np.array(bias), "kernel": np.reshape(zeros, (2, 2))},
     }
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, wanted)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), after, expected)
 
 
 def test_refuses():

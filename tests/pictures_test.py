@@ -14,7 +14,7 @@ RNG = np.random.default_rng(0)
 
 
 def long_axis(image: np.ndarray) -> float:
-    """Angle from the row axis of the main axis of what is drawn, in degrees of [0, 180)."""
+    """Angle between the row axis and the main axis of a drawing, in degrees, [0, 180)."""
     ink = image[..., 0].astype(np.float64)
     y, x = (
         axis - (size - 1) / 2 for axis, size in zip(np.indices(ink.shape), ink.shape, strict=True)
@@ -29,8 +29,8 @@ def test_strokes_are_perpendicular_to_the_gradient(k):
     histograms = np.zeros((1, 1, 3, 9), np.float32)
     histograms[..., k] = 1
     drawn = pictures.draw_hog(histograms, cell=8, scale=8)
-    wanted = ((k + 0.5) * 20 + 90) % 180
-    assert abs((long_axis(drawn) - wanted + 90) % 180 - 90) < 1
+    direction = ((k + 0.5) * 20 + 90) % 180
+    assert abs((long_axis(drawn) - direction + 90) % 180 - 90) < 1
 
 
 def test_strokes_of_all_directions_have_one_length():
@@ -65,7 +65,7 @@ def test_strokes_are_centred_and_grow_with_the_value():
     assert cells[1, 2].max() < cells[0, 1].max()
 
 
-def test_nothing_and_nonsense_are_drawn_black():
+def test_zero_and_non_finite_values_are_drawn_black():
     assert not pictures.draw_hog(np.zeros((2, 3, 3, 9), np.float32)).any()
     histograms = np.full((2, 3, 3, 9), np.nan, np.float32)
     histograms[0] = -1
@@ -199,8 +199,8 @@ def test_features_of_videos_are_a_strip_and_an_animation():
     assert area(strip, (255, 0, 0)) == whole // 6
     assert area(strip, (0, 255, 0)) == 12 * whole - whole // 6
     assert 0 <= area(strip, (128, 128, 128)) - whole // 6 < 50  # the rest is text
-    for shown in (20, 40, 60, 80, 100):  # the first frame of each tubelet, as input and masked
-        assert area(strip, (shown,) * 3) >= whole
+    for grey in (20, 40, 60, 80, 100):  # the first frame of each tubelet, as input and masked
+        assert area(strip, (grey,) * 3) >= whole
     for hidden in (10, 30, 50, 70, 90):
         assert area(strip, (hidden,) * 3) < 50
     assert len(moving) == 3

@@ -12,7 +12,7 @@ from typing import Any
 from maskfeat_jax import recipes
 
 ROOT = pathlib.Path(__file__).parents[1]
-_FOLDER = tempfile.TemporaryDirectory()  # goes away with the process
+_FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
 VIDEOS = pathlib.Path(_FOLDER.name)
 CLASSES = {"shapes": range(10), "moving_shapes": range(8)}
 TABLES = ("SIZES", "TARGETS", "DATA")  # of a recipe: what may follow the colon, in this order
@@ -25,7 +25,7 @@ def module(stem: str) -> ModuleType:
 
 
 def names_of(stem: str) -> list[str]:
-    """What can be loaded of a file: `name:size` for each size, or `name` if it has none."""
+    """Names that can be loaded from a file: `name:size` for each size, or `name` without sizes."""
     tables = [list(getattr(module(stem), table, ())) for table in TABLES]
     chosen = itertools.product(*filter(None, tables))
     return [":".join(filter(None, (stem, ",".join(words)))) for words in chosen]
@@ -35,7 +35,7 @@ CONFIGS = [name for stem in STEMS for name in names_of(stem)]
 
 
 def path_of(name: str) -> str:
-    """What `--config` takes for a name of `CONFIGS`."""
+    """The value of `--config` for a name of `CONFIGS`."""
     stem, colon, size = name.partition(":")
     return f"{ROOT}/configs/{stem}.py{colon}{size}"
 

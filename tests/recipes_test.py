@@ -1,4 +1,4 @@
-"""Recipes: each file at each size it says it has; what they say, and where they are named."""
+"""Recipes: each file at each of its sizes, its docstring, its defaults, references to it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_without_a_size_it_is_the_first(stem):
 
 
 @pytest.mark.parametrize("stem", SIZED)
-def test_an_unknown_size_gets_those_there_are(stem):
+def test_an_unknown_size_lists_the_sizes(stem):
     sizes = ", ".join(first_table(stem))
     with pytest.raises(LookupError, match=f"'tiny' is not one of {sizes}"):
         load(f"configs/{stem}.py:tiny")
@@ -64,7 +64,7 @@ def test_data_is_chosen_apart_from_the_size():
 
 
 @pytest.mark.parametrize("stem", STEMS)
-def test_a_recipe_says_what_to_expect_what_it_costs_and_how_to_run_it(stem):
+def test_a_recipe_documents_results_cost_and_command(stem):
     text = module(stem).__doc__
     commands = re.findall(r"python main\.py --config=configs/(\w+)\.py\S* --workdir=", text)
     assert commands
@@ -75,7 +75,7 @@ def test_a_recipe_says_what_to_expect_what_it_costs_and_how_to_run_it(stem):
         assert re.search(rf"^    {size}\b", text, re.MULTILINE), f"no row for {size}"
 
 
-# What a section is given to; the other sections are given to what their `name` says.
+# The functions that take a section; those of other sections are found by `name`.
 CALLS = {"view": TrainView, "eval_view": EvalView, "input": Input, "bad_inputs": BadInputs}
 CALLS |= {"normalise": Normalise, "augment": Augment, "mix": Mix, "knn": Vote}
 CALLS |= {"mesh": create_mesh, "run": Run}
@@ -84,7 +84,7 @@ TABLE_OF |= {"head": MODELS, "optim": OPTIMIZERS}
 
 
 def defaults(full, section):
-    """What a section need not say, because it counts anyway."""
+    """Keys and values that a section may omit, because they are defaults."""
     values = full[section]
     if section == "model":
         function, sizes = VARIANTS[values["encoder"]]
@@ -121,7 +121,7 @@ def test_the_table_of_the_readme_names_the_recipes_that_exist_and_their_sizes():
     assert {word for row in rows for word in row if word.endswith(endings)} <= set(STEMS)
 
 
-def test_every_recipe_that_is_named_somewhere_exists():
+def test_every_mentioned_recipe_exists():
     found = 0
     for file in (file for page in PAGES for file in ROOT.glob(page)):
         text = file.read_text()

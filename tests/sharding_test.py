@@ -104,23 +104,23 @@ def clips(case: str, seed: int) -> dict[str, np.ndarray]:
 
 
 def train(mesh: jax.sharding.Mesh, case: str, updates: int, **more: Any) -> list[float]:
-    """Losses, and at last how many devices share a kernel of an MLP, its moments, its average.
+    """Losses, then the number of shards of an MLP kernel, its moments and its average.
 
     The processes load their shares and nothing else.
     """
     state, task, optimizer = CASES[case]()
     state = jax.device_get(state)
-    places = sharding.state_sharding(mesh, state)
+    shardings = sharding.state_sharding(mesh, state)
     index, count = sharding.batch_share(mesh)
 
-    def spread(whole: Any, place: Any) -> jax.Array:
-        return jax.make_array_from_callback(np.shape(whole), place, lambda at: np.array(whole)[at])
+    def to_devices(whole: Any, layout: Any) -> jax.Array:
+        return jax.make_array_from_callback(np.shape(whole), layout, lambda at: np.array(whole)[at])
 
-    state = jax.tree.map(spread, state, places)
+    state = jax.tree.map(to_devices, state, shardings)
     update = jax.jit(
         functools.partial(task.train_step, optimizer=optimizer, **more),
-        in_shardings=(places, sharding.batch_sharding(mesh)),
-        out_shardings=(places, sharding.replicated(mesh)),
+        in_shardings=(shardings, sharding.batch_sharding(mesh)),
+        out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
     losses = []
@@ -162,9 +162,9 @@ def losses_of_all(case: str, meshes: list[tuple[int, int]]) -> list:
 )
 def test_eight_devices_equal_one_in_any_mesh(case, meshes):
     one, *many = run(8, "losses_by_mesh", case, meshes, {"depth": 1}, {})[0]
-    for mesh, (*losses, parts) in zip(meshes, many, strict=True):
+    for mesh, (*losses, shards) in zip(meshes, many, strict=True):
         np.testing.assert_allclose(losses, one[:-1], rtol=1e-5, err_msg=str(mesh))
-        assert parts == np.prod(mesh), mesh
+        assert shards == np.prod(mesh), mesh
 
 
 def test_stacked_recomputed_and_accumulated():
@@ -254,17 +254,17 @@ def fake_mesh(**sizes: int) -> jax.sharding.AbstractMesh:
 )
 def test_rules_split_every_model(model, variant):
     params = params_of(model, variant, scan=True)
-    places = sharding.state_sharding(fake_mesh(parameters=8, tensor=2), params)
-    whole, part = 0, 0
-    for leaf, place in zip(jax.tree.leaves(params), jax.tree.leaves(places), strict=True):
-        whole, part = whole + leaf.size, part + np.prod(place.shard_shape(leaf.shape))
-    assert whole / part > 10  # of 16: heads, embedding and small tables are not split that often
-    for name, block in places["encoder"]["blocks"].items():
-        if "-" in name:  # the axis that counts blocks stays whole
-            assert {place.spec[0] for place in jax.tree.leaves(block)} <= {None}
+    shardings = sharding.state_sharding(fake_mesh(parameters=8, tensor=2), params)
+    total, shard = 0, 0
+    for leaf, layout in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True):
+        total, shard = total + leaf.size, shard + np.prod(layout.shard_shape(leaf.shape))
+    assert total / shard > 10  # of 16: heads, embedding and small tables have fewer shards
+    for name, block in shardings["encoder"]["blocks"].items():
+        if "-" in name:  # the axis of stacked blocks is not sharded
+            assert {layout.spec[0] for layout in jax.tree.leaves(block)} <= {None}
 
 
-def test_moments_and_averages_lie_with_their_parameters():
+def test_moments_and_averages_are_sharded_like_their_parameters():
     mesh = fake_mesh(parameters=2, tensor=2)
     params = params_of("linear_probe", "vit_ti16")
     frozen = ("^encoder/patch_embed/", "^norm/")
@@ -273,10 +273,10 @@ def test_moments_and_averages_lie_with_their_parameters():
         optimizer = rule.optimizer(params, **length, frozen=frozen)
         create = functools.partial(TrainState.create, optimizer=optimizer)
         state = jax.eval_shape(create, params)
-        places = sharding.state_sharding(mesh, state)
+        shardings = sharding.state_sharding(mesh, state)
         named = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): place.spec
-            for path, place in jax.tree_util.tree_leaves_with_path(places)
+            jax.tree_util.keystr(path, simple=True, separator="/"): layout.spec
+            for path, layout in jax.tree_util.tree_leaves_with_path(shardings)
         }
         found = [
             {spec for name, spec in named.items() if name.endswith(ending)}
@@ -313,7 +313,7 @@ def test_rules_that_match_nothing_and_parameters_without_a_rule_are_named():
         sharding.state_sharding(mesh, missing)
 
 
-def neighbours_by_parts() -> dict[str, Any]:
+def neighbours_by_shards() -> dict[str, Any]:
     """Whether they are right, and how many numbers the largest message holds."""
     rng = np.random.default_rng(0)
     bank = np.asarray(unit(rng.standard_normal((4, 500, 16)).astype(np.float32)))
@@ -334,10 +334,10 @@ def neighbours_by_parts() -> dict[str, Any]:
     return {"right": bool((found == labels.ravel()[order]).all()), "moved": max(sizes)}
 
 
-def test_neighbours_are_sought_where_they_lie():
-    (result,) = run(4, "neighbours_by_parts")
+def test_neighbours_are_searched_in_each_shard():
+    (result,) = run(4, "neighbours_by_shards")
     assert result["right"]
-    assert result["moved"] <= 64 * 20 * 4  # the best of each part, not 64 x 2000 cosines
+    assert result["moved"] <= 64 * 20 * 4  # the best of each shard, not 64 x 2000 cosines
 
 
 def test_ids_travel_whole():

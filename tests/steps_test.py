@@ -69,7 +69,7 @@ def autoencoding():
 def probing():
     model = create_model("linear_probe", head={"num_classes": 5}, **FIELDS)
     state, task, optimizer = trained(Probe(model=model, **COMMON), Lars(lr=3.0))
-    # Tokens of fresh parameters are so alike that nothing could be told apart.
+    # With initial parameters, tokens are too similar to detect differences.
     encoder = jax.tree.map(lambda x: 10 * x, state.params["encoder"])
     return state.replace(params={**state.params, "encoder": encoder}), task, optimizer
 
@@ -207,8 +207,8 @@ def test_a_probe_that_is_not_finite_keeps_its_statistics():
 def test_moving_average():
     state, task, optimizer = finetuning(ema_decay=0.75)
     after, _ = compiled(task, optimizer)(state, batch())
-    wanted = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params, after.params)
-    assert_close(after.ema, wanted)
+    expected = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, state.params, after.params)
+    assert_close(after.ema, expected)
     assert after.evaluated is after.ema
     assert finetuning()[0].ema is None
 

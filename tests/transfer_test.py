@@ -43,13 +43,13 @@ def assert_equal(a, b):
 @pytest.mark.parametrize("fresh_is_stacked", [False, True])
 def test_only_the_named_parts_are_replaced(source_is_stacked, fresh_is_stacked):
     fresh, source = params(0), params(1, classes=7, mask_token=True)
-    wanted = {**fresh, "encoder": {k: source["encoder"][k] for k in fresh["encoder"]}}
+    expected = {**fresh, "encoder": {k: source["encoder"][k] for k in fresh["encoder"]}}
     result = transfer(
         stacked(fresh) if fresh_is_stacked else fresh,
         stacked(source) if source_is_stacked else source,
     )
-    assert_equal(unstack_blocks(result), wanted)
-    assert_equal(result, stacked(wanted) if fresh_is_stacked else wanted)
+    assert_equal(unstack_blocks(result), expected)
+    assert_equal(result, stacked(expected) if fresh_is_stacked else expected)
 
 
 def test_everything_can_be_replaced():
@@ -65,13 +65,13 @@ def test_tables_of_relative_positions_are_interpolated():
 
     fresh = tables(np.zeros(13, np.float32), np.zeros(13, np.float32))
     result = transfer(fresh, tables(rows, rows**2))["encoder"]["blocks"]["15"]["attn"]["rel_pos_h"]
-    wanted = (np.arange(13) + 0.5) * 27 / 13 - 0.5
+    source = (np.arange(13) + 0.5) * 27 / 13 - 0.5
     np.testing.assert_allclose(
-        wanted[[0, 1, 6, 12]], [0.538462, 2.615385, 13, 25.461538], atol=1e-6
+        source[[0, 1, 6, 12]], [0.538462, 2.615385, 13, 25.461538], atol=1e-6
     )
-    np.testing.assert_allclose(result[:, 0], wanted, rtol=1e-6)
-    below, part = np.floor(wanted), wanted % 1
-    squares = (1 - part) * below**2 + part * (below + 1) ** 2
+    np.testing.assert_allclose(result[:, 0], source, rtol=1e-6)
+    below, fraction = np.floor(source), source % 1
+    squares = (1 - fraction) * below**2 + fraction * (below + 1) ** 2
     np.testing.assert_allclose(result[:, 1], squares, rtol=1e-5)
     with pytest.raises(TransferError, match=r"rel_pos_h: \(27, 1\), expected \(13, 2\)"):
         transfer(fresh, tables(rows))

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict, config_flags
 from maskfeat_jax.commands import COMMANDS
 from maskfeat_jax.commands.options import Options, UsageError
 from maskfeat_jax.recipes import load
-from maskfeat_jax.sections import RecipeError, nearest, shown
+from maskfeat_jax.sections import RecipeError, nearest, shorten
 from maskfeat_jax.version import VERSION
 
 # Importing JAX takes seconds: where it is needed, after the first line on the terminal.
@@ -184,7 +184,7 @@ def _recipe_with_sections(name: str, changes: Sequence[str]) -> ConfigDict:
                 section[key] = ConfigDict()
             section = section[key]
             if not isinstance(section, ConfigDict):
-                raise RecipeError(f"--config.{change}: {key}={shown(section)} has no keys")
+                raise RecipeError(f"--config.{change}: {key}={shorten(section)} has no keys")
     return config
 
 

@@ -21,7 +21,7 @@ from tests.recipes import ROOT
 
 
 def autoencoder(**fields):
-    """Task and optimiser of a small mtried autoencoder."""
+    """Task and optimiser of a small masked autoencoder."""
     target = Pixels((1, 8, 8), channels="last")
     sizes = {"tubelet": (1, 8, 8), "positions": "sincos", **fields}
     head = {"dim": target.dim, "visible": 4, "width": 64, "depth": 1, "heads": 2}

@@ -18,17 +18,17 @@ def boxes(count, grid, **settings):
 
 
 def test_one_box_everywhere_equally_often():
-    """Squares of area 4 and a budget of 4: 2x2 in one frame, at one of 3 * 4 * 3 places."""
+    """Squares of area 4 and a budget of 4: 2x2 in one frame, at one of 3 * 4 * 3 positions."""
     masks = boxes(3600, (3, 5, 4), masked=4, min_area=4.0, aspect=1.0)
     # One box in twenty fits: a hundred refused in a row happen, and leave nothing masked.
     masks = masks[masks.any((1, 2, 3))]
     assert len(masks) > 3500
-    places, counts = np.unique(masks, axis=0, return_counts=True)
-    assert len(places) == 36
+    unique, counts = np.unique(masks, axis=0, return_counts=True)
+    assert len(unique) == 36
     assert counts.min() > 50
     assert counts.max() < 150
-    for place in places:
-        time, rows, columns = np.nonzero(place)
+    for box in unique:
+        time, rows, columns = np.nonzero(box)
         assert len(set(time)) == 1
         assert (np.ptp(rows), np.ptp(columns), len(rows)) == (1, 1, 4)
 
@@ -63,8 +63,8 @@ def test_missing_cells_of_exact_cubes_are_filled_without_favourites():
     masker = Cube(0.75, min_area=1.0, aspect=1.0)  # squares of 16 cells: none is small enough
     assert not draws(masker, 50, grid).any()
     frequency = draws(dataclasses.replace(masker, exact=True), count, grid).mean(0)
-    wanted = masker.masked(grid) / 32
-    assert np.abs(frequency - wanted).max() < 5 * math.sqrt(wanted * (1 - wanted) / count)
+    expected = masker.masked(grid) / 32
+    assert np.abs(frequency - expected).max() < 5 * math.sqrt(expected * (1 - expected) / count)
 
 
 def test_cube_statistics_of_pyslowfast():

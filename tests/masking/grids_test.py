@@ -37,8 +37,8 @@ def test_exact_masks_have_the_target_number(masker, grid, cell):
 )
 def test_windows_are_enlarged_to_the_tokens(masker, plain, coarse, cell):
     grid = (8, 14, 21)
-    wanted = np.kron(draws(plain, 20, coarse), np.ones((1, *cell), bool))
-    np.testing.assert_array_equal(draws(masker, 20, grid), wanted)
+    expected = np.kron(draws(plain, 20, coarse), np.ones((1, *cell), bool))
+    np.testing.assert_array_equal(draws(masker, 20, grid), expected)
     assert masker.masked(grid) == plain.masked(coarse) * math.prod(cell)
 
 
@@ -51,7 +51,7 @@ def test_windows_are_enlarged_to_the_tokens(masker, plain, coarse, cell):
         (Tube(window=(7, 7)), (8, 14, 15), "mask window 7x7 does not divide the token grid 14x15"),
         (Tube(), (8, 14, 1), "tube masks need at least 2x2 tokens, got 14x1"),
         (Tube(0.01), (1, 3, 3), "leaves no masked token of 9"),
-        # Endless otherwise: no rectangle of 18 tokens is one row high and at most 3.3 times as wide.
+        # Endless: no rectangle of 18 tokens is one row high and at most 3.3 times as wide.
         (Tube(0.94, exact=True), (2, 2, 48), "no rectangle of 18 tokens.* is smaller than 2x48; l"),
         (
             Cube(window=(8, 7, 7)),

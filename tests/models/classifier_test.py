@@ -34,8 +34,8 @@ def test_logits_by_hand(pool, encoder, tokens_read):
     x = tokens[:, tokens_read].mean(1)
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     x = x * params["norm"]["scale"] + params["norm"]["bias"]
-    wanted = x @ params["projection"]["kernel"] + params["projection"]["bias"]
-    np.testing.assert_allclose(logits, wanted, atol=1e-5)
+    expected = x @ params["projection"]["kernel"] + params["projection"]["bias"]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 def test_dropout_scales_what_it_leaves():

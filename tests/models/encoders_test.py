@@ -1,4 +1,4 @@
-"""What holds for MaskFeat on ViT and on MViT alike."""
+"""Tests of MaskFeat on both ViT and MViT."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_scan_and_remat_change_nothing(name, fields):
             jax.value_and_grad(lambda p: jnp.sum(jnp.sin(model.apply({"params": p}, *inputs))))
         )
 
-    wanted, wanted_grads = loss(plain)(params)
+    expected, expected_grads = loss(plain)(params)
     value, grads = loss(other)(stack_blocks(params, like))
-    np.testing.assert_allclose(value, wanted, rtol={"vit": 1e-5, "mvit": 1e-4}[name])
-    atol = 1e-5 * max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted_grads))
+    np.testing.assert_allclose(value, expected, rtol={"vit": 1e-5, "mvit": 1e-4}[name])
+    atol = 1e-5 * max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected_grads))
     close = functools.partial(np.testing.assert_allclose, atol=atol)
-    jax.tree.map(close, unstack_blocks(grads), wanted_grads)
+    jax.tree.map(close, unstack_blocks(grads), expected_grads)
 
 
 def test_a_block_that_widens_without_halving_is_not_scanned_with_those_after_it():
@@ -83,6 +83,6 @@ def test_bfloat16_computes_close_to_float32_with_float32_parameters(name, limit)
     shapes = jax.eval_shape(half.init, jax.random.key(0), *inputs)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
     params = initial(half, *inputs)
-    ours, wanted = (jax.jit(m.apply)({"params": params}, *inputs) for m in (half, make()))
+    ours, expected = (jax.jit(m.apply)({"params": params}, *inputs) for m in (half, make()))
     assert ours.dtype == jnp.float32
-    assert 0 < float(jnp.abs(ours - wanted).max()) < limit * float(jnp.abs(wanted).max())
+    assert 0 < float(jnp.abs(ours - expected).max()) < limit * float(jnp.abs(expected).max())

@@ -34,7 +34,7 @@ def test_vit_b_pretraining(scan):
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 85_882_476
     params = fill(shapes, PRETRAINING)
     predicted = np.asarray(jax.jit(model.apply)({"params": params}, clips, mask))[mask]
-    wanted = np.asarray(Hog((1, 16, 16))(clips))[mask]
+    expected = np.asarray(Hog((1, 16, 16))(clips))[mask]
     first = [-1.150179693, 1.020930894, 2.795666357, -0.372684813, -1.479412747, -2.636218350]
     np.testing.assert_allclose(predicted[0, :6], first, atol=1e-8)
     np.testing.assert_allclose(
@@ -42,9 +42,9 @@ def test_vit_b_pretraining(scan):
     )
     np.testing.assert_allclose([predicted.mean(), predicted.std()], [0.0066457856, 1.3784705814])
     first = [0.477365732, 0.188796192, 0.596809506, 0.277838260, 0.221271843, 0.234515131]
-    np.testing.assert_allclose(wanted[0, :6], first, atol=1e-6)
-    np.testing.assert_allclose(wanted.sum(), 2621.409122, rtol=1e-6)
-    np.testing.assert_allclose(np.square(predicted - wanted).mean(), 2.003716726, rtol=1e-7)
+    np.testing.assert_allclose(expected[0, :6], first, atol=1e-6)
+    np.testing.assert_allclose(expected.sum(), 2621.409122, rtol=1e-6)
+    np.testing.assert_allclose(np.square(predicted - expected).mean(), 2.003716726, rtol=1e-7)
 
 
 @pytest.mark.parametrize(

@@ -87,12 +87,12 @@ def test_classifier_of_mae_st():
         "classifier", head={"num_classes": 5}, positions="separate", dtype="float64", **TINY
     )
     params = fill_sines(shapes_of(model, CLIPS), MAE_CLASSIFIER, split_qkv=True)
-    wanted = [
+    expected = [
         [-0.1279161, 0.23557681, -0.15780289, 0.21459399, -0.18142194],
         [-0.13865561, 0.24872721, -0.17293173, 0.23120375, -0.1989664],
     ]
     logits = jax.jit(model.apply)({"params": params}, CLIPS)
-    np.testing.assert_allclose(logits, wanted, atol=1e-8)
+    np.testing.assert_allclose(logits, expected, atol=1e-8)
 
 
 def test_autoencoder_of_pyslowfast():
@@ -115,10 +115,10 @@ def test_autoencoder_of_pyslowfast():
 def fill_videomae(shapes):
     """Sines, zeros for the biases that VideoMAE does not have, its positions."""
     params = fill_sines(shapes, {})
-    for part in (params[name] for name in ("encoder", "decoder") if name in params):
-        width = part["pos_embed"].shape[-1]
-        part["pos_embed"] = np.asarray(sinusoid_table((2, 2, 2), width, 0))
-        for block in part["blocks"].values():
+    for module in (params[name] for name in ("encoder", "decoder") if name in params):
+        width = module["pos_embed"].shape[-1]
+        module["pos_embed"] = np.asarray(sinusoid_table((2, 2, 2), width, 0))
+        for block in module["blocks"].values():
             block["attn"]["qkv"]["bias"][width : 2 * width] = 0
     if "decoder" in params:
         params["decoder"]["embed"]["bias"][:] = 0
@@ -150,12 +150,12 @@ def test_autoencoder_of_videomae():
 def test_classifier_of_videomae():
     model = of_videomae("classifier", num_classes=5)
     params = fill_videomae(shapes_of(model, CLIPS))
-    wanted = [
+    expected = [
         [0.1172429065, -0.1839762767, 0.0742927005, -0.1526966693, 0.0411720272],
         [0.1197181667, -0.186172132, 0.0761369394, -0.1541286434, 0.0421446454],
     ]
     logits = jax.jit(model.apply)({"params": params}, CLIPS)
-    np.testing.assert_allclose(logits, wanted, atol=1e-9)
+    np.testing.assert_allclose(logits, expected, atol=1e-9)
 
 
 @pytest.mark.parametrize(

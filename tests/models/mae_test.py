@@ -46,15 +46,15 @@ def test_encoder_sees_the_visible_tokens_only():
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("first", [1, 0])
-def test_visible_tokens_enter_as_if_all_had_been_embedded(positions, first):
+def test_visible_tokens_equal_those_of_a_full_embedding(positions, first):
     fields = {**ENCODER, "depth": 0, "positions": positions, "class_token": bool(first)}
     encoder = create_encoder("vit_ti16", **fields)
     params = {"params": initial(encoder, CLIPS, noise=0.02)}
     every = np.asarray(jax.jit(encoder.apply)(params, CLIPS))
     few = jax.jit(encoder.apply)(params, CLIPS, visible=visible_tokens(MASK, 10))
     np.testing.assert_array_equal(few[:, :first], every[:, :first])
-    wanted = every[:, first:][~MASK.reshape(2, -1)].reshape(2, 10, -1)
-    np.testing.assert_allclose(few[:, first:], wanted, atol=1e-6)
+    expected = every[:, first:][~MASK.reshape(2, -1)].reshape(2, 10, -1)
+    np.testing.assert_allclose(few[:, first:], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_all_dialects_use_every_parameter(positions, class_token, encoders):
         assert np.any(np.asarray(leaf)) != (fixed and name.endswith("pos_embed")), name
     assert ("cls_token" in params["decoder"]) == (class_token == "own")
     assert ("cls_token" in params["encoder"]) == encoders
-    for part, rows in (("decoder", class_token != "none"), ("encoder", encoders)):
+    for module, rows in (("decoder", class_token != "none"), ("encoder", encoders)):
         if positions == "separate":
-            assert ("pos_embed_class" in params[part]) == rows
+            assert ("pos_embed_class" in params[module]) == rows
         else:
-            assert params[part]["pos_embed"].shape[1] == 32 + rows
-    wanted = {"^encoder/pos_embed$", "^decoder/pos_embed$"} if fixed else set()
-    assert set(model.frozen) == wanted
+            assert params[module]["pos_embed"].shape[1] == 32 + rows
+    expected = {"^encoder/pos_embed$", "^decoder/pos_embed$"} if fixed else set()
+    assert set(model.frozen) == expected
 
 
 @pytest.mark.parametrize("fields", [{"scan": True}, {"remat": True}])
@@ -108,16 +108,16 @@ def test_scan_and_remat_change_nothing(fields):
         )(params)
 
     found = unstack_blocks(gradient(other, params))
-    wanted = gradient(model, unstack_blocks(params))
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    expected = gradient(model, unstack_blocks(params))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
-def test_sincos_tells_column_row_and_frame():
+def test_sincos_encodes_column_row_and_frame():
     table = np.asarray(sincos_table((1, 3, 4), 32))[0]
     assert not table[0].any()
     grid = table[1:].reshape(3, 4, 32)
-    assert (grid[:, 2, :16] == grid[0, 2, :16]).all()  # the first half tells the column
+    assert (grid[:, 2, :16] == grid[0, 2, :16]).all()  # the first half encodes the column
     assert (grid[1, :, 16:] == grid[1, 0, 16:]).all()  # the second the row
     np.testing.assert_allclose(grid[0, 3, [0, 8]], [np.sin(3), np.cos(3)], atol=1e-6)
     video = np.asarray(sincos_table((2, 3, 4), 32))[0, 1:].reshape(2, 3, 4, 32)
@@ -131,8 +131,8 @@ def test_sinusoid_counts_tokens_and_alternates():
     np.testing.assert_array_equal(sinusoid_table((24, 1, 1), 10, 0)[0], table[1:])
     for n, j in ((0, 1), (5, 0), (5, 1), (17, 6), (23, 9)):
         angle = n / 10000 ** ((j - j % 2) / 10)
-        wanted = math.cos(angle) if j % 2 else math.sin(angle)
-        np.testing.assert_allclose(table[1 + n, j], wanted, rtol=1e-6)
+        expected = math.cos(angle) if j % 2 else math.sin(angle)
+        np.testing.assert_allclose(table[1 + n, j], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", FIXED)

@@ -25,7 +25,7 @@ def clips_and_mask(batch=2, grid=(2, 4, 6)):
 
 
 @pytest.mark.parametrize(
-    ("head", "variant", "clip", "wanted"),
+    ("head", "variant", "clip", "expected"),
     [
         ("maskfeat", "mvit_v2_s", (16, 224, 224), 36_253_356),
         ("classifier", "mvit_v2_s", (16, 224, 224), 36_475_120),
@@ -38,11 +38,11 @@ def clips_and_mask(batch=2, grid=(2, 4, 6)):
         ("classifier", "mvit_v2_l", (40, 352, 352), 217_795_792),
     ],
 )
-def test_parameters_equal_pyslowfast_in_number(head, variant, clip, wanted):
+def test_parameters_equal_pyslowfast_in_number(head, variant, clip, expected):
     fields = {"maskfeat": {"dim": 108}, "classifier": {"num_classes": 400}}[head]
     tubelet = PRETRAINING if head == "maskfeat" else FINETUNING
     model = create_model(head, encoder=variant, head=fields, tubelet=tubelet, scan=True)
-    assert sum(leaf.size for leaf in jax.tree.leaves(shapes_of(model, clip))) == wanted
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes_of(model, clip))) == expected
 
 
 # Blocks, width out, heads, MLP hidden, tokens out, keys, rows of height and width.

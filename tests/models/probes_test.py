@@ -74,9 +74,9 @@ def test_features_are_normalised_tokens(pool, first):
     tokens = np.asarray(jax.jit(model.encoder.apply)({"params": params["encoder"]}, CLIPS))
     centred = tokens - tokens.mean(-1, keepdims=True)
     tokens = centred / np.sqrt(tokens.var(-1, keepdims=True) + 1e-6)
-    wanted = tokens[:, 0] if pool == "class" else tokens[:, first:].mean(1)
+    expected = tokens[:, 0] if pool == "class" else tokens[:, first:].mean(1)
     features = jax.jit(model.apply)({"params": params}, CLIPS)
-    np.testing.assert_allclose(features, wanted, atol=1e-5)
+    np.testing.assert_allclose(features, expected, atol=1e-5)
 
 
 def test_attentive_probe_attends_over_the_grid_only():

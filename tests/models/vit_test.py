@@ -23,12 +23,12 @@ def clips_and_mask(seed=0):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_without_class_token_the_grid_is_as_it_was(positions):
+def test_without_class_token_the_grid_is_unchanged(positions):
     clips, mask = clips_and_mask()
     fields = {**TINY, "width": 48, "depth": 0, "positions": positions}
     usual = create_encoder("vit_ti16", **fields)
     params = initial(usual, clips, mask)
-    wanted = np.asarray(usual.apply({"params": params}, clips, mask))[:, 1:]
+    expected = np.asarray(usual.apply({"params": params}, clips, mask))[:, 1:]
     encoder = create_encoder("vit_ti16", class_token=False, **fields)
     assert (usual.class_tokens, encoder.class_tokens) == (1, 0)
     left = {k: v for k, v in params.items() if k not in ("cls_token", "pos_embed_class")}
@@ -36,7 +36,7 @@ def test_without_class_token_the_grid_is_as_it_was(positions):
         left["pos_embed"] = left["pos_embed"][:, 1:]
     shapes = jax.eval_shape(encoder.init, jax.random.key(0), clips, mask)["params"]
     assert jax.tree.map(jnp.shape, left) == jax.tree.map(jnp.shape, shapes)
-    np.testing.assert_array_equal(encoder.apply({"params": left}, clips, mask), wanted)
+    np.testing.assert_array_equal(encoder.apply({"params": left}, clips, mask), expected)
 
 
 def test_refuses():

@@ -19,9 +19,9 @@ def arguments(queries=150, keys=11, heads=3, d=5, e=4, dtype=np.float32):
 def test_chunks_equal_the_whole(queries, monkeypatch):
     monkeypatch.setattr(attention_module, "CHUNK", 1)  # the smallest chunks there are
     q, k, v, g = arguments(queries)
-    wanted, plain = jax.vjp(at_once, q, k, v)
+    expected, plain = jax.vjp(at_once, q, k, v)
     found, chunked = jax.vjp(in_chunks, q, k, v)
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
     for a, b in zip(chunked(g), plain(g), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 

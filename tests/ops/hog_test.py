@@ -81,11 +81,11 @@ def test_golden_numbers_of_pyslowfast(window, golden):
 )
 def test_equals_the_definition_with_atan2(settings):
     images = np.random.default_rng(0).standard_normal((2, 3, 32, 48, 3)).astype(np.float32)
-    ours, wanted = np.asarray(hog(images, **settings)), by_atan2(images, **settings)
-    assert ours.shape == wanted.shape
+    ours, expected = np.asarray(hog(images, **settings)), by_atan2(images, **settings)
+    assert ours.shape == expected.shape
     # A pixel within rounding of a border may vote for the other bin: seen once in 10^6 pixels.
-    assert np.mean(~np.isclose(ours, wanted, rtol=1e-4, atol=1e-4)) < 1e-4
-    np.testing.assert_allclose(np.median(np.abs(ours - wanted)), 0, atol=1e-4)
+    assert np.mean(~np.isclose(ours, expected, rtol=1e-4, atol=1e-4)) < 1e-4
+    np.testing.assert_allclose(np.median(np.abs(ours - expected)), 0, atol=1e-4)
 
 
 def test_ramps_fill_one_bin():

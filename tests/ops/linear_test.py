@@ -42,8 +42,8 @@ def test_values_and_gradients_equal_the_plain_form(fast, plain, shapes):
 
     every = tuple(range(len(inputs)))
     np.testing.assert_allclose(fast(*inputs), plain(*inputs), atol=1e-5)
-    ours, wanted = (jax.jit(jax.grad(loss(f), every))(*inputs) for f in (fast, plain))
-    for a, b in zip(ours, wanted, strict=True):
+    ours, expected = (jax.jit(jax.grad(loss(f), every))(*inputs) for f in (fast, plain))
+    for a, b in zip(ours, expected, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 

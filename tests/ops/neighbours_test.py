@@ -28,8 +28,8 @@ def test_shards_vote_like_the_whole_bank(shards, k):
     bank_labels = np.concatenate([labels, np.full(missing, -1, np.int32)]).reshape(shards, -1)
     similarity, found = nearest(queries, bank, bank_labels, k)
     assert similarity.shape == (4, k)
-    wanted = plain(queries, features, labels, k, 3, 0.07)
-    np.testing.assert_allclose(vote(similarity, found, 3, 0.07), wanted, rtol=1e-4, atol=1e-6)
+    expected = plain(queries, features, labels, k, 3, 0.07)
+    np.testing.assert_allclose(vote(similarity, found, 3, 0.07), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_length_one():

@@ -10,8 +10,8 @@ def test_patchify_puts_frame_row_column_channel_in_order():
     clips = np.random.default_rng(0).standard_normal((2, 4, 6, 8, 3)).astype(np.float32)
     patches = np.asarray(patchify(clips, (2, 3, 4)))
     assert patches.shape == (2, 2, 2, 2, 2 * 3 * 4 * 3)
-    wanted = clips[1, 2:4, 3:6, 4:8].reshape(-1)
-    np.testing.assert_array_equal(patches[1, 1, 1, 1], wanted)
+    expected = clips[1, 2:4, 3:6, 4:8].reshape(-1)
+    np.testing.assert_array_equal(patches[1, 1, 1, 1], expected)
 
 
 def test_token_grid_names_both_sizes():

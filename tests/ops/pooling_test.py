@@ -27,7 +27,7 @@ def normal(shape, seed=0):
 
 
 def plain_conv(x, kernel, stride):
-    """A convolution with as many groups as channels."""
+    """A grouped convolution with one channel per group."""
     kernel = jnp.tile(kernel, x.shape[-1] // kernel.shape[-1])[:, :, :, None]
     return lax.conv_general_dilated(
         x,
@@ -40,16 +40,16 @@ def plain_conv(x, kernel, stride):
 
 
 def plain_max(x, stride):
-    """Every window by itself."""
+    """Max pooling, one window after the other."""
     b, *sides, c = x.shape
     sizes = [-(-side // step) for side, step in zip(sides, stride, strict=True)]
     y = np.empty((b, *sizes, c))
-    for place in itertools.product(*map(range, sizes)):
+    for index in itertools.product(*map(range, sizes)):
         window = [
             slice(max(i * step - step // 2, 0), i * step + step // 2 + 1)
-            for i, step in zip(place, stride, strict=True)
+            for i, step in zip(index, stride, strict=True)
         ]
-        y[:, *place] = x[:, *window].max((1, 2, 3))
+        y[:, *index] = x[:, *window].max((1, 2, 3))
     return y
 
 
@@ -62,8 +62,8 @@ def check_conv(shape, d, stride):
         y, gradients = jax.vjp(lambda x, k: conv(x, k, stride), x, kernel)
         return y, *gradients(g)
 
-    wanted = run(plain_conv, x, kernel, g)
-    for ours, theirs in zip(run(depthwise_conv, x, kernel, g), wanted, strict=True):
+    expected = run(plain_conv, x, kernel, g)
+    for ours, theirs in zip(run(depthwise_conv, x, kernel, g), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-10)
 
 
@@ -92,12 +92,12 @@ def test_bfloat16_sums_in_float32(stride):
         return jax.value_and_grad(lambda k: (conv(x, k) ** 2).astype(jnp.float32).mean())
 
     y = depthwise_conv(x, kernel, stride)
-    wanted = plain_conv(x.astype(float), jnp.asarray(kernel, jnp.bfloat16).astype(float), stride)
+    expected = plain_conv(x.astype(float), jnp.asarray(kernel, jnp.bfloat16).astype(float), stride)
     assert y.dtype == jnp.bfloat16
-    np.testing.assert_allclose(y.astype(float), wanted, rtol=2**-7, atol=1e-6)
+    np.testing.assert_allclose(y.astype(float), expected, rtol=2**-7, atol=1e-6)
     _, gradient = loss(lambda x, k: depthwise_conv(x, k, stride))(kernel)
-    _, wanted = loss(lambda x, k: plain_conv(x.astype(float), k, stride))(kernel)
-    np.testing.assert_allclose(gradient, wanted, rtol=0.02, atol=0.02)
+    _, expected = loss(lambda x, k: plain_conv(x.astype(float), k, stride))(kernel)
+    np.testing.assert_allclose(gradient, expected, rtol=0.02, atol=0.02)
 
 
 def test_channels_that_are_not_whole_heads_are_refused():
@@ -117,11 +117,11 @@ def test_gradient_of_the_maximum_goes_where_it_came_from():
     y, gradient = jax.vjp(lambda x: max_pool(x, (1, 2, 2)), x)
     (dx,) = gradient(g)
     np.testing.assert_allclose(dx.sum((2, 3)), g.sum((2, 3)), atol=1e-12)
-    wanted = np.zeros_like(x)
+    expected = np.zeros_like(x)
     for b, t, i, j, c in np.ndindex(*y.shape):
         at = np.argwhere(x[b, t, :, :, c] == y[b, t, i, j, c])[0]
-        wanted[b, t, at[0], at[1], c] += g[b, t, i, j, c]
-    np.testing.assert_allclose(dx, wanted, atol=1e-12)
+        expected[b, t, at[0], at[1], c] += g[b, t, i, j, c]
+    np.testing.assert_allclose(dx, expected, atol=1e-12)
 
 
 def test_odd_strides_of_the_maximum_are_refused():

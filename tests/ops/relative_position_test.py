@@ -35,7 +35,7 @@ def inputs(q_grid, k_grid, heads=2, d=4, b=2, rows=None):
 
 
 def plain(q, k, v, tables, q_grid, k_grid):
-    """The bias of every pair of patches by itself, added to the logits."""
+    """Attention with an explicit bias for every pair of patches."""
     d = q.shape[-1]
     logits = jnp.einsum("bqnd,bknd->bnqk", q, k) * d**-0.5
     of_query, of_key = (np.indices(grid).reshape(3, -1) for grid in (q_grid, k_grid))
@@ -58,10 +58,10 @@ def check(q_grid, k_grid):
         y, gradients = jax.vjp(lambda *a: attend(*a, q_grid, k_grid), *arguments)
         return jax.tree.leaves((y, gradients(jnp.sin(jnp.arange(y.size)).reshape(y.shape))))
 
-    for ours, wanted in zip(
+    for ours, expected in zip(
         run(relative_attention, *arguments), run(plain, *arguments), strict=True
     ):
-        np.testing.assert_allclose(ours, wanted, atol=1e-10)
+        np.testing.assert_allclose(ours, expected, atol=1e-10)
 
 
 @pytest.mark.parametrize(("q_grid", "k_grid"), GRIDS)
@@ -102,10 +102,10 @@ def test_bfloat16_is_close():
     low = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), arguments)
     y = relative_attention(*low, q_grid, k_grid)
     assert y.dtype == jnp.bfloat16
-    wanted = plain(*jax.tree.map(lambda x: x.astype(float), low), q_grid, k_grid)
+    expected = plain(*jax.tree.map(lambda x: x.astype(float), low), q_grid, k_grid)
     # Terms of the bias are rounded to bfloat16: of size 16 here, so that weights move by 3 %.
-    np.testing.assert_allclose(y.astype(float), wanted, atol=0.2)
-    assert np.abs(y.astype(float) - wanted).mean() < 0.02
+    np.testing.assert_allclose(y.astype(float), expected, atol=0.2)
+    assert np.abs(y.astype(float) - expected).mean() < 0.02
 
 
 def test_tokens_that_do_not_fit_the_grid_are_refused():

@@ -43,5 +43,5 @@ def test_gradients_are_those_of_the_plain_forms():
         (put_visible, plain_put, few, other),
     ):
         found = jax.grad(lambda v, f=ours, w=weight: jnp.sum(f(v, visible) * w))(value)
-        wanted = jax.grad(lambda v, f=plain, w=weight: jnp.sum(f(v) * w))(value)
-        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        expected = jax.grad(lambda v, f=plain, w=weight: jnp.sum(f(v) * w))(value)
+        np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -38,8 +38,8 @@ def test_hog_golden_numbers_of_both_originals(window, total, weighted, some):
     np.testing.assert_allclose((features**2).sum(), 2352, rtol=1e-6)
     n, j = np.mgrid[1:197, 1:109]
     np.testing.assert_allclose((features * n * j).sum() / 1e6, weighted, rtol=1e-6)
-    places = [(0, 0), (0, 1), (0, 35), (37, 50), (97, 107), (195, 72), (195, 3)]
-    np.testing.assert_allclose([features[p] for p in places], some, atol=1e-6)
+    indices = [(0, 0), (0, 1), (0, 35), (37, 50), (97, 107), (195, 72), (195, 3)]
+    np.testing.assert_allclose([features[i] for i in indices], some, atol=1e-6)
 
 
 def test_hog_layout_is_channel_bin_row_column():

@@ -42,9 +42,9 @@ def test_pixels_scaled_by_channel(channels, frames):
         patch = x[b, 2 * t :, 8 * i :, 16 * j :][: 2 if frames == "all" else 1, :8, :16]
         patch = patch.astype(np.float64)
         over = (0, 1, 2)
-        wanted = (patch - patch.mean(over)) / (patch.std(over, ddof=1) + 1e-6)
+        expected = (patch - patch.mean(over)) / (patch.std(over, ddof=1) + 1e-6)
         found = np.asarray(target(x))[b, t, i, j]
-        np.testing.assert_allclose(found, wanted.transpose(order).reshape(-1), atol=1e-5)
+        np.testing.assert_allclose(found, expected.transpose(order).reshape(-1), atol=1e-5)
     # The normalisation of colours does not show.
     colours = x * np.float32([0.229, 0.224, 0.225]) + np.float32([0.485, 0.456, 0.406])
     np.testing.assert_allclose(target(colours), target(x), atol=1e-4)
