@@ -81,7 +81,7 @@ class Classify(Task):
         return {"loss": loss, **class_sums(scores, labels, valid)}
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """`loss`; `top1` and `top5` as fractions; `mean_class_top1`, the mean over classes."""
+        """`loss`; `top1` and `top5` as fractions; `mean_class_top1` over classes with examples."""
         means = [name for name in ("loss", "top1", "top5") if name in sums]
         metrics = {name: float(sums[name] / sums["examples"]) for name in means}
         present = sums["class_examples"] > 0  # a subset may lack some classes

@@ -170,7 +170,7 @@ def test_without_the_input_a_sentence_says_what_to_install(words, bare):
 def test_what_does_not_read_media_works_without_the_input(bare, tmp_path):
     done = run("verify-checkpoint", f"--workdir={tmp_path}", stubs=bare)
     assert done.returncode == 74
-    assert "holds no checkpoint" in done.stderr
+    assert "contains no checkpoint" in done.stderr
     code = "import input_pipeline, maskfeat_jax, maskfeat_jax.convert as c, maskfeat_jax.models\n"
     code += "c.load; input_pipeline.BadInputs\n"
     code += "try: input_pipeline.Loader\n"

@@ -104,7 +104,7 @@ def test_largest_interpolates_and_returns_only_what_it_tried():
 
 def test_refuses_a_batch_that_cannot_be_split():
     task, optimizer = autoencoder(depth=1)
-    with pytest.raises(ValueError, match=r"run.batch_size=9 is not a multiple of 2, .* x 2 slices"):
+    with pytest.raises(ValueError, match=r"run.batch_size=9 is not a multiple of 2: .* x 2 slices"):
         estimate(task, optimizer, sharding.create_mesh(), batch_size=9, accumulate=2)
 
 
