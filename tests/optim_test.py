@@ -246,7 +246,7 @@ def test_refuses():
         layer_scales({"projection": SMALL["projection"]}, 0.5)
     with pytest.raises(ValueError, match="no_decay='bias' is not a list"):
         Sgd(lr=1e-3, no_decay="bias").optimizer(SMALL, **LENGTH)
-    with pytest.raises(ValueError, match="one norm over all blocks stacked in encoder/blocks/1-2/fc/kernel"):
+    with pytest.raises(ValueError, match="one norm over all blocks stacked in encoder/blocks/1-2"):
         Lars(lr=1e-3).optimizer(STACKED, **LENGTH)
 
 
