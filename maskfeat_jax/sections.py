@@ -12,7 +12,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 Section = Mapping[str, Any]
@@ -105,7 +105,14 @@ class Reader:
                 self[key]
 
     def call(
-        self, where: str, function: Callable, section: Any = None, *, name: str = "", **given: Any
+        self,
+        where: str,
+        function: Callable,
+        section: Any = None,
+        *,
+        name: str = "",
+        more: Sequence[str] = (),
+        **given: Any,
     ) -> Any:
         """Calls a function with a section as its keyword arguments, and adds them to `resolved`.
 
@@ -114,6 +121,7 @@ class Reader:
           function: a class or function.
           section: the arguments; None for the section of the recipe.
           name: value of the key `name` of the section, if it has one.
+          more: keys of the section that are not arguments, for messages.
           **given: arguments that do not come from the recipe.
 
         Raises:
@@ -122,7 +130,7 @@ class Reader:
           OSError: the function fails to read an existing file.
         """
         section = self[where] if section is None else section
-        chosen = arguments(where, function, section, given)
+        chosen = arguments(where, function, section, given, ("name",) if name else more)
         self.note(where, ({"name": name} if name else {}) | chosen)
         return call(where, function, section, **given)
 
@@ -183,7 +191,9 @@ def choose(where: str, table: Mapping[str, Callable], section: Any, **given: Any
     return call(where, table[name], rest, **given)
 
 
-def arguments(where: str, function: Callable, section: Any, given: Section) -> dict[str, Any]:
+def arguments(
+    where: str, function: Callable, section: Any, given: Section, more: Sequence[str] = ()
+) -> dict[str, Any]:
     """Arguments of a call from a section, with defaults filled in.
 
     Lists become tuples, and integers floats where a float is expected; None means the default.
@@ -198,7 +208,7 @@ def arguments(where: str, function: Callable, section: Any, given: Section) -> d
     free = [name for name in parameters if name not in given and name not in ("parent", "name")]
     for key in values:
         if key not in free:
-            raise RecipeError(f"{where}.{key}: no such key{nearest(key, free)}")
+            raise RecipeError(f"{where}.{key}: no such key{nearest(key, [*free, *more])}")
     hints = hints_of(function) if values else {}
     for key, value in values.items():
         if not fits(value, hints.get(key, Any)):

@@ -51,7 +51,7 @@ def test_import_is_cheap():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
-    assert {*mf.__all__} == {"load", "build", "train"}
+    assert {*mf.__all__} == {"build", "load", "model", "train"}
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         _ = mf.lode
 
@@ -204,6 +204,24 @@ def test_a_recipe_may_be_a_file_its_name_or_sections():
     assert recipes[0]["data"]["num_examples"] == 64
 
 
+# The model of a state
+
+
+def test_the_model_of_a_state_is_that_of_the_run(tmp_path):
+    experiment = mf.build(shrunken("smoke"), {"run.epochs": 1})
+    state = experiment.init()
+    first = mf.model(experiment, state).features(experiment.sample_clips)
+    for batch in experiment.batches(state):
+        state, _ = experiment.step(state, batch)
+    mf.train(experiment, tmp_path / "run")
+    model, loaded = mf.model(experiment, state), mf.load(tmp_path / "run")
+    features = model.features(experiment.sample_clips)
+    assert np.abs(features - first).max() > 1e-3
+    np.testing.assert_allclose(features, loaded.features(experiment.sample_clips), atol=1e-5)
+    assert model.to_torch("timm").keys() == loaded.to_torch("timm").keys()
+    assert model.draw(experiment.sample_clips)["predictions"].dtype == np.uint8
+
+
 # Objects in a recipe
 
 
@@ -251,8 +269,14 @@ def test_objects_train_and_resume(tmp_path):
     assert (tmp_path / "run/metrics.jsonl").read_text() == before
     with pytest.raises(RecipeChanged, match=r"target: .*factor=0.5\)\" -> .*factor=0.25\)"):
         mf.train(own(Scaled(tubelet=(1, 16, 16), factor=0.25), Grey()), tmp_path / "run")
-    with pytest.raises(RecipeError, match="data: the list of examples is not the one"):
+    with pytest.raises(RecipeError, match="data: the list of examples differs"):
         mf.train(own(target, Grey("another list")), tmp_path / "run")
+    # The file has only its name.
+    with pytest.raises(RecipeError, match=r"an object, target=Scaled\(.*sections={'target'"):
+        mf.load(tmp_path / "run")
+    loaded = mf.load(tmp_path / "run", sections={"target": target})
+    video = experiment.sample_clips
+    assert loaded.draw(video).keys() == experiment.draw(experiment.init()).keys()
     # What was learned is used by a run with other objects.
     tuned = {**shrunken("finetune_vit_in1k:b16"), "data": Grey(), "eval_data": Grey()}
     changes = {"model.init_from": str(tmp_path / "run"), "head.num_classes": 2, "run.epochs": 1}
@@ -263,11 +287,11 @@ def test_objects_train_and_resume(tmp_path):
 
 
 def test_objects_that_are_no_dataset_or_target():
-    with pytest.raises(RecipeError, match="target: <object .*> is no Target"):
+    with pytest.raises(RecipeError, match="target: expected .* members of Target"):
         own(object(), Grey())
-    with pytest.raises(RecipeError, match="2 problems:\n- data: .* is no Source\n- eval_data: "):
+    with pytest.raises(RecipeError, match="2 problems:\n- data: .* of Source, .*\n- eval_data: "):
         own(Scaled(tubelet=(1, 16, 16)), object())
-    with pytest.raises(RecipeError, match=r"target: is for tubelets of \(1, 8, 8\), model has"):
+    with pytest.raises(RecipeError, match=r"target: tubelet \(1, 8, 8\) differs from"):
         own(Scaled(tubelet=(1, 8, 8)), Grey())
-    with pytest.raises(RecipeError, match="eval_data.name: missing; `data` is an object"):
+    with pytest.raises(RecipeError, match="eval_data.name: missing; it cannot follow `data`"):
         mf.build("configs/smoke.py", {"data": Grey()})

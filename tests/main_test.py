@@ -28,6 +28,7 @@ from maskfeat_jax.models.positions import sincos_table
 from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.training.build import (
     build,
+    build_data,
     build_training,
     read_common,
     read_task,
@@ -369,6 +370,7 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_bit(tmp_path):
         ("mask", "ratoi", 0.4, r"mask\.ratoi: no such key; did you mean 'ratio'\?"),
         ("optim", "clipnorm", 0.4, r"optim\.clipnorm: no such key; did you mean 'clip_norm'\?"),
         ("model", "widht", 3, r"model\.widht: no such key; did you mean 'width'\?"),
+        ("model", "encodr", "", r"model\.encodr: no such key; did you mean 'encoder'\?"),
         ("model", "encoder", "vit_t16", r"'vit_t16' does not exist; did you mean 'vit_ti16'\?"),
         ("target", "name", "hogs", r"target\.name='hogs' does not exist; did you mean 'hog'\?"),
         ("data", "name", "image_folders", "did you mean 'image_folder'"),
@@ -444,8 +446,9 @@ def test_required_keys(section, words):
 def test_labels_must_fit(tmp_path):
     small = shrunken(FINETUNE)
     small["head"]["num_classes"] = 11
-    with pytest.raises(RecipeError, match="num_classes=11, but the data has 10 classes"):
-        build(small)
+    for read in (build, build_data):
+        with pytest.raises(RecipeError, match="num_classes=11, but the data has 10 classes"):
+            read(small)
     write_images(tmp_path / "images", 20)
     small["data"] = {"name": "image_folder", "path": str(tmp_path / "images")}
     with pytest.raises(RecipeError, match="this task needs labels, but the dataset has none"):

@@ -159,6 +159,12 @@ def load_pretrained(
 def _load_run(path: str | os.PathLike[str], ema: bool, sections: Section) -> Pretrained:
     workdir = workdir_of(path)
     recipe = {**read_recipe(workdir), **sections}
+    for where in ("mask", "target"):
+        if isinstance(recipe.get(where), str):
+            raise RecipeError(
+                f"{workdir} was trained with an object, {where}={recipe[where]}; load it with "
+                f"sections={{{where!r}: the same object}}"
+            )
     reader = Reader(recipe)
     view = reader["eval_view"]
     if "size" not in view:

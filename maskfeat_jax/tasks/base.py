@@ -21,6 +21,7 @@ from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.typing import Array
 
+INIT_KEYS = ("init_from", "init_parts", "init_resize")  # of the section `model`, not its encoder
 TRAINING_SECTIONS = ("view", "augment", "optim")  # of the recipes of tasks that train
 
 
@@ -114,11 +115,11 @@ class Task(abc.ABC):
 
 def encoder_of(reader: Reader) -> nn.Module:
     """The encoder of the section `model`: a variant with fields overridden."""
-    fields = {k: v for k, v in reader["model"].items() if not k.startswith("init_")}
+    fields = {k: v for k, v in reader["model"].items() if k not in INIT_KEYS}
     name = fields.pop("encoder", "")
     family, sizes = member("model.encoder", VARIANTS, name)
     reader.note("model", {"encoder": name})
-    return reader.call("model", family, {**sizes, **fields})
+    return reader.call("model", family, {**sizes, **fields}, more=("encoder", *INIT_KEYS))
 
 
 def head_name(reader: Reader, heads: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from maskfeat_jax.models.probes import ENCODER
 from maskfeat_jax.optim import OPTIMIZERS, Optimizer, Rule
 from maskfeat_jax.sections import Reader, RecipeError, Section, call, flatten, is_object
 from maskfeat_jax.tasks import Task, task_of
+from maskfeat_jax.tasks.base import INIT_KEYS
 from maskfeat_jax.training.experiment import Experiment
 from maskfeat_jax.training.initial import InitFrom
 from maskfeat_jax.training.settings import Input, Run
@@ -77,11 +79,12 @@ def build(recipe: Section) -> Experiment:
     task_class, trains = read_task(reader)
 
     # Read each section.
-    mesh, run, host, view, eval_view, bad_inputs = read_common(reader, trains)
+    common = read_common(reader, trains)
+    mesh, run = common.mesh, common.run
     reads_data = trains or task_class.needs_data
     data = problems.attempt(read_data, reader) if reads_data else None
     eval_data = problems.attempt(read_eval_data, reader)
-    task = task_for(task_class, reader, eval_view)
+    task = task_for(task_class, reader, common.eval_view)
     rule = problems.attempt(reader.choose, "optim", OPTIMIZERS) if trains else None
     init_from = problems.attempt(read_init_from, reader)
     problems.stop()
@@ -107,23 +110,11 @@ def build(recipe: Section) -> Experiment:
             f"run.batch_size={run.batch_size} is not divisible by {sharding.row_shards(mesh)} "
             f"devices x {run.accumulate} slices (run.accumulate)"
         )
-    loaders = Loaders(mesh, run.batch_size, reader["seed"], host.workers or None, bad_inputs)
-    training = testing = params = optimizer = None
-    with problems.gather():
-        if eval_data is not None:
-            testing = loaders.evaluation(eval_data, eval_view)
-            task.check_labels(eval_data.class_names)
+    params = optimizer = None
+    training, testing = read_loaders(reader, common, task, data, eval_data)
     with problems.gather():
         params = jax.eval_shape(task.init, jax.random.key(0))
         sharding.state_sharding(mesh, params)
-    with problems.gather():
-        if data is not None:
-            if view is None:  # nothing is trained, but evaluation needs the training data
-                training = loaders.evaluation(data, eval_view)
-            else:
-                training = loaders.training(data, view)
-            task.check_labels(data.class_names)
-            check_same_classes(data, eval_data)
     with problems.gather():
         if rule is not None and training is not None and params is not None:
             check_training(task, run, training)
@@ -140,11 +131,13 @@ def build(recipe: Section) -> Experiment:
         seed=reader["seed"],
         training=training,
         testing=testing,
-        pictured=first_clips(testing or loaders.evaluation(data, eval_view)),
+        sample_clips=first_clips(
+            testing or loaders_of(reader, common).evaluation(data, common.eval_view)
+        ),
         optimizer=optimizer,
         init_from=init_from,
-        on_bad=host.on_bad_in_evaluation,
-        bad_inputs=bad_inputs,
+        on_bad=common.host.on_bad_in_evaluation,
+        bad_inputs=common.bad_inputs,
         recipe=reader.resolved,
         fixed_recipe=fixed_recipe(reader.resolved),
     )
@@ -186,29 +179,23 @@ def build_training(recipe: Section) -> Computation:
 
 
 def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
-    """Loaders of the sections `data` and `eval_data`, and `input.on_bad_in_evaluation`.
+    """Loaders of `data` and `eval_data` as a run has them, and `input.on_bad_in_evaluation`.
 
     Raises:
-      RecipeError: lists all problems of these sections.
+      RecipeError: lists all problems of these sections, and with the classes of the task.
     """
     reader = Reader(recipe)
     problems = reader.problems
-    _, trains = read_task(reader)
-    mesh, run, host, view, eval_view, bad_inputs = read_common(reader, trains)
+    task_class, trains = read_task(reader)
+    common = read_common(reader, trains)
     data, eval_data = (problems.attempt(read, reader) for read in (read_data, read_eval_data))
+    task = task_for(task_class, reader, common.eval_view)
     problems.stop()
-    make = Loaders(mesh, run.batch_size, reader["seed"], host.workers or None, bad_inputs)
-    loaders = {}
-    with problems.gather():
-        if data is not None:
-            loaders["data"] = (
-                make.training(data, view) if view else make.evaluation(data, eval_view)
-            )
-    with problems.gather():
-        if eval_data is not None:
-            loaders["eval_data"] = make.evaluation(eval_data, eval_view)
+    training, testing = read_loaders(reader, common, task, data, eval_data)
     problems.stop()
-    return loaders, host.on_bad_in_evaluation
+    loaders = {"data": training, "eval_data": testing}
+    on_bad = common.host.on_bad_in_evaluation
+    return {where: loader for where, loader in loaders.items() if loader is not None}, on_bad
 
 
 def read_task(reader: Reader) -> tuple[type[Task], bool]:
@@ -296,7 +283,7 @@ def _dataset(where: str, reader: Reader, section: Any) -> Any:
 
 def read_init_from(reader: Reader) -> InitFrom:
     """`init_from`, `init_parts` and `init_resize` of the section `model`."""
-    keys = {key: value for key, value in reader["model"].items() if key.startswith("init_")}
+    keys = {key: value for key, value in reader["model"].items() if key in INIT_KEYS}
     return reader.call("model", InitFrom.of, keys)
 
 
@@ -314,6 +301,32 @@ def optimizer_of(
         batch_size=run.batch_size,
         frozen=task.model.frozen,
     )
+
+
+def read_loaders(
+    reader: Reader, common: Common, task: Task, data: Any, eval_data: Any
+) -> tuple[input_pipeline.Loader | None, input_pipeline.Loader | None]:
+    """Loaders of `data` and `eval_data`; None for one that is missing, or wrong and recorded."""
+    loaders, training, testing = loaders_of(reader, common), None, None
+    with reader.problems.gather():
+        if eval_data is not None:
+            testing = loaders.evaluation(eval_data, common.eval_view)
+            task.check_labels(eval_data.class_names)
+    with reader.problems.gather():
+        if data is not None:
+            if common.view is None:  # nothing is trained, but evaluation needs the training data
+                training = loaders.evaluation(data, common.eval_view)
+            else:
+                training = loaders.training(data, common.view)
+            task.check_labels(data.class_names)
+            check_same_classes(data, eval_data)
+    return training, testing
+
+
+def loaders_of(reader: Reader, common: Common) -> Loaders:
+    """See `Loaders`."""
+    workers = common.host.workers or None
+    return Loaders(common.mesh, common.run.batch_size, reader["seed"], workers, common.bad_inputs)
 
 
 class Loaders(NamedTuple):
@@ -365,7 +378,7 @@ def check_same_classes(data: Any, eval_data: Any) -> None:
     """Raises RecipeError if the same label means different classes in both datasets."""
     names = [source.class_names for source in (data, eval_data) if source is not None]
     if len(names) == 2 and None not in names and tuple(names[0]) != tuple(names[1]):
-        first, second = next((a, b) for a, b in zip(*names, strict=False) if a != b)
+        first, second = next((a, b) for a, b in itertools.zip_longest(*names) if a != b)
         raise RecipeError(f"data and eval_data have different classes: {first!r} and {second!r}")
 
 

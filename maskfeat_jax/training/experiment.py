@@ -81,7 +81,7 @@ class Experiment:
       seed: of the initial parameters.
       training: training data (a task that only evaluates may need it); None if not needed.
       testing: evaluation data; None for no evaluation.
-      pictured: clips for pictures, uint8 `(b, t, h, w, 3)`.
+      sample_clips: clips for pictures, uint8 `(b, t, h, w, 3)`.
       optimizer: None if nothing is trained.
       init_from: source of the initial parameters.
       on_bad: what evaluation does with unreadable files, "fail" or "skip".
@@ -96,7 +96,7 @@ class Experiment:
     seed: int
     training: Data | None
     testing: Data | None
-    pictured: np.ndarray
+    sample_clips: np.ndarray
     optimizer: Optimizer | None
     init_from: InitFrom
     on_bad: str
@@ -192,10 +192,10 @@ class Experiment:
         return {**self.task.summary(sums), **counts}
 
     def draw(self, state: TrainState) -> dict[str, np.ndarray]:
-        """Pictures of `pictured` and the outputs of the model, by name."""
-        outputs = self._show_step(state.evaluated, self.pictured)
+        """Pictures of `sample_clips` and the outputs of the model, by name."""
+        outputs = self._show_step(state.evaluated, self.sample_clips)
         on_host = {name: np.asarray(x.addressable_data(0)) for name, x in outputs.items()}
-        return self.task.draw(self.pictured, on_host, self.data.source.class_names or ())
+        return self.task.draw(self.sample_clips, on_host, self.data.source.class_names or ())
 
     def to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """The global batch on the devices, from the rows that this process loads."""
