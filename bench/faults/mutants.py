@@ -241,7 +241,7 @@ def _applies_anything(_: Any, condition: Any, change: Any, state: Any) -> Any:
 
 
 def _no_evidence(*_: Any, **__: Any) -> str:
-    return "not finite either"
+    return "again not finite"
 
 
 def _no_status(write: Any, path: pathlib.Path, state: Any, **facts: Any) -> None:
@@ -362,7 +362,7 @@ MUTANTS = {
     "any recipe goes on": Mutant(
         _all(
             _swapped("maskfeat_jax.workdir.workdir", "check_workdir", _nothing),
-            _swapped("maskfeat_jax.training.build", "fixed_recipe", lambda _: {}),
+            _swapped("maskfeat_jax.training.build", "fixed_recipe", lambda *_: {}),
         ),
         recipe_changes,
     ),

@@ -74,7 +74,7 @@ def always(case: Case, _: Case | None, number: int) -> list[Verdict]:
     kind = KINDS[number % len(KINDS)]
     dose = {"kind": kind, "from": first, "to": NEVER, "row": rng.randrange(BATCH)}
     ended = case.run(poison=[dose])
-    damage = oracles.stopped(ended, 70, "5 steps in a row", "not finite either")
+    damage = oracles.stopped(ended, 70, "5 steps in a row", "again not finite")
     damage += oracles.reported(ended, "failed") + oracles.left_processes(ended)
     damage += oracles.kept(case.workdir, 7) + oracles.whole(case.workdir)
     damage += evidence(case, first)
