@@ -226,7 +226,7 @@ class FakeDevice:
 def test_an_order_of_devices_that_scatters_the_rows_of_a_process_is_changed(monkeypatch):
     fakes = [FakeDevice(number, number % 2) for number in range(8)]
     scattered = sharding.mesh_of(fakes, 2)
-    with pytest.raises(sharding.MeshError, match=r"pieces \[0, 2, 4, 6\] of 8"):
+    with pytest.raises(sharding.MeshError, match=r"shards \[0, 2, 4, 6\] of the 8"):
         sharding.batch_share(scattered)
     real = jax.devices
     monkeypatch.setattr("jax.devices", lambda *kind: real(*kind) if kind else fakes)
