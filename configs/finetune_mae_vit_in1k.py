@@ -2,7 +2,7 @@
 
 Numbers of its FINETUNE.md; the learning rates, there 5e-4 (B) and 1e-3 for 256, are given for a
 batch of 1024 and grow with it. Positions start as the fixed ones of the pre-training and are
-learnt, the final norm starts anew. The original computes in mixed precision, this in float32. Not
+trained, the final norm starts anew. The original computes in mixed precision, this in float32. Not
 run here at this scale.
 
     size  epochs  expect: top-1 from mae_vit_in1k.py       cost: GMAC per image (training x3)

@@ -1,4 +1,4 @@
-"""Nearest neighbours of an MAE ViT on ImageNet-1k; nothing is learnt.
+"""Nearest neighbours of an MAE ViT on ImageNet-1k; nothing is trained.
 
 The protocol, 20 neighbours that vote with temperature 0.07, is that of facebookresearch/dino's
 eval_knn.py: centre crops of training and validation images, the class token. Not run here at this

@@ -132,9 +132,8 @@ class Rule(abc.ABC):
             optax.scale_by_learning_rate(schedule),
         )
         if frozen:
-            # The labels are in the paths of checkpoints: renaming one makes old ones unreadable.
-            labels = jax.tree.map(lambda fix: "frozen" if fix else "learnt", fixed)
-            tx = optax.partition({"learnt": tx, "frozen": optax.set_to_zero()}, labels)
+            labels = jax.tree.map(lambda fix: "frozen" if fix else "trainable", fixed)
+            tx = optax.partition({"trainable": tx, "frozen": optax.set_to_zero()}, labels)
         return Optimizer(tx, schedule, self.ema_decay, self.skip_spikes)
 
     @abc.abstractmethod
