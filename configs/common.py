@@ -78,3 +78,14 @@ def cifar10(task):
     config.normalise = dict(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262))
     config.model = dict(encoder="vit_ti16", tubelet=(1, 4, 4), width=128, depth=4, heads=4)
     return config
+
+
+def moving_shapes():
+    """Small MP4 files that are drawn on first use: clips of 8 frames, every second."""
+    config = ConfigDict(dict(data=dict(name="moving_shapes", size=32)))
+    config.eval_data = dict(split="test", num_examples=200)
+    config.view = dict(size=32, frames=8, stride=2, sampling="strided", crop_area=(0.6, 1.0))
+    config.view.update(interpolation="bilinear", antialias=False)
+    config.eval_view = dict(resize=32)
+    config.normalise = dict(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+    return config

@@ -1,6 +1,6 @@
 """Smoke: does training work at all? MaskFeat on drawn pictures; for trying changes.
 
-Source: none; `demo_pretrain.py` with less of everything.
+Source: none; shorter than `demo_images.py`.
 Expect: a loss that falls.
 Cost: about a minute on two CPU cores.
 Run: python main.py --config=configs/smoke.py --workdir=runs/smoke

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 _FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
 VIDEOS = pathlib.Path(_FOLDER.name)
 CLASSES = {"shapes": range(10), "moving_shapes": range(8)}
-TABLES = ("SIZES", "TARGETS", "DATA")  # of a recipe: what may follow the colon, in this order
+TABLES = ("SIZES", "STAGES", "TARGETS", "DATA")  # what may follow the colon, in order
 STEMS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
 
 

@@ -12,9 +12,9 @@ from input_pipeline.source import Example, fingerprint
 _OVERSAMPLING = 3  # shapes are drawn larger, then reduced, for smooth edges
 _RADII = (0.3, 0.42)  # of a shape, as a fraction of the side of the picture
 _WAVELENGTHS = (4.0, 7.0)  # of stripes, pixels
-_SWINGS = (30.0, 50.0)  # of stripes around their mean, on the scale 0 to 255
-_COLOUR_STEP = 70.0  # largest difference between the mean colours of ground and shape
-_NOISE = 2.0  # largest standard deviation
+_SWINGS = (6.0, 14.0)  # of stripes around their mean, on the scale 0 to 255
+_CONTRASTS = (40.0, 90.0)  # between the mean colours of ground and shape, in each channel
+_NOISE = 1.0  # largest standard deviation
 
 
 def _ring_points(radii: list[float], start: float = 0.0) -> np.ndarray:
@@ -74,14 +74,12 @@ class Drawn:
 
 
 class Shapes(Drawn):
-    """One striped shape on a ground of other stripes; the class is the shape, nothing else.
+    """A striped shape, lighter or darker than its striped background; the class is the shape.
 
-    Colours, stripes, size, position, rotation and the line that may cross the ground are drawn from
-    the same distribution for each class, and the stripes of ground and shape from the same as each
-    other (their directions differ by 36 degrees or more). Stripes go on where they are hidden, so
-    most of what is masked can be predicted from what is around it; where an outline goes, only from
-    an idea of the shape. Classes come in turn: any first n examples hold each class n / 10
-    times, up to one.
+    Everything else is independent of the class: colours, stripes, size, position, rotation, and a
+    line that may cross the background. Most masked patches can be predicted from the stripes around
+    them; outlines only from an idea of the shape. Classes alternate: the first n examples contain
+    each class n / 10 times, rounded up or down.
     """
 
     SPLITS: ClassVar = {"train": 50_000, "validation": 2_000, "test": 2_000}
@@ -110,7 +108,7 @@ class Shapes(Drawn):
             raise ValueError(f"size is {size}; shapes need at least 16 pixels")
         self._size = size
         self.fingerprint = fingerprint(
-            f"shapes 2 {split} {self.num_examples} {size} {seed}".encode().split()
+            f"shapes 3 {split} {self.num_examples} {size} {seed}".encode().split()
         )
 
     def name_of(self, index: int) -> str:
@@ -131,7 +129,7 @@ def _draw(rng: np.random.Generator, outlines, size: int) -> np.ndarray:
     layers.append((_shape_mask(rng, outlines, size), angle + rng.uniform(np.pi / 5, 4 * np.pi / 5)))
     for mask, turned in layers:
         covered = np.asarray(mask, np.float32)[..., None] / 255
-        step = rng.uniform(-_COLOUR_STEP, _COLOUR_STEP, size=3)
+        step = rng.uniform(*_CONTRASTS, size=3) * rng.choice([-1, 1])
         picture += covered * (_stripes(rng, turned, colour + step, size) - picture)
     picture += rng.normal(0, rng.uniform(0, _NOISE), size=picture.shape)
     return picture.clip(0, 255).astype(np.uint8)
