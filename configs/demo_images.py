@@ -39,7 +39,7 @@ def get_config(stage="pretrain"):
         config.mask = dict(name="random", ratio=0.4)
         config.target = dict(name="hog", cell=4)
         config.head = dict(name="maskfeat")
-        config.run = dict(epochs=12.0, batch_size=64, **common.AT_THE_END)
+        config.run = dict(epochs=8.0, batch_size=64, **common.AT_THE_END)
     else:
         config.task = "finetune"
         # With another seed all images differ; those for testing are always the same 2,000.
@@ -47,5 +47,5 @@ def get_config(stage="pretrain"):
         config.eval_data = dict(split="test", seed=0)
         config.mix = dict(probability=0.0)
         config.head = dict(name="classifier", num_classes=10)
-        config.run = dict(epochs=16.0, batch_size=50, log_every_steps=100, **common.AT_THE_END)
+        config.run = dict(epochs=16.0, batch_size=50, **common.AT_THE_END)
     return config
