@@ -28,7 +28,7 @@ MIN_GAIN_ON_CONSTANT = 0.15  # of the loss of the best constant prediction
 MIN_FINETUNED = 0.6
 MIN_SCRATCH = 0.2
 MIN_GAIN_ON_SCRATCH = 0.1
-# Everything as in the demo, in seconds and far too little to learn from.
+# Everything as in the demo, in seconds and much too short to learn from.
 QUICK = {
     "data.num_examples": 64,
     "eval_data.num_examples": 64,
@@ -141,7 +141,7 @@ def train_all(kind: str, workdir: Path, seeds: int, quick: bool, run: Runner) ->
       kind: name of the recipe, "demo_images" or "demo_video".
       workdir: gets one work directory for each run.
       seeds: number of pairs of classifiers.
-      quick: shrink everything to seconds; nothing is learnt then.
+      quick: shrink everything to seconds, too short to learn anything.
       run: trains a recipe in a work directory.
     """
     pretrained = workdir / "pretrain"
