@@ -35,7 +35,7 @@ def test_the_blocks_run_one_after_the_other(monkeypatch, tmp_path):
     made = make_notebook.notebook(TEXT)
     assert [kinds(cell) for cell in made["cells"]] == [kinds(cell) for cell in STORED["cells"]]
     printed = "".join(map(texts, made["cells"]))
-    assert "token (2, 1, 8, 8, 64) float32" in printed
+    assert "token (2, 1, 4, 4, 96) float32" in printed
     assert "step 4/4  evaluation" in printed
     assert float(re.search(r"np\.float32\((.*)\)", printed)[1]) <= 1e-5
     runs = {path.parent.name for path in tmp_path.glob("runs/*/checkpoints")}
