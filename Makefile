@@ -26,7 +26,7 @@ demo-video: $(READY)  ## The same on videos, with MViTv2
 demo-mae: $(READY)  ## A masked autoencoder on videos
 	$(RUN) main.py --config=configs/demo_mae.py --workdir=runs/demo_mae
 
-smoke: $(READY)  ## A minute of pre-training
+smoke: $(READY)  ## Half a minute of pre-training
 	$(RUN) main.py --config=configs/smoke.py --workdir=runs/smoke
 
 test: $(READY)  ## The tests of every behaviour: minutes
