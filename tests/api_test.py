@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -295,3 +296,19 @@ def test_objects_that_are_no_dataset_or_target():
         own(Scaled(tubelet=(1, 8, 8)), Grey())
     with pytest.raises(RecipeError, match="eval_data.name: missing; it cannot follow `data`"):
         mf.build("configs/smoke.py", {"data": Grey()})
+
+
+def test_the_example_of_the_readme(run):
+    """With a small run and recipe in the place of those for ImageNet."""
+    text = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    small, recipe = shrunken(FINETUNE), '"configs/finetune_vit_in1k.py:b16"'
+    small["run"]["epochs"] = 1
+    for old, new in ((recipe, "small"), ('{"data.path": "/data/imagenet"}', "{}")):
+        assert old in example
+        example = example.replace(old, new)
+    names = {"small": small, "video": clips()}
+    exec(example.replace('"runs/a"', repr(str(run))), names)
+    assert names["features"].shape == (3, 32)
+    assert "blocks.0.attn.qkv.weight" in names["weights"]
+    assert int(names["state"].step) == names["experiment"].total_steps > 0
