@@ -15,14 +15,18 @@ from jaxtyping import Float, UInt8
 from ml_collections import ConfigDict
 
 from maskfeat_jax import convert, recipes
+from maskfeat_jax.commands.train import train
 from maskfeat_jax.convert import Pretrained
 from maskfeat_jax.extract.features import Features
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.sections import Reader
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import task_of
+from maskfeat_jax.training.build import build as build_experiment
 from maskfeat_jax.training.experiment import Experiment
 from maskfeat_jax.typing import Array
+
+__all__ = ["Model", "build", "load", "model", "train"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -187,12 +191,11 @@ def build(
         `masking.Masker`.
 
     Raises:
-      RecipeNotFound: there is no such recipe, or no such size.
+      RecipeNotFound: there is no such recipe.
+      LookupError: the recipe has no such size.
       RecipeError: names everything that is wrong with the recipe or the data.
       BadInput: none of the first examples can be read.
     """
-    from maskfeat_jax.training.build import build as build_experiment
-
     if isinstance(recipe, ConfigDict):
         config = recipe.copy_and_resolve_references()
     elif isinstance(recipe, Mapping):
@@ -204,22 +207,3 @@ def build(
     else:
         config = recipes.load(os.fspath(recipe))
     return build_experiment(recipes.override(config, overrides or {}).to_dict())
-
-
-def train(experiment: Experiment, workdir: str | os.PathLike[str]) -> dict[str, float]:
-    """Trains or evaluates in a work directory, as `main.py` does; the same again resumes.
-
-    Args:
-      experiment: see `build`.
-      workdir: of the run; made if it does not exist.
-
-    Returns:
-      The metrics of the last evaluation.
-
-    Raises:
-      WorkdirError, RecipeChanged: the directory is not that of this run.
-      Diverged, CheckpointError: see `training.run.run_training`.
-    """
-    from maskfeat_jax.commands.train import train as train_in
-
-    return train_in(experiment, Path(workdir))

@@ -21,7 +21,7 @@ SHIPPED = Path(configs.__path__[0])
 
 
 class RecipeNotFound(LookupError):
-    """There is no such recipe, or it has no such size; says what there is."""
+    """There is no such recipe, or it has no sizes; says what there is."""
 
 
 def load(name: str) -> ConfigDict:
@@ -94,12 +94,23 @@ def _errors_located_in(module: types.ModuleType) -> Iterator[None]:
 def override(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
     """Sets `section.key` of a recipe, and returns it; sections that it does not have are made."""
     for key, value in values.items():
-        *sections, field = key.split(".")
-        place = config
-        for section in sections:
-            if place.get(section) is None:
-                place[section] = ConfigDict()
-            place = place[section]
-        with place.ignore_type():
-            place[field] = value
+        section = section_of(config, key)
+        with section.ignore_type():
+            section[key.rpartition(".")[2]] = value
     return config
+
+
+def section_of(config: ConfigDict, key: str) -> ConfigDict:
+    """The section that a dotted key is in; it is made where the recipe does not have it.
+
+    Raises:
+      RecipeError: what should be the section is a value.
+    """
+    section = config
+    for name in key.split(".")[:-1]:
+        if section.get(name) is None:
+            section[name] = ConfigDict()
+        section = section[name]
+        if not isinstance(section, ConfigDict):
+            raise RecipeError(f"{key}: {name}={shorten(section)} has no keys")
+    return section

@@ -132,7 +132,7 @@ class Reader:
         section = self[where] if section is None else section
         chosen = arguments(where, function, section, given, ("name",) if name else more)
         self.note(where, ({"name": name} if name else {}) | chosen)
-        return call(where, function, section, **given)
+        return _called(where, function, {**chosen, **given})
 
     def choose(
         self,
@@ -174,9 +174,12 @@ class Reader:
 
 def call(where: str, function: Callable, section: Any, **given: Any) -> Any:
     """Calls a function with a section as its keyword arguments; see `Reader.call`."""
-    chosen = arguments(where, function, section, given)
+    return _called(where, function, {**arguments(where, function, section, given), **given})
+
+
+def _called(where: str, function: Callable, named: Section) -> Any:
     try:
-        return function(**chosen, **given)
+        return function(**named)
     except (ValueError, OverflowError) as error:
         raise RecipeError(f"{where}: {error}") from error
     except OSError as error:

@@ -24,8 +24,8 @@ from ml_collections import ConfigDict, config_flags
 
 from maskfeat_jax.commands import COMMANDS
 from maskfeat_jax.commands.options import Options, UsageError
-from maskfeat_jax.recipes import load
-from maskfeat_jax.sections import RecipeError, nearest, shorten
+from maskfeat_jax.recipes import load, section_of
+from maskfeat_jax.sections import RecipeError, nearest
 from maskfeat_jax.version import VERSION
 
 # Importing JAX takes seconds: where it is needed, after the first line on the terminal.
@@ -177,14 +177,11 @@ def _recipe_with_sections(name: str, changes: Sequence[str]) -> ConfigDict:
     except LookupError as error:
         raise RecipeError(f"--config: {error}") from error
     config.unlock()
-    for change in changes:
-        section = config
-        for key in change.split(".")[:-1]:
-            if section.get(key) is None:
-                section[key] = ConfigDict()
-            section = section[key]
-            if not isinstance(section, ConfigDict):
-                raise RecipeError(f"--config.{change}: {key}={shorten(section)} has no keys")
+    try:
+        for change in changes:
+            section_of(config, change)
+    except RecipeError as error:
+        raise RecipeError(f"--config.{error}") from error
     return config
 
 
