@@ -103,8 +103,8 @@ class Model:
         if type(task.model) is not type(self.pretrained.model):
             raise ValueError(f"{self.pretrained.origin} holds the encoder alone: nothing to draw")
         shown = jax.device_get(jax.jit(task.show_step)(self.pretrained.params, video))
-        numbers = range(getattr(task, "classes", 0))
-        return task.draw(video, shown, self.class_names or [f"class {k}" for k in numbers])
+        names = self.class_names or [f"class {number}" for number in range(task.classes)]
+        return task.draw(video, shown, names)
 
     def to_torch(self, layout: str) -> dict[str, np.ndarray]:
         """Parameters under the names and in the shapes of a PyTorch project.
@@ -163,7 +163,7 @@ def load(
 
 def model(experiment: Experiment, state: TrainState) -> Model:
     """The model of an experiment with the parameters of a state: what `load` gives after a run."""
-    task, data = experiment.task, experiment.data.source
+    task = experiment.task
     return Model(
         Pretrained(
             model=task.model,
@@ -172,7 +172,7 @@ def model(experiment: Experiment, state: TrainState) -> Model:
             normalise=task.normalise,
             recipe=experiment.recipe,
             origin=f"experiment, step {int(state.step)}",
-            class_names=data.class_names if hasattr(task, "classes") else None,
+            class_names=experiment.class_names,
         )
     )
 

@@ -245,6 +245,11 @@ def _auto() -> tuple[AxisType, ...]:
     return (AxisType.Auto,) * len(AXES)
 
 
+def joined_ids(ids: np.ndarray) -> np.ndarray:
+    """Ids of examples from the devices, int64 `(b,)`, also if they were split by `to_device`."""
+    return ids.view(np.int64)[:, 0] if ids.ndim == 2 else ids
+
+
 def _narrow(rows: np.ndarray) -> np.ndarray:
     """Splits 64-bit ids into two 32-bit halves if JAX has no 64-bit types."""
     if rows.dtype == np.int64 and not jax.config.read("jax_enable_x64"):

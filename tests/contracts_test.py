@@ -69,6 +69,7 @@ def batch(clip, rows=8):
         "video": np.random.default_rng(0).integers(0, 256, (rows, *clip, 3)).astype(np.uint8),
         "label": np.arange(rows, dtype=np.int32) % 3,
         "valid": np.ones(rows, bool),
+        "index": np.arange(rows),
     }
 
 
@@ -299,14 +300,17 @@ def test_tasks(name, head):
     if task.needs_data:
         mesh = sharding.create_mesh()
         params = task.with_data(task.init(KEY), iter([rows]), views=1, mesh=mesh)
-    sums = jax.eval_shape(functools.partial(task.eval_step, views=2), params, rows)
+    sums, each = jax.eval_shape(functools.partial(task.eval_step, views=2), params, rows)
     assert sums["examples"].shape == ()
+    examples = len(rows["video"]) // 2
+    assert all(len(leaf.shape) and leaf.shape[0] == examples for leaf in each.values())
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), sums)
     assert all(isinstance(value, float) for value in task.summary(ones).values())
     classes = tuple(map(str, range(config.get("knn", config["head"]).get("num_classes", 3))))
     task.check_labels(classes)
-    for row in task.table(ones, classes):
-        assert row["class"] in classes
+    for file, table in task.tables(ones, zeros(each), classes, str).items():
+        assert file.endswith(".csv")
+        assert len({tuple(row) for row in table}) == 1
     outputs = zeros(jax.eval_shape(task.show_step, params, rows["video"]))
     drawn = task.draw(rows["video"], outputs, classes)
     assert drawn

@@ -11,7 +11,7 @@ from tests.recipes import ROOT
 
 # Rooms of maskfeat_jax from the lowest to the highest; those of one line may import each other.
 ORDER = """
-    typing files faults pictures configs version
+    typing files faults pictures class_names configs version
     ops
     models masking targets augment losses flops
     optim sharding state transfer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import dataclasses
 import json
 import os
@@ -233,9 +234,19 @@ def test_evaluation_agrees_in_batches_of_any_size(finished_run, tmp_path):
         assert again["top1"] == results["top1"]
         assert again["used"] == 21
         np.testing.assert_allclose(again["loss"], results["loss"], rtol=1e-5)
-        table = (tmp_path / f"evaluated{batch_size}" / "per_class.csv").read_text().splitlines()
+        workdir = tmp_path / f"evaluated{batch_size}"
+        table = (workdir / "per_class.csv").read_text().splitlines()
         assert table[0] == "class,examples,top1"
         assert [line.split(",")[1] for line in table[1:]] == ["3"] + ["2"] * 9
+        rows = list(csv.DictReader((workdir / "predictions.csv").open()))
+        source = build(small).testing.source
+        assert [row["file"] for row in rows] == [source.name_of(i) for i in range(21)]
+        labels = [source.class_names[source.read(i).label] for i in range(21)]
+        assert [row["label"] for row in rows] == labels
+        assert sum(row["class_1"] == row["label"] for row in rows) / 21 == results["top1"]
+        first = [float(rows[0][f"probability_{rank}"]) for rank in range(1, 6)]
+        assert first == sorted(first, reverse=True)
+        assert 0 < sum(first) <= 1
 
 
 def test_rerunning_a_finished_run_changes_nothing(own_copy):
@@ -485,7 +496,7 @@ def test_classes_must_be_the_same(tmp_path):
         where = "data" if split == "train" else "eval_data"
         small[where] = {"name": "image_folder", "path": str(tmp_path), "split": split}
     small["head"]["num_classes"] = 2
-    with pytest.raises(RecipeError, match="different classes: 'cat' and 'dog'"):
+    with pytest.raises(RecipeError, match="different classes, 2 and 2; only in data: 'cat'"):
         build(small)
 
 

@@ -32,6 +32,7 @@ def batch(b=8, seed=0, side=32):
         "video": video.clip(0, 255).astype(np.uint8),
         "label": rng.integers(0, 5, b).astype(np.int32),
         "valid": np.ones(b, bool),
+        "index": np.arange(b),
     }
 
 
@@ -216,7 +217,7 @@ def test_moving_average():
 def test_evaluation_sums_over_valid_rows_only():
     state, task, _ = finetuning()
     examples = batch()
-    sums = jax.jit(task.eval_step)(state.params, examples)
+    sums, _ = jax.jit(task.eval_step)(state.params, examples)
     logits = np.asarray(
         task.model.apply({"params": state.params}, task.normalise(examples["video"]))
     )
@@ -226,7 +227,7 @@ def test_evaluation_sums_over_valid_rows_only():
     assert float(sums["examples"]) == 8
     examples["valid"][:3] = False
     examples["label"][:3] = -1
-    sums = jax.jit(task.eval_step)(state.params, examples)
+    sums, _ = jax.jit(task.eval_step)(state.params, examples)
     assert (int(sums["top1"]), float(sums["examples"])) == (best[3:].sum(), 5)
     assert np.isfinite(float(sums["loss"]))
 
@@ -239,7 +240,7 @@ def test_views_of_an_example_are_averaged_and_count_once():
         False  # one view of the third example is missing: the example does not count
     )
     step = functools.partial(task.eval_step, views=3)
-    sums = jax.device_get(jax.jit(step)(state.params, views))
+    sums, each = jax.device_get(jax.jit(step)(state.params, views))
     logits = task.model.apply({"params": state.params}, task.normalise(views["video"]))
     scores = np.asarray(jax.nn.softmax(logits)).reshape(4, 3, 5).mean(1)
     right = scores.argmax(-1) == [0, 1, 1, 3]
@@ -249,11 +250,15 @@ def test_views_of_an_example_are_averaged_and_count_once():
     np.testing.assert_allclose(sums["loss"], -np.log(scores[[0, 1, 3], [0, 1, 3]]).sum(), rtol=1e-5)
     assert sums["class_examples"].tolist() == [1, 1, 0, 1, 0]
     assert sums["class_top1"].tolist() == [right[0], right[1], 0, right[3], 0]
+    assert each["valid"].tolist() == counted.tolist()
+    np.testing.assert_array_equal(each["best"], (-scores).argsort(-1))
+    np.testing.assert_allclose(each["probability"], -np.sort(-scores), rtol=1e-5)
 
 
 def test_pretraining_evaluation_knows_the_best_constant():
     state, task, _ = autoencoding()
-    sums = jax.device_get(jax.jit(task.eval_step)(state.params, batch()))
+    sums, each = jax.device_get(jax.jit(task.eval_step)(state.params, batch()))
+    assert each == {}
     clips = task.normalise(batch()["video"])
     mask = np.asarray(task.masker(jax.random.key(3), 8, (1, 4, 4)))
     targets = np.asarray(task.target(clips))[mask]

@@ -7,7 +7,6 @@ nothing.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -50,6 +49,7 @@ class Weights:
     step: int
     params: Params
     ema: Params | None
+    class_names: tuple[str, ...] | None  # of a classifier
 
     @property
     def evaluated(self) -> Params:
@@ -103,19 +103,7 @@ def load_params(path: str | os.PathLike[str]) -> Weights:
     Raises:
       CheckpointError: there is no checkpoint, it is damaged, or holds no `params`.
     """
-    directory, level = pathlib.Path(path).absolute(), "full"
-    if not (directory / manifest.FILE).exists():
-        nested = directory / "checkpoints"
-        storage = Storage(nested if nested.is_dir() else directory, level="full")
-        newest = on_first_process(lambda: storage.newest_good(move=False) + 1) - 1
-        for sentence in storage.messages:
-            warnings.warn(sentence, stacklevel=2)
-        if newest < 0:
-            raise CheckpointError(
-                f"{path} holds no checkpoint; expected a work directory with checkpoints/, or one "
-                "of its steps"
-            )
-        directory, level = storage.directory / str(newest), "length"  # as it was just read
+    directory, level = _step_of(path, "full")
     body = verified(directory, None, level)
     named = {tuple(text.split("/")): leaf for text, leaf in body["leaves"].items()}
     expected = {
@@ -127,7 +115,16 @@ def load_params(path: str | os.PathLike[str]) -> Weights:
         found = sorted({name[0] for name in named})
         raise CheckpointError(f"{directory} holds no params, only {', '.join(found)}")
     tree = nest(read(directory, expected, partial=True))
-    return Weights(body["step"], tree["params"], tree.get("ema"))
+    return Weights(body["step"], tree["params"], tree.get("ema"), _class_names(body["facts"]))
+
+
+def class_names_of(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
+    """Names of the classes of a saved classifier, without reading its arrays; None if unknown.
+
+    See `load_params` for the path and the errors.
+    """
+    directory, level = _step_of(path, "length")
+    return _class_names(verified(directory, None, level)["facts"])
 
 
 def load_pretrained(
@@ -156,6 +153,24 @@ def load_pretrained(
         raise DescriptionError(f"{file} cannot be used: {error!r}") from error
 
 
+def _step_of(path: str | os.PathLike[str], level: str) -> tuple[pathlib.Path, str]:
+    """The directory of a step, the newest good one below a path, and what is left to verify."""
+    directory = pathlib.Path(path).absolute()
+    if (directory / manifest.FILE).exists():
+        return directory, level
+    nested = directory / "checkpoints"
+    storage = Storage(nested if nested.is_dir() else directory, level=level)
+    newest = on_first_process(lambda: storage.newest_good(move=False) + 1) - 1
+    for sentence in storage.messages:
+        warnings.warn(sentence, stacklevel=3)
+    if newest < 0:
+        raise CheckpointError(
+            f"{path} holds no checkpoint; expected a work directory with checkpoints/, or one "
+            "of its steps"
+        )
+    return storage.directory / str(newest), "length"  # as it was just read
+
+
 def _load_run(path: str | os.PathLike[str], ema: bool, sections: Section) -> Pretrained:
     workdir = workdir_of(path)
     recipe = {**read_recipe(workdir), **sections}
@@ -181,14 +196,15 @@ def _load_run(path: str | os.PathLike[str], ema: bool, sections: Section) -> Pre
         normalise=task.normalise,
         recipe=recipe,
         origin=f"{workdir}, step {weights.step}",
-        class_names=_class_names(workdir / "per_class.csv", getattr(task, "classes", 0)),
+        class_names=weights.class_names,
     )
 
 
 def save_params(folder: pathlib.Path, pretrained: Pretrained, layout: str) -> None:
     """Writes `checkpoints/0` and a description, with the layout it was read from, to a folder."""
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(0, {"params": pretrained.params}, {"from": pretrained.origin})
+        facts = {"from": pretrained.origin, "class_names": pretrained.class_names}
+        checkpoints.save(0, {"params": pretrained.params}, facts)
     write_description(folder, pretrained, layout)
 
 
@@ -220,7 +236,6 @@ def write_description(
 
 def described(document: Mapping[str, Any], params: Params, origin: str) -> Pretrained:
     """The model of a description; KeyError, TypeError or ValueError if it is invalid."""
-    names = document["class_names"]
     frames, height, width = document["clip"]
     return Pretrained(
         model=model_of(document["model"], document["head"]),
@@ -229,14 +244,11 @@ def described(document: Mapping[str, Any], params: Params, origin: str) -> Pretr
         normalise=Normalise(**{k: tuple(v) for k, v in document["normalise"].items()}),
         recipe=document["recipe"],
         origin=origin,
-        class_names=names and tuple(names),
+        class_names=_class_names(document),
     )
 
 
-def _class_names(path: pathlib.Path, classes: int) -> tuple[str, ...] | None:
-    """Read from the table of an evaluation, if there is one with this number of classes."""
-    if not path.exists():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        names = tuple(row["class"] for row in csv.DictReader(file))
-    return names if len(names) == classes else None
+def _class_names(stored: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """`class_names` of the facts of a step, or of a description."""
+    names = stored.get("class_names")
+    return None if names is None else tuple(names)

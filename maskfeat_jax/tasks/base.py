@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -21,7 +21,9 @@ from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.typing import Array
 
-INIT_KEYS = ("init_from", "init_parts", "init_resize")  # of the section `model`, not its encoder
+# Of the section `model`, not of its encoder.
+INIT_KEYS = ("init_from", "init_parts", "init_resize", "init_classes")
+NameOf = Callable[[int], str]
 TRAINING_SECTIONS = ("view", "augment", "optim")  # of the recipes of tasks that train
 
 
@@ -55,6 +57,11 @@ class Task(abc.ABC):
     seed: int
     augment: Augment = dataclasses.field(default_factory=Augment)
 
+    @property
+    def classes(self) -> int:
+        """Number of classes that the model predicts; 0 if it predicts something else."""
+        return 0
+
     @classmethod
     @abc.abstractmethod
     def from_recipe(cls, reader: Reader, clip: Size3) -> Task | None:
@@ -71,16 +78,34 @@ class Task(abc.ABC):
         raise NotImplementedError(f"{type(self).__name__} trains nothing")
 
     @abc.abstractmethod
-    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
-        """Sums over a batch of examples with `views` rows each; `examples` is their number."""
+    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> tuple[Metrics, Metrics]:
+        """Evaluates a batch of examples with `views` rows each.
+
+        Returns:
+          Sums over the examples, with their number as `examples`; and arrays by example for
+          `tables`, empty if the task has none.
+        """
 
     @abc.abstractmethod
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """Metrics from the sums over a dataset."""
 
-    def table(self, sums: Mapping[str, Any], class_names: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Rows of a detailed table, from the sums over a dataset; empty if the task has none."""
-        return []
+    def tables(
+        self,
+        sums: Mapping[str, Any],
+        examples: Mapping[str, Any],
+        class_names: Sequence[str],
+        name_of: NameOf,
+    ) -> dict[str, Sequence[Mapping[str, Any]]]:
+        """Rows of detailed tables, by file name.
+
+        Args:
+          sums: over a dataset, see `eval_step`.
+          examples: of a dataset, in its order, see `eval_step`.
+          class_names: by class number.
+          name_of: the file of an example, by index.
+        """
+        return {}
 
     @abc.abstractmethod
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:

@@ -20,16 +20,20 @@ from maskfeat_jax.models.probes import RUNNING
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.sections import Reader, RecipeError, call
+from maskfeat_jax.sharding import joined_ids
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.tasks.base import (
     TRAINING_SECTIONS,
+    NameOf,
     Task,
     encoder_of,
     head_name,
     normalise_and_augment,
 )
 from maskfeat_jax.typing import Array
+
+_BEST = 5  # classes of each example in `predictions.csv`
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,10 +70,13 @@ class Classify(Task):
         """See `Task`."""
         return self.model.init(key, np.zeros((1, *self.clip, 3), np.float32))["params"]
 
-    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
-        """Sums over the examples whose views are all valid: `loss`, and see `class_sums`.
+    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> tuple[Metrics, Metrics]:
+        """Sums over the examples whose views are all valid, and the best classes of each.
 
         The score of an example is the mean of the probabilities of its views.
+
+        Returns:
+          `loss`, and see `class_sums`; see `best_classes`.
         """
         logits = steps.forward(self.model, params, self.normalise(batch["video"]))
         by_view = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
@@ -78,7 +85,8 @@ class Classify(Task):
         labels = jnp.where(valid, batch["label"][::views], 0)
         targets = jax.nn.one_hot(labels, scores.shape[-1])
         loss = losses.soft_cross_entropy(scores, targets, valid.astype(jnp.float32))
-        return {"loss": loss, **class_sums(scores, labels, valid)}
+        sums = {"loss": loss, **class_sums(scores, labels, valid)}
+        return sums, best_classes(jnp.exp(scores), batch, views)
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """`loss`; `top1` and `top5` as fractions; `mean_class_top1` over classes with examples."""
@@ -88,13 +96,36 @@ class Classify(Task):
         by_class = sums["class_top1"][present] / sums["class_examples"][present]
         return {**metrics, "mean_class_top1": float(by_class.mean())}
 
-    def table(self, sums: Mapping[str, Any], class_names: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Rows by class: number of examples, and top-1 as a fraction."""
+    def tables(
+        self,
+        sums: Mapping[str, Any],
+        examples: Mapping[str, Any],
+        class_names: Sequence[str],
+        name_of: NameOf,
+    ) -> dict[str, Sequence[Mapping[str, Any]]]:
+        """By class, number of examples and top-1; by example, its best classes.
+
+        Top-1 and probabilities are fractions. An unreadable file has its name only.
+        """
         rows = zip(class_names, sums["class_examples"], sums["class_top1"], strict=True)
-        return [
+        by_class = [
             {"class": name, "examples": int(n), "top1": float(hits / n) if n else None}
             for name, n, hits in rows
         ]
+        by_example = []
+        index = joined_ids(examples["index"])
+        for i in np.flatnonzero(index >= 0):  # the others fill the last batch
+            read = bool(examples["valid"][i])
+            row = {
+                "file": name_of(int(index[i])),
+                "label": class_names[examples["label"][i]] if read else None,
+            }
+            best = zip(examples["best"][i], examples["probability"][i], strict=True)
+            for rank, (number, probability) in enumerate(best, 1):
+                row[f"class_{rank}"] = class_names[number] if read else None
+                row[f"probability_{rank}"] = f"{probability:.6g}" if read else None
+            by_example.append(row)
+        return {"per_class.csv": by_class, "predictions.csv": by_example}
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
         """Class probabilities."""
@@ -229,6 +260,21 @@ def class_sums(
         "top5": jnp.sum(top5),
         "class_examples": one_hot.sum(0),
         "class_top1": (one_hot * top1[:, None]).sum(0),
+    }
+
+
+def best_classes(scores: Float[Array, "b classes"], batch: Batch, views: int) -> Metrics:
+    """Of each example: `best`, its five best classes, and their scores as `probability`.
+
+    And of the batch, by example: `index`, `label`, and whether all views are `valid`.
+    """
+    probability, best = jax.lax.top_k(scores, min(_BEST, scores.shape[-1]))
+    return {
+        "index": batch["index"][::views],
+        "label": batch["label"][::views],
+        "valid": jnp.asarray(batch["valid"]).reshape(-1, views).all(1),
+        "best": best,
+        "probability": probability,
     }
 
 

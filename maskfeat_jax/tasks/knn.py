@@ -18,7 +18,7 @@ from maskfeat_jax.ops.neighbours import nearest, unit, vote
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.steps import Batch, Metrics
-from maskfeat_jax.tasks.classify import Classify, class_sums
+from maskfeat_jax.tasks.classify import Classify, best_classes, class_sums
 from maskfeat_jax.typing import Array
 
 
@@ -105,13 +105,14 @@ class Knn(Classify):
             "labels": jax.make_array_from_callback(labels.shape, sharded, labels.__getitem__),
         }
 
-    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
-        """See `class_sums`."""
+    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> tuple[Metrics, Metrics]:
+        """See `class_sums`; and `best_classes`, by share of the votes."""
         queries = self.features_step(params["model"], batch, views=views)
         votes = self._votes(params, queries["features"])
         # A class without votes must not be in the top 5 only because few classes have any.
         scores = jnp.where(votes > 0, votes, -jnp.inf)
-        return class_sums(scores, queries["label"], queries["valid"])
+        sums = class_sums(scores, queries["label"], queries["valid"])
+        return sums, best_classes(votes, batch, views)
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
         """Share of the votes of each class."""

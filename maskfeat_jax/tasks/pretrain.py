@@ -123,7 +123,7 @@ class Pretrain(Task):
         loss, grads = steps.accumulated_gradient(loss_of, state.params, drop_key, rows, accumulate)
         return steps.update(state, loss, grads, optimizer)
 
-    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> Metrics:
+    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> tuple[Metrics, Metrics]:
         """Sums over the masked tokens of the examples whose views are all valid.
 
         Masks depend on `seed` and the row in the batch only.
@@ -131,6 +131,7 @@ class Pretrain(Task):
         Returns:
           `examples`; masked `tokens`; `loss`, the squared error averaged over the values of a
           token; sum and sum of squares of the targets, `(d,)`, for the loss of the best constant.
+          Nothing by example.
         """
         complete = batch["valid"].reshape(-1, views).all(1)
         clips = self.normalise(batch["video"])
@@ -139,13 +140,14 @@ class Pretrain(Task):
         predicted = steps.forward(self.model, params, clips, mask)
         counted = mask & jnp.repeat(complete, views)[:, None, None, None]
         weight = counted[..., None].astype(jnp.float32)
-        return {
+        sums = {
             "examples": jnp.sum(complete),
             "tokens": jnp.sum(weight),
             "loss": losses.masked_mse(predicted, targets, counted) / self.target.dim,
             "targets": jnp.sum(targets * weight, (0, 1, 2, 3)),
             "targets_squared": jnp.sum(jnp.square(targets) * weight, (0, 1, 2, 3)),
         }
+        return sums, {}
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """`loss`, and the loss of the best constant prediction for the same tokens."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +12,7 @@ from jax.sharding import Mesh
 
 import input_pipeline
 from maskfeat_jax import sharding
+from maskfeat_jax.class_names import Aligned
 from maskfeat_jax.models.probes import ENCODER
 from maskfeat_jax.optim import OPTIMIZERS, Optimizer, Rule
 from maskfeat_jax.sections import Reader, RecipeError, Section, call, flatten, is_object
@@ -86,7 +86,7 @@ def build(recipe: Section) -> Experiment:
     eval_data = problems.attempt(read_eval_data, reader)
     task = task_for(task_class, reader, common.eval_view)
     rule = problems.attempt(reader.choose, "optim", OPTIMIZERS) if trains else None
-    init_from = problems.attempt(read_init_from, reader)
+    init_from = problems.attempt(read_init_from, reader, task_class, trains)
     problems.stop()
 
     # Check that nothing is missing.
@@ -121,9 +121,6 @@ def build(recipe: Section) -> Experiment:
             optimizer = optimizer_of(rule, run, task, params, training.steps_per_epoch)
     problems.stop()
 
-    if trains and init_from.parts is None:
-        init_from = init_from._replace(parts=task.init_parts)
-        reader.note("model", {"init_parts": task.init_parts})
     return Experiment(
         mesh=mesh,
         task=task,
@@ -188,11 +185,17 @@ def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
     problems = reader.problems
     task_class, trains = read_task(reader)
     common = read_common(reader, trains)
-    data, eval_data = (problems.attempt(read, reader) for read in (read_data, read_eval_data))
+    reads_data = trains or task_class.needs_data
+    data = problems.attempt(read_data, reader) if reads_data else None
+    eval_data = problems.attempt(read_eval_data, reader)
     task = task_for(task_class, reader, common.eval_view)
+    init_from = problems.attempt(read_init_from, reader, task_class, trains)
     problems.stop()
     training, testing = read_loaders(reader, common, task, data, eval_data)
     problems.stop()
+    used = training or testing
+    if task.classes and used is not None and used.source.class_names is not None:
+        init_from.check_classes(used.source.class_names)
     loaders = {"data": training, "eval_data": testing}
     on_bad = common.host.on_bad_in_evaluation
     return {where: loader for where, loader in loaders.items() if loader is not None}, on_bad
@@ -281,10 +284,14 @@ def _dataset(where: str, reader: Reader, section: Any) -> Any:
     return reader.choose(where, input_pipeline.DATASETS, input_pipeline.Source, section)
 
 
-def read_init_from(reader: Reader) -> InitFrom:
-    """`init_from`, `init_parts` and `init_resize` of the section `model`."""
+def read_init_from(reader: Reader, task_class: type[Task], trains: bool) -> InitFrom:
+    """The keys `init_…` of the section `model`."""
     keys = {key: value for key, value in reader["model"].items() if key in INIT_KEYS}
-    return reader.call("model", InitFrom.of, keys)
+    init_from = reader.call("model", InitFrom.of, keys)
+    if trains and init_from.parts is None:
+        init_from = init_from._replace(parts=task_class.init_parts)
+        reader.note("model", {"init_parts": init_from.parts})
+    return init_from
 
 
 def optimizer_of(
@@ -309,17 +316,18 @@ def read_loaders(
     """Loaders of `data` and `eval_data`; None for one that is missing, or wrong and recorded."""
     loaders, training, testing = loaders_of(reader, common), None, None
     with reader.problems.gather():
-        if eval_data is not None:
-            testing = loaders.evaluation(eval_data, common.eval_view)
-            task.check_labels(eval_data.class_names)
-    with reader.problems.gather():
         if data is not None:
             if common.view is None:  # nothing is trained, but evaluation needs the training data
                 training = loaders.evaluation(data, common.eval_view)
             else:
                 training = loaders.training(data, common.view)
             task.check_labels(data.class_names)
-            check_same_classes(data, eval_data)
+    with reader.problems.gather():
+        if eval_data is not None:
+            if task.classes and data is not None:
+                eval_data = with_classes_of(data, eval_data)
+            testing = loaders.evaluation(eval_data, common.eval_view)
+            task.check_labels(eval_data.class_names)
     return training, testing
 
 
@@ -374,12 +382,12 @@ def check_training(task: Task, run: Run, training: Any) -> None:
         )
 
 
-def check_same_classes(data: Any, eval_data: Any) -> None:
-    """Raises RecipeError if the same label means different classes in both datasets."""
-    names = [source.class_names for source in (data, eval_data) if source is not None]
-    if len(names) == 2 and None not in names and tuple(names[0]) != tuple(names[1]):
-        first, second = next((a, b) for a, b in itertools.zip_longest(*names) if a != b)
-        raise RecipeError(f"data and eval_data have different classes: {first!r} and {second!r}")
+def with_classes_of(data: Any, eval_data: Any) -> Any:
+    """`eval_data` with the class numbers of `data`; ClassesDiffer if the classes are others."""
+    names = data.class_names, eval_data.class_names
+    if None in names or tuple(names[0]) == tuple(names[1]):
+        return eval_data
+    return Aligned(eval_data, names[0], owner="data", wanted_by="eval_data")
 
 
 def first_clips(data: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from maskfeat_jax.faults import fault_point
+from maskfeat_jax.steps import Metrics
 from maskfeat_jax.training.prefetch import Batch, Prefetcher
 
 Interrupt = Callable[[bool], bool]
@@ -27,16 +28,16 @@ def evaluate(
     params: Any,
     batches: Prefetcher,
     *,
-    step: Callable[[Any, Batch], dict[str, jax.Array]],
+    step: Callable[[Any, Batch], tuple[Metrics, Metrics]],
     expected: int,
     interrupted: Interrupt = never,
-) -> dict[str, Any]:
-    """Sums the outputs of an evaluation step over a dataset, in float64.
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Sums over a dataset, in float64, and arrays by example, both of an evaluation step.
 
     Args:
       params: on the devices.
       batches: one pass over the dataset; rows with `valid` False do not count.
-      step: the compiled step, which returns sums over a batch, with `examples` among them.
+      step: the compiled `Task.eval_step`.
       expected: number of examples in the dataset.
       interrupted: whether to stop; called with False once per batch, by all processes, and with
         True repeatedly while waiting for a batch.
@@ -46,6 +47,7 @@ def evaluate(
       AssertionError: more examples were counted than the dataset has.
     """
     sums: dict[str, Any] = {}
+    by_batch: list[Metrics] = []
     while True:
         try:
             batch = batches.next(lambda: interrupted(True))
@@ -54,8 +56,11 @@ def evaluate(
         if batch is None or interrupted(False):
             raise Interrupted
         fault_point("evaluate.batch")
+        of_batch, of_examples = step(params, batch)
+        by_batch.append(jax.device_get(of_examples))
         # float32 is exact enough for the sums of a batch, not for those of a dataset.
-        added = {name: np.asarray(x, np.float64) for name, x in step(params, batch).items()}
+        added = {name: np.asarray(x, np.float64) for name, x in of_batch.items()}
         sums = {name: sums.get(name, 0.0) + x for name, x in added.items()}
     assert sums["examples"] <= expected, f"{sums['examples']} examples of {expected} were counted"
-    return sums
+    arrays = {name: np.concatenate([one[name] for one in by_batch]) for name in by_batch[0]}
+    return sums, arrays

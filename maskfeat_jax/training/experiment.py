@@ -46,6 +46,9 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Hash of the list of examples."""
 
+    def name_of(self, index: int) -> str:
+        """The file of an example."""
+
 
 @runtime_checkable
 class Data(Protocol):
@@ -131,7 +134,7 @@ class Experiment:
         Raises:
           TransferError, CheckpointError, ConvertError: `model.init_from` cannot be used.
         """
-        params = initial_params(self.task, self.seed, self.init_from)
+        params = initial_params(self.task, self.seed, self.init_from, self.class_names)
         if self.optimizer is not None:
             create = functools.partial(TrainState.create, optimizer=self.optimizer)
             shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
@@ -162,15 +165,20 @@ class Experiment:
             self.task, self.optimizer, self.abstract_state, self.mesh, self.run.accumulate
         )
 
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes that the model predicts; None if it predicts something else."""
+        return self.data.source.class_names if self.task.classes else None
+
     def evaluate(
-        self, state: TrainState, *, interrupted: Interrupt = never, table: Path | None = None
+        self, state: TrainState, *, interrupted: Interrupt = never, tables: Path | None = None
     ) -> dict[str, float]:
         """Metrics on the evaluation data; empty if there is none.
 
         Args:
           state: its moving average is evaluated if it has one.
           interrupted: see `evaluate`.
-          table: CSV file to write, with metrics by class.
+          tables: directory to write the tables of the task to, see `Task.tables`.
 
         Raises:
           Interrupted: `interrupted` returned True.
@@ -179,15 +187,18 @@ class Experiment:
             return {}
         source = self.testing.source
         with self._one_pass(self.testing) as batches:
-            sums = evaluate(
+            sums, examples = evaluate(
                 state.evaluated,
                 batches,
                 step=self._eval_step,
                 expected=source.num_examples,
                 interrupted=interrupted,
             )
-        if table is not None:
-            write_table(table, self.task.table(sums, source.class_names or ()))
+        if tables is not None:
+            names = source.class_names or ()
+            made = self.task.tables(sums, examples, names, source.name_of)
+            for name, rows in made.items():
+                write_table(tables / name, rows)
         counts = {"used": float(sums["examples"]), "expected": float(source.num_examples)}
         return {**self.task.summary(sums), **counts}
 

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from maskfeat_jax.checkpoints.pretrained import is_run, load_params
+from maskfeat_jax import class_names
+from maskfeat_jax.checkpoints.pretrained import class_names_of, is_ours, is_run, load_params
 from maskfeat_jax.convert import load, resized
 from maskfeat_jax.tasks import Task
 from maskfeat_jax.transfer import TransferError, transfer
 
+BY = ("name", "number")
+HEAD = "projection"  # top-level key of the linear map to the classes, in every classifier
+
 
 class InitFrom(NamedTuple):
-    """Source of initial parameters: `init_from`, `init_parts`, `init_resize` of section `model`.
+    """Source of initial parameters: the keys `init_…` of the section `model`.
 
     Attributes:
       path: work directory, checkpoint or PyTorch file; empty for random parameters.
       parts: top-level keys of the parameters to take from it; None for all.
       resize: interpolate positional embeddings of another clip size.
+      classes: how the classes of a classifier are matched with those of the data: by "name"; or by
+        "number", whatever their names.
     """
 
     path: str = ""
     parts: tuple[str, ...] | None = None
     resize: bool = False
+    classes: str = "name"
 
     @classmethod
     def of(
@@ -31,16 +41,37 @@ class InitFrom(NamedTuple):
         init_from: str = "",
         init_parts: tuple[str, ...] | None = None,
         init_resize: bool = False,
+        init_classes: str = "name",
     ) -> InitFrom:
-        """Made from the keys of the section `model`."""
-        return cls(init_from, init_parts, init_resize)
+        """Made from the keys of the section `model`; raises ValueError for a wrong one."""
+        if init_classes not in BY:
+            raise ValueError(f"init_classes={init_classes!r}: expected {' or '.join(BY)}")
+        return cls(init_from, init_parts, init_resize, init_classes)
+
+    def check_classes(self, names: Sequence[str]) -> None:
+        """Checks before anything is read that the classes of a checkpoint are those of the data.
+
+        Raises:
+          TransferError: they are not.
+          CheckpointError: the checkpoint cannot be read.
+        """
+        if self.path and is_ours(self.path) and (self.parts is None or HEAD in self.parts):
+            _order(self, class_names_of(self.path), names)
 
 
-def initial_params(task: Task, seed: int, source: InitFrom) -> Any:
+def initial_params(
+    task: Task, seed: int, source: InitFrom, names: Sequence[str] | None = None
+) -> Any:
     """Random parameters on the host, replaced by those of `source` if it has a path.
 
+    Args:
+      task: its model is initialised.
+      seed: of the random parameters.
+      source: of the other parameters.
+      names: class names of the data; None for a model that predicts no classes.
+
     Raises:
-      TransferError: the parameters of `source` do not fit the model.
+      TransferError: the parameters of `source` do not fit the model, or its classes the data.
       CheckpointError, ConvertError: `source` cannot be read.
     """
     fresh = jax.device_get(jax.jit(task.init)(jax.random.key(seed)))
@@ -48,12 +79,56 @@ def initial_params(task: Task, seed: int, source: InitFrom) -> Any:
         return fresh
     parts = tuple(fresh) if source.parts is None else source.parts
     if is_run(source.path) and not source.resize:
-        return transfer(fresh, load_params(source.path).evaluated, parts=parts)
-    loaded = load(source.path)
-    _check_same_network(loaded.model, task.model, parts)
-    if source.resize:
-        loaded = resized(loaded, task.clip)
-    return transfer(fresh, loaded.params, parts=parts)
+        weights = load_params(source.path)
+        params, known = weights.evaluated, weights.class_names
+    else:
+        loaded = load(source.path)
+        _check_same_network(loaded.model, task.model, parts)
+        if source.resize:
+            loaded = resized(loaded, task.clip)
+        params, known = loaded.params, loaded.class_names
+    if names is not None and HEAD in parts:
+        params = with_classes(params, source, known, names)
+    return transfer(fresh, params, parts=parts)
+
+
+def with_classes(
+    params: Any, source: InitFrom, known: Sequence[str] | None, names: Sequence[str]
+) -> Any:
+    """Parameters of a classifier with its classes in the order of those of the data.
+
+    Args:
+      params: of `source`.
+      source: says how classes are matched.
+      known: class names of the checkpoint; None if it does not hold them.
+      names: class names of the data.
+
+    Raises:
+      TransferError: the classes are not the same.
+    """
+    order, head = _order(source, known, names), params.get(HEAD, {})
+    if {value.shape[-1] for value in head.values()} != {len(order)}:
+        return params  # `transfer` reports the shapes
+    return {**params, HEAD: {key: value[..., order] for key, value in head.items()}}
+
+
+def _order(source: InitFrom, known: Sequence[str] | None, names: Sequence[str]) -> np.ndarray:
+    """The class of the checkpoint that each class of the data is, by number."""
+    if source.classes == "number" or known is None:
+        if source.classes == "name":
+            warnings.warn(
+                f"{source.path} does not hold the names of its classes: class k of it is taken for "
+                "class k of the data. If that is so, set model.init_classes=number",
+                stacklevel=2,
+            )
+        return class_names.numbers_of(names)
+    try:
+        return class_names.order_of(known, names, owner="the checkpoint", wanted_by="the data")
+    except class_names.ClassesDiffer as error:
+        raise TransferError(
+            f"model.init_from={source.path}: {error}. If class k of one is class k of the other, "
+            "whatever their names, set model.init_classes=number"
+        ) from error
 
 
 def _check_same_network(source: Any, model: Any, parts: tuple[str, ...]) -> None:

@@ -137,7 +137,7 @@ class Training:
 
     def _evaluate(self) -> dict[str, float]:
         return self.experiment.evaluate(
-            self.state, interrupted=self._interrupted, table=self.workdir / "per_class.csv"
+            self.state, interrupted=self._interrupted, tables=self.workdir
         )
 
     def _evaluate_and_draw(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Float
 
+from maskfeat_jax.sharding import joined_ids
 from maskfeat_jax.state import RECENT_STEPS
 
 _SPIKE_SIGMAS = 6.0
@@ -183,9 +184,9 @@ class StragglerDetector:
 
 
 def _ids(examples: Any) -> list[int]:
-    """Ids of the rows of all processes, joined from two halves if JAX has no 64-bit integers."""
+    """Ids of the rows of all processes."""
     rows = np.asarray(multihost_utils.process_allgather(examples, tiled=True))
-    return (rows.view(np.int64)[:, 0] if rows.ndim == 2 else rows).tolist()
+    return joined_ids(rows).tolist()
 
 
 def _from_json(stored: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

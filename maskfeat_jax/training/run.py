@@ -29,7 +29,7 @@ def run_evaluation(experiment: Experiment, workdir: Path) -> dict[str, float]:
     """Evaluates the parameters of `model.init_from` once, and draws pictures."""
     state = experiment.init()
     with _report(experiment, workdir, total_steps=1, steps_per_epoch=1) as report:
-        results = experiment.evaluate(state, table=workdir / "per_class.csv")
+        results = experiment.evaluate(state, tables=workdir)
         report.evaluation(0, results)
         for name, picture in experiment.draw(state).items():
             report.pictures(0, name, picture)
@@ -56,7 +56,11 @@ def run_training(
       RecipeError: the checkpoints belong to other data or another recipe.
     """
     run, data = experiment.run, experiment.data
-    facts = {"data": data.source.fingerprint, "recipe": experiment.fixed_recipe}
+    facts = {
+        "data": data.source.fingerprint,
+        "recipe": experiment.fixed_recipe,
+        "class_names": experiment.class_names,
+    }
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(
             Watchdog(

@@ -1,0 +1,129 @@
+"""Classes of a checkpoint and of the data are matched by name."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+
+import numpy as np
+import pytest
+
+import maskfeat_jax as mf
+from input_pipeline import Shapes
+from maskfeat_jax.convert import load, save
+from maskfeat_jax.sections import RecipeError
+from maskfeat_jax.training.build import build, build_data
+from maskfeat_jax.training.initial import InitFrom, with_classes
+from maskfeat_jax.transfer import TransferError
+from tests.recipes import shrunken
+
+PRETRAIN, FINETUNE = "maskfeat_vit_in1k:b16", "finetune_vit_in1k:b16"
+NAMES = Shapes(num_examples=1).class_names
+
+
+class Renamed:
+    """Shapes whose class k has another name, and the classes in the order of these names."""
+
+    def __init__(self, names, split="validation", sort=sorted):
+        self._shapes = Shapes(split, num_examples=21, size=32)
+        self._names, self.class_names = names, tuple(sort(names))
+        self.num_examples, self.fingerprint = 21, "renamed"
+
+    def name_of(self, index):
+        return f"picture {index}"
+
+    def read(self, index):
+        example = self._shapes.read(index)
+        return example._replace(label=self.class_names.index(self._names[example.label]))
+
+
+@pytest.fixture
+def classifier(finished_run):
+    return finished_run(FINETUNE, init_from=PRETRAIN)
+
+
+def evaluating(workdir, eval_data, **model):
+    small = shrunken(FINETUNE) | {"task": "evaluate", "eval_data": eval_data}
+    small["model"] |= {"init_from": str(workdir), **model}
+    return small
+
+
+def test_a_checkpoint_has_the_names_of_its_classes(classifier, tmp_path):
+    assert mf.load(classifier[0]).class_names == NAMES
+    save(load(classifier[0]), tmp_path / "copy", "maskfeat_jax")
+    assert mf.load(tmp_path / "copy").class_names == NAMES
+
+
+def test_the_same_classes_in_another_order(classifier, tmp_path):
+    workdir, results = classifier
+    backwards = Renamed(NAMES, sort=lambda names: sorted(names, reverse=True))
+    assert backwards.class_names == NAMES[::-1]
+    again = mf.train(build(evaluating(workdir, backwards)), tmp_path / "again")
+    assert again == pytest.approx(results, rel=1e-6)
+    rows = list(csv.DictReader((tmp_path / "again/predictions.csv").open()))
+    right = sum(row["label"] == row["class_1"] for row in rows)
+    assert right / len(rows) == pytest.approx(results["top1"])
+
+
+def test_other_classes_are_an_error(classifier):
+    workdir, _ = classifier
+    wnids = [f"n{number:08d}" for number in range(10)]
+    recipe = evaluating(workdir, Renamed(wnids))
+    sentence = (
+        rf"{workdir}: .* only in the checkpoint: 'arrow', .* in the data: 'n00000000', .*=number"
+    )
+    with pytest.raises(TransferError, match=sentence):
+        build(recipe).init()
+    with pytest.raises(TransferError, match=sentence):
+        build_data(recipe)
+    assert len(build_data(recipe | {"model": {**recipe["model"], "init_from": ""}})[0]) == 1
+
+
+@pytest.mark.parametrize("names", [[f"n{n:08d}" for n in range(10)], list(map(str, range(10)))])
+def test_classes_matched_by_number(classifier, names):
+    """Folders may be named by the numbers of the classes, as those of ImageNetV2."""
+    workdir, results = classifier
+    experiment = build(evaluating(workdir, Renamed(names), init_classes="number"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert experiment.evaluate(experiment.init()) == pytest.approx(results, rel=1e-6)
+
+
+def test_numbers_of_more_than_ten_classes_are_not_those_of_their_order():
+    names = list(map(str, range(11)))
+    head = {"kernel": np.eye(11), "bias": np.arange(11.0)}
+    source = InitFrom("a file", classes="number")
+    moved = with_classes({"projection": head}, source, None, sorted(names))["projection"]
+    assert moved["bias"].tolist() == [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
+    with pytest.warns(UserWarning, match="a file does not hold the names of its classes"):
+        with_classes({"projection": head}, InitFrom("a file"), None, names)
+
+
+def test_fine_tuning_from_a_classifier(classifier):
+    workdir, _ = classifier
+    small = shrunken(FINETUNE) | {"data": Renamed(NAMES, "train", sort=lambda x: x[::-1])}
+    small["eval_data"] = Renamed(NAMES)
+    small["model"] |= {"init_from": str(workdir), "init_parts": ("encoder", "norm", "projection")}
+    experiment = build(small)
+    trained = load(workdir).params["projection"]["kernel"]
+    begun = np.asarray(experiment.init().params["projection"]["kernel"])
+    np.testing.assert_array_equal(begun, trained[:, ::-1])
+    # eval_data has its own order, and the numbers of data.
+    source = experiment.testing.source
+    assert source.class_names == NAMES[::-1]
+    assert source.class_names[source.read(0).label] == NAMES[Shapes("validation").read(0).label]
+    small["data"] = Renamed([f"a {name}" for name in NAMES], "train")
+    with pytest.raises(RecipeError, match=r"data and eval_data .* only in data: 'a arrow'"):
+        build(small)
+    small["eval_data"] = small["data"]
+    with pytest.raises(TransferError, match="different classes, 10 and 10"):
+        build(small).init()
+    small["model"]["init_parts"] = ("encoder", "norm")  # the classes of the checkpoint are not used
+    build(small).init()
+
+
+def test_how_classes_are_matched_is_one_of_two():
+    small = shrunken(FINETUNE)
+    small["model"]["init_classes"] = "order"
+    with pytest.raises(RecipeError, match="model: init_classes='order': expected name or number"):
+        build(small)
