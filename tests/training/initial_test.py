@@ -122,6 +122,16 @@ def test_fine_tuning_from_a_classifier(classifier):
     build(small).init()
 
 
+def test_neighbours_vote_for_classes_of_the_same_name(finished_run):
+    autoencoder, _ = finished_run("mae_vit_in1k:b16")
+    small, found = shrunken("knn_mae_vit_in1k:b16"), []
+    small["model"]["init_from"], small["knn"]["k"] = str(autoencoder), 5
+    for eval_data in (Renamed(NAMES), Renamed(NAMES, sort=lambda names: names[::-1])):
+        experiment = build(small | {"eval_data": eval_data})
+        found.append(experiment.evaluate(experiment.init()))
+    assert found[0] == found[1]
+
+
 def test_how_classes_are_matched_is_one_of_two():
     small = shrunken(FINETUNE)
     small["model"]["init_classes"] = "order"
