@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+
+_ENDINGS = 8  # of files that are left out, in a sentence
 
 
 class OpenVideo(Protocol):
@@ -60,7 +63,8 @@ class Example(NamedTuple):
 class Source(Protocol):
     """A finite, ordered list of examples that can be read in any order, from several threads.
 
-    An optional attribute `flippable = False` means that mirroring an example changes its class.
+    Optional attributes: `flippable = False` means that mirroring an example changes its class;
+    `left_out`, a `LeftOut`, counts the other files of its folder; runs report it.
     """
 
     num_examples: int
@@ -77,6 +81,27 @@ class Source(Protocol):
 
     def read(self, index: int) -> Example:
         """Reads one example; raises OSError when it cannot."""
+
+
+def printable(text: str) -> str:
+    """Escapes line breaks, control characters and bytes that are not UTF-8, as names may have."""
+    return text.encode("unicode_escape").decode() if not text.isprintable() else text
+
+
+class LeftOut(collections.Counter[str]):
+    """Number of files that a source does not list, by their ending.
+
+    As a string it is a sentence, such as "5 other files left out: .txt 3, .tif 2"; "" if empty.
+    """
+
+    def __str__(self) -> str:
+        if not self:
+            return ""
+        common = self.most_common(_ENDINGS)
+        words = [f"{printable(ending)} {count}" for ending, count in common]
+        if rest := self.total() - sum(count for _, count in common):
+            words.append(f"with other endings {rest}")
+        return f"{self.total()} other file{'s'[: self.total() - 1]} left out: {', '.join(words)}"
 
 
 def fingerprint(strings: Iterable[bytes]) -> str:

@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 
+from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.datasets.video_index import VideoIndex
-from input_pipeline.decode import video
+from input_pipeline.decode.kinds import ENDINGS, SIDE_FILES, Media, kind_of, read_head
 from input_pipeline.decode.regular_files import read_regular
-from input_pipeline.source import Example, fingerprint
+from input_pipeline.source import Example, LeftOut, fingerprint
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 
@@ -21,12 +22,12 @@ SPLITS = ("train", "val", "valid", "validation", "test")
 class FileTree:
     """The files of `path/split`, or of `path` without splits; folders are classes, or no labels.
 
-    Files may be at any depth; links are followed; names that start with a dot are skipped. Classes
-    are the folders directly below the root in the order of their names, so that class indices equal
-    those of torchvision and TFDS; examples are ordered by class, then by path.
+    Files may be at any depth; see `FilesBelow` for which of them are examples. Classes are the
+    folders directly below the root in the order of their names, so that class indices equal those
+    of torchvision and TFDS; examples are ordered by class, then by path.
     """
 
-    EXTENSIONS: tuple[str, ...]  # of file names, in lower case; names may have any case
+    MEDIA: tuple[Media, ...]
     NOUN: str  # kind of the files, for messages
 
     def __init__(
@@ -52,18 +53,22 @@ class FileTree:
         if labels not in ("auto", "folders", "none"):
             raise ValueError(f'labels is {labels!r}; it must be "auto", "folders" or "none"')
         self._root = _split_root(Path(path).expanduser(), split, self.NOUN)
-        folders, files = _list_folder(str(self._root), self.EXTENSIONS)
+        below = FilesBelow(str(self._root), self.MEDIA)
+        folders, files = below.list_folder()
+        self.left_out = below.left_out
         if labels == "auto":
             labels = "folders" if len(folders) > 1 and not files else "none"
         self.class_names: tuple[str, ...] | None = None
         self._labels: np.ndarray | None = None
         if labels == "folders":
-            self._files, self._labels = self._list_classes(folders, files)
+            self._files, self._labels = self._list_classes(below, folders, files)
             self.class_names = tuple(folders)
         else:
-            self._files = sorted(walk(str(self._root), "", self.EXTENSIONS))
+            in_folders = itertools.chain.from_iterable(map(below.walk, folders))
+            self._files = sorted([*files, *in_folders])
         if not self._files:
-            raise ValueError(f"{self._root} holds no {self.NOUN} ({', '.join(self.EXTENSIONS)})")
+            others = self.left_out or "it holds no other files either"
+            raise ValueError(f"{self._root} holds no {self.NOUN}; {others}")
         self.num_examples = len(self._files)
         # With classes, the first folder of the name is the label.
         self.fingerprint = fingerprint(
@@ -78,7 +83,9 @@ class FileTree:
         """Class index; None without labels."""
         return None if self._labels is None else int(self._labels[index])
 
-    def _list_classes(self, folders: list[str], files: list[str]) -> tuple[list[str], np.ndarray]:
+    def _list_classes(
+        self, below: FilesBelow, folders: list[str], files: list[str]
+    ) -> tuple[list[str], np.ndarray]:
         if files:
             raise ValueError(
                 f"{self._root} holds {self.NOUN} next to class folders, such as {files[0]}; "
@@ -89,21 +96,22 @@ class FileTree:
                 f"{self._root} holds {len(folders)} class folders {folders}; labels need at least "
                 'two: add one folder for each class, or use labels="none"'
             )
-        by_class = [sorted(walk(str(self._root), folder, self.EXTENSIONS)) for folder in folders]
+        by_class = [sorted(below.walk(folder)) for folder in folders]
         empty = [folder for folder, names in zip(folders, by_class, strict=True) if not names]
         if empty:
             raise ValueError(
                 f"{len(empty)} class folders of {self._root} hold no {self.NOUN}: "
-                f'{", ".join(empty[:5])}; fill or remove them, or use labels="none"'
+                f'{", ".join(empty[:5])}; fill or remove them, or use labels="none" '
+                f"({self.left_out or 'there are no other files'})"
             )
         labels = np.repeat(np.arange(len(folders), dtype=np.int32), list(map(len, by_class)))
         return list(itertools.chain.from_iterable(by_class)), labels
 
 
 class ImageFolder(FileTree):
-    """Images (.jpg, .jpeg, .png, .webp) in a folder tree, labelled by folder or not at all."""
+    """Images in a folder tree, labelled by folder or not at all. See `FileTree` for the rules."""
 
-    EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp")
+    MEDIA = ("image",)
     NOUN = "images"
 
     def read(self, index: int) -> Example:
@@ -112,12 +120,9 @@ class ImageFolder(FileTree):
 
 
 class VideoFolder(FileTree):
-    """Videos in a folder tree, labelled by folder or not at all. See `FileTree` for the rules.
+    """Videos in a folder tree, labelled by folder or not at all. See `FileTree` for the rules."""
 
-    Files end in .mp4, .mov, .mkv, .webm or .avi, in upper or lower case.
-    """
-
-    EXTENSIONS = video.EXTENSIONS
+    MEDIA = ("video",)
     NOUN = "videos"
 
     def __init__(
@@ -166,34 +171,64 @@ def _split_root(path: Path, split: str, noun: str) -> Path:
     return path
 
 
-def _list_folder(folder: str, extensions: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Sorted names of the subfolders and of the media files of a folder."""
-    folders, files = [], []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                if not (entry.is_symlink() and _leads_up(entry.path)):
-                    folders.append(entry.name)
-            elif entry.name.lower().endswith(extensions) and (
-                # A dangling link is listed, to be counted as missing; a pipe is not.
-                entry.is_file() or entry.is_symlink()
-            ):
-                files.append(entry.name)
-    return sorted(folders), sorted(files)
+class FilesBelow:
+    """Lists the images or videos below a folder, and counts the other files.
+
+    A usual ending is trusted (`kinds.ENDINGS`, in upper or lower case), so that large folders are
+    listed without opening their files. Files with any other ending, or none, are opened, and listed
+    if their first bytes are those of an image or a video, except `kinds.SIDE_FILES`. Links are
+    followed. Names that start with a dot are skipped.
+
+    Attributes:
+      left_out: number of other files so far, by their ending in lower case; "hidden" for names that
+        start with a dot (a folder counts as one), "no ending".
+    """
+
+    def __init__(self, root: str, media: tuple[Media, ...]):
+        self._root, self._media = root, media
+        self._endings = {ending for medium in media for ending in ENDINGS[medium]}
+        self._others = SIDE_FILES.union(*ENDINGS.values()) - self._endings
+        self.left_out = LeftOut()
+
+    def list_folder(self, folder: str = "") -> tuple[list[str], list[str]]:
+        """Sorted names of the subfolders and of the images or videos of a folder below the root."""
+        folders, files = [], []
+        with os.scandir(os.path.join(self._root, folder)) as entries:
+            for entry in entries:
+                ending = os.path.splitext(entry.name)[1].lower()
+                if entry.name.startswith("."):
+                    self.left_out["hidden"] += 1
+                elif entry.is_dir():
+                    if not (entry.is_symlink() and _leads_up(entry.path)):
+                        folders.append(entry.name)
+                elif self._is_listed(entry, ending):
+                    files.append(entry.name)
+                else:
+                    self.left_out[ending or "no ending"] += 1
+        return sorted(folders), sorted(files)
+
+    def walk(self, folder: str = "") -> Iterator[str]:
+        """Paths, relative to the root, of all images or videos below a folder."""
+        folders, files = self.list_folder(folder)
+        for name in files:
+            yield os.path.join(folder, name)
+        for name in folders:
+            yield from self.walk(os.path.join(folder, name))
+
+    def _is_listed(self, entry: os.DirEntry[str], ending: str) -> bool:
+        if ending in self._endings:
+            # A dangling link is listed, to be counted as missing; a pipe is not.
+            return entry.is_file() or entry.is_symlink()
+        if ending in self._others or not entry.is_file():
+            return False
+        try:
+            kind = kind_of(read_head(entry.path))
+        except (OSError, BadMedia):
+            return False
+        return kind is not None and kind.media in self._media
 
 
 def _leads_up(link: str) -> bool:
     """Whether a link to a folder points to one that contains the link: an endless recursion."""
     target = os.path.realpath(link)
     return os.path.commonpath([target, os.path.realpath(os.path.dirname(link))]) == target
-
-
-def walk(root: str, folder: str, extensions: tuple[str, ...]) -> Iterator[str]:
-    """Paths, relative to the root, of all media files below a folder."""
-    folders, files = _list_folder(os.path.join(root, folder), extensions)
-    for name in files:
-        yield os.path.join(folder, name)
-    for name in folders:
-        yield from walk(root, os.path.join(folder, name), extensions)

@@ -1,4 +1,4 @@
-"""Mixed images and videos, distinguished by file name: a folder, a list or one file."""
+"""Mixed images and videos, distinguished by their content: a folder, a list or one file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from input_pipeline.datasets.folders import SPLITS, FileTree, ImageFolder, VideoFolder
+from input_pipeline.datasets.folders import SPLITS, FileTree
 from input_pipeline.datasets.video_lists import SUFFIXES, VideoList
+from input_pipeline.decode.kinds import read_head, require
 from input_pipeline.decode.regular_files import read_regular
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.source import Example, Source, fingerprint
@@ -16,11 +17,11 @@ from input_pipeline.source import Example, Source, fingerprint
 class MediaFolder(FileTree):
     """Images and videos in a tree. See `FileTree` for the rules."""
 
-    EXTENSIONS = (*ImageFolder.EXTENSIONS, *VideoFolder.EXTENSIONS)
+    MEDIA = ("image", "video")
     NOUN = "images or videos"
 
     def read(self, index: int) -> Example:
-        """An image or a video, by its name; raises OSError if an image cannot be read."""
+        """See `open_media`."""
         return Example(open_media(self.name_of(index)), self.label_of(index))
 
 
@@ -28,10 +29,10 @@ class MediaList(VideoList):
     """Images and videos of a list. See `VideoList` for the rules."""
 
     def read(self, index: int) -> Example:
-        """An image or a video, by its name; raises OSError if an image cannot be read."""
+        """See `open_media`; raises BadMedia if the index marks a video as bad."""
         video, label = super().read(index)
-        name = self.name_of(index)
-        return Example(open_media(name) if is_image(name) else video, label)
+        media = open_media(self.name_of(index))
+        return Example(media if isinstance(media, bytes) else video, label)
 
 
 class OneFile:
@@ -50,18 +51,19 @@ class OneFile:
         return str(self._path)
 
     def read(self, index: int) -> Example:
-        """An image or a video, by its name; raises OSError if an image cannot be read."""
+        """See `open_media`."""
         return Example(open_media(str(self._path)), None)
 
 
-def is_image(name: str) -> bool:
-    """Whether a file is an image, by its name."""
-    return name.lower().endswith(ImageFolder.EXTENSIONS)
-
-
 def open_media(name: str) -> bytes | VideoFile:
-    """The bytes of an image, or a video that is not opened yet."""
-    return read_regular(name) if is_image(name) else VideoFile(name)
+    """The bytes of an image, or a video that is not opened yet, by the first bytes of the file.
+
+    Raises:
+      BadMedia: neither an image nor a video.
+      OSError: it cannot be read.
+    """
+    kind = require(read_head(name), "image", "video")
+    return read_regular(name) if kind.media == "image" else VideoFile(name)
 
 
 def media_source(path: Path, *, root: str | None = None, labelled: bool = True) -> Source:

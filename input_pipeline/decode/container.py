@@ -16,16 +16,15 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from input_pipeline.bad_inputs import BadMedia, refuse_larger
+from input_pipeline.decode import kinds
 from input_pipeline.decode.mp4 import Read, check_samples
 from input_pipeline.decode.regular_files import open_regular
 from input_pipeline.decode.structure import check_structure
 
 MAX_STREAMS = 16
-HEAD_BYTES = 256
 GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
 # Text in a header need not be UTF-8. PyAV 19 replaces invalid bytes by default.
 _TEXT: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
-_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 
 
 def open_container(
@@ -40,7 +39,7 @@ def open_container(
       whole: check the structure of the whole file, see `check_structure`.
 
     Raises:
-      BadMedia: empty; not MP4/MOV, Matroska/WebM or AVI; a pipe or a device; an MP4 file whose
+      BadMedia: empty; not a video of a known format; a pipe or a device; an MP4 file whose
         header states more samples than it has bytes; or, if `whole`, a damaged structure.
       OSError: it cannot be read.
       av.error.FFmpegError: the header is wrong.
@@ -94,7 +93,8 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
 
 def _checked(read: Read, num_bytes: int, timeout_seconds: float, whole: bool) -> str:
     """The format of a file, checked so that FFmpeg does not run out of memory on it."""
-    name, deadline = format_of(read(0, HEAD_BYTES), num_bytes), time.monotonic() + timeout_seconds
+    deadline = time.monotonic() + timeout_seconds
+    name = format_of(read(0, kinds.HEAD_BYTES), num_bytes)
     if name == "mov":
         check_samples(read, num_bytes, deadline)
     if whole:
@@ -103,24 +103,15 @@ def _checked(read: Read, num_bytes: int, timeout_seconds: float, whole: bool) ->
 
 
 def format_of(head: bytes, num_bytes: int) -> str:
-    """FFmpeg's name of a format, by the first `HEAD_BYTES` of a file.
+    """FFmpeg's name of a format, by the first `kinds.HEAD_BYTES` of a file.
 
     Raises:
       BadMedia: empty, not a video format, or shorter than its header states.
     """
-    if not head:
-        raise BadMedia("empty", "0 bytes")
-    if head[4:8] in _MP4_BOXES:
-        return "mov"
-    if head.startswith(b"\x1a\x45\xdf\xa3"):
-        if num_bytes < (stated := _matroska_bytes(head)):
-            raise BadMedia("short", f"{num_bytes} of {stated} bytes")
-        return "matroska"
-    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
-        return "avi"
-    raise BadMedia(
-        "not_media", f"starts with {head[:12]!r}; expected MP4, MOV, Matroska, WebM or AVI"
-    )
+    name = kinds.require(head, "video").format
+    if name == "matroska" and num_bytes < (stated := _matroska_bytes(head)):
+        raise BadMedia("short", f"{num_bytes} of {stated} bytes")
+    return name
 
 
 def _matroska_bytes(head: bytes) -> int:

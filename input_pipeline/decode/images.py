@@ -1,9 +1,9 @@
 """Decoding of image files, with checks before anything is allocated.
 
-JPEG, PNG and WebP, recognised by their first bytes (a PNG named .jpg is a PNG). Results equal
-Pillow's: grey is repeated over the channels, alpha is dropped, CMYK is converted, 16 bits are cut
-to the upper eight, an animation gives its first frame, and EXIF orientation is ignored as in the
-original implementations.
+JPEG, PNG, WebP, BMP, TIFF, GIF and AVIF, recognised by their first bytes (a PNG named .jpg is a
+PNG). Results equal Pillow's: grey is repeated over the channels, alpha is dropped, CMYK is
+converted, 16 bits are cut to the upper eight, an animation gives its first frame, and EXIF
+orientation is ignored as in the original implementations (that of a TIFF is applied).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import io
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from input_pipeline.bad_inputs import BadMedia, refuse_larger
+from input_pipeline.decode.kinds import HEAD_BYTES, require
 from input_pipeline.views.crops import Window
 
 MAX_PIXELS = 64_000_000
 MAX_SCANS = 64  # of a progressive JPEG; each may be a few bytes and costs a pass over all pixels
-_MAGIC = {"JPEG": (b"\xff\xd8\xff",), "PNG": (b"\x89PNG\r\n\x1a\n",), "WEBP": (b"RIFF",)}
 _JPEG_END = b"\xff\xd9"
 
 
@@ -83,6 +83,8 @@ def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pict
     refuse_larger(*header.size, max_pixels)
     if header.format == "PNG":
         _check_png(data)
+    if header.format == "TIFF":
+        _check_tiff(header, max_pixels)
     # Compressed data never contains these two bytes.
     if header.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
         raise BadMedia("too_large", f"a JPEG of {scans} scans, the limit is {MAX_SCANS}")
@@ -92,12 +94,23 @@ def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pict
 
 
 def _format_of(data: bytes) -> str:
-    if not data:
-        raise BadMedia("empty", "0 bytes")
-    for name, starts in _MAGIC.items():
-        if data.startswith(starts):
-            return name
-    raise BadMedia("not_media", f"starts with {data[:12]!r}; expected JPEG, PNG or WebP")
+    name = require(data[:HEAD_BYTES], "image").format
+    if name == "AVIF" and not features.check("avif"):
+        raise BadMedia("decode_error", "AVIF, but this Pillow was built without its decoder")
+    return name
+
+
+def _check_tiff(header: Image.Image, max_pixels: int) -> None:
+    """Refuses pixels of which the upper eight bits are not the picture, and thumbnails."""
+    tags = header.tag_v2  # type: ignore[attr-defined]
+    kind, bits, signs = tags.get(254, 0), tags.get(258, (1,)), tags.get(339, (1,))
+    if kind & 1:
+        raise BadMedia("not_media", "the first picture of this TIFF is a thumbnail of another")
+    if not {1, 2, 4, 8, 16}.issuperset(bits) or set(signs) != {1}:
+        raise BadMedia(
+            "decode_error", f"TIFF of {bits} bits, sample format {signs}; expected 8 or 16 unsigned"
+        )
+    refuse_larger(tags.get(322, 1), tags.get(323, 1), max_pixels)  # size of a tile
 
 
 def _check_png(data: bytes) -> None:

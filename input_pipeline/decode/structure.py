@@ -5,12 +5,14 @@ frames in between. But each element has a length: after a damaged one, the next 
 it should. The check reads the whole file, so it is done once, when the index is made; only a file
 without an index is checked each time it is opened.
 
-Source: RFC 8794 (EBML), RFC 9559 (Matroska); ISO/IEC 14496-12 (MP4).
+Source: RFC 8794 (EBML), RFC 9559 (Matroska); ISO/IEC 14496-12 (MP4); ISO/IEC 13818-1 (MPEG);
+Adobe Flash Video File Format Specification 10.1 (FLV).
 """
 
 from __future__ import annotations
 
 from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.decode.asf import check_asf
 from input_pipeline.decode.mp4 import Read, boxes, check_time
 
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
@@ -21,12 +23,14 @@ _IN_SEGMENT |= {_CLUSTER} | _ANYWHERE
 # Time, silent tracks, position, size before, blocks of four kinds.
 _IN_CLUSTER = {0xE7, 0x5854, 0xA7, 0xAB, 0xA3, 0xA0, 0xA2, 0xAF} | _ANYWHERE
 
+_PACKETS = 1 << 14  # of an MPEG transport stream, read at a time
+
 
 def check_structure(container: str, read: Read, num_bytes: int, deadline: float) -> None:
-    """Checks a Matroska, WebM or fragmented MP4 file, 2 microseconds per element.
+    """Checks a file, 2 microseconds per element.
 
-    Other MP4 files, and AVI, list their frames in one table, so that a missing frame is always
-    detected when they are read.
+    MP4 files without fragments, and AVI, list their frames in one table, so that a missing frame is
+    always detected when they are read. The pieces of an MPEG program stream are not checked.
 
     Raises:
       BadMedia: an element is missing, unknown, or extends beyond its parent; or past `deadline` of
@@ -36,6 +40,12 @@ def check_structure(container: str, read: Read, num_bytes: int, deadline: float)
         _check_matroska(read, num_bytes, deadline)
     elif container == "mov":
         _check_fragments(read, num_bytes, deadline)
+    elif container == "flv":
+        _check_tags(read, num_bytes, deadline)
+    elif container == "mpegts":
+        _check_packets(read, num_bytes, deadline)
+    elif container == "asf":
+        check_asf(read, num_bytes, deadline)
 
 
 def _check_matroska(read: Read, num_bytes: int, deadline: float) -> None:
@@ -119,3 +129,31 @@ def _check_filled(read: Read, at: int, end: int, deadline: float) -> None:
 
 def _no_box(at: int) -> BadMedia:
     return BadMedia("decode_error", f"no valid MP4 box at byte {at}")
+
+
+def _check_tags(read: Read, num_bytes: int, deadline: float) -> None:
+    """Checks that the tags of an FLV file (sound, pictures, text) are contiguous up to its end."""
+    at = int.from_bytes(read(5, 4), "big") + 4
+    while at < num_bytes:
+        check_time(at, deadline)
+        head = read(at, 11)
+        if len(head) < 11 or head[0] not in (8, 9, 18) or head[8:] != bytes(3):
+            raise BadMedia("decode_error", f"no valid FLV tag at byte {at}")
+        at += 11 + int.from_bytes(head[1:4], "big") + 4
+    if at > num_bytes:
+        raise BadMedia("short", f"the last tag ends {at - num_bytes} bytes after the file")
+
+
+def _check_packets(read: Read, num_bytes: int, deadline: float) -> None:
+    """Checks that each packet of an MPEG transport stream begins with its mark.
+
+    FFmpeg finds missing packets by their numbers.
+    """
+    offset, size = (0, 188) if read(0, 1) == b"G" else (4, 192)
+    for at in range(0, num_bytes, size * _PACKETS):
+        check_time(at, deadline)
+        marks = read(at, size * _PACKETS)[offset::size]
+        if wrong := len(marks) - marks.count(b"G"):
+            raise BadMedia("decode_error", f"{wrong} packets after byte {at} without their mark")
+    if num_bytes % size:
+        raise BadMedia("short", f"the file ends within a packet of {size} bytes")

@@ -28,8 +28,6 @@ from input_pipeline.decode.packets import Packets
 from input_pipeline.decode.time_limit import LimitedThread
 from input_pipeline.views.crops import short_side as short_side_of
 
-EXTENSIONS = (".mp4", ".mov", ".mkv", ".webm", ".avi")
-
 
 @dataclasses.dataclass(frozen=True)
 class VideoFile:

@@ -25,7 +25,6 @@ import av
 import cv2
 from tqdm import tqdm
 
-from input_pipeline.decode.video import EXTENSIONS
 from input_pipeline.prepare import labels as video_labels
 from input_pipeline.prepare import scan as video_scan
 from input_pipeline.prepare import worker_processes
@@ -33,6 +32,7 @@ from input_pipeline.prepare.scan import Line
 from input_pipeline.prepare.worker_processes import Died
 from input_pipeline.records import writer as record_writer
 from input_pipeline.records.writer import Settings, ShardJob
+from input_pipeline.source import printable
 
 _MORE = """
 OUT may be VIDEOS; otherwise set the index in the section of video_folder, video_list or ssv2:
@@ -67,8 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"{out} is a file; give a folder to write to")
     if not args.records and (args.list or args.split or args.shards or args.beam is not None):
         parser.error("--list, --split, --shards and --beam need --records")
-    if not video_scan.find_videos(source):
-        parser.error(f"{source} holds no videos ({', '.join(EXTENSIONS)}), at any depth")
+    videos, left_out = video_scan.find_videos(source)
+    if not videos:
+        others = left_out or "it holds no other files either"
+        parser.error(f"{source} holds no videos, at any depth; {others}")
+    if left_out:
+        print(f"{printable(str(source))}: {left_out}")
     try:
         out.mkdir(parents=True, exist_ok=True)
         index = out / "index.jsonl"
@@ -184,15 +188,10 @@ def _summary(lines: list[Line], index: Path) -> str:
         numbers = f"{frames:>14,}{hours:>10,.2f}" if usable else ""
         rows.append(f"{status:<14}{count:>10,}{numbers}")
     bad = [line for line in lines if line["status"] != "ok"]
-    rows += [f"  {_printable(line['path'])}: {_printable(line['reason'])}" for line in bad[:3]]
+    rows += [f"  {printable(line['path'])}: {printable(line['reason'])}" for line in bad[:3]]
     if len(bad) > 3:
         rows.append(f"  and {len(bad) - 3:,} more")
     return "\n".join([*rows, f"listed in {index}"])
-
-
-def _printable(text: str) -> str:
-    """Escapes control characters, which file names and decoder messages may contain."""
-    return text.encode("unicode_escape").decode() if not text.isprintable() else text
 
 
 def _write_records(

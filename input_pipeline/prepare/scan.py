@@ -22,11 +22,11 @@ from typing import Any
 from tqdm import tqdm
 
 from input_pipeline.bad_inputs import BadMedia, media_boundary
-from input_pipeline.datasets.folders import walk
-from input_pipeline.decode.video import EXTENSIONS, VideoFile
+from input_pipeline.datasets.folders import FilesBelow
+from input_pipeline.decode.video import VideoFile
 from input_pipeline.prepare import worker_processes
 from input_pipeline.prepare.worker_processes import Died
-from input_pipeline.source import OpenVideo
+from input_pipeline.source import LeftOut, OpenVideo
 
 Line = dict[str, Any]
 TIMEOUT_SECONDS = 600.0  # for opening, and for each chunk of frames
@@ -35,12 +35,13 @@ _SMALL = 32  # pixels of the shorter side; these frames are not used
 _AGAIN = ("missing", "unreadable", "timeout")  # may be caused by the disk, not by the file
 
 
-def find_videos(folder: Path) -> list[str]:
-    """Sorted paths, relative to a folder, of all files below it with the extension of a video.
+def find_videos(folder: Path) -> tuple[list[str], LeftOut]:
+    """Sorted paths, relative to a folder, of the videos below it, and the number of other files.
 
-    Links are followed; names that start with a dot are skipped.
+    These are the videos that `VideoFolder` lists.
     """
-    return sorted(walk(str(folder), "", EXTENSIONS))
+    below = FilesBelow(str(folder), ("video",))
+    return sorted(below.walk()), below.left_out
 
 
 def scan(folder: Path, index: Path, *, decode: bool, workers: int) -> list[Line]:
@@ -63,7 +64,7 @@ def scan(folder: Path, index: Path, *, decode: bool, workers: int) -> list[Line]
       OSError: the folder cannot be listed, or the index cannot be written.
     """
     known = {line["path"]: line for line in read_index(index)} if index.exists() else {}
-    paths = find_videos(folder)
+    paths, _ = find_videos(folder)
     lines = {path: known[path] for path in paths if _is_current(folder, known.get(path), decode)}
     todo = [path for path in paths if path not in lines]
     examined = worker_processes.results(

@@ -20,6 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.source import printable
 from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.files import write_atomically
@@ -104,7 +105,7 @@ def check_data(
         report(f"  {verdict or 'a run would not stop'}")
     if list_path is not None:
         write_atomically(Path(list_path), "".join(_line(bad) + "\n" for bad in found))
-        report(f"{len(found)} unusable files are listed in {list_path}")
+        report(f"{len(found)} unusable files are listed in {printable(str(list_path))}")
     return USABLE if good else TOO_MANY_BAD
 
 
@@ -155,6 +156,8 @@ def _lines(
     source, view = data.source, data.view
     clips = source.num_examples * view.reads * view.clips_per_read
     yield f"{section}: {source.num_examples} examples, {clips} clips"
+    if others := str(getattr(source, "left_out", "")):
+        yield f"  {others}"
     rate = clips / max(seconds, 1e-9)
     yield f"  {source.num_examples - len(bad)} usable; {seconds:.1f} s, {rate:.0f} clips/s"
     by_kind: dict[str, list[Bad]] = {}
@@ -163,7 +166,7 @@ def _lines(
     for kind, group in sorted(by_kind.items(), key=lambda item: -len(item[1])):
         yield f"  {len(group)} {kind}, such as"
         for each in group[:_EXAMPLES]:
-            yield f"    {ascii(each.file)[1:-1]} ({each.reason})"
+            yield f"    {printable(each.file)} ({printable(each.reason)})"
     if source.class_names is not None:
         yield f"  {_about_labels(source.class_names, labels)}"
 
@@ -171,7 +174,8 @@ def _lines(
 def _about_labels(names: tuple[str, ...], labels: collections.Counter[int]) -> str:
     counts = np.array([labels[number] for number in range(len(names))])
     none = [name for name, number in zip(names, counts, strict=True) if not number]
-    lacking = f"; {len(none)} without any, such as {', '.join(none[:_EXAMPLES])}" if none else ""
+    first = ", ".join(map(printable, none[:_EXAMPLES]))
+    lacking = f"; {len(none)} without any, such as {first}" if none else ""
     return (
         f"{len(names)} classes of {counts.min()} to {counts.max()} usable examples, "
         f"median {np.median(counts):g}{lacking}"

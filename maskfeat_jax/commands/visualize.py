@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from input_pipeline import EvalView
-from input_pipeline.bad_inputs import BadMedia
-from input_pipeline.decode.video import VideoFile
+from input_pipeline.bad_inputs import BadMedia, media_boundary
+from input_pipeline.datasets.media import open_media
+from input_pipeline.source import printable
 from maskfeat_jax.api import load
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.pictures import encode
@@ -54,19 +54,11 @@ def pictures(
 def middle(path: Path, view: EvalView) -> np.ndarray:
     """The central clip of an image or a video: uint8 `(1, t, h, w, 3)`."""
     try:
-        data = path.read_bytes() if is_image(path) else VideoFile(str(path))
-        return view(data, np.random.default_rng(0))
-    except (OSError, BadMedia) as error:
-        raise ValueError(f"{path} cannot be read as an image or a video: {error}") from error
-
-
-def is_image(path: Path) -> bool:
-    """Whether Pillow recognises the file as an image."""
-    try:
-        Image.open(path).close()
-    except UnidentifiedImageError:
-        return False
-    return True
+        with media_boundary():
+            return view(open_media(str(path)), np.random.default_rng(0))
+    except BadMedia as error:
+        name = printable(str(path))
+        raise ValueError(f"{name} cannot be read as an image or a video: {error}") from error
 
 
 def command(arguments: Sequence[str]) -> None:
@@ -90,4 +82,4 @@ def command(arguments: Sequence[str]) -> None:
         extension, encoded = encode(picture)
         path = args.out.with_suffix(extension)
         path.write_bytes(encoded)
-        print(path)
+        print(printable(str(path)))

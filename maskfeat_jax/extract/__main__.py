@@ -32,6 +32,7 @@ from input_pipeline import BadInput, BadInputs, EvalView, Loader
 from input_pipeline.bad_inputs import Problem
 from input_pipeline.datasets.media import media_source
 from input_pipeline.memory import keep_freed_memory
+from input_pipeline.source import LeftOut, printable
 from maskfeat_jax import sharding
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.convert import ConvertError, Pretrained, load
@@ -47,6 +48,8 @@ CHUNK = 1 << 24  # bytes, copied at a time
 _MORE = """
 FILES is a folder, searched at any depth, an image, a video, or a list (.txt, .csv) with lines
 `path` or `path label`. If a folder contains only folders, two or more, these are the classes.
+Files are recognised by their content: JPEG, PNG, WebP, BMP, TIFF, GIF (its first frame), AVIF;
+MP4/MOV, Matroska/WebM, AVI, MPEG program and transport streams, ASF/WMV, FLV.
 
 Read the result with numpy.load; it contains
   features     of each file that could be read, with a shape by --per:
@@ -55,7 +58,8 @@ Read the result with numpy.load; it contains
   paths        of these files
   labels, class_names   of these files, if there are classes
   failed       paths of the files that could not be read
-  info         JSON: checkpoint, view, settings, versions
+  info         JSON: checkpoint, view, settings, versions, and how many other files of a folder
+               are left out, by their ending
 """
 # Errors that are printed without a traceback, and their exit codes.
 EXIT_CODES: dict[type[Exception], int] = {
@@ -102,7 +106,7 @@ class Failures(BadInputs):
 
     def note(self, name: str, index: int, problem: Problem) -> None:
         """Raises BadInput, or lists the file; once for all of its views."""
-        what = f"{name} cannot be read ({problem.kind}: {problem.reason})"
+        what = f"{printable(name)} cannot be read ({problem.kind}: {problem.reason})"
         self.first = self.first or what
         if not self._skip:
             raise BadInput(f"{what}; repair it, or skip such files with --skip-bad")
@@ -231,10 +235,11 @@ def run(words: argparse.Namespace) -> str:
     if words.out.is_dir():
         problems.append(f"--out={words.out} is a folder")
     problems.stop()
-    failures = Failures(words.skip_bad)
+    failures, left_out = Failures(words.skip_bad), getattr(source, "left_out", LeftOut())
     info = {
         "checkpoint": trained.origin,
         "files": str(words.files),
+        "left_out": left_out,
         "axes": ("file", *AXES[words.per]),
         "pool": words.pool if words.per == "clip" else None,
         "norm": features.norm,
@@ -246,7 +251,8 @@ def run(words: argparse.Namespace) -> str:
     shape = write(words.out, features, loader, failures, words.dtype, info)
     size, failed = "x".join(map(str, shape)), len(failures.names)
     summary = f"{words.out}: features {size} {words.dtype} of {shape[0]} files, by {trained.origin}"
-    return f"{summary}; {failed} could not be read, see `failed`" if failed else summary
+    skipped = f"{failed} could not be read, see `failed`" if failed else ""
+    return printable("; ".join(filter(None, [summary, skipped, str(left_out)])))
 
 
 def main(arguments: list[str] | None = None) -> None:

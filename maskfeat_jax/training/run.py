@@ -120,12 +120,16 @@ def at_once(signals: Signals | None) -> contextlib.AbstractContextManager[None]:
 
 
 def _report(experiment: Experiment, workdir: Path, **length: Any) -> Report:
-    return Report(
+    report = Report(
         workdir,
         devices=jax.device_count(),
         clips_per_step=experiment.run.batch_size,
         **length,
     )
+    for section, data in (("data", experiment.training), ("eval_data", experiment.testing)):
+        if others := str(getattr(data and data.source, "left_out", "")):
+            report.message(f"{section}: {others}")
+    return report
 
 
 def _first_state(
