@@ -12,7 +12,7 @@ import io
 import zlib
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image, UnidentifiedImageError, features
 
 from input_pipeline.bad_inputs import BadMedia, refuse_larger
 from input_pipeline.decode.kinds import HEAD_BYTES, require
@@ -79,7 +79,11 @@ def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Pict
     """
     if isinstance(data, np.ndarray):
         return Picture(Image.fromarray(data))
-    header = Image.open(io.BytesIO(data), formats=[_format_of(data)])
+    name = _format_of(data)
+    try:
+        header = Image.open(io.BytesIO(data), formats=[name])
+    except UnidentifiedImageError:
+        raise BadMedia("decode_error", f"a {name} file that Pillow cannot read") from None
     refuse_larger(*header.size, max_pixels)
     if header.format == "PNG":
         _check_png(data)
@@ -103,12 +107,15 @@ def _format_of(data: bytes) -> str:
 def _check_tiff(header: Image.Image, max_pixels: int) -> None:
     """Refuses pixels of which the upper eight bits are not the picture, and thumbnails."""
     tags = header.tag_v2  # type: ignore[attr-defined]
-    kind, bits, signs = tags.get(254, 0), tags.get(258, (1,)), tags.get(339, (1,))
-    if kind & 1:
+    bits, signs, colours = tags.get(258, (1,)), tags.get(339, (1,)), tags.get(262)
+    if tags.get(254, 0) & 1:
         raise BadMedia("not_media", "the first picture of this TIFF is a thumbnail of another")
-    if not {1, 2, 4, 8, 16}.issuperset(bits) or set(signs) != {1}:
+    inverted = colours == 0 and 16 in bits  # Pillow does not invert it
+    if not {1, 2, 4, 8, 16}.issuperset(bits) or set(signs) != {1} or inverted:
         raise BadMedia(
-            "decode_error", f"TIFF of {bits} bits, sample format {signs}; expected 8 or 16 unsigned"
+            "decode_error",
+            f"TIFF of {bits} bits, sample format {signs}, colours {colours}; expected 8 bits, or "
+            "16 unsigned bits where 0 is black",
         )
     refuse_larger(tags.get(322, 1), tags.get(323, 1), max_pixels)  # size of a tile
 

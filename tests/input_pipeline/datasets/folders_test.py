@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 
 from input_pipeline import ImageFolder
+from input_pipeline.datasets import VideoFolder, folders
+from input_pipeline.datasets.media import MediaFolder
+from input_pipeline.decode.images import open_picture
+from input_pipeline.source import LeftOut
 from tests.input_pipeline.samples import encode, picture
+from tests.input_pipeline.video_samples import encode_video
 
 
 def touch(root: Path, *names: str) -> None:
@@ -63,10 +68,68 @@ def test_labels_can_be_left_out(tree):
 
 
 def test_skips_what_is_hidden_or_no_image(tree):
-    touch(tree / "train", "ant/.hidden.jpg", "ant/._ant.jpg", "ant/notes.txt", "ant/x.gif")
+    touch(tree / "train", "ant/.hidden.jpg", "ant/._ant.jpg", "ant/notes.txt", "ant/x.xyz")
     touch(tree / "train", ".cache/x.jpg")
     os.mkfifo(tree / "train" / "ant" / "pipe.jpg")
-    assert ImageFolder("train", path=str(tree)).num_examples == 12
+    source = ImageFolder("train", path=str(tree))
+    assert source.num_examples == 12
+    assert source.left_out == {"hidden": 3, ".txt": 1, ".xyz": 1, ".jpg": 1}
+
+
+def test_files_are_examples_by_their_content_whatever_their_ending(tree):
+    ant = tree / "train" / "ant"
+    for name, kind in (("a", "png"), ("b.dat", "bmp"), ("c.JFIF", "jpeg"), ("d.avifs", "avif")):
+        (ant / name).write_bytes(encode(picture(1), kind))
+    (ant / "e.raw").write_bytes(encode_video(3))
+    (ant / "f.mp4").write_bytes(encode_video(3))
+    (ant / "README").write_text("The free pictures of ants")
+    (ant / "g.txt").write_bytes(encode(picture(1)))  # not opened: there may be one per example
+    source = ImageFolder("train", path=str(tree))
+    names = [os.path.basename(source.name_of(i)) for i in range(source.num_examples)]
+    assert names[:8] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg", "a", "b.dat", "c.JFIF", "d.avifs"]
+    assert [source.label_of(i) for i in range(9)] == [0] * 8 + [1]
+    assert open_picture(source.read(5).data).whole().size == (81, 60)
+    assert source.left_out == {".mp4": 1, ".raw": 1, "no ending": 1, ".txt": 1}
+    videos = VideoFolder("train", path=str(tree), labels="none")
+    assert [os.path.basename(videos.name_of(i)) for i in range(2)] == ["e.raw", "f.mp4"]
+    with videos.read(0).data.open() as video:
+        assert video.num_frames == 3
+    expected = {".jpg": 12, "no ending": 2, ".dat": 1, ".jfif": 1, ".avifs": 1, ".txt": 1}
+    assert videos.left_out == expected
+    assert MediaFolder(path=str(tree / "train")).left_out == {"no ending": 1, ".txt": 1}
+
+
+def test_files_with_usual_endings_are_not_opened(tree, monkeypatch):
+    opened = []
+    monkeypatch.setattr(folders, "read_head", lambda path: opened.append(path) or b"")
+    touch(tree / "train", "ant/0.txt", "ant/0.NPY", "ant/x.TIFF", "ant/y.mp4", "ant/z")
+    ImageFolder("train", path=str(tree))
+    assert opened == [str(tree / "train" / "ant" / "z")]
+
+
+def test_files_left_out_in_a_sentence(tmp_path):
+    touch(tmp_path, "a.jpg", *(f"{i}.{ending}" for i in range(3) for ending in "abc"[: i + 1]))
+    source = ImageFolder(path=str(tmp_path))
+    assert str(source.left_out) == "6 other files left out: .a 3, .b 2, .c 1"
+    touch(tmp_path, *(f"x.{ending}" for ending in "defghij"), "y.\u2028")
+    assert str(ImageFolder(path=str(tmp_path)).left_out).endswith(", with other endings 3")
+    with pytest.raises(ValueError, match="holds no videos; 15 other files left out: .a 3, "):
+        VideoFolder(path=str(tmp_path))
+    assert not str(LeftOut())
+    assert str(LeftOut({".\udce9\n": 1})) == r"1 other file left out: .\udce9\n 1"
+
+
+NAMES = [b"caf\xe9.jpg", b"a\nb.jpg", "u\u2028.jpg".encode(), b"'\".jpg", b" .jpg", b"\xff\xfe"]
+
+
+def test_names_are_bytes(tmp_path):
+    for name in NAMES:
+        (tmp_path / os.fsdecode(name)).write_bytes(encode(picture(0)))
+    source = ImageFolder(path=str(tmp_path))
+    found = {os.path.basename(os.fsencode(source.name_of(i))) for i in range(source.num_examples)}
+    assert found == set(NAMES)
+    assert all(source.read(i).data == encode(picture(0)) for i in range(len(NAMES)))
+    assert len(source.fingerprint) == 16
 
 
 def test_a_folder_called_jpg_is_a_folder(tree):

@@ -243,5 +243,6 @@ def test_a_bare_folder_of_videos(folder):
     with source.read(2).data.open() as video:
         assert video.num_frames == 6
     (folder / "sub" / "b c.mp4").unlink()
-    with pytest.raises(ValueError, match=r"holds no videos \(.mp4, .mov, .mkv, .webm, .avi\)"):
+    (folder / "sub" / "x.gif").touch()
+    with pytest.raises(ValueError, match=r"holds no videos; 1 other file left out: \.gif 1$"):
         VideoFolder(path=str(folder / "sub"))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ def test_any_window_of_a_jpeg_equals_pillow_bit_for_bit(subsampling, progressive
 
 MODES = [("png", mode) for mode in ("RGB", "L", "RGBA", "P", "LA", "1")]
 MODES += [("webp", mode) for mode in ("RGB", "L", "RGBA", "P")] + [("jpeg", "L"), ("jpeg", "CMYK")]
+MODES += [("tiff", mode) for mode in ("RGB", "L", "RGBA", "P", "LA", "1", "CMYK")]
+MODES += [("bmp", "RGB"), ("bmp", "P"), ("gif", "RGB"), ("gif", "L"), ("avif", "RGBA")]
 
 
 @pytest.mark.parametrize(("kind", "mode"), MODES)
@@ -61,10 +64,13 @@ def test_orientation_tags_are_ignored():
     assert (opened.height, opened.width) == (40, 64)
 
 
-def test_of_an_animation_the_first_frame_counts():
+@pytest.mark.parametrize("kind", ["webp", "tiff", "gif", "avif"])
+def test_of_an_animation_the_first_frame_counts(kind):
     frames = [Image.fromarray(picture(seed)) for seed in (6, 7)]
-    data = encode(frames[0], "webp", save_all=True, append_images=frames[1:], lossless=True)
-    assert np.array_equal(np.asarray(decode.open_picture(data).whole()), picture(6))
+    options = {"lossless": True} if kind == "webp" else {}
+    data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    error = np.abs(np.asarray(decode.open_picture(data).whole()) - picture(6).astype(int)).mean()
+    assert error < (10 if kind in ("gif", "avif") else 1e-9)  # another picture differs by 80
 
 
 def test_pixels_pass_through():
@@ -77,7 +83,7 @@ def test_pixels_pass_through():
     [
         (b"", "empty"),
         (b"<!DOCTYPE html><html>404</html>", "not_media"),
-        (b"GIF89a" + bytes(100), "not_media"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100), "not_media"),
         (b"BM" + bytes(100), "not_media"),
     ],
 )
@@ -85,6 +91,60 @@ def test_refuses_by_the_first_bytes(data, kind):
     with pytest.raises(BadMedia) as caught:
         decode.open_picture(data)
     assert caught.value.kind == kind
+
+
+def tiff(pixels: np.ndarray, **more: int) -> bytes:
+    """An uncompressed TIFF of pixels (height, width, samples) of any type, with more tags."""
+    height, width, samples = pixels.shape
+    tags = {
+        256: width,
+        257: height,
+        258: 8 * pixels.itemsize,
+        259: 1,
+        262: 1 if samples == 1 else 2,
+    }
+    tags |= {
+        273: 8,
+        277: samples,
+        278: height,
+        279: pixels.nbytes,
+        339: "uif".index(pixels.dtype.kind) + 1,
+    }
+    tags |= {int(tag[1:]): value for tag, value in more.items()}
+    entries = [struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags)]
+    start = struct.pack("<4sI", b"II*", 8 + pixels.nbytes) + pixels.tobytes()
+    return start + struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_tiff_of_sixteen_bits_keeps_the_upper_eight(samples):
+    pixels = np.random.default_rng(0).integers(0, 1 << 16, (6, 8, samples), dtype="<u2")
+    image = decode.open_picture(tiff(pixels)).whole()
+    assert np.array_equal(np.asarray(image), np.broadcast_to(pixels >> 8, (6, 8, 3)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "more", "reason"),
+    [
+        ("<f4", {}, r"decode_error: TIFF of \(32,\) bits, sample format \(3,\)"),
+        ("<i2", {}, "expected 8 bits, or 16 unsigned bits where 0 is black"),
+        ("<u2", {"t262": 0}, r"TIFF of \(16,\) bits, sample format \(1,\), colours 0"),
+        ("u1", {"t254": 1}, "not_media: the first picture of this TIFF is a thumbnail"),
+        ("u1", {"t322": 60000, "t323": 60000}, "too_large: 60000x60000 pixels"),
+        ("u1", {"t262": 99}, "decode_error: a TIFF file that Pillow cannot read"),
+    ],
+)
+def test_a_tiff_whose_picture_would_be_another_is_refused(dtype, more, reason):
+    with pytest.raises(BadMedia, match=reason):
+        decode.open_picture(tiff(np.ones((6, 8, 1), dtype), **more))
+
+
+def test_avif_needs_a_decoder(monkeypatch):
+    data = encode(picture(0), "avif")
+    assert decode.open_picture(data).whole().size == (81, 60)
+    monkeypatch.setattr(decode.features, "check", lambda _: False)
+    with pytest.raises(BadMedia, match="AVIF, but this Pillow was built without its decoder"):
+        decode.open_picture(data)
 
 
 def test_refuses_large_images_before_decoding():
@@ -95,7 +155,7 @@ def test_refuses_large_images_before_decoding():
     assert decode.open_picture(data, max_pixels=101_000).width == 1000
 
 
-@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp", "tiff", "gif", "avif"])
 @pytest.mark.parametrize("window", [Window(0, 0, 5, 5), Window(0, 0, 60, 81)])
 def test_half_a_file_is_an_error_for_any_window(kind, window):
     data = encode(picture(10), kind)

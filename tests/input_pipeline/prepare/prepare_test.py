@@ -297,7 +297,7 @@ def test_videos_without_class_folders_have_no_labels(videos, tmp_path):
     [
         (("VIDEOS/nowhere", "OUT"), "nowhere is not a folder; give the folder of the videos"),
         (("VIDEOS", "LIST"), "labels.txt is a file; give a folder to write to"),
-        (("EMPTY", "OUT"), r"holds no videos \(.mp4"),
+        (("EMPTY", "OUT"), "holds no videos, at any depth; it holds no other files either"),
         (("VIDEOS", "OUT", "--shards=2"), "--split, --shards and --beam need --records"),
         (("VIDEOS", "OUT", "--records", "--quality=101"), "'101' is not a whole number from 1 to"),
         (("VIDEOS", "OUT", "--records", "--split=test"), "no split 'test'; it has train, val"),
