@@ -127,7 +127,8 @@ def _report(experiment: Experiment, workdir: Path, **length: Any) -> Report:
         **length,
     )
     for section, data in (("data", experiment.training), ("eval_data", experiment.testing)):
-        if others := str(getattr(data and data.source, "left_out", "")):
+        others = "" if data is None else str(getattr(data.source, "left_out", ""))
+        if others:
             report.message(f"{section}: {others}")
     return report
 

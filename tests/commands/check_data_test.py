@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 
 import numpy as np
@@ -84,6 +85,20 @@ def test_a_class_without_usable_examples_is_named(tmp_path):
     assert (
         "3 classes of 0 to 10 usable examples, median 10; 1 without any, such as b" in reported[-2]
     )
+
+
+def test_other_files_are_counted_and_any_name_is_printed(tmp_path, capsys):
+    path = folder(tmp_path / "images", 0)
+    (tmp_path / "images" / "a" / "x.heic").write_bytes(b"")
+    (tmp_path / "images" / "a" / os.fsdecode(b"\xe9\n.jpg")).write_bytes(b"")
+    (tmp_path / "images" / "b").rename(tmp_path / "images" / os.fsdecode(b"caf\xe9"))
+    for file in (tmp_path / "images" / os.fsdecode(b"caf\xe9")).iterdir():
+        file.write_bytes(b"")
+    assert check_data({"data": loader(path)}, on_bad="fail") == 65
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "  1 other file left out: .heic 1"
+    assert any(line.startswith(f"    {path}/a/\\udce9\\n.jpg (0 bytes)") for line in lines)
+    assert lines[-2].endswith(r"1 without any, such as caf\udce9")
 
 
 def test_an_error_that_is_not_of_the_data_is_raised(tmp_path, monkeypatch):

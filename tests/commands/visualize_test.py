@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -37,6 +38,23 @@ def test_middle_of_an_image_and_of_a_video(tmp_path):
     view = EvalView(size=32, resize=60, frames=3, stride=1, sampling="strided")
     (clip,) = middle(tmp_path / "a.mkv", view)
     np.testing.assert_array_equal(clip, frames[3:6, 14:46, 29:61])
+
+
+def test_kinds_are_those_of_the_content_and_names_are_bytes(tmp_path):
+    frames = np.full((5, 60, 90, 3), 77, np.uint8)
+    write_video(tmp_path / "a.mkv", frames)
+    names = map(os.fsdecode, (b"\xe9.jpg", b"\n.mp4", b"\xff"))
+    video, image, text = (tmp_path / name for name in names)
+    (tmp_path / "a.mkv").rename(video)
+    Image.fromarray(frames[0]).save(image, "BMP")
+    text.write_text("no picture")
+    view = EvalView(size=32, resize=60, frames=3, stride=1)
+    for path in (video, image):
+        np.testing.assert_array_equal(middle(path, view), np.full((1, 3, 32, 32, 3), 77))
+    with pytest.raises(ValueError, match=r"\\udcff cannot be read .* expected JPEG, .*, MP4/MOV"):
+        middle(text, view)
+    with pytest.raises(ValueError, match=r"none cannot be read .*: missing"):
+        middle(tmp_path / "none", view)
 
 
 def test_command_draws_any_file_with_any_run(finished_run, tmp_path):

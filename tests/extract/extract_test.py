@@ -224,6 +224,31 @@ def test_command_takes_means_of_views_on_several_devices(tmp_path, video_run):
     assert info["norm"] == "before pooling"
 
 
+def test_kinds_are_those_of_the_content_and_names_are_bytes(tmp_path, video_run, capsys):
+    names = sorted([os.fsdecode(b"caf\xe9.png"), "a\nb.mp4", "u\u2028", "x.jfif"])
+    videos = names[:2]
+    for name in names:
+        data = encode_video(20, container="mpegts") if name in videos else encode(picture(0), "gif")
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(data)
+    (tmp_path / "in/notes.txt").write_text("a")
+    (tmp_path / "in/x.heic").write_text("a")
+    out = f"--out={tmp_path}/{videos[1]}.npz"
+    found = extracted(video_run, tmp_path / "in", out)
+    assert capsys.readouterr().out.endswith("; 2 other files left out: .txt 1, .heic 1\n")
+    assert found["paths"].tolist() == [str(tmp_path / "in" / name) for name in names]
+    assert json.loads(str(found["info"]))["left_out"] == {".txt": 1, ".heic": 1}
+    (tmp_path / "list.txt").write_bytes(b"\n".join(b"in/" + os.fsencode(n) for n in names[1:]))
+    listed = extracted(video_run, tmp_path / "list.txt", out)
+    np.testing.assert_allclose(listed["features"], found["features"][1:], rtol=0, atol=1e-5)
+    one = extracted(video_run, tmp_path / "in" / names[1], out)
+    np.testing.assert_allclose(one["features"], found["features"][1:2], rtol=0, atol=1e-5)
+    (tmp_path / "in" / names[1]).write_text("no picture")
+    code, said = refused(capsys, video_run, tmp_path / "in" / names[1], out)
+    assert code == 65
+    assert r"caf\udce9.png cannot be read (not_media: starts with b'no picture'" in said
+
+
 def test_tokens_in_half_precision_of_one_video(tmp_path, video_run):
     write_videos(tmp_path)
     out = f"--out={tmp_path}/f.npz"

@@ -96,20 +96,9 @@ def test_refuses_by_the_first_bytes(data, kind):
 def tiff(pixels: np.ndarray, **more: int) -> bytes:
     """An uncompressed TIFF of pixels (height, width, samples) of any type, with more tags."""
     height, width, samples = pixels.shape
-    tags = {
-        256: width,
-        257: height,
-        258: 8 * pixels.itemsize,
-        259: 1,
-        262: 1 if samples == 1 else 2,
-    }
-    tags |= {
-        273: 8,
-        277: samples,
-        278: height,
-        279: pixels.nbytes,
-        339: "uif".index(pixels.dtype.kind) + 1,
-    }
+    tags = {256: width, 257: height, 258: 8 * pixels.itemsize, 259: 1, 262: min(samples, 2)}
+    tags |= {273: 8, 277: samples, 278: height, 279: pixels.nbytes}
+    tags |= {339: "uif".index(pixels.dtype.kind) + 1}
     tags |= {int(tag[1:]): value for tag, value in more.items()}
     entries = [struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags)]
     start = struct.pack("<4sI", b"II*", 8 + pixels.nbytes) + pixels.tobytes()

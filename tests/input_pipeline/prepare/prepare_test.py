@@ -285,6 +285,25 @@ def test_labels_from_a_list(videos, tmp_path):
     assert VideoRecords("few", path=str(out)).class_names == ("ant", "bee", "cat", "dog")
 
 
+def test_finds_the_videos_of_a_video_folder_and_counts_the_others(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name, container in (("a.dat", "mpegts"), ("b.wmv", "asf"), ("c", "mp4")):
+        codec = {"codec": "wmv2", "b": "2M", "b_frames": 0} if container == "asf" else {}
+        (tmp_path / "in" / name).write_bytes(encode_video(9, container=container, **codec))
+    (tmp_path / "in/x.jpg").touch()
+    (tmp_path / "in" / os.fsdecode(b"y.\xe9")).touch()
+    run(tmp_path / "in", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert said.startswith(f"{tmp_path}/in: 2 other files left out: .jpg 1, .\\udce9 1\n")
+    lines = lines_of(tmp_path / "out")
+    assert {path: line["num_frames"] for path, line in lines.items()} == dict.fromkeys(
+        ("a.dat", "b.wmv", "c"), 9
+    )
+    source = VideoFolder(path=str(tmp_path / "in"), index=str(tmp_path / "out/index.jsonl"))
+    assert [os.path.relpath(source.name_of(i), tmp_path / "in") for i in range(3)] == list(lines)
+    assert source.read(0).data.num_frames == 9
+
+
 def test_videos_without_class_folders_have_no_labels(videos, tmp_path):
     run(videos / "train" / "ant", tmp_path / "out", "--records")
     source = VideoRecords("train", path=str(tmp_path / "out"))
