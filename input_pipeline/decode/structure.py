@@ -27,7 +27,7 @@ _PACKETS = 1 << 14  # of an MPEG transport stream, read at a time
 
 
 def check_structure(container: str, read: Read, num_bytes: int, deadline: float) -> None:
-    """Checks a file, 2 microseconds per element.
+    """Checks a file, 2 microseconds per element; 50 per packet of ASF.
 
     MP4 files without fragments, and AVI, list their frames in one table, so that a missing frame is
     always detected when they are read. The pieces of an MPEG program stream are not checked.

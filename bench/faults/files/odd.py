@@ -211,9 +211,9 @@ _ODD = {
         ".png", lambda: encode(np.zeros((1, 3000, 3), np.uint8), "png"), "image"
     ),
     "garbage after JPEG": made(".jpg", lambda: image()() + b"\xff\xd8" * 50, "image"),
-    "GIF": made(".jpg", image("gif", "P"), "not_media"),
-    "TIFF": made(".jpg", image("tiff"), "not_media"),
-    "BMP": made(".jpg", image("bmp"), "not_media"),
+    "GIF": made(".jpg", image("gif", "P"), "image"),
+    "TIFF": made(".jpg", image("tiff"), "image"),
+    "BMP": made(".jpg", image("bmp"), "image"),
     "JPEG 2000": made(".jpg", image("jpeg2000"), "not_media"),
     "SVG": made(".jpg", lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not_media"),
     "EPS": made(".jpg", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n", "not_media"),
