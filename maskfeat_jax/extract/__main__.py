@@ -35,6 +35,7 @@ from input_pipeline.memory import keep_freed_memory
 from input_pipeline.source import LeftOut, printable
 from maskfeat_jax import sharding
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
+from maskfeat_jax.class_names import Aligned, ClassesDiffer
 from maskfeat_jax.convert import ConvertError, Pretrained, load
 from maskfeat_jax.extract.features import AXES, Features
 from maskfeat_jax.files import replacing
@@ -56,10 +57,11 @@ Read the result with numpy.load; it contains
                clip (files, width), frame (files, time, width), token (files, time, row, column,
                width); time, rows and columns are those of the tokens
   paths        of these files
-  labels, class_names   of these files, if there are classes
+  labels, class_names   of these files, if there are classes; class numbers are those of the
+               checkpoint, if it is a classifier of the same classes
   failed       paths of the files that could not be read
-  info         JSON: checkpoint, view, settings, versions, and how many other files of a folder
-               are left out, by their ending
+  info         JSON: checkpoint, names of its classes, view, settings, versions, and how many other
+               files of a folder are left out, by their ending
 """
 # Errors that are printed without a traceback, and their exit codes.
 EXIT_CODES: dict[type[Exception], int] = {
@@ -236,6 +238,11 @@ def run(words: argparse.Namespace) -> str:
         problems.append(f"--out={words.out} is a folder")
     problems.stop()
     failures, left_out = Failures(words.skip_bad), getattr(source, "left_out", LeftOut())
+    if trained.class_names and source.class_names:
+        with contextlib.suppress(ClassesDiffer):  # other classes keep their own numbers
+            source = Aligned(
+                source, trained.class_names, owner="the checkpoint", wanted_by="the files"
+            )
     info = {
         "checkpoint": trained.origin,
         "files": str(words.files),
@@ -243,6 +250,7 @@ def run(words: argparse.Namespace) -> str:
         "axes": ("file", *AXES[words.per]),
         "pool": words.pool if words.per == "clip" else None,
         "norm": features.norm,
+        "class_names": trained.class_names,
         "view": dataclasses.asdict(view),
         **environment(),
     }

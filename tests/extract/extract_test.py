@@ -15,7 +15,7 @@ from input_pipeline import EvalView
 from input_pipeline.decode.video import VideoFile
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
-from maskfeat_jax.convert import Pretrained, load
+from maskfeat_jax.convert import Pretrained, load, save
 from maskfeat_jax.convert.importing import shapes_of
 from maskfeat_jax.extract.__main__ import main, view_of
 from maskfeat_jax.extract.features import Features
@@ -166,6 +166,26 @@ def test_folder_of_classes_with_a_broken_image(tmp_path, image_run, capsys):
     assert found["failed"].tolist() == [str(tmp_path / "pets/cat/b.jpg")]
     np.testing.assert_allclose(found["features"], direct(image_run, found["paths"]), atol=1e-5)
     assert len(np.unique(found["features"], axis=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("known", "labels", "names"),
+    [
+        (["dog", "cat"], [1, 0], ["dog", "cat"]),
+        (["cat", "cow"], [0, 1], ["cat", "dog"]),
+        (None, [0, 1], ["cat", "dog"]),
+    ],
+)
+def test_labels_are_numbered_as_the_classes_of_the_checkpoint(
+    tmp_path, image_run, known, labels, names
+):
+    classifier = dataclasses.replace(load(image_run), class_names=known)
+    save(classifier, tmp_path / "classifier", "maskfeat_jax")
+    write_images(tmp_path / "pets", ["cat/a.jpg", "dog/b.jpg"])
+    found = extracted(tmp_path / "classifier", tmp_path / "pets", f"--out={tmp_path}/f.npz")
+    assert found["labels"].tolist() == labels
+    assert found["class_names"].tolist() == names
+    assert json.loads(str(found["info"]))["class_names"] == known
 
 
 def test_nothing_but_broken_files(tmp_path, image_run, capsys):
