@@ -13,6 +13,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.decode.mpeg4 import Pictures
 
 MAX_REORDERED = 16  # frames that any decoder delays before it returns one
 KEPT_BYTES = 32 * 2**20  # packets of smaller videos stay in memory, larger ones are read again
@@ -22,12 +23,16 @@ class Packets:
     """All packets of a video, listed once.
 
     A packet is identified by its position in the file (decoding order), a frame by its index in
-    presentation order; timestamps are integers in the time base of the stream.
+    presentation order; timestamps are integers in the time base of the stream. Packets for which
+    the decoder returns no frame do not count: hidden ones, and pictures that are not coded.
 
     Attributes:
+      num_packets: packets of the file.
       num_frames: frames that are presented.
       timed: whether packets have presentation timestamps. AVI has none if frames are reordered:
         then the order is known only by decoding from the start, and the timestamp is the index.
+      repeats_last: whether the file ends with a picture that is not coded: at the end of the file
+        the decoder returns the picture before it once more.
     """
 
     def __init__(
@@ -46,9 +51,14 @@ class Packets:
         self._decode_times: list[int] = []  # by position
         self._keys: list[int] = []  # positions of keyframes
         self.timed = True
+        self.repeats_last = False
         presented = self._list(max_frames, deadline)
+        self.num_packets = len(self._times)
         if not self.timed:
-            self._times = presented = list(range(len(self._times)))
+            before = [0] * len(self._times)  # frames before each packet
+            for position in presented[:-1]:
+                before[position + 1] = 1
+            self._times = list(itertools.accumulate(before))
             self._keys = []
         if self._keys:
             presented = self._decodable(presented)
@@ -86,7 +96,7 @@ class Packets:
         """
         ahead = 1 if self.timed else 1 + MAX_REORDERED
         positions = [self._order[index] for index in indices]
-        needed = sorted((self._key_before(at), at + ahead) for at in positions)
+        needed = sorted((self._key_before(at), min(at + ahead, self.num_packets)) for at in positions)
         spans = [needed[0]]
         for start, stop in needed[1:]:
             last_start, last_stop = spans[-1]
@@ -112,11 +122,13 @@ class Packets:
         """Fills the lists; returns the positions of frames that are presented."""
         presented: list[int] = []
         num_bytes = 0
-        has_hidden = self._stream.codec_context.name == "vp8"
+        codec = self._stream.codec_context
+        is_vp8 = codec.name == "vp8"
+        pictures = Pictures(codec.extradata or b"") if codec.name == "mpeg4" else None
         found = -1  # the last one is empty: it only marks the end
         for packet in self._container.demux(self._stream):
             found += 1
-            if not packet.size:  # AVI: repeat of the last frame
+            if not packet.size:
                 continue
             position = len(self._times)
             if packet.is_corrupt:
@@ -131,15 +143,22 @@ class Packets:
             self._decode_times.append(decoded_at)
             if packet.is_keyframe:
                 self._keys.append(position)
-            hidden = has_hidden and not bytes(packet)[0] & 16  # VP8's show_frame
-            if not (packet.is_discard or hidden):
+            hidden = is_vp8 and not bytes(packet)[0] & 16  # VP8's show_frame
+            self.repeats_last = pictures is not None and not pictures.gives_frame(bytes(packet))
+            if not (packet.is_discard or hidden or self.repeats_last):
                 presented.append(position)
             num_bytes += packet.size
             if num_bytes > KEPT_BYTES:
                 self._kept = None
             if self._kept is not None:
                 self._kept.append(packet)
-        _check_complete(self._container, self._stream, found)
+        if self._decode_times:
+            _check_complete(self._container, self._stream, found, self._decode_times[-1] + 1)
+        self.repeats_last &= not codec.has_b_frames
+        if self.repeats_last:
+            presented.append(position)
+        if pictures is not None and pictures.packed:
+            self.timed = False
         return presented
 
     def _decodable(self, presented: list[int]) -> list[int]:
@@ -194,13 +213,15 @@ def _begins_with_key(container: InputContainer, stream: VideoStream) -> bool:
     return keys[0] and not all(keys)
 
 
-def _check_complete(container: InputContainer, stream: VideoStream, found: int) -> None:
-    """Rejects truncated files: fewer frames than the header states."""
-    if "mov" in container.format.name:
-        stated, slack = len(stream.index_entries), 0
-    elif stream.frames:  # AVI
-        stated, slack = stream.frames, 2
-    else:
-        return
-    if found < stated - slack:
-        raise BadMedia("short", f"{found} of the {stated} frames that the header states")
+def _check_complete(container: InputContainer, stream: VideoStream, found: int, end: int) -> None:
+    """Rejects truncated files: fewer frames than the index or the header states.
+
+    `found` packets are in the file, the last one ends at `end`. AVI counts frames, also those that
+    repeat the last one and have no packet.
+    """
+    if "mov" in container.format.name or "avi" in container.format.name:
+        listed = len(stream.index_entries)
+        if found < listed:
+            raise BadMedia("short", f"{found} of the {listed} frames that the header states")
+    if "avi" in container.format.name and end < stream.frames - 2:
+        raise BadMedia("short", f"{end} of the {stream.frames} frames that the header states")

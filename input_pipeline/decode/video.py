@@ -158,7 +158,12 @@ class _Decoder:
                 skipping = timestamp not in rows
                 codec.skip_frame = "NONREF" if skipping else "DEFAULT"
             yield from codec.decode(packet)
-        yield from codec.decode(None)
+        delayed = codec.decode(None)
+        to_the_end = self._packets.repeats_last and stop == self._packets.num_packets
+        if codec.name == "mpeg4" and not to_the_end:
+            # If the last picture is not coded or is damaged, the one before it comes once more.
+            delayed = delayed[: int(codec.has_b_frames)]
+        yield from delayed
 
     def _convert(self, frame: av.VideoFrame, out: np.ndarray) -> None:
         if (frame.height, frame.width) != (self.height, self.width):
