@@ -73,6 +73,10 @@ class Packets:
         """Presentation timestamp of a frame."""
         return self._times[self._order[index]]
 
+    def start_time(self, start: int) -> int:
+        """Presentation timestamp of the first packet of a span."""
+        return self._times[start]
+
     def frames_per_second(self) -> float:
         """The rate in the header if the timestamps agree within 10 %, else their mean rate.
 

@@ -135,6 +135,9 @@ class _Decoder:
                 if frame.is_corrupt:
                     raise BadMedia("decode_error", f"the frame at {frame.time} s is damaged")
                 timestamp = frame.pts if self._packets.timed else number
+                if start and timestamp == self._packets.start_time(start) and not frame.key_frame:
+                    # As in H.263, where FFmpeg takes every packet for a keyframe.
+                    raise BadMedia("decode_error", f"the frame at {frame.time} s is no keyframe")
                 if timestamp in rows:
                     first, *others = rows[timestamp]
                     self._convert(frame, clip[first])
