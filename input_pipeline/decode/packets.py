@@ -100,7 +100,9 @@ class Packets:
         """
         ahead = 1 if self.timed else 1 + MAX_REORDERED
         positions = [self._order[index] for index in indices]
-        needed = sorted((self._key_before(at), min(at + ahead, self.num_packets)) for at in positions)
+        needed = sorted(
+            (self._key_before(at), min(at + ahead, self.num_packets)) for at in positions
+        )
         spans = [needed[0]]
         for start, stop in needed[1:]:
             last_start, last_stop = spans[-1]
@@ -160,7 +162,7 @@ class Packets:
             _check_complete(self._container, self._stream, found, self._decode_times[-1] + 1)
         self.repeats_last &= not codec.has_b_frames
         if self.repeats_last:
-            presented.append(position)
+            presented.append(len(self._times) - 1)
         if pictures is not None and pictures.packed:
             self.timed = False
         return presented

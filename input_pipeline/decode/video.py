@@ -1,9 +1,11 @@
 """Decodes selected frames of video files. Needs PyAV.
 
-Frame i is the i-th in presentation order, even if frames are not evenly spaced. Opening a file
-reads it once and lists its packets, 3 microseconds each: this gives the number and timestamps of
-the frames without trusting the header, and a decoded frame is identified by its timestamp. A frame
-that cannot be decoded is an error; none is ever repeated or replaced by a neighbour. Unscaled
+Frame i is the i-th that decoding the whole file gives, in presentation order, even if frames are not
+evenly spaced: what only repeats the frame before (pictures that are not coded in MPEG-4, frames
+without a packet in AVI) does not count. Opening a file reads it once and lists its packets, 3
+microseconds each: this gives the number and timestamps of the frames without trusting the header,
+and a decoded frame is identified by its timestamp. A frame that cannot be decoded is an error; none
+is ever replaced by a neighbour. Unscaled
 pixels equal those of PyAV's own conversion and, for H.264, of decord and OpenCV, bit for bit.
 
 As in the original implementations, rotation, pixel aspect ratio and interlacing are ignored. Frames

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -95,3 +96,31 @@ def _sound_and_cover(output: av.container.OutputContainer, container: str) -> li
         cover.disposition = av.stream.Disposition.attached_pic
         packets += cover.encode(av.VideoFrame(300, 200, "rgb24")) + cover.encode(None)
     return packets
+
+
+class Stored(NamedTuple):
+    """A packet; `pts` None is for the container to find."""
+
+    data: bytes
+    pts: int | None
+    dts: int
+    is_key: bool
+
+
+def remux(data: bytes, container: str, edit: Callable[[list[Stored]], Iterable[Stored]]) -> bytes:
+    """The video of a file in another container, its packets changed by `edit`."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container) as output:
+        template = source.streams.video[0]
+        stream = output.add_stream_from_template(template)
+        stored = [
+            Stored(bytes(packet), packet.pts, packet.dts, packet.is_keyframe)
+            for packet in source.demux(template)
+            if packet.size
+        ]
+        for content, pts, dts, is_key in edit(stored):
+            packet = av.Packet(content)
+            packet.pts, packet.dts, packet.time_base = pts, dts, template.time_base
+            packet.is_keyframe, packet.stream = is_key, stream
+            output.mux(packet)
+    return file.getvalue()
