@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -11,6 +12,36 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 _ENDINGS = 8  # of files that are left out, in a sentence
+IMAGE_PIXELS = 64_000_000
+FRAME_PIXELS = 4096 * 4096  # of a video: its decoder holds up to 17 frames, and a clip as many
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Limits of a file; one beyond them is rejected before its pixels are allocated.
+
+    Attributes:
+      max_pixels: of an image or of a frame; None means `IMAGE_PIXELS` or `FRAME_PIXELS`.
+      max_frames: of a video.
+      timeout_seconds: for opening a video, and for each request for frames.
+    """
+
+    max_pixels: int | None = None
+    max_frames: int = 500_000
+    timeout_seconds: float = 30.0
+
+    @property
+    def image_pixels(self) -> int:
+        """Largest number of pixels of an image."""
+        return self.max_pixels or IMAGE_PIXELS
+
+    @property
+    def frame_pixels(self) -> int:
+        """Largest number of pixels of a frame of a video."""
+        return self.max_pixels or FRAME_PIXELS
+
+
+LIMITS = Limits()
 
 
 class OpenVideo(Protocol):
@@ -42,7 +73,7 @@ class OpenVideo(Protocol):
 class Video(Protocol):
     """A video that is not open yet."""
 
-    def open(self) -> contextlib.AbstractContextManager[OpenVideo]:
+    def open(self, limits: Limits = LIMITS) -> contextlib.AbstractContextManager[OpenVideo]:
         """Opens it.
 
         Raises:

@@ -13,12 +13,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.bad_inputs import BadMedia, refuse_larger
 from input_pipeline.records.index import Record, open_indexes
-from input_pipeline.source import Example, fingerprint
+from input_pipeline.source import LIMITS, Example, Limits, fingerprint
 from input_pipeline.views import crops
 
-MAX_PIXELS = 4096 * 4096
 MAX_CLASSES = 1_000_000
 _JPEG_END = b"\xff\xd9"
 _SHARD = re.compile(r"(?P<split>.+?)(\.tfrecords?)?-(?P<number>\d{5,})-of-(?P<count>\d{5,})$")
@@ -115,12 +114,11 @@ class RecordVideo(NamedTuple):
     fps: float | None = None  # frames per second; None means that in the record
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[OpenRecord]:
+    def open(self, limits: Limits = LIMITS) -> Iterator[OpenRecord]:
         """Opens the file; raises BadMedia if the record is damaged or too large, or OSError."""
         if self.record.damage is not None:
             raise BadMedia("decode_error", self.record.damage)
-        if (pixels := self.record.height * self.record.width) > MAX_PIXELS:
-            raise BadMedia("too_large", f"{pixels} pixels, the limit is {MAX_PIXELS}")
+        refuse_larger(self.record.width, self.record.height, limits.frame_pixels)
         with open(self.shard, "rb", buffering=0) as file:
             yield OpenRecord(self, file.fileno())
 

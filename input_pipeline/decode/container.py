@@ -20,22 +20,21 @@ from input_pipeline.decode import kinds
 from input_pipeline.decode.mp4 import Read, check_samples
 from input_pipeline.decode.regular_files import open_regular
 from input_pipeline.decode.structure import check_structure
+from input_pipeline.source import Limits
 
-MAX_STREAMS = 16
+MAX_STREAMS = 64  # sound tracks, subtitles and fonts; FFmpeg decodes a frame of each that is video
 GENERATE_TIMES = 1  # FFmpeg's flag "genpts", which PyAV sets; it guesses wrong for packed AVI
 # Text in a header need not be UTF-8. PyAV 19 replaces invalid bytes by default.
 _TEXT: Any = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
 
 
-def open_container(
-    data: str | bytes, timeout_seconds: float, max_pixels: int, whole: bool
-) -> InputContainer:
+def open_container(data: str | bytes, limits: Limits, whole: bool) -> InputContainer:
     """Opens an untrusted file.
 
     Args:
       data: the path of a file, or its bytes.
-      timeout_seconds: for the header, and for each packet later.
-      max_pixels: the decoder rejects larger frames.
+      limits: the time limit is for the header, and for each packet later; the decoder rejects
+        larger frames.
       whole: check the structure of the whole file, see `check_structure`.
 
     Raises:
@@ -44,35 +43,36 @@ def open_container(
       OSError: it cannot be read.
       av.error.FFmpegError: the header is wrong.
     """
+    seconds = limits.timeout_seconds
     if isinstance(data, bytes):
-        name = _checked(lambda at, count: data[at : at + count], len(data), timeout_seconds, whole)
+        name = _checked(lambda at, count: data[at : at + count], len(data), seconds, whole)
     else:
         with open_regular(data) as (descriptor, num_bytes):
             name = _checked(
-                lambda at, count: os.pread(descriptor, count, at), num_bytes, timeout_seconds, whole
+                lambda at, count: os.pread(descriptor, count, at), num_bytes, seconds, whole
             )
     container = av.open(
         io.BytesIO(data) if isinstance(data, bytes) else f"file:{os.path.abspath(data)}",
         "r",
         format=name,
-        options={"max_pixels": str(max_pixels), "threads": "1"},
+        options={"max_pixels": _decoder_limit(limits), "threads": "1"},
         container_options={"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS + 1)},
         **_TEXT,
-        timeout=timeout_seconds,
+        timeout=seconds,
     )
     container.flags &= ~GENERATE_TIMES
     return container
 
 
-def video_stream(container: InputContainer, max_pixels: int, max_frames: int) -> VideoStream:
+def video_stream(container: InputContainer, limits: Limits) -> VideoStream:
     """The main video stream (not a cover picture), set to decode on one thread.
 
     Raises:
-      BadMedia: no video stream, no decoder for it, frames of more than `max_pixels`, more than
-        `max_frames` according to the header, or too many streams.
+      BadMedia: no video stream, no decoder for it, too many streams, or too large frames or too
+        many according to the header.
     """
     if len(container.streams) > MAX_STREAMS:
-        raise BadMedia("too_large", f"more than {MAX_STREAMS} streams")
+        raise BadMedia("too_large", f"more than {MAX_STREAMS} streams (sound, subtitles, ...)")
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream):
         raise BadMedia("no_video", f"{len(container.streams)} streams, none of them video")
@@ -81,14 +81,19 @@ def video_stream(container: InputContainer, max_pixels: int, max_frames: int) ->
         raise BadMedia("decode_error", "no decoder for the codec of this video")
     if codec.width < 1 or codec.height < 1:
         raise BadMedia("decode_error", "the header states no frame size")
-    refuse_larger(codec.width, codec.height, max_pixels)
-    if stream.frames > max_frames:
+    refuse_larger(codec.width, codec.height, limits.frame_pixels)
+    if stream.frames > limits.max_frames:
         raise BadMedia(
-            "too_large", f"{stream.frames} frames, the limit is {max_frames} (max_frames)"
+            "too_large", f"{stream.frames} frames, the limit is {limits.max_frames} (max_frames)"
         )
     codec.thread_count, codec.thread_type = 1, "NONE"
-    codec.options = {"max_pixels": str(max_pixels)}
+    codec.options = {"max_pixels": _decoder_limit(limits)}
     return stream
+
+
+def _decoder_limit(limits: Limits) -> str:
+    """Above the limit of the frames, as decoders count padding; a header may have no size."""
+    return str(2 * limits.frame_pixels + 2**16)
 
 
 def _checked(read: Read, num_bytes: int, timeout_seconds: float, whole: bool) -> str:

@@ -16,9 +16,9 @@ from PIL import Image, UnidentifiedImageError, features
 
 from input_pipeline.bad_inputs import BadMedia, refuse_larger
 from input_pipeline.decode.kinds import HEAD_BYTES, require
+from input_pipeline.source import IMAGE_PIXELS
 from input_pipeline.views.crops import Window
 
-MAX_PIXELS = 64_000_000
 MAX_SCANS = 64  # of a progressive JPEG; each may be a few bytes and costs a pass over all pixels
 _JPEG_END = b"\xff\xd9"
 
@@ -70,7 +70,7 @@ class Picture:
         return image.crop((x, y, x + window.width, y + window.height))
 
 
-def open_picture(data: bytes | np.ndarray, max_pixels: int = MAX_PIXELS) -> Picture:
+def open_picture(data: bytes | np.ndarray, max_pixels: int = IMAGE_PIXELS) -> Picture:
     """Reads the header of an image file, or wraps pixels, uint8 (height, width, 3) RGB.
 
     Raises:

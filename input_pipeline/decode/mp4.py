@@ -50,7 +50,9 @@ def boxes(read: Read, at: int, end: int, deadline: float) -> Iterator[tuple[byte
 def check_time(at: int, deadline: float) -> None:
     """Raises BadMedia after the deadline."""
     if time.monotonic() > deadline:
-        raise BadMedia("timeout", f"structure not checked in time, {at} bytes so far")
+        raise BadMedia(
+            "timeout", f"structure not checked in time (timeout_seconds), {at} bytes so far"
+        )
 
 
 def _count_samples(read: Read, at: int, end: int, deadline: float) -> int:

@@ -144,7 +144,9 @@ class Packets:
             if position == max_frames:
                 raise BadMedia("too_large", f"more than {max_frames} frames (max_frames)")
             if time.monotonic() > deadline:
-                raise BadMedia("timeout", f"packets not listed in time, {position} frames so far")
+                raise BadMedia(
+                    "timeout", f"packets not listed in time (timeout_seconds), {position} so far"
+                )
             self._times.append(decoded_at if packet.pts is None else packet.pts)
             self._decode_times.append(decoded_at)
             if packet.is_keyframe:

@@ -1,12 +1,12 @@
 """Decodes selected frames of video files. Needs PyAV.
 
-Frame i is the i-th that decoding the whole file gives, in presentation order, even if frames are not
-evenly spaced: what only repeats the frame before (pictures that are not coded in MPEG-4, frames
-without a packet in AVI) does not count. Opening a file reads it once and lists its packets, 3
+Frame i is the i-th that decoding the whole file gives, in presentation order, even if frames are
+not evenly spaced; what only repeats the frame before (a picture of MPEG-4 that is not coded, a
+frame of AVI without a packet) does not count. Opening a file reads it once and lists its packets, 3
 microseconds each: this gives the number and timestamps of the frames without trusting the header,
 and a decoded frame is identified by its timestamp. A frame that cannot be decoded is an error; none
-is ever replaced by a neighbour. Unscaled
-pixels equal those of PyAV's own conversion and, for H.264, of decord and OpenCV, bit for bit.
+is ever replaced by a neighbour. Unscaled pixels equal those of PyAV's own conversion and, for
+H.264, of decord and OpenCV, bit for bit.
 
 As in the original implementations, rotation, pixel aspect ratio and interlacing are ignored. Frames
 that an edit list hides do not count; ten bits are rounded to eight, alpha is dropped.
@@ -28,6 +28,7 @@ from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.decode.container import open_container, video_stream
 from input_pipeline.decode.packets import Packets
 from input_pipeline.decode.time_limit import LimitedThread
+from input_pipeline.source import LIMITS, Limits
 from input_pipeline.views.crops import short_side as short_side_of
 
 
@@ -37,23 +38,19 @@ class VideoFile:
 
     If `num_frames` is known from an index, additional frames are not used and fewer are an error;
     if not, the structure of the whole file is checked. If `fps` is not known, it is that of the
-    header, unless the timestamps contradict it. Videos beyond the limits are rejected before
-    anything is allocated.
+    header, unless the timestamps contradict it.
     """
 
     data: str | bytes  # the path of the file, or its bytes
     num_frames: int | None = None  # None if unknown
     fps: float | None = None  # frames per second; None if unknown
-    timeout_seconds: float = 30.0  # for opening, and for each request for frames
-    max_pixels: int = 4096 * 4096  # of a frame
-    max_frames: int = 500_000
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[OpenVideoFile]:
+    def open(self, limits: Limits = LIMITS) -> Iterator[OpenVideoFile]:
         """Opens the file and lists its frames; see `Video.open`."""
-        thread = LimitedThread(self.timeout_seconds)
+        thread = LimitedThread(limits.timeout_seconds)
         try:
-            yield OpenVideoFile(thread, thread.run(_Decoder, self, thread.cleanup))
+            yield OpenVideoFile(thread, thread.run(_Decoder, self, limits, thread.cleanup))
         finally:
             thread.end()
 
@@ -84,15 +81,14 @@ class _Decoder:
     # decoder skips as such may be referenced nevertheless.
     SKIPS = ("h264", "mpeg4")
 
-    def __init__(self, file: VideoFile, cleanup: contextlib.ExitStack):
-        self._timeout_seconds = file.timeout_seconds
-        deadline = time.monotonic() + file.timeout_seconds
-        whole = file.num_frames is None
-        container = open_container(file.data, file.timeout_seconds, file.max_pixels, whole)
+    def __init__(self, file: VideoFile, limits: Limits, cleanup: contextlib.ExitStack):
+        self._timeout_seconds = limits.timeout_seconds
+        deadline = time.monotonic() + limits.timeout_seconds
+        container = open_container(file.data, limits, file.num_frames is None)
         cleanup.callback(container.close)
-        stream = video_stream(container, file.max_pixels, file.max_frames)
+        stream = video_stream(container, limits)
         self._codec = stream.codec_context
-        self._packets = Packets(container, stream, file.max_frames, deadline)
+        self._packets = Packets(container, stream, limits.max_frames, deadline)
         self._scaler = VideoReformatter()
         self.height, self.width = self._codec.height, self._codec.width
         self.num_frames = self._packets.num_frames
@@ -158,7 +154,9 @@ class _Decoder:
         codec.flush_buffers()
         for packet, timestamp in self._packets.read(start, stop):
             if time.monotonic() > deadline:
-                raise BadMedia("timeout", f"not decoded after {self._timeout_seconds:g} s")
+                raise BadMedia(
+                    "timeout", f"not decoded after {self._timeout_seconds:g} s (timeout_seconds)"
+                )
             if skips and skipping != (timestamp not in rows):
                 skipping = timestamp not in rows
                 codec.skip_frame = "NONREF" if skipping else "DEFAULT"

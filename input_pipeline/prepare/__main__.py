@@ -32,7 +32,7 @@ from input_pipeline.prepare.scan import Line
 from input_pipeline.prepare.worker_processes import Died
 from input_pipeline.records import writer as record_writer
 from input_pipeline.records.writer import Settings, ShardJob
-from input_pipeline.source import printable
+from input_pipeline.source import Limits, printable
 
 _MORE = """
 OUT may be VIDEOS; otherwise set the index in the section of video_folder, video_list or ssv2:
@@ -76,13 +76,16 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         index = out / "index.jsonl"
-        lines = video_scan.scan(source, index, decode=args.decode == "all", workers=args.workers)
+        limits = Limits(args.max_pixels, args.max_frames, args.timeout_seconds)
+        lines = video_scan.scan(
+            source, index, decode=args.decode == "all", workers=args.workers, limits=limits
+        )
         print(_summary(lines, index))
         if args.records:
             splits = video_labels.splits(source, lines, args.list, args.split)
             video_labels.write_classes(out / "classes.txt", splits)
             for split in splits:
-                _write_records(args, source, out, split)
+                _write_records(args, limits, source, out, split)
     except ValueError as error:
         parser.error(str(error))
     except (OSError, RuntimeError) as error:
@@ -113,6 +116,28 @@ def _parser() -> argparse.ArgumentParser:
         default=os.cpu_count(),
         metavar="N",
         help="worker processes (default: one per core; 0: run in this process, for debugging)",
+    )
+    limits, defaults = parser.add_argument_group("limits"), video_scan.LIMITS
+    limits.add_argument(
+        "--max-pixels",
+        type=_whole_number(1),
+        default=defaults.frame_pixels,
+        metavar="N",
+        help="pixels of a frame, at most (default %(default)s), as `view.max_pixels` in a recipe",
+    )
+    limits.add_argument(
+        "--max-frames",
+        type=_whole_number(1),
+        default=defaults.max_frames,
+        metavar="N",
+        help="frames of a video, at most (default %(default)s), as `view.max_frames` in a recipe",
+    )
+    limits.add_argument(
+        "--timeout-seconds",
+        type=_whole_number(1),
+        default=int(defaults.timeout_seconds),
+        metavar="S",
+        help="longest time for opening a video, and for decoding 512 frames (default %(default)s)",
     )
     records = parser.add_argument_group("records")
     records.add_argument("--records", action="store_true", help="write TFRecord files")
@@ -195,10 +220,12 @@ def _summary(lines: list[Line], index: Path) -> str:
 
 
 def _write_records(
-    args: argparse.Namespace, source: Path, out: Path, split: video_labels.Split
+    args: argparse.Namespace, limits: Limits, source: Path, out: Path, split: video_labels.Split
 ) -> None:
     settings = Settings(args.short_side, args.quality)
-    jobs = record_writer.plan(source, out, split.name, split.examples, settings, args.shards)
+    jobs = record_writer.plan(
+        source, out, split.name, split.examples, settings, args.shards, limits
+    )
     names = {job.shard.name for job in jobs}
     others = [p.name for p in out.glob(f"{split.name}-?????-of-?????") if p.name not in names]
     if others:

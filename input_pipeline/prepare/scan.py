@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from input_pipeline.datasets.folders import FilesBelow
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.prepare import worker_processes
 from input_pipeline.prepare.worker_processes import Died
-from input_pipeline.source import LeftOut, OpenVideo
+from input_pipeline.source import LeftOut, Limits, OpenVideo
+from input_pipeline.views import crops
 
 Line = dict[str, Any]
-TIMEOUT_SECONDS = 600.0  # for opening, and for each chunk of frames
-CHUNK = 512  # frames decoded at a time
+LIMITS = Limits(timeout_seconds=600.0)  # the time is for opening, and for each chunk of frames
+CHUNK, CHUNK_BYTES = 512, 2**29  # frames decoded at a time, and bytes of their pixels
 _SMALL = 32  # pixels of the shorter side; these frames are not used
-_AGAIN = ("missing", "unreadable", "timeout")  # may be caused by the disk, not by the file
+# May be caused by the disk or the limits, not by the file.
+_AGAIN = ("missing", "unreadable", "timeout", "too_large")
 
 
 def find_videos(folder: Path) -> tuple[list[str], LeftOut]:
@@ -44,18 +47,21 @@ def find_videos(folder: Path) -> tuple[list[str], LeftOut]:
     return sorted(below.walk()), below.left_out
 
 
-def scan(folder: Path, index: Path, *, decode: bool, workers: int) -> list[Line]:
+def scan(
+    folder: Path, index: Path, *, decode: bool, workers: int, limits: Limits = LIMITS
+) -> list[Line]:
     """Creates or completes the index of a folder, with a progress bar.
 
     Files in the index are not read again, unless they changed, or were not decoded but `decode` is
-    set, or could not be read at all. Each result is written immediately: a killed run continues
-    when it is run again, and the result is the same.
+    set, could not be read at all, or were beyond the limits. Each result is written immediately: a
+    killed run continues when it is run again, and the result is the same.
 
     Args:
       folder: of the videos, at any depth.
       index: path of `index.jsonl`.
       decode: decode every frame; otherwise damaged frames are not detected.
       workers: number of processes.
+      limits: larger and longer videos are listed as "too_large".
 
     Returns:
       The lines of all existing files, sorted by path.
@@ -68,7 +74,7 @@ def scan(folder: Path, index: Path, *, decode: bool, workers: int) -> list[Line]
     lines = {path: known[path] for path in paths if _is_current(folder, known.get(path), decode)}
     todo = [path for path in paths if path not in lines]
     examined = worker_processes.results(
-        functools.partial(examine, folder, decode), todo, min(workers, len(todo))
+        functools.partial(examine, folder, decode, limits), todo, min(workers, len(todo))
     )
     with (
         index.open("a", encoding="utf-8") as file,
@@ -116,18 +122,31 @@ def write_atomically(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def examine(folder: Path, decode: bool, path: str) -> Line:
+def examine(folder: Path, decode: bool, limits: Limits, path: str) -> Line:
     """Counts the frames of a video, checks the file and decodes it; a bad one does not raise."""
-    file = VideoFile(os.path.join(folder, path), timeout_seconds=TIMEOUT_SECONDS)
+    file = VideoFile(os.path.join(folder, path))
     try:
-        with media_boundary(), file.open() as video:
+        with media_boundary(), file.open(limits) as video:
             if decode:
-                for start in range(0, video.num_frames, CHUNK):
-                    stop = min(start + CHUNK, video.num_frames)
-                    video.frames(range(start, stop), short_side=_SMALL)
+                for chunk, short_side in chunks(video, range(video.num_frames), _SMALL):
+                    video.frames(chunk, short_side)
             return _line(folder, path, decode, None, video)
     except BadMedia as bad:
         return _line(folder, path, decode, bad)
+
+
+def chunks(video: OpenVideo, indices: range, short_side: int) -> Iterator[tuple[range, int | None]]:
+    """Frames to decode at a time, and the shorter side to scale them to, only ever down.
+
+    Their pixels are at most `CHUNK_BYTES`, or those of one frame.
+    """
+    height, width, scaled_to = video.height, video.width, None
+    if min(height, width) > short_side:
+        height, width = crops.short_side(height, width, short_side)
+        scaled_to = short_side
+    count = max(1, min(CHUNK, CHUNK_BYTES // (3 * height * width)))
+    for start in range(0, len(indices), count):
+        yield indices[start : start + count], scaled_to
 
 
 def _line(

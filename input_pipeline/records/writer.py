@@ -17,11 +17,11 @@ import numpy as np
 from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.datasets.video_records import RecordVideo
 from input_pipeline.decode.video import VideoFile
-from input_pipeline.prepare.scan import CHUNK, TIMEOUT_SECONDS, Line, write_atomically
+from input_pipeline.prepare.scan import LIMITS, Line, chunks, write_atomically
 from input_pipeline.records import format as record_format
 from input_pipeline.records import index as record_index
 from input_pipeline.records.index import ShardIndex
-from input_pipeline.source import OpenVideo
+from input_pipeline.source import Limits, OpenVideo
 
 _SHARD_BYTES = 150e6
 _BYTES_PER_PIXEL = 0.35  # of JPEG at quality 95, detailed pictures
@@ -54,6 +54,7 @@ class ShardJob(NamedTuple):
     clips: tuple[Clip, ...]
     settings: Settings
     shard: Path
+    limits: Limits = LIMITS
 
     @property
     def key(self) -> str:
@@ -79,6 +80,7 @@ def plan(
     examples: list[tuple[Line, int | None, str | None]],
     settings: Settings,
     shards: int | None,
+    limits: Limits = LIMITS,
 ) -> list[ShardJob]:
     """Distributes examples round-robin over files `<split>-00000-of-00010` and so on.
 
@@ -89,6 +91,7 @@ def plan(
       examples: index line, label and class name of each usable video.
       settings: how frames are stored.
       shards: number of files; None means files of about 150 MB.
+      limits: as for the index.
     """
     clips = [
         Clip(line["path"], label, text, line["num_frames"], line["bytes"], line["mtime_ns"])
@@ -100,7 +103,11 @@ def plan(
     shards = min(shards, len(clips))
     return [
         ShardJob(
-            source, tuple(clips[i::shards]), settings, out / f"{split}-{i:05d}-of-{shards:05d}"
+            source,
+            tuple(clips[i::shards]),
+            settings,
+            out / f"{split}-{i:05d}-of-{shards:05d}",
+            limits,
         )
         for i in range(shards)
     ]
@@ -192,15 +199,12 @@ def _record(job: ShardJob, clip: Clip) -> tuple[bytes, int]:
 
 
 def _open(job: ShardJob, clip: Clip):
-    path = os.path.join(job.source, clip.path)
-    return VideoFile(path, clip.num_frames, timeout_seconds=TIMEOUT_SECONDS).open()
+    return VideoFile(os.path.join(job.source, clip.path), clip.num_frames).open(job.limits)
 
 
 def _images(video: OpenVideo, indices: range, settings: Settings) -> Iterator[bytes]:
-    small = min(video.height, video.width) <= settings.short_side
-    short_side = None if small else settings.short_side
-    for start in range(0, len(indices), CHUNK):
-        for frame in video.frames(indices[start : start + CHUNK], short_side):
+    for chunk, short_side in chunks(video, indices, settings.short_side):
+        for frame in video.frames(chunk, short_side):
             yield _jpeg(frame, settings.quality)
 
 
@@ -234,7 +238,7 @@ def check_shard(job: ShardJob, records: int) -> list[str]:
             continue
         last = record.num_frames - 1
         chosen = sorted({0, last // 2, last})
-        with RecordVideo(job.shard, record, index.frames(row)).open() as stored:
+        with RecordVideo(job.shard, record, index.frames(row)).open(job.limits) as stored:
             pixels = stored.frames(chosen)
         with _open(job, clip) as video:
             for frame, found in zip(chosen, pixels, strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 from input_pipeline.bad_inputs import media_boundary
 from input_pipeline.source import Video
 from input_pipeline.views import crops
-from input_pipeline.views.clips import View, crop, open_clip, resize, size_of
+from input_pipeline.views.clips import View, open_clip, resize_and_crop, size_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,7 @@ class EvalView(View):
     """Fixed frames, the shorter side resized to `resize`, then square crops.
 
     Attributes:
-      size, frames, stride, sampling, max_pixels: see `View`.
+      size, frames, stride, sampling, max_pixels, max_frames, timeout_seconds: see `View`.
       resize: shorter side before the crop, in pixels; None means size / 0.875, rounded down. A
         video is scaled while it is decoded.
       clips: number of clips of each example, spread over its duration.
@@ -56,15 +56,18 @@ class EvalView(View):
     ) -> np.ndarray:
         """Decodes, resizes and crops: uint8 (crops, *shape), see `View`; `rng` is not used."""
         short_side = int(self.size / 0.875) if self.resize is None else self.resize
-        with media_boundary(), open_clip(data, self.max_pixels) as clip:
+        with media_boundary(), open_clip(data, self.limits) as clip:
             chosen = self.sampler.fixed(read, self.clips, clip.num_frames, clip.fps)
             frames = [p.whole() for p in clip.pictures(chosen.tolist(), short_side)]
         height, width = crops.short_side(*size_of(frames[0]), short_side)
-        if size_of(frames[0]) != (height, width):
-            frames = [resize(f, height, width, self.interpolation, True) for f in frames]
         # torchvision rounds half pixels of the centre differently from PySlowFast's video crops.
         if self.frames == 1 and self.crops == 1:
             windows = [crops.centre(height, width, self.size)]
         else:
             windows = crops.along_longer_side(height, width, self.size, self.crops)
-        return np.stack([[np.asarray(crop(frame, w)) for frame in frames] for w in windows])
+        clips = np.empty((self.crops, *self.shape), np.uint8)
+        for position, frame in enumerate(frames):
+            cut = resize_and_crop(frame, height, width, windows, self.interpolation, True)
+            for out, pixels in zip(clips, cut, strict=True):
+                out[position] = np.asarray(pixels)
+        return clips

@@ -22,6 +22,7 @@ from input_pipeline.views.clips import (
     crop,
     open_clip,
     resize,
+    resize_and_crop,
     size_of,
 )
 from input_pipeline.views.color_jitter import ColorJitter
@@ -36,7 +37,7 @@ class TrainView(View):
     RandAugment; since its signs are symmetric, flipping afterwards gives the same distribution.
 
     Attributes:
-      size, frames, stride, sampling, max_pixels: see `View`.
+      size, frames, stride, sampling, max_pixels, max_frames, timeout_seconds: see `View`.
       repeats: number of clips of an example, consecutive in the batch, each with its own
         augmentation.
       new_frames: whether each repeat has frames of its own.
@@ -107,7 +108,7 @@ class TrainView(View):
         self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0
     ) -> np.ndarray:
         """Decodes, crops and augments: uint8 (repeats, *shape), see `View`; `read` is 0."""
-        with media_boundary(), open_clip(data, self.max_pixels) as clip:
+        with media_boundary(), open_clip(data, self.limits) as clip:
             draws = self.repeats if self.new_frames else 1
             chosen = [self.sampler.random(rng, clip.num_frames, clip.fps) for _ in range(draws)]
             pictures = clip.pictures(np.concatenate(chosen).tolist(), self.short_side)
@@ -147,7 +148,8 @@ class TrainView(View):
         height, width, window = crops.jittered_square(
             rng, *size_of(frames[0]), self.scale_jitter, self.size
         )
-        return [crop(self._resize(frame, height, width), window) for frame in frames]
+        settings = height, width, [window], self.interpolation, self.antialias
+        return [cut for frame in frames for cut in resize_and_crop(frame, *settings)]
 
     def _augment(self, frames: list[Pixels], rng: np.random.Generator) -> list[Pixels]:
         if not self._augmentations:

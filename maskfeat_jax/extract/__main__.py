@@ -63,6 +63,7 @@ Read the result with numpy.load; it contains
   info         JSON: checkpoint, names of its classes, view, settings, versions, and how many other
                files of a folder are left out, by their ending
 """
+LIMITS = {"max_pixels": int, "max_frames": int, "timeout_seconds": float}  # of `EvalView`
 # Errors that are printed without a traceback, and their exit codes.
 EXIT_CODES: dict[type[Exception], int] = {
     BadInput: 65,
@@ -75,10 +76,12 @@ EXIT_CODES: dict[type[Exception], int] = {
 }
 
 
-def view_of(trained: Pretrained, clips: int, crops: int, stride: int | None) -> EvalView:
+def view_of(
+    trained: Pretrained, clips: int, crops: int, stride: int | None, **limits: float | None
+) -> EvalView:
     """The views of a file: as the run evaluates, if the checkpoint is one of a run.
 
-    A stride is in frames; None is that of the run.
+    A stride is in frames; None, also for one of `LIMITS`, is that of the run.
 
     Raises:
       RecipeError: a setting is out of range, or the stride is not known.
@@ -95,7 +98,8 @@ def view_of(trained: Pretrained, clips: int, crops: int, stride: int | None) -> 
             "give --stride"
         )
     section = {**section, "size": height, "frames": frames, "clips": clips, "crops": crops}
-    return call("view", EvalView, section if stride is None else {**section, "stride": stride})
+    given = {key: value for key, value in {"stride": stride, **limits}.items() if value is not None}
+    return call("view", EvalView, {**section, **given})
 
 
 class Failures(BadInputs):
@@ -225,7 +229,8 @@ def run(words: argparse.Namespace) -> str:
     with problems.gather():
         features = Features(trained, words.per, words.pool)
     with problems.gather():
-        view = view_of(trained, words.clips, words.crops, words.stride)
+        limits = {key: getattr(words, key) for key in LIMITS}
+        view = view_of(trained, words.clips, words.crops, words.stride, **limits)
     with problems.gather():
         source = media_source(words.files, root=words.root, labelled=not words.no_labels)
     if words.per != "clip" and words.clips * words.crops > 1:
@@ -285,6 +290,8 @@ def main(arguments: list[str] | None = None) -> None:
         help="1 or 3 crops per clip, which are averaged (%(default)s)",
     )
     add("--stride", type=int, help="frames between samples; default: as the run evaluates")
+    for key, kind in LIMITS.items():
+        add(f"--{key.replace('_', '-')}", type=kind, help="default: as the run evaluates")
     add("--root", help="folder for relative paths of a list; default: that of the list")
     add("--no-labels", action="store_true", help="folders are not classes; ignore labels of a list")
     add("--batch-size", type=int, default=64, help="clips per batch (%(default)s)")

@@ -36,7 +36,15 @@ SECTIONS = (
     "mesh",
     "run",
 )
-CLIP = ("size", "frames", "stride", "sampling", "max_pixels")  # keys that both views have
+CLIP = (  # keys that both views have
+    "size",
+    "frames",
+    "stride",
+    "sampling",
+    "max_pixels",
+    "max_frames",
+    "timeout_seconds",
+)
 PICTURED_CLIPS = 6  # clips in pictures
 # Keys and sections that may change when a run is resumed: the trained parameters do not depend on
 # them.

@@ -43,7 +43,7 @@ class FakeVideo:
         self.decoded: list[int] = []
 
     @contextlib.contextmanager
-    def open(self):
+    def open(self, limits=None):
         yield self
 
     def frames(self, indices, short_side=None):

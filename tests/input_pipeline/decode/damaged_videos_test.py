@@ -18,15 +18,18 @@ import pytest
 from input_pipeline.bad_inputs import CLASSES, BadMedia, media_boundary
 from input_pipeline.decode import video as video_decode
 from input_pipeline.decode.video import VideoFile
+from input_pipeline.source import Limits
 from tests.input_pipeline.video_samples import encode_video, numbers_of
 
 NUM_FRAMES, WANTED = 48, list(range(1, 48, 3))
 
 
-def outcome(data: bytes | str, **settings) -> str | tuple[int, np.ndarray]:
+def outcome(
+    data: bytes | str, num_frames: int | None = None, **limits
+) -> str | tuple[int, np.ndarray]:
     """Class of the problem, or the number of frames and the clip."""
     try:
-        with media_boundary(), VideoFile(data, **settings).open() as video:
+        with media_boundary(), VideoFile(data, num_frames).open(Limits(**limits)) as video:
             return video.num_frames, video.frames(WANTED)
     except BadMedia as bad:
         kind, reason = bad.kind, bad.reason

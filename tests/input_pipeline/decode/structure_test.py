@@ -10,7 +10,7 @@ from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.decode.mp4 import check_samples
 from input_pipeline.decode.structure import check_structure
 from input_pipeline.decode.video import VideoFile
-from input_pipeline.prepare.scan import examine
+from input_pipeline.prepare.scan import LIMITS, examine
 from tests.input_pipeline.video_samples import encode_video
 
 FRAMES = 48
@@ -39,7 +39,7 @@ def examined(tmp_path):
 
     def write_and_examine(data: bytes) -> dict:
         (tmp_path / "x").write_bytes(data)
-        return examine(tmp_path, False, "x")
+        return examine(tmp_path, False, LIMITS, "x")
 
     return write_and_examine
 

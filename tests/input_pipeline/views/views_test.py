@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import io
+import resource
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +11,11 @@ from PIL import Image
 
 from input_pipeline import EvalView, TrainView
 from input_pipeline.bad_inputs import BadMedia
-from input_pipeline.views.crops import random_resized_crop
+from input_pipeline.decode.video import VideoFile
+from input_pipeline.views import clips
+from input_pipeline.views.crops import Window, random_resized_crop, short_side
 from tests.input_pipeline.samples import FakeVideo, encode, picture
+from tests.input_pipeline.video_samples import encode_video
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -197,6 +203,115 @@ def test_too_large_videos_are_refused_before_decoding():
     with pytest.raises(BadMedia, match="81x60 pixels"):
         TrainView(size=16, max_pixels=1000)(video, rng())
     assert video.decoded == []
+
+
+def test_the_limit_of_pixels_holds_for_images_and_for_videos():
+    data = encode_video([np.zeros((90, 120, 3), np.uint8)] * 2)
+    for view in (TrainView(size=16, max_pixels=10_799), EvalView(size=16, max_pixels=10_799)):
+        for example in (VideoFile(data), encode(np.zeros((90, 120, 3), np.uint8), "png")):
+            with pytest.raises(BadMedia, match="120x90 pixels, the limit is 10799 .max_pixels"):
+                view(example, rng())
+    assert EvalView(size=16, max_pixels=10_800)(VideoFile(data), rng()).shape == (1, 1, 16, 16, 3)
+
+
+def test_the_limit_of_pixels_of_a_video_can_be_raised():
+    data = encode_video([np.full((4098, 4098, 3), 200, np.uint8)], preset="ultrafast")
+    view = EvalView(size=16, resize=16)
+    with pytest.raises(BadMedia, match="4098x4098 pixels, the limit is 16777216 .max_pixels"):
+        view(VideoFile(data), rng())
+    clip = EvalView(size=16, resize=16, max_pixels=4098 * 4098)(VideoFile(data), rng())
+    assert np.abs(clip.astype(int) - 200).max() < 5  # of YUV
+
+
+def test_limits_of_frames_and_time_are_those_of_the_view():
+    data = encode_video(6)
+    with pytest.raises(BadMedia, match="6 frames, the limit is 5 .max_frames"):
+        EvalView(size=16, max_frames=5)(VideoFile(data), rng())
+    with pytest.raises(BadMedia, match="timeout: .*timeout_seconds"):
+        EvalView(size=16, timeout_seconds=1e-9)(VideoFile(data), rng())
+
+
+@contextlib.contextmanager
+def at_most_more(num_bytes: int):
+    """The process may not allocate more than this on top."""
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + num_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def strip(length: int, thickness: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (length, thickness, 3), np.uint8)
+
+
+VIEWS = [
+    EvalView(size=224, frames=16, resize=256),
+    EvalView(size=224, frames=16, crops=3, sampling="strided"),
+    TrainView(size=224, frames=16, short_side=256),
+    TrainView(size=224, frames=16, scale_jitter=(256, 320)),
+    TrainView(
+        size=224,
+        frames=16,
+        short_side=256,
+        scale_jitter=(256, 320),
+        interpolation="bilinear",
+        antialias=False,
+    ),
+    TrainView(
+        size=224,
+        frames=16,
+        short_side=256,
+        augment_first=True,
+        rand_augment="rand-m9-mstd0.5-inc1",
+        color_jitter=0.4,
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def strips() -> list[bytes | VideoFile]:
+    """Of which the whole would be scaled to 1 to 8 GiB."""
+    video = encode_video([strip(8000, 16)] * 16, preset="ultrafast")
+    turned = encode_video([strip(8000, 16).swapaxes(0, 1)] * 16, preset="ultrafast")
+    pictures = [strip(12000, 1), strip(12000, 1).swapaxes(0, 1), strip(60000, 2)]
+    return [VideoFile(video), VideoFile(turned), *(encode(p, "png") for p in pictures)]
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=range(len(VIEWS)))
+def test_extreme_shapes_need_little_memory(view, strips):
+    for example in strips:
+        view(example, rng())  # loads libraries
+        with at_most_more(500 * 2**20):
+            clip = view(example, rng())
+        assert clip.shape == (view.clips_per_read, 16, 224, 224, 3)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_middle_of_a_strip_is_that_of_the_whole(turned):
+    pixels = strip(12000, 1).swapaxes(0, 1) if turned else strip(12000, 1)
+    (clip,) = EvalView(size=224, resize=256)(encode(pixels, "png"), rng())
+    near = pixels[:, 5990:6010] if turned else pixels[5990:6010]
+    large = (5120, 256) if turned else (256, 5120)
+    whole = np.asarray(Image.fromarray(near).resize(large, Image.Resampling.BICUBIC))
+    middle = whole[16:240, 2448:2672] if turned else whole[2448:2672, 16:240]
+    np.testing.assert_array_equal(clip[0], middle)
+
+
+def test_windows_of_an_enlarged_strip_are_those_of_the_whole():
+    for height, width in ((700, 13), (9, 400)):
+        image = Image.fromarray(strip(height, width))
+        large = short_side(height, width, 41)
+        windows = [Window(0, 0, 41, 41), Window(large[0] - 41, large[1] - 41, 41, 41)]
+        windows.append(Window((large[0] - 30) // 2, (large[1] - 30) // 2, 30, 30))
+        assert clips.enlarges_strip(height, width, 41)
+        cut = clips.resize_and_crop(image, *large, windows, "bicubic", True)
+        whole = image.resize(large[::-1], Image.Resampling.BICUBIC)
+        for window, pixels in zip(windows, cut, strict=True):
+            expected = np.asarray(clips.crop(whole, window)).astype(int)
+            assert np.abs(np.asarray(pixels) - expected).max() <= 1
 
 
 def test_rand_augment_can_be_switched_off_by_a_word():
