@@ -128,9 +128,9 @@ class LeftOut(collections.Counter[str]):
     def __str__(self) -> str:
         if not self:
             return ""
-        common = self.most_common(_ENDINGS)
-        words = [f"{printable(ending)} {count}" for ending, count in common]
-        if rest := self.total() - sum(count for _, count in common):
+        common = sorted(self, key=lambda ending: (-self[ending], ending))[:_ENDINGS]
+        words = [f"{printable(ending)} {self[ending]}" for ending in common]
+        if rest := self.total() - sum(self[ending] for ending in common):
             words.append(f"with other endings {rest}")
         return f"{self.total()} other file{'s'[: self.total() - 1]} left out: {', '.join(words)}"
 

@@ -14,7 +14,7 @@ from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.datasets.video_index import VideoIndex
 from input_pipeline.decode.kinds import ENDINGS, SIDE_FILES, Media, kind_of, read_head
 from input_pipeline.decode.regular_files import read_regular
-from input_pipeline.source import Example, LeftOut, fingerprint
+from input_pipeline.source import Example, LeftOut, fingerprint, printable
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 
@@ -88,8 +88,8 @@ class FileTree:
     ) -> tuple[list[str], np.ndarray]:
         if files:
             raise ValueError(
-                f"{self._root} holds {self.NOUN} next to class folders, such as {files[0]}; "
-                'move them into folders, or use labels="none"'
+                f"{self._root} holds {self.NOUN} next to class folders, such as "
+                f'{printable(files[0])}; move them into folders, or use labels="none"'
             )
         if len(folders) < 2:
             raise ValueError(
@@ -101,7 +101,7 @@ class FileTree:
         if empty:
             raise ValueError(
                 f"{len(empty)} class folders of {self._root} hold no {self.NOUN}: "
-                f'{", ".join(empty[:5])}; fill or remove them, or use labels="none" '
+                f'{", ".join(map(printable, empty[:5]))}; fill or remove them, or use labels="none" '
                 f"({self.left_out or 'there are no other files'})"
             )
         labels = np.repeat(np.arange(len(folders), dtype=np.int32), list(map(len, by_class)))

@@ -80,7 +80,7 @@ def media_source(path: Path, *, root: str | None = None, labelled: bool = True) 
     """
     path = path.expanduser()
     labels: Literal["auto", "none"] = "auto" if labelled else "none"
-    if path.suffix in SUFFIXES and not path.is_dir():
+    if path.suffix.lower() in SUFFIXES and not path.is_dir():
         return MediaList(path=str(path), root=root, labels=labels)
     if root is not None:
         raise ValueError(f"a root is for lists ({', '.join(SUFFIXES)}); {path} is not a list")

@@ -255,7 +255,7 @@ def test_kinds_are_those_of_the_content_and_names_are_bytes(tmp_path, video_run,
     (tmp_path / "in/x.heic").write_text("a")
     out = f"--out={tmp_path}/{videos[1]}.npz"
     found = extracted(video_run, tmp_path / "in", out)
-    assert capsys.readouterr().out.endswith("; 2 other files left out: .txt 1, .heic 1\n")
+    assert capsys.readouterr().out.endswith("; 2 other files left out: .heic 1, .txt 1\n")
     assert found["paths"].tolist() == [str(tmp_path / "in" / name) for name in names]
     assert json.loads(str(found["info"]))["left_out"] == {".txt": 1, ".heic": 1}
     (tmp_path / "list.txt").write_bytes(b"\n".join(b"in/" + os.fsencode(n) for n in names[1:]))
