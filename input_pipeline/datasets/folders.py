@@ -97,11 +97,12 @@ class FileTree:
                 'two: add one folder for each class, or use labels="none"'
             )
         by_class = [sorted(below.walk(folder)) for folder in folders]
-        empty = [folder for folder, names in zip(folders, by_class, strict=True) if not names]
+        empty = [folder for folder, paths in zip(folders, by_class, strict=True) if not paths]
         if empty:
+            names = ", ".join(map(printable, empty[:5]))
             raise ValueError(
-                f"{len(empty)} class folders of {self._root} hold no {self.NOUN}: "
-                f'{", ".join(map(printable, empty[:5]))}; fill or remove them, or use labels="none" '
+                f"{len(empty)} class folders of {self._root} hold no {self.NOUN}: {names}; "
+                'fill or remove them, or use labels="none" '
                 f"({self.left_out or 'there are no other files'})"
             )
         labels = np.repeat(np.arange(len(folders), dtype=np.int32), list(map(len, by_class)))
