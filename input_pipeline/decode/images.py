@@ -9,6 +9,7 @@ orientation is ignored as in the original implementations (that of a TIFF is app
 from __future__ import annotations
 
 import io
+import re
 import zlib
 
 import numpy as np
@@ -21,6 +22,9 @@ from input_pipeline.views.crops import Window
 
 MAX_SCANS = 64  # of a progressive JPEG; each may be a few bytes and costs a pass over all pixels
 _JPEG_END = b"\xff\xd9"
+_JPEG_MARKER = re.compile(
+    rb"\xff[^\x00\x01\xd0-\xd8\xff]"
+)  # of those that have a length, or the end
 
 
 class Picture:
@@ -89,8 +93,8 @@ def open_picture(data: bytes | np.ndarray, max_pixels: int = IMAGE_PIXELS) -> Pi
         _check_png(data)
     if header.format == "TIFF":
         _check_tiff(header, max_pixels)
-    # Compressed data never contains these two bytes.
-    if header.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+    # Pillow gives files of several JPEG images another format.
+    if data.startswith(b"\xff\xd8") and (scans := _count_scans(data)) > MAX_SCANS:
         raise BadMedia("too_large", f"a JPEG of {scans} scans, the limit is {MAX_SCANS}")
     # A window of a truncated file might still decode; Pillow reads to the end and raises.
     plain_jpeg = header.format == "JPEG" and header.mode in ("RGB", "L") and data[-2:] == _JPEG_END
@@ -118,6 +122,18 @@ def _check_tiff(header: Image.Image, max_pixels: int) -> None:
             "16 unsigned bits where 0 is black",
         )
     refuse_larger(tags.get(322, 1), tags.get(323, 1), max_pixels)  # size of a tile
+
+
+def _count_scans(jpeg: bytes) -> int:
+    """Number of scans of the first image; phones append a video, whose bytes may look alike."""
+    scans = jpeg.count(b"\xff\xda")  # compressed data never contains these two bytes
+    if scans <= MAX_SCANS:
+        return scans
+    at = scans = 0
+    while (marker := _JPEG_MARKER.search(jpeg, at)) and marker[0] != _JPEG_END:
+        scans += marker[0] == b"\xff\xda"
+        at = marker.end() + int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+    return scans
 
 
 def _check_png(data: bytes) -> None:

@@ -53,6 +53,8 @@ HARMLESS = (
     "data.root",
     "eval_data.path",
     "eval_data.root",
+    "view.timeout_seconds",
+    "eval_view.timeout_seconds",
     "input",
     "bad_inputs",
     "mesh",

@@ -332,3 +332,6 @@ def test_what_a_checkpoint_does_not_say_is_asked_for():
         view_of(trained, clips=1, crops=1, stride=None)
     view = view_of(trained, clips=2, crops=3, stride=4)
     assert view == EvalView(size=32, frames=4, stride=4, clips=2, crops=3)
+    limits = dict(max_pixels=10**8, max_frames=None, timeout_seconds=60.0)
+    view = view_of(trained, clips=1, crops=1, stride=4, **limits)
+    assert view == EvalView(size=32, frames=4, stride=4, max_pixels=10**8, timeout_seconds=60.0)

@@ -163,6 +163,25 @@ def test_too_large_or_too_long_or_too_many_streams():
     assert outcome(many.getvalue()) == "too_large"
 
 
+def test_a_video_with_many_sound_tracks_is_read():
+    file = io.BytesIO()
+    with (
+        av.open(io.BytesIO(encode_video(4, container="matroska", sound=True))) as source,
+        av.open(file, "w", format="matroska") as output,
+    ):
+        video, sound = source.streams
+        copies = [output.add_stream_from_template(template) for template in [video] + [sound] * 40]
+        for packet in source.demux():
+            for copy in copies[:1] if packet.stream is video else copies[1:]:
+                if packet.size:
+                    again = av.Packet(bytes(packet))
+                    again.pts, again.dts, again.stream = packet.pts, packet.dts, copy
+                    again.time_base = packet.time_base
+                    output.mux(again)
+    with VideoFile(file.getvalue()).open() as opened:
+        assert numbers_of(opened.frames(range(4))) == [0, 1, 2, 3]
+
+
 def test_pictures_that_change_their_size_are_refused():
     small, large = (encode_video([np.zeros((s, s, 3), np.uint8)] * 24, gop=8) for s in (64, 96))
     mixed = io.BytesIO()

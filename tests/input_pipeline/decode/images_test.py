@@ -174,3 +174,23 @@ def test_a_jpeg_of_a_thousand_scans_is_refused_before_decoding():
     with pytest.raises(BadMedia, match=r"a JPEG of 10\d\d scans, the limit is 64") as caught:
         decode.open_picture(many + b"\xff\xd9")
     assert caught.value.kind == "too_large"
+    # Also with what looks like the end of the image in a comment.
+    comment = b"\xff\xfe\0\x04\xff\xd9"
+    with pytest.raises(BadMedia, match="too_large"):
+        decode.open_picture(many.replace(b"\xff\xda", comment + b"\xff\xda") + b"\xff\xd9")
+
+
+def test_the_limit_of_scans_holds_for_a_jpeg_of_several_images(monkeypatch):
+    image = Image.fromarray(picture(13))
+    data = encode(image, "mpo", save_all=True, append_images=[image], progressive=True)
+    assert decode.open_picture(data).whole().size == image.size
+    monkeypatch.setattr(decode, "MAX_SCANS", 5)
+    with pytest.raises(BadMedia, match=r"a JPEG of \d+ scans, the limit is 5"):
+        decode.open_picture(data)
+
+
+def test_a_video_after_a_jpeg_does_not_count_as_scans():
+    data = encode(picture(13), progressive=True)
+    assert_equals_pillow(
+        data + b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\x04" * 100, Window(2, 3, 11, 12)
+    )

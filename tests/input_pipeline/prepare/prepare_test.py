@@ -21,6 +21,7 @@ from input_pipeline.prepare import scan as video_scan
 from input_pipeline.prepare import worker_processes
 from input_pipeline.prepare.worker_processes import Died
 from input_pipeline.records import writer as record_writer
+from tests.input_pipeline.samples import FakeVideo
 from tests.input_pipeline.video_samples import decode_all, encode_video, numbers_of
 from tests.recipes import ROOT
 
@@ -123,17 +124,46 @@ def test_files_are_read_again_only_if_they_changed(videos, samples, tmp_path, mo
     run(videos, out, "--decode=none")
     calls = count_calls(monkeypatch, video_scan, "examine")
     run(videos, out, "--decode=none")
-    assert [path for _, _, path in calls] == ["train/ant/link.mp4"]  # may be there again by now
+    assert [path for *_, path in calls] == ["train/ant/link.mp4"]  # may be there again by now
     calls.clear()
     (videos / "train/bee/1.mp4").write_bytes(samples[0])
     (videos / "train/bee/2.mp4").unlink()
     run(videos, out, "--decode=none")
-    assert {path for _, _, path in calls} == {"train/ant/link.mp4", "train/bee/1.mp4"}
+    assert {path for *_, path in calls} == {"train/ant/link.mp4", "train/bee/1.mp4"}
     assert lines_of(out)["train/bee/1.mp4"]["num_frames"] == FRAMES[0]
     assert "train/bee/2.mp4" not in lines_of(out)
     calls.clear()
     run(videos, out)
     assert len(calls) == len(lines_of(out))  # none was decoded so far
+
+
+def test_a_video_beyond_a_limit_is_read_again_with_another(tmp_path, samples):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(samples[0])
+    for limit, status in (
+        ("--max-pixels=6143", "too_large"),
+        ("--max-frames=12", "too_large"),
+        ("--max-pixels=6144", "ok"),
+    ):
+        run(tmp_path / "videos", tmp_path / "out", limit)
+        line = lines_of(tmp_path / "out")["a.mp4"]
+        assert line["status"] == status
+        assert status == "ok" or limit.split("=")[0].strip("-").replace("-", "_") in line["reason"]
+
+
+def test_frames_are_scaled_down_only_and_their_bytes_limit_a_chunk():
+    strip = FakeVideo(1000, height=16, width=8000)
+    assert list(video_scan.chunks(strip, range(1000), 32)) == [
+        (range(0, 512), None),
+        (range(512, 1000), None),
+    ]
+    wide = FakeVideo(100, height=300, width=16000)  # 256x13653
+    chunks = list(video_scan.chunks(wide, range(10, 90), 256))
+    assert {short_side for _, short_side in chunks} == {256}
+    assert [index for chunk, _ in chunks for index in chunk] == list(range(10, 90))
+    assert {len(chunk) for chunk, _ in chunks[:-1]} == {2**29 // (256 * 13653 * 3)}
+    huge = FakeVideo(2, height=20000, width=20000)
+    assert list(video_scan.chunks(huge, range(2), 20000)) == [(range(1), None), (range(1, 2), None)]
 
 
 def test_a_scan_that_is_interrupted_goes_on(videos, tmp_path, monkeypatch):
