@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from input_pipeline import EvalView
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.datasets.video_records import VideoRecords
 from input_pipeline.records import __main__ as index_records
@@ -225,6 +226,15 @@ def test_frame_rate_and_classes_can_be_given(tmp_path):
     (tmp_path / "classes.txt").write_text("wasp\n")
     with pytest.raises(ValueError, match="names 1 classes, but the largest label is 1"):
         VideoRecords("val", path=str(tmp_path), fps=10)
+
+
+def test_the_limit_of_pixels_is_that_of_the_view(tmp_path):
+    write_shards(tmp_path, [[example(0)]])
+    video = VideoRecords("train", path=str(tmp_path)).read(0).data
+    pixels = video.record.height * video.record.width
+    with pytest.raises(BadMedia, match=rf"pixels, the limit is {pixels - 1} \(max_pixels\)"):
+        EvalView(size=8, max_pixels=pixels - 1)(video, None)
+    assert EvalView(size=8, max_pixels=pixels)(video, None).shape == (1, 1, 8, 8, 3)
 
 
 def test_frames_of_another_size_or_none_are_bad_inputs(tmp_path):
