@@ -14,7 +14,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -28,6 +28,7 @@ CLASSES = (
     "short",
     "too_large",
     "timeout",
+    "stale",  # not the file that was indexed; training uses it nevertheless
 )
 
 
@@ -124,13 +125,14 @@ class BadInputs:
         self.skipped = 0  # clips left out so far; a file counts each time it is read
         self._seen = self._consecutive = 0
         self._recent: collections.deque[int] = collections.deque()  # when, in clips seen
-        self._listed = set[str]()
+        self._listed, self._stale = set[str](), set[str]()
         self._first: dict[str, str] = {}  # of this run: file -> what is wrong
 
     def list_in(self, path: str | Path) -> BadInputs:
         """Appends bad files to a list from now on: JSON lines, one per distinct file."""
         self.path = Path(path)
-        self._listed |= self._read_list()
+        for entry in self._read_list():
+            (self._stale if entry["class"] == "stale" else self._listed).add(entry["file"])
         return self
 
     @property
@@ -141,14 +143,18 @@ class BadInputs:
     def record(self, name: str, index: int, problem: Problem | None) -> None:
         """Counts one clip, in the order of training; `problem` is None if it is fine.
 
+        Stale files are listed and counted apart, as their clips are used.
+
         Raises:
           TooManyBadInputs: this clip exceeds a limit.
         """
         self._seen += 1
         while self._recent and self._recent[0] <= self._seen - self.window:
             self._recent.popleft()
-        if problem is None:
+        if problem is None or problem.kind == "stale":
             self._consecutive = 0
+            if problem is not None:
+                self._note_stale(name, index, problem)
             return
         self._consecutive += 1
         self._recent.append(self._seen)
@@ -163,6 +169,24 @@ class BadInputs:
         if name in self._listed:
             return
         self._listed.add(name)
+        self._append(name, index, problem)
+
+    def _note_stale(self, name: str, index: int, problem: Problem) -> None:
+        """Lists a file once; warns of the 1st, 10th, 100th, ..."""
+        if name in self._stale:
+            return
+        self._stale.add(name)
+        self._append(name, index, problem)
+        count = len(self._stale)
+        if count == 10 ** (len(str(count)) - 1):
+            warnings.warn(
+                f"{count} files so far are not those of the index, and are read without it; the "
+                f"last is {ascii(name)[1:-1]}: {problem.reason}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _append(self, name: str, index: int, problem: Problem) -> None:
         if self.path is None:
             return
         line = {"file": name, "index": index, "class": problem.kind, "reason": problem.reason}
@@ -190,12 +214,12 @@ class BadInputs:
         first = "; ".join(f"{name} ({words})" for name, words in self._first.items())
         raise TooManyBadInputs(f"{what}. First files: {first}. {self.files} files so far, {where}.")
 
-    def _read_list(self) -> set[str]:
+    def _read_list(self) -> list[dict[str, Any]]:
         assert self.path is not None
         if not self.path.exists():
-            return set()
+            return []
         text = self.path.read_text(encoding="utf-8")
         if not text.endswith("\n"):  # a killed run left half a line: the file is listed again
             text = text[: text.rfind("\n") + 1]
             self.path.write_text(text, encoding="utf-8")
-        return {json.loads(line)["file"] for line in text.splitlines()}
+        return [json.loads(line) for line in text.split("\n")[:-1]]

@@ -32,13 +32,13 @@ class Read(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """The clips of one read, and the reason if they are empty."""
+    """The clips of one read, and the reason if they are empty or, if "stale", for training only."""
 
     video: np.ndarray  # uint8 (clips, frames, height, width, 3)
     label: int  # class index; 0 without labels
     example: int  # index in the source; -1 is padding
     read: int  # see `Read`
-    problem: Problem | None  # None if the example could be read
+    problem: Problem | None  # None if the example can be used
 
 
 class Loader:
@@ -149,8 +149,9 @@ class Loader:
         `index` is -1.
 
         Args:
-          on_bad: for a file that cannot be used, "fail" raises, "skip" leaves its rows empty
-            (`valid` is False) and counts it in `bad_inputs`, without a limit.
+          on_bad: for a file that cannot be used, "fail" raises, "skip" leaves its rows out
+            (`valid` is False) and counts it in `bad_inputs`, without a limit. Such a file is also
+            one that differs from the index ("stale"), which training reads without the index.
 
         Raises:
           ValueError: `on_bad` is something else.
@@ -177,7 +178,9 @@ class Loader:
         except BadMedia as bad:
             problem = Problem(bad.kind, bad.reason, num_bytes)
             return Loaded(self._empty(), 0, index, read, problem)
-        return Loaded(video, label or 0, index, read, None)
+        stale = getattr(data, "stale", "")
+        problem = Problem("stale", stale, None) if stale else None
+        return Loaded(video, label or 0, index, read, problem)
 
     def train_read(self, local_position: int) -> Read:
         """The read at a training position of this process."""
@@ -201,7 +204,7 @@ class Loader:
         return np.zeros((self._clips, *self.view.shape), np.uint8)
 
     def _train_batches(self, start_step: int) -> Generator[Batch]:
-        for batch, problems in self._batches(self.train_read, start_step, None):
+        for batch, problems in self._batches(self.train_read, start_step, None, usable="stale"):
             for index, problem in zip(batch["index"][:: self._clips], problems, strict=True):
                 self.bad_inputs.record(self.source.name_of(index), int(index), problem)
             yield batch
@@ -213,17 +216,21 @@ class Loader:
                     continue
                 name = self.source.name_of(index)
                 if on_bad == "fail":
+                    repair = "" if problem.kind == "stale" else "repair it, "
                     raise BadInput(
-                        f"{name} cannot be used ({problem.kind}: {problem.reason}); repair it, "
+                        f"{name} cannot be used ({problem.kind}: {problem.reason}); {repair}"
                         'or leave such files out with input.on_bad_in_evaluation="skip"'
                     )
                 self.bad_inputs.note(name, int(index), problem)
             yield batch
 
     def _batches(
-        self, read_at: Callable[[int], Read], start: int, stop: int | None
+        self, read_at: Callable[[int], Read], start: int, stop: int | None, usable: str = ""
     ) -> Iterator[tuple[Batch, list[Problem | None]]]:
-        """Runs `load` on threads, in order; errors other than bad inputs are raised unchanged."""
+        """Runs `load` on threads, in order; errors other than bad inputs are raised unchanged.
+
+        Rows with a problem are invalid, but for the class `usable`.
+        """
         from input_pipeline.tf_data import in_order, tf  # here, as importing it takes seconds
 
         problems: dict[int, Problem] = {}
@@ -232,7 +239,7 @@ class Loader:
             video, label, example, read, problem = self.load(*read_at(position))
             if problem is not None:
                 problems[position] = problem
-            valid = problem is None and example >= 0
+            valid = example >= 0 and (problem is None or problem.kind == usable)
             return video, np.int32(label), np.bool_(valid), np.int64(example), np.int32(read)
 
         dtypes = (tf.int32, tf.bool, tf.int64, tf.int32)

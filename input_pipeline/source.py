@@ -71,7 +71,10 @@ class OpenVideo(Protocol):
 
 @runtime_checkable
 class Video(Protocol):
-    """A video that is not open yet."""
+    """A video that is not open yet.
+
+    An optional attribute `stale` says why an index does not apply to it, if the file was replaced.
+    """
 
     def open(self, limits: Limits = LIMITS) -> contextlib.AbstractContextManager[OpenVideo]:
         """Opens it.

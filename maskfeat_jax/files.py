@@ -11,10 +11,12 @@ from collections.abc import Iterator
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file such that after a crash it has the old content or the new one.
 
+    A text is written as UTF-8, and names of files in it as the bytes that they are.
+
     Raises:
       OSError: the file cannot be written; the old content is kept.
     """
-    data = content.encode() if isinstance(content, str) else content
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 

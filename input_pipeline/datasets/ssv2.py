@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.datasets.video_index import ListedVideos
-from input_pipeline.datasets.video_lists import raise_problems
+from input_pipeline.texts import raise_problems
 
 NUM_CLASSES = 174
 SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}

@@ -32,7 +32,7 @@ def convert(version_dir: str, out_dir: str) -> None:
     source, target = Path(version_dir), Path(out_dir)
     if not (source / _DESCRIPTION).is_file():
         raise ValueError(f"{source} holds no {_DESCRIPTION}; it is not a prepared dataset")
-    description = json.loads((source / _DESCRIPTION).read_text())
+    description = json.loads((source / _DESCRIPTION).read_text("utf-8"))
     if description.get("fileFormat") != "tfrecord":
         raise ValueError(f"{source} is stored as {description.get('fileFormat')}, not as tfrecord")
     shards = sorted(source.glob("*.tfrecord-*"))
@@ -55,7 +55,7 @@ def convert(version_dir: str, out_dir: str) -> None:
         if other.is_file() and other not in shards and other.name != _DESCRIPTION:
             shutil.copy(other, target)
     description["fileFormat"] = "array_record"
-    (target / _DESCRIPTION).write_text(json.dumps(description, indent=2))
+    (target / _DESCRIPTION).write_text(json.dumps(description, indent=2), "utf-8")
     print(f"\nwritten to {target}")
 
 

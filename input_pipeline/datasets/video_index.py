@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterable
@@ -12,15 +13,25 @@ import numpy as np
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.source import Example, fingerprint
+from input_pipeline.texts import as_name, name_bytes
 
 NAME = "index.jsonl"
+_KEYS = ("status", "reason", "num_frames", "fps", "bytes", "mtime_ns")
+
+
+@dataclasses.dataclass(frozen=True)
+class StaleVideo(VideoFile):
+    """A video whose file is not the one in the index, so that nothing is known about it."""
+
+    stale: str = ""  # what differs
 
 
 class VideoIndex:
     """Maps paths to videos, with number of frames and frame rate from the index.
 
     A video that the index marks as bad counts as a bad input when it is read, without being opened;
-    it stays in its dataset, so that results never refer to another set of videos.
+    it stays in its dataset, so that results never refer to another set of videos. An entry only
+    counts while the file has the size and the time of modification in it.
     """
 
     def __init__(self, root: str, path: str | None = None):
@@ -35,11 +46,44 @@ class VideoIndex:
         self._known = _read(file) if path is not None or file.exists() else {}
 
     def video(self, path: str) -> VideoFile:
-        """The video at a path below the root; raises BadMedia if the index marks it as bad."""
-        status, reason, num_frames, fps = self._known.get(path, ("ok", "", None, None))
+        """The video at a path below the root; raises BadMedia if the index marks it as bad.
+
+        It is a `StaleVideo` if the file was replaced since it was indexed.
+        """
+        file = os.path.join(self._root, path)
+        if path not in self._known:
+            return VideoFile(file)
+        status, reason, num_frames, fps, *facts = self._known[path]
+        if difference := difference_to_file(file, *facts):
+            return StaleVideo(
+                file, stale=f"{difference}; run python -m input_pipeline.prepare again"
+            )
         if status != "ok":
             raise BadMedia(status, f"{reason} (according to the index)")
-        return VideoFile(os.path.join(self._root, path), num_frames, fps)
+        return VideoFile(file, num_frames, fps)
+
+
+def difference_to_file(file: str, num_bytes: int | None, mtime_ns: int | None) -> str:
+    """What shows that a file is not the one that was indexed; empty if it is, or is missing now.
+
+    Args:
+      file: path of the file.
+      num_bytes: size of the file that was indexed; None if it could not be read.
+      mtime_ns: its time of modification. Archives keep whole seconds, so the rest counts only if
+        both times have one.
+    """
+    try:
+        found = os.stat(file)
+    except OSError:
+        return ""
+    if num_bytes is None or mtime_ns is None:
+        return "the file could not be read when it was indexed"
+    if found.st_size != num_bytes:
+        return f"the file has {found.st_size} bytes, but had {num_bytes} when it was indexed"
+    seconds, indexed = (divmod(time, 10**9) for time in (found.st_mtime_ns, mtime_ns))
+    if seconds[0] != indexed[0] or (seconds[1] != indexed[1] and seconds[1] and indexed[1]):
+        return "the file was modified after it was indexed, by its time of modification"
+    return ""
 
 
 class ListedVideos:
@@ -70,30 +114,32 @@ class ListedVideos:
         self._index = VideoIndex(root, index)
         names = [*(class_names or ()), "files", *(files if identities is None else identities)]
         encoded = b"labels" if self._labels is None else self._labels.tobytes()
-        self.fingerprint = fingerprint([*map(os.fsencode, names), encoded])
+        self.fingerprint = fingerprint([*map(name_bytes, names), encoded])
 
     def name_of(self, index: int) -> str:
         """The path of the file."""
         return os.path.join(self._root, self._files[index])
 
     def read(self, index: int) -> Example:
-        """A video, not opened yet; raises BadMedia if the index marks it as bad."""
+        """A video, not opened yet; raises BadMedia if the index marks it as bad.
+
+        See `VideoIndex.video`.
+        """
         label = None if self._labels is None else int(self._labels[index])
         return Example(self._index.video(self._files[index]), label)
 
 
 def _read(file: Path) -> dict[str, tuple]:
-    """Status, reason, number of frames and frames per second, by path."""
+    """The values of `_KEYS`, by path."""
     known = {}
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
-                values = (entry.get(name) for name in ("status", "reason", "num_frames", "fps"))
-                known[os.path.normpath(entry["path"])] = tuple(values)
+                known[os.path.normpath(as_name(entry["path"]))] = tuple(entry[k] for k in _KEYS)
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ValueError(
-                    f"{file}, line {number}: expected a JSON object with path, status, num_frames "
-                    "and fps; delete it and run python -m input_pipeline.prepare again"
+                    f"{file}, line {number}: expected a JSON object with path, {', '.join(_KEYS)}; "
+                    "delete it and run python -m input_pipeline.prepare again"
                 ) from error
     return known

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import array
+import collections
+import csv
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from input_pipeline.datasets.class_files import labels_from_one, read_class_names
 from input_pipeline.datasets.video_index import ListedVideos
+from input_pipeline.texts import lines_of, raise_problems, read_text, unquoted
 
 SUFFIXES = (".csv", ".txt")
 MAX_PATH = 4096  # characters
-_FIRST = 20  # problems in a message; also the files whose existence is checked
-_SEPARATORS = " ,\t"
-_LABEL = re.compile(r"-?[0-9]{1,9}")
-_NO_LABEL = -(2**62)
-_NUMBER_AT_END = re.compile(r"[ ,\t]-?[0-9]+$")
+_FIRST = 20  # entries whose files are looked for
+_BY = " \t,;|\xa0"  # separators, with the no-break space
+_LABEL = r'(?P<quote>"?)(?P<label>-?[0-9]{1,9})(?:\.0*)?(?P=quote)'
+_BLANK = " \t\xa0"
+_NO_LABEL = -1
+_LAST = re.compile(rf"(?P<path>.*[^{_BY}])[{_BY}]+{_LABEL}[{_BY}]*")
+_NUMBER = re.compile(rf"[{_BY}]*{_LABEL}[{_BY}]*")
+_NUMBER_AT_END = re.compile(rf"[{_BY}]-?[0-9]+$")
+_LABEL_THEN_PATH = re.compile(rf"{_LABEL}[{_BY}]+(?P<path>[^{_BY}].*)")
+_PATH_COLUMN = re.compile("(video|image|file)?_?(path|file|filename|name)|video|image|youtube_id")
+_LABEL_COLUMN = re.compile("labels?|target|(class|label)_?(id|index|idx)|class")
 
 
 class Listed(NamedTuple):
@@ -28,14 +38,29 @@ class Listed(NamedTuple):
     paths: list[str]  # as written
     labels: np.ndarray | None  # int64 (paths,), class indices; None without labels
     lines: np.ndarray  # int64 (paths,), line numbers from 1
+    first: str  # the first entry, as written
+
+
+class _Entry(NamedTuple):
+    path: str
+    label: int | None
+
+
+class _Form(NamedTuple):
+    """A form of lines: how messages call it, and what a line says; None if it has another form."""
+
+    words: str
+    read: Callable[[str], _Entry | None]
 
 
 class VideoList(ListedVideos):
     """The videos of a text file with lines `path label`, in that order.
 
-    The label follows the last space, comma or tab, so paths may contain all of these; a path may be
-    in double quotes. Empty lines and lines that start with # are ignored. Either all lines end
-    with a label or none does. Missing files count as bad inputs when they are read.
+    All lines have the form of the first ones: `path label`, `label path`, `path`, or VideoMAE's
+    `path 0 -1` without labels. Separators are spaces, tabs, commas, semicolons and vertical bars;
+    paths may contain all of these, and be in double quotes. A header that names the columns is
+    understood. Empty lines are ignored, and those that start with # and a space. Labels that are
+    all -1 are none. Missing files count as bad inputs when they are read.
     """
 
     def __init__(
@@ -56,115 +81,212 @@ class VideoList(ListedVideos):
             "lists/k400_{split}_videos.txt", where {split} is replaced by the split.
           root: the folder that paths are relative to; None means that of the list. Absolute paths
             are kept.
-          classes: a text file with the name of each class, one per line, in the order of the
-            labels; or their number; None means the largest label + 1, which is too low for a split
-            without the last class.
+          classes: a file with the names of the classes, see `class_files.read_class_names`; or
+            their number; None means the largest label + 1, which is too low for a split without
+            the last class.
           labels: "none" ignores them.
           index: JSON lines that `input_pipeline.prepare` wrote for the root; None means
             root/index.jsonl, if it exists.
 
         Raises:
           ValueError: no such list, invalid lines (the message contains the first 20), labels out of
-            range, or none of the first 20 files exists.
+            range or from 1 on, or none of the first 20 files exists.
           OSError: a list cannot be read.
         """
         if labels not in ("auto", "none"):
             raise ValueError(f'labels is {labels!r}; it must be "auto" or "none"')
         file = _find_list(Path(path).expanduser(), split)
-        listed = read_list(file)
         root = str(file.parent if root is None else Path(root).expanduser())
-        paths = [os.path.normpath(path) for path in listed.paths]
+        listed = read_list(file, root, labels == "auto")
         names = None
-        numbers = listed.labels if labels == "auto" else None
-        if numbers is not None:
-            names = _class_names(file, numbers, listed.lines, classes)
-        _check_root(file, root, paths)
-        super().__init__(root, paths, numbers, names, index)
+        if listed.labels is not None:
+            names = _class_names(file, listed.labels, listed.lines, classes)
+        paths = [os.path.normpath(path) for path in listed.paths]
+        _check_root(file, root, listed)
+        super().__init__(root, paths, listed.labels, names, index)
 
 
-def read_list(file: Path) -> Listed:
-    """Reads lines `path label`, or `path`.
+def read_list(file: Path, root: str, labelled: bool = True) -> Listed:
+    """Reads lines `path label`, or of another form; see `VideoList`.
+
+    The form is the one in which most of the first 20 files exist; if none exists in any, the one
+    that most of these lines have.
 
     Args:
-      file: UTF-8, with or without a byte order mark, any line endings.
+      file: UTF-8, with or without a byte order mark, or UTF-16 with one; any line endings.
+      root: the folder that paths are relative to.
+      labelled: whether labels are read; otherwise they may be anything.
 
     Raises:
       ValueError: no entries, or invalid lines; the message contains the first 20.
       OSError: it cannot be read.
     """
-    paths, numbers, lines = [], array.array("q"), array.array("q")
-    for line_number, line in _lines_of(file):
-        path, last = _split(line)
-        is_number = _LABEL.fullmatch(last) is not None
-        paths.append(path if is_number else line)
-        numbers.append(int(last) if is_number else _NO_LABEL)
-        lines.append(line_number)
-    if not paths:
+    entries = [
+        (number, line)
+        for number, raw in enumerate(lines_of(read_text(file)), 1)
+        if (line := raw.strip(_BLANK)) and not _is_comment(line, root)
+    ]
+    form = _form_of_header(file, entries[0][1], root) if entries else None
+    if form is not None:
+        del entries[0]
+    if not entries:
         raise ValueError(f"{file} has no entries; expected lines `path label`")
-    labels = np.array(numbers)
-    labelled = 2 * int(np.count_nonzero(labels != _NO_LABEL)) >= len(labels)
-    problems = (
-        f"line {line}: {problem}"
-        for line, path, label in zip(lines, paths, numbers, strict=True)
-        if (problem := _problem(path, label, labelled))
-    )
+    if form is None:
+        form = _form_of_lines(file, [line for _, line in entries[:_FIRST]], root)
+    paths, labels, problems = [], array.array("q"), []
+    for number, line in entries:
+        entry = None if _unreadable(line) else form.read(line)
+        if entry is None or (problem := _doubt(entry, line, form, root, labelled)):
+            problems.append(f"line {number}: {problem if entry else _misfit(line, form)}")
+            continue
+        paths.append(entry.path)
+        labels.append(_NO_LABEL if entry.label is None else entry.label)
     raise_problems(file, problems)
-    listed = Listed(list(map(_unquote, paths)), labels if labelled else None, np.array(lines))
+    lines = np.array([number for number, _ in entries])
+    listed = Listed(paths, np.array(labels), lines, entries[0][1])
+    if not labelled or set(labels) == {_NO_LABEL}:
+        return listed._replace(labels=None)
+    negative = np.flatnonzero(listed.labels < 0)
+    raise_problems(
+        file, (f"line {lines[row]}: label {labels[row]}; expected 0 or more" for row in negative)
+    )
     raise_problems(file, _contradictions(listed))
     return listed
 
 
-def _lines_of(file: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers and text, without empty lines and comments."""
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if number == 1:
-                if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-                    raise ValueError(f"{file} is UTF-16; save it as UTF-8")
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            text = line.decode("utf-8", "surrogateescape").strip(" \t\r\n")
-            if text and not text.startswith("#"):
-                yield number, text
+def _label_last(line: str) -> _Entry | None:
+    match = _LAST.fullmatch(line)
+    return match and _Entry(unquoted(match["path"]), int(match["label"]))
 
 
-def raise_problems(file: Path, problems: Iterable[str]) -> None:
-    """Raises ValueError with the first 20 problems of a file, if there are any."""
-    found = list(problems)
-    if found:
-        first = "\n  ".join(found[:_FIRST])
-        more = f"\n  and {len(found) - _FIRST} more" if len(found) > _FIRST else ""
-        raise ValueError(f"{file} has {len(found)} invalid lines or entries:\n  {first}{more}")
+def _label_first(line: str) -> _Entry | None:
+    match = _LABEL_THEN_PATH.fullmatch(line)
+    return match and _Entry(unquoted(match["path"]), int(match["label"]))
 
 
-def _split(line: str) -> tuple[str, str]:
-    at = max(line.rfind(separator) for separator in _SEPARATORS)
-    return line[: max(at, 0)].rstrip(_SEPARATORS), line[at + 1 :]
+def _more_numbers(line: str) -> _Entry | None:
+    """The path before two numbers or more; the last of them."""
+    path, numbers = line, []
+    while match := _LAST.fullmatch(path):
+        path = match["path"]
+        numbers.append(int(match["label"]))
+    return _Entry(unquoted(path), numbers[0]) if len(numbers) > 1 else None
 
 
-def _unquote(path: str) -> str:
-    if len(path) > 1 and path[0] == path[-1] == '"':
-        return path[1:-1].replace('""', '"')
-    return path
+def _path_and_separator(line: str) -> _Entry | None:
+    return _Entry(unquoted(line.rstrip(_BY)), None) if line[-1] in _BY else None
 
 
-def _problem(path: str, label: int, labelled: bool) -> str | None:
-    if labelled != (label != _NO_LABEL):
-        expected = "`path label` with a whole number" if labelled else "a path without a label"
-        return f"expected {expected}, as in other lines, found {path[:80]!r}"
-    if not path:
-        return "expected a path before the label"
-    if "\0" in path:
-        return "NUL byte in the path; save the list as UTF-8 text"
-    if len(path) > MAX_PATH:
-        return f"a path of more than {MAX_PATH} characters; expected one file per line"
-    if labelled and label < 0:
-        return f"label {label}; expected 0 or more"
-    if labelled and _NUMBER_AT_END.search(path):
-        return (
-            f"expected `path label`, found more numbers: {path[-60:]!r}; lists of frame folders "
-            "are not supported"
+def _path_alone(line: str) -> _Entry | None:
+    return _Entry(unquoted(line), None)
+
+
+_NUMBERS = _Form("`path number number`", _more_numbers)
+_PATH_LABEL = _Form("`path label` with a whole number", _label_last)
+_LABEL_PATH = _Form("`label path` with a whole number", _label_first)
+_PATH = _Form("a path without a label", _path_alone)
+_LABELLED = (_NUMBERS, _PATH_LABEL, _LABEL_PATH)
+_FORMS = (
+    *_LABELLED,
+    _Form("a path without a label, then a separator", _path_and_separator),
+    _PATH,
+)
+
+
+def _form_of_lines(file: Path, lines: list[str], root: str) -> _Form:
+    found, fitting = collections.Counter[_Form](), collections.Counter[_Form]()
+    examples: dict[_Form, str] = {}
+    for line in lines:
+        entries = {form: entry for form in _FORMS if (entry := form.read(line))}
+        for form in [form for form, entry in entries.items() if _is_file(root, entry)]:
+            found[form] += 1
+            examples.setdefault(form, line)
+        fitting.update([form for form in entries if form in _LABELLED] or list(entries))
+    counts = found or fitting
+    best = [form for form in _FORMS if counts[form] == max(counts.values())]
+    if found and len(best) > 1:
+        forms = " and ".join(f"{form.words}, such as {examples[form]!r}" for form in best)
+        raise ValueError(
+            f"{file} has lines of the forms {forms}, as the files exist; write all in one form, "
+            "with paths in double quotes"
         )
-    return None
+    return best[0]
+
+
+def _form_of_header(file: Path, line: str, root: str) -> _Form | None:
+    """The form that a header with the names of columns announces; None if it is an entry."""
+    separator = next((character for character in "\t,;|" if character in line), " ")
+    names = [unquoted(name.strip(_BLANK)).lower() for name in line.split(separator)]
+    paths = [column for column, name in enumerate(names) if _PATH_COLUMN.fullmatch(name)]
+    labels = [column for column, name in enumerate(names) if _LABEL_COLUMN.fullmatch(name)]
+    is_words = all(re.fullmatch("[a-z_ ]*", name) for name in names)
+    if not paths or len(names) < 2 or not is_words or _is_file(root, _Entry(line, None)):
+        return None
+    if len(paths) > 1 or len(labels) > 1:
+        raise ValueError(
+            f"{file}: the header {line!r} names {len(paths)} columns of paths and {len(labels)} of "
+            "labels; expected one of each, such as `path,label`"
+        )
+    if len(names) == 2 and labels:  # paths may contain the separator
+        return _PATH_LABEL if paths[0] == 0 else _LABEL_PATH
+
+    def read(line: str) -> _Entry | None:
+        (fields,) = csv.reader([line], delimiter=separator, skipinitialspace=True)
+        if len(fields) != len(names):
+            return None
+        label = _NUMBER.fullmatch(fields[labels[0]]) if labels else None
+        if labels and label is None:
+            return None
+        return _Entry(fields[paths[0]].strip(_BLANK), int(label["label"]) if label else None)
+
+    label = ", with a whole number as label" if labels else ""
+    return _Form(f"the columns {line!r}{label}", read)
+
+
+def _is_file(root: str, entry: _Entry) -> bool:
+    return os.path.isfile(os.path.join(root, entry.path))
+
+
+def _is_comment(line: str, root: str) -> bool:
+    """Whether a line is # alone, or # and a space and not the name of a file."""
+    if not line.startswith(("# ", "#\t")):
+        return line == "#"
+    entries = [entry for form in _FORMS if (entry := form.read(line))]
+    return not any(_is_file(root, entry) for entry in entries)
+
+
+def _unreadable(line: str) -> str:
+    if len(line) > MAX_PATH:
+        return f"a path of more than {MAX_PATH} characters; expected one file per line"
+    if "\0" in line:
+        return "NUL byte in the path; save the list as UTF-8 text"
+    return "carriage return in the line; end all lines in the same way" if "\r" in line else ""
+
+
+def _misfit(line: str, form: _Form) -> str:
+    """Why a line cannot be read."""
+    if problem := _unreadable(line):
+        return problem
+    if form is _PATH_LABEL and _NUMBER.fullmatch(line):
+        return f"expected a path before the label, found {line!r}"
+    comment = "; a comment starts with # and a space" if line.startswith("#") else ""
+    return f"expected {form.words}, as in other lines, found {line[:80]!r}{comment}"
+
+
+def _doubt(entry: _Entry, line: str, form: _Form, root: str, labelled: bool) -> str:
+    """What is wrong with a line that has the form; a file that exists settles what is a path."""
+    if not entry.path:
+        return f"expected a path before the label, found {line!r}"
+    if form is _NUMBERS and labelled and entry.label != _NO_LABEL:
+        return (
+            f"expected `path label`, found more numbers: {line[-60:]!r}; which one is the label is "
+            "not known; lists of frame folders are not supported"
+        )
+    if form is _PATH_LABEL and _NUMBER_AT_END.search(entry.path) and not _is_file(root, entry):
+        return f"expected {form.words}, as in other lines, found more numbers: {line[-60:]!r}"
+    if form is _PATH and _label_last(line) and not _is_file(root, entry):
+        return f"expected {form.words}, as in other lines, found {line[:80]!r}"
+    return ""
 
 
 def _contradictions(listed: Listed) -> Iterator[str]:
@@ -203,24 +325,39 @@ def _find_list(path: Path, split: str) -> Path:
 def _class_names(
     file: Path, labels: np.ndarray, lines: np.ndarray, classes: str | int | None
 ) -> tuple[str, ...]:
+    from_one = labels_from_one(labels.tolist())
     if isinstance(classes, str):
-        text = Path(classes).expanduser().read_text(encoding="utf-8-sig")
-        names = tuple(line.strip() for line in text.splitlines() if line.strip())
+        names = read_class_names(Path(classes).expanduser())
     else:
         names = tuple(map(str, range(labels.max() + 1 if classes is None else classes)))
+    if from_one and classes is None:
+        raise ValueError(
+            f"{file}: {from_one}; subtract 1 from each, or, if class 0 exists and has no example, "
+            f"set data.classes to the number of classes, {len(names)}"
+        )
+    hint = f" ({from_one})" if from_one else ""
     problems = (
-        f"line {lines[row]}: label {labels[row]}; there are {len(names)} classes, from 0"
+        f"line {lines[row]}: label {labels[row]}; there are {len(names)} classes, from 0{hint}"
         for row in np.flatnonzero(labels >= len(names))
     )
     raise_problems(file, problems)
     return names
 
 
-def _check_root(file: Path, root: str, paths: list[str]) -> None:
-    """Raises ValueError for a wrong root, which would make every video a bad input."""
-    first = [os.path.join(root, path) for path in paths[:_FIRST]]
-    if not any(map(os.path.exists, first)):
-        raise ValueError(
-            f"{file}: none of the first {len(first)} files exists, such as {first[0]}; set "
-            "data.root to the folder that the paths are relative to"
-        )
+def _check_root(file: Path, root: str, listed: Listed) -> None:
+    """Raises ValueError for a wrong root, or lines of a form that is not understood."""
+    first = [os.path.join(root, path) for path in listed.paths[:_FIRST]]
+    if any(map(os.path.exists, first)):
+        return
+    label = "no label" if listed.labels is None else f"the label {listed.labels[0]}"
+    understood = (
+        f"line {listed.lines[0]}, {listed.first[:80]!r}, was understood as the path "
+        f"{listed.paths[0][:80]!r} and {label}"
+    )
+    fields = [unquoted(field) for field in re.split(f"[{_BY}]+", listed.first) if field]
+    if any(os.path.isfile(os.path.join(root, field)) for field in fields):
+        raise ValueError(f"{file}: {understood}; expected `path label` with a whole number")
+    raise ValueError(
+        f"{file}: none of the first {len(first)} files exists, such as {first[0]}: {understood}; "
+        "set data.root to the folder that the paths are relative to, or correct the lines"
+    )

@@ -14,8 +14,10 @@ import cv2
 import numpy as np
 
 from input_pipeline.bad_inputs import BadMedia, refuse_larger
+from input_pipeline.datasets.class_files import labels_from_one, read_class_names
 from input_pipeline.records.index import Record, open_indexes
 from input_pipeline.source import LIMITS, Example, Limits, fingerprint
+from input_pipeline.texts import name_bytes
 from input_pipeline.views import crops
 
 MAX_CLASSES = 1_000_000
@@ -49,12 +51,12 @@ class VideoRecords:
           split: prefix of the file names, without `.tfrecord`.
           path: the folder.
           fps: frames per second of the stored videos; None means that in the records (`clip/fps`).
-          classes: text file with the name of each class, one per line, by class index; None means
-            `classes.txt` in the folder if it exists, else the names in the records.
+          classes: a file with the names of the classes, see `class_files.read_class_names`; None
+            means `classes.txt` in the folder if it exists, else the names in the records.
 
         Raises:
           ValueError: files are missing, truncated or have other contents, records without a frame
-            rate, labels on some videos only, or labels that are out of range.
+            rate, labels on some videos only, or labels that are out of range or from 1 on.
           OSError: a file cannot be read.
         """
         if fps is not None and not 0 < fps <= 1000:
@@ -98,11 +100,11 @@ class VideoRecords:
 
     def _identity(self) -> Iterator[bytes]:
         for name in self.class_names or ():
-            yield os.fsencode(name)
+            yield name_bytes(name)
         for shard, index in zip(self._shards, self._indexes, strict=True):
-            yield os.fsencode(shard.name)
+            yield name_bytes(shard.name)
             for record in index.records:
-                yield os.fsencode(f"{record.name} {record.label} {record.num_frames}")
+                yield name_bytes(f"{record.name} {record.label} {record.num_frames}")
 
 
 class RecordVideo(NamedTuple):
@@ -218,13 +220,20 @@ def _class_names(
             f"labels (clip/label/index) are from {min(known)} to {max(known)}; expected 0 to "
             f"{MAX_CLASSES - 1}"
         )
+    from_one = labels_from_one(known)
     classes_file = Path(folder / "classes.txt" if classes is None else classes).expanduser()
     if classes is not None or classes_file.exists():
-        names = tuple(classes_file.read_text(encoding="utf-8").splitlines())
+        names = read_class_names(classes_file)
         if max(known) >= len(names):
             raise ValueError(
                 f"{classes_file} names {len(names)} classes, but the largest label is {max(known)}"
+                + (f" ({from_one})" if from_one else "")
             )
         return names
+    if from_one:
+        raise ValueError(
+            f"{folder}: {from_one} (clip/label/index); write them from 0, or, if class 0 exists "
+            "and has no video, name all classes in data.classes"
+        )
     texts = {record.label: record.label_text for record in records}
     return tuple(texts.get(label) or str(label) for label in range(max(known) + 1))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from input_pipeline.datasets.class_files import class_lines, read_class_names
 from input_pipeline.datasets.folders import SPLITS
 from input_pipeline.datasets.video_lists import read_list
 from input_pipeline.prepare.scan import Line, write_atomically
@@ -37,7 +38,7 @@ def splits(folder: Path, lines: list[Line], labels: Path | None, name: str | Non
       ValueError: no such split, no usable video, or an invalid list.
     """
     if labels is not None:
-        return [_listed(labels, lines, name or "train")]
+        return [_listed(folder, labels, lines, name or "train")]
     found = [split for split in SPLITS if (folder / split).is_dir()]
     if name is not None and found:
         if not (folder / name).is_dir():
@@ -81,11 +82,11 @@ def _split(name: str, class_names: list[str] | None, examples: list[Example]) ->
     return Split(name, class_names, usable, skipped)
 
 
-def _listed(labels: Path, lines: list[Line], name: str) -> Split:
+def _listed(folder: Path, labels: Path, lines: list[Line], name: str) -> Split:
     by_path = {line["path"]: line for line in lines}
     missing = dict(status="missing", reason="in the list of labels but not in the folder")
     examples: list[Example] = []
-    listed = read_list(labels)
+    listed = read_list(labels, str(folder))
     for row, path in enumerate(map(os.path.normpath, listed.paths)):
         label = None if listed.labels is None else int(listed.labels[row])
         examples.append((by_path.get(path, dict(path=path, **missing)), label, None))
@@ -93,7 +94,7 @@ def _listed(labels: Path, lines: list[Line], name: str) -> Split:
 
 
 def write_classes(path: Path, found: list[Split]) -> None:
-    """Writes the class names, one per line, by label; nothing if there are none.
+    """Writes the class names, by label, for `read_class_names`; nothing if there are none.
 
     Raises:
       ValueError: the file exists with other names.
@@ -101,10 +102,9 @@ def write_classes(path: Path, found: list[Split]) -> None:
     names = found[0].class_names
     if names is None:
         return
-    text = "".join(f"{name}\n" for name in names)
-    if path.exists() and path.read_text(encoding="utf-8") != text:
+    if path.exists() and read_class_names(path) != tuple(names):
         raise ValueError(
             f"{path} names other classes than the {len(names)} of this conversion, so labels would "
             "differ between splits; choose another OUT"
         )
-    write_atomically(path, text)
+    write_atomically(path, class_lines(names))

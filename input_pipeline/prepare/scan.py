@@ -24,10 +24,12 @@ from tqdm import tqdm
 
 from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.datasets.folders import FilesBelow
+from input_pipeline.datasets.video_index import difference_to_file
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.prepare import worker_processes
 from input_pipeline.prepare.worker_processes import Died
 from input_pipeline.source import LeftOut, Limits, OpenVideo
+from input_pipeline.texts import name_bytes
 from input_pipeline.views import crops
 
 Line = dict[str, Any]
@@ -104,7 +106,7 @@ def read_index(index: Path) -> list[Line]:
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             write_atomically(index, whole)
-        lines = [json.loads(line) for line in whole.splitlines()]
+        lines = [json.loads(line) for line in whole.split("\n")[:-1]]
         if all({"path", "status", "mtime_ns", "decoded"} <= line.keys() for line in lines):
             return lines
     except (json.JSONDecodeError, AttributeError):
@@ -116,7 +118,7 @@ def write_atomically(path: Path, text: str) -> None:
     """Writes a file completely or not at all; raises OSError."""
     partial = path.with_name(f"partial.{path.name}")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(name_bytes(text))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -178,5 +180,5 @@ def _is_current(folder: Path, line: Line | None, decode: bool) -> bool:
         line is not None
         and line["status"] not in _AGAIN
         and (line["decoded"] or not decode)
-        and (line["bytes"], line["mtime_ns"]) == _stat(folder / line["path"])
+        and not difference_to_file(str(folder / line["path"]), line["bytes"], line["mtime_ns"])
     )

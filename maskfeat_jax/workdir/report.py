@@ -286,7 +286,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def _append(path: pathlib.Path, line: str) -> None:
-    with open(path, "a", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8", errors="surrogateescape") as file:
         file.write(line + "\n")
 
 

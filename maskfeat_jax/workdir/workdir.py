@@ -81,7 +81,10 @@ def open_workdir(
             for torn in directory.glob(".*.tmp"):  # left by a run that was killed while writing
                 torn.unlink(missing_ok=True)
             text = _as_json(recipe)
-            if not (config := directory / "config.json").exists() or config.read_text() != text:
+            if (
+                not (config := directory / "config.json").exists()
+                or config.read_text("utf-8") != text
+            ):
                 write_atomically(config, text)
         except run_lock.InUse as error:
             raise WorkdirError(str(error)) from None

@@ -52,6 +52,123 @@ def test_lists_of_paths_and_labels(folder, text):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        '"a.mp4","0"\n"sub/b c.mp4","2"\n"d,e.mkv","1"\n',
+        '"a.mp4";0\n"sub/b c.mp4";2\n"d,e.mkv";1\n',
+        "a.mp4 0.0\nsub/b c.mp4 2.0\nd,e.mkv 1.0\n",
+        "a.mp4;0\nsub/b c.mp4;2\nd,e.mkv;1\n",
+        "a.mp4|0\nsub/b c.mp4 | 2\nd,e.mkv|1\n",
+        "a.mp4,0,\nsub/b c.mp4,2,\nd,e.mkv,1,\n",
+        "a.mp4\xa00\nsub/b c.mp4\xa02\nd,e.mkv\xa01\xa0\n",
+        "0 a.mp4\n2 sub/b c.mp4\n1 d,e.mkv\n",
+        "0,a.mp4\r\n2,sub/b c.mp4\r\n1,d,e.mkv\r\n",
+        "a.mp4 0\rsub/b c.mp4 2\rd,e.mkv 1\r",
+        "path,label\na.mp4,0\nsub/b c.mp4,2\nd,e.mkv,1\n",
+        "# made by hand\nlabel path\n0 a.mp4\n2 sub/b c.mp4\n1 d,e.mkv\n",
+        ',video_path,label\n7,a.mp4,0\n8,sub/b c.mp4,2\n9,"d,e.mkv",1\n',
+        "a.mp4 0\nsub/b c.mp4 2\nd,e.mkv 1\n".encode("utf-16"),
+    ],
+)
+def test_forms_of_the_field(folder, text):
+    source = VideoList("train", path=str(write(folder, text)))
+    names = [os.path.relpath(source.name_of(i), folder) for i in range(source.num_examples)]
+    assert names == ["a.mp4", "sub/b c.mp4", "d,e.mkv"]
+    assert [source.read(i).label for i in range(3)] == [0, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("#20_clap.avi 0\nb.avi 1\n", ["#20_clap.avi", "b.avi"]),
+        ("#20_clap.avi 0\n# gone.avi 1\n#\nb.avi 1\n", ["#20_clap.avi", "b.avi"]),
+        ("# 3.avi 0\nb.avi 1\n", ["# 3.avi", "b.avi"]),  # a file, so not a comment
+        ("#20_clap.avi\nb.avi\n# gone.avi\n", ["#20_clap.avi", "b.avi"]),
+        ("#gone.avi 1\nb.avi 1\n", ["#gone.avi", "b.avi"]),  # counted as missing when read
+        ("12 monkeys.avi\n13 apes.avi\n", ["12 monkeys.avi", "13 apes.avi"]),
+        ("12 monkeys.avi 3\n13 apes.avi 0\n", ["12 monkeys.avi", "13 apes.avi"]),
+        ("clip 1\nclip 2\n", ["clip 1", "clip 2"]),
+        ("clip 1 0\nclip 2 4\n", ["clip 1", "clip 2"]),
+        ("b.avi,\n12 monkeys.avi,\n", ["b.avi", "12 monkeys.avi"]),
+        ("comma,\nb.avi\n", ["comma,", "b.avi"]),
+    ],
+)
+def test_a_file_that_exists_settles_what_is_a_path(tmp_path, text, names):
+    for name in ("#20_clap.avi", "b.avi", "# 3.avi", "12 monkeys.avi", "13 apes.avi"):
+        (tmp_path / name).touch()
+    for name in ("clip 1", "clip 2", "comma,"):
+        (tmp_path / name).touch()
+    assert read_list(write(tmp_path, text), str(tmp_path)).paths == names
+
+
+@pytest.mark.parametrize("labels", ["auto", "none"])
+@pytest.mark.parametrize("text", ["a.mp4 0 -1\nsub/b c.mp4 0 -1\n", "a.mp4,-1\nsub/b c.mp4,-1\n"])
+def test_labels_of_minus_one_are_none(folder, text, labels):
+    source = VideoList("train", path=str(write(folder, text)), labels=labels)
+    assert source.class_names is None
+    assert [source.name_of(i) for i in range(2)] == [f"{folder}/a.mp4", f"{folder}/sub/b c.mp4"]
+
+
+@pytest.mark.parametrize("text", ["a.mp4 0\nb.mp4 -1\n", "a.mp4 300 7\nb.mp4 90 0\n", "a.mp4 1\n"])
+def test_labels_that_are_not_wanted_may_be_anything(folder, text):
+    listed = read_list(write(folder, text), str(folder), labelled=False)
+    assert listed.paths == ["a.mp4", "b.mp4"][: len(listed.paths)]
+    assert listed.labels is None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "a.mp4 running\n",
+            "line 1, 'a.mp4 running', was understood as the path 'a.mp4 running' and "
+            "no label; expected `path label` with a whole number",
+        ),
+        (
+            "7,a.mp4,3\n8,b.mp4,0\n",
+            "line 1, '7,a.mp4,3', was understood as the path '7,a.mp4' and the label 3; expected",
+        ),
+        (
+            "x.mp4 3\n",
+            "none of the first 1 files exists, such as .*x.mp4: line 1, 'x.mp4 3', was "
+            "understood as the path 'x.mp4' and the label 3; set data.root",
+        ),
+        (
+            "a.mp4 1\n3 d,e.mkv\n",
+            "such as 'a.mp4 1' and .* such as '3 d,e.mkv', as the files exist",
+        ),
+        ("a.mp4 1\na.mp4 1\n3 d,e.mkv\n", "line 3: expected `path label` .*found '3 d,e.mkv'"),
+        (
+            "a.mp4 300 7\nb.mp4 90 0\n",
+            "line 1: .*more numbers.*which one is the label is not known",
+        ),
+        ("path,label,class_id\na.mp4,ant,0\n", "names 1 columns of paths and 2 of labels"),
+        ("path,split,label\na.mp4,train,0\nd,e.mkv,train,1\n", "line 3: expected the columns"),
+        ("path,label\na.mp4,ant\n", "line 2: expected `path label` with a whole number"),
+        ("a.mp4 0\n#note\n", "line 2: .*a comment starts with # and a space"),
+        ("a.mp4 0\rd,e.mkv 1\na.mp4 0\n", "line 1: carriage return in the line"),
+        ("5 5\n", "forms `path label` .* and `label path` .*with paths in double quotes"),
+    ],
+)
+def test_what_is_not_clear_is_an_error(folder, text, words):
+    (folder / "5").touch()
+    with pytest.raises(ValueError, match=words):
+        VideoList("train", path=str(write(folder, text)))
+
+
+def test_labels_from_one_leave_class_0_empty(folder):
+    write(folder, "a.mp4 1\nsub/b c.mp4 3\nd,e.mkv 2\n")
+    words = "label 0 is empty: the labels are 1 to 3, they seem to start at 1"
+    with pytest.raises(ValueError, match=f"{words}; subtract 1.* data.classes .*, 4"):
+        VideoList("train", path=str(folder))
+    with pytest.raises(ValueError, match=f"line 2: label 3; there are 3 classes, from 0 .{words}"):
+        VideoList("train", path=str(folder), classes=3)
+    assert len(VideoList("train", path=str(folder), classes=4).class_names) == 4
+    write(folder, "a.mp4 1\nsub/b c.mp4 4\nd,e.mkv 2\n")  # a part of a dataset
+    assert len(VideoList("train", path=str(folder)).class_names) == 5
+
+
+@pytest.mark.parametrize(
     ("text", "labels"), [("a.mp4\nsub/b c.mp4\n", "auto"), ("a.mp4 3\nsub/b c.mp4 4\n", "none")]
 )
 def test_lists_without_labels(folder, text, labels):
@@ -107,8 +224,7 @@ def test_names_of_classes(folder):
     [
         ("", "no entries; expected lines `path label`"),
         ("# only\n", "no entries"),
-        ("a.mp4 0\n".encode("utf-16"), "UTF-16; save it as UTF-8"),
-        ("path,label\na.mp4,0\nb.mp4,1\n", "line 1: expected `path label` with a whole number"),
+        ("a.mp4 0\n".encode("utf-16")[:-1], "not valid UTF-16 .*; save it as UTF-8"),
         ("a.mp4 0\nb.mp4\nc.mp4 1\n", "line 2: expected `path label` with a whole number"),
         ("a.mp4 0\nb.mp4 1.5\nc.mp4 1\n", "line 2: expected `path label` with a whole number"),
         ("a.mp4\nb.mp4\nc.mp4 1\n", "line 3: expected a path without a label"),
@@ -124,7 +240,7 @@ def test_names_of_classes(folder):
 )
 def test_wrong_lines_are_named(tmp_path, text, words):
     with pytest.raises(ValueError, match=words) as caught:
-        read_list(write(tmp_path, text))
+        read_list(write(tmp_path, text), str(tmp_path))
     assert "train.csv" in str(caught.value)
     assert len(str(caught.value)) < 1000
 
@@ -132,7 +248,7 @@ def test_wrong_lines_are_named(tmp_path, text, words):
 def test_names_twenty_problems_at_once(tmp_path):
     good, bad = "a.mp4 1\n" * 30, "a.mp4 -1\n" * 25
     with pytest.raises(ValueError, match="has 25 invalid lines") as caught:
-        read_list(write(tmp_path, good + bad))
+        read_list(write(tmp_path, good + bad), str(tmp_path))
     lines = str(caught.value).splitlines()
     assert len(lines) == 22
     assert lines[-1] == "  and 5 more"
@@ -154,7 +270,7 @@ def test_any_name_comes_out_as_it_went_in(tmp_path_factory, paths, separator, en
     file = tmp_path_factory.getbasetemp() / "x.txt"
     rows = [f"{path}{separator}{i}" if labels else path for i, path in enumerate(paths)]
     file.write_bytes((("\ufeff" if bom else "") + end.join(rows)).encode())
-    listed = read_list(file)
+    listed = read_list(file, str(file.parent))
     assert listed.paths == paths
     assert (listed.labels is not None) == labels
     assert not labels or listed.labels.tolist() == list(range(len(paths)))
@@ -165,7 +281,7 @@ def test_any_bytes_are_a_list_or_an_error_with_words(tmp_path_factory, data):
     file = tmp_path_factory.getbasetemp() / "x.txt"
     file.write_bytes(data)
     try:
-        listed = read_list(file)
+        listed = read_list(file, str(file.parent))
     except ValueError as error:
         words = str(error)
     else:
@@ -201,14 +317,19 @@ def test_fingerprint_depends_on_the_list_not_on_the_folder(folder, tmp_path_fact
         assert VideoList("train", path=str(folder)).fingerprint != expected
 
 
-def index_line(path: str, status: str = "ok", **facts) -> str:
-    return json.dumps(dict(path=path, status=status, reason="", **facts)) + "\n"
+def index_line(file: Path, status: str = "ok", **facts) -> str:
+    """The entry of a file in the folder of the index, as it is now."""
+    stat = file.stat()
+    entry = dict(path=file.name, status=status, reason="", num_frames=None, fps=None)
+    return (
+        json.dumps({**entry, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns, **facts}) + "\n"
+    )
 
 
 def test_an_index_knows_frames_and_bad_videos(folder):
     write(folder, "a.mp4 0\nsub/b c.mp4 1\nd,e.mkv 2\n")
-    index = index_line("a.mp4", num_frames=4, fps=12.5)
-    index += index_line("sub/b c.mp4", "decode_error", num_frames=None, fps=None)
+    index = index_line(folder / "a.mp4", num_frames=4, fps=12.5)
+    index += index_line(folder / "sub/b c.mp4", "decode_error", path="sub/b c.mp4")
     write(folder, index, "index.jsonl")
     for source in (
         VideoList("train", path=str(folder)),
@@ -226,7 +347,7 @@ def test_an_index_knows_frames_and_bad_videos(folder):
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", '{"status": "ok"}', "3"])
 def test_a_wrong_index_is_named(folder, line):
-    write(folder, index_line("a.mp4") + line + "\n", "index.jsonl")
+    write(folder, index_line(folder / "a.mp4") + line + "\n", "index.jsonl")
     with pytest.raises(ValueError, match=r"index\.jsonl, line 2: expected a JSON object"):
         VideoFolder("train", path=str(folder))
 
