@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 
 from input_pipeline.bad_inputs import BadMedia, refuse_larger
 from input_pipeline.datasets.class_files import labels_from_one, read_class_names
-from input_pipeline.records.index import Record, open_indexes
+from input_pipeline.records.index import Record, open_indexes, path_of_index
 from input_pipeline.source import LIMITS, Example, Limits, fingerprint
 from input_pipeline.texts import name_bytes
 from input_pipeline.views import crops
@@ -117,11 +118,23 @@ class RecordVideo(NamedTuple):
 
     @contextlib.contextmanager
     def open(self, limits: Limits = LIMITS) -> Iterator[OpenRecord]:
-        """Opens the file; raises BadMedia if the record is damaged or too large, or OSError."""
+        """Opens the file.
+
+        Raises:
+          BadMedia: the record is damaged, too large, or not the one that was indexed.
+          OSError: it cannot be read.
+        """
         if self.record.damage is not None:
             raise BadMedia("decode_error", self.record.damage)
         refuse_larger(self.record.width, self.record.height, limits.frame_pixels)
         with open(self.shard, "rb", buffering=0) as file:
+            end, crc = self.record.end, self.record.crc
+            if end is not None and os.pread(file.fileno(), 4, end) != struct.pack("<I", crc):
+                index = path_of_index(self.shard)
+                raise BadMedia(
+                    "decode_error",
+                    f"the record is not the one that was indexed; delete {index}, it is made again",
+                )
             yield OpenRecord(self, file.fileno())
 
 

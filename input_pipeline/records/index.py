@@ -40,6 +40,8 @@ class Record(NamedTuple):
     width: int
     num_frames: int  # 0 if the record is damaged
     damage: str | None  # error message; None if the record is intact
+    end: int | None = None  # offset of its checksum in the shard; None in indexes of before
+    crc: int | None = None  # the checksum
 
 
 class ShardIndex:
@@ -176,7 +178,7 @@ def read_shard(shard: Path) -> ShardIndex:
             except WrongSchema as error:
                 raise ValueError(f"record {len(records)} of {shard}: {error}") from None
             frames["offset"] += start
-            records.append(record)
+            records.append(record._replace(end=end, crc=stored))
             tables.append(frames)
         at = end + FOOTER_BYTES
     return ShardIndex(records, np.concatenate(tables), size)

@@ -87,7 +87,11 @@ def test_json(tmp_path, content):
         ("c.txt", "id,name\n0,ant\n1,ant\n", "line 3: 'ant' is also in line 2"),
         ("c.txt", "1 ant\n2 bee\n", "numbers its classes from 1 to 2; class indices start at 0"),
         ("c.txt", "0,ant\n2,bee\n", "numbers 0 to 1, each once, but 1 is missing"),
-        ("c.txt", "Kennzahl;Art\n5;Ameise\n7;Biene\n", "numbers 0 to 1, each once, but 0 is missing"),
+        (
+            "c.txt",
+            "Kennzahl;Art\n5;Ameise\n7;Biene\n",
+            "numbers 0 to 1, each once, but 0 is missing",
+        ),
         ("c.json", "{", "c.json is not JSON"),
         ("c.json", '{"ant": "insect"}', "expected a list of names, or a table"),
         ("c.json", '["ant", 3]', "expected a list of names, or a table"),

@@ -154,6 +154,41 @@ def test_damage_after_indexing_is_noticed(folder):
             decode(damaged, 4)
 
 
+def test_another_shard_of_the_same_size_is_noticed(folder):
+    assert VideoRecords("train", path=str(folder)).read(1).label == 1
+    other = [example(v, clip_label_index=2) if v == 1 else example(v) for v in range(5)]
+    (folder / "new").mkdir()
+    write_shards(folder / "new", [other])[0].replace(folder / "train-00000-of-00003")
+    source = VideoRecords("train", path=str(folder))
+    assert decode(source, 0).shape[0] == 3
+    with pytest.raises(BadMedia, match=r"not the one that was indexed; delete .*00003\.index"):
+        decode(source, 1)
+    (folder / "train-00000-of-00003.index").unlink()
+    assert VideoRecords("train", path=str(folder)).read(1).label == 2
+
+
+def test_names_and_labels_are_those_of_the_class_file(tmp_path):
+    name = os.fsdecode(b"caf\xe9\n")
+    texts = [example(v, clip_label_text=name if v == 1 else "b") for v in range(2)]
+    write_shards(tmp_path, [texts])
+    assert VideoRecords("train", path=str(tmp_path)).class_names == ("b", name)
+    (tmp_path / "classes.txt").write_text("a\u2028b\n" + '"caf\\udce9\\n"\n')
+    assert VideoRecords("train", path=str(tmp_path)).class_names == ("a\u2028b", name)
+
+
+def test_labels_from_one_leave_class_0_empty(tmp_path):
+    write_shards(tmp_path, [[example(1), example(2)]])
+    with pytest.raises(
+        ValueError, match=r"label 0 is empty: the labels are 1 to 2.*write them from 0"
+    ):
+        VideoRecords("train", path=str(tmp_path))
+    (tmp_path / "classes.txt").write_text("ant\nbee\n")
+    with pytest.raises(ValueError, match=r"names 2 classes, .* is 2 \(label 0 is empty"):
+        VideoRecords("train", path=str(tmp_path))
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncat\n")
+    assert VideoRecords("train", path=str(tmp_path)).read(0).label == 1
+
+
 def test_a_shard_cut_short_is_named(folder):
     shard = folder / "train-00002-of-00003"
     data = shard.read_bytes()
