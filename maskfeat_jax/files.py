@@ -1,10 +1,12 @@
-"""Atomic writes: readers see the old file or the complete new one."""
+"""Files and terminals: atomic writes, and names of files whatever their bytes are."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pathlib
+import sys
 from collections.abc import Iterator
 
 
@@ -38,6 +40,13 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def escape_unprintable() -> None:
+    """Lets `print` escape characters that the terminal's encoding lacks, instead of raising."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def sync_directory(path: pathlib.Path) -> None:

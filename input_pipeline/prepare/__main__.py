@@ -33,6 +33,7 @@ from input_pipeline.prepare.worker_processes import Died
 from input_pipeline.records import writer as record_writer
 from input_pipeline.records.writer import Settings, ShardJob
 from input_pipeline.source import Limits, printable
+from input_pipeline.texts import escape_unprintable
 
 _MORE = """
 OUT may be VIDEOS; otherwise set the index in the section of video_folder, video_list or ssv2:
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
       SystemExit: wrong arguments or input (code 2); written files differ from the videos, the disk
         is full, a folder cannot be read, a process ended, or interrupted (code 1).
     """
+    escape_unprintable()
     parser = _parser()
     args = parser.parse_args(arguments)
     source, out = args.videos.expanduser(), args.out.expanduser()

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from input_pipeline.records.index import open_indexes
+from input_pipeline.texts import escape_unprintable
 
 
 def main(folder: Path) -> None:
@@ -22,6 +23,7 @@ def main(folder: Path) -> None:
       SystemExit: no such files, or some are truncated or have other contents.
       OSError: a file cannot be read.
     """
+    escape_unprintable()
     shards = sorted(path for path in folder.glob("*-of-*") if path.suffix != ".index")
     if not shards:
         sys.exit(f"{folder} holds no files such as train-00000-of-00010")

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict, config_flags
 
 from maskfeat_jax.commands import COMMANDS
 from maskfeat_jax.commands.options import Options, UsageError
+from maskfeat_jax.files import escape_unprintable
 from maskfeat_jax.recipes import load, section_of
 from maskfeat_jax.sections import RecipeError, nearest
 from maskfeat_jax.version import VERSION
@@ -51,6 +52,7 @@ class CommandLine(NamedTuple):
 
 def main() -> NoReturn:
     """Does what the command line says, and ends the process."""
+    escape_unprintable()
     words = sys.argv[1:]
     if words[:1] == ["visualize"]:
         _visualize(words[1:])

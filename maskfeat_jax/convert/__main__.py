@@ -25,6 +25,7 @@ from maskfeat_jax.checkpoints.pretrained import write_description
 from maskfeat_jax.convert import stablehlo
 from maskfeat_jax.convert.exporting import new_folder
 from maskfeat_jax.convert.verify import verify
+from maskfeat_jax.files import escape_unprintable
 from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.transfer import TransferError
 from maskfeat_jax.workdir.workdir import WorkdirError
@@ -43,6 +44,7 @@ EXIT_CODES: dict[type[Exception], int] = {
 
 def main(words: Sequence[str] | None = None) -> None:
     """Runs the command line."""
+    escape_unprintable()
     arguments = parser().parse_args(words)
     try:
         run(arguments)

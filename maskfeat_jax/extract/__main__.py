@@ -38,7 +38,7 @@ from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.class_names import Aligned, ClassesDiffer
 from maskfeat_jax.convert import ConvertError, Pretrained, load
 from maskfeat_jax.extract.features import AXES, Features
-from maskfeat_jax.files import replacing
+from maskfeat_jax.files import escape_unprintable, replacing
 from maskfeat_jax.models.classifier import POOLS
 from maskfeat_jax.sections import Problems, RecipeError, Section, call
 from maskfeat_jax.training.prefetch import Prefetcher
@@ -297,6 +297,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--batch-size", type=int, default=64, help="clips per batch (%(default)s)")
     add("--dtype", choices=DTYPES, default="float32", help="dtype of the features (%(default)s)")
     add("--skip-bad", action="store_true", help="skip files that cannot be read")
+    escape_unprintable()
     words = parser.parse_args(arguments)
     logging.set_verbosity(logging.WARNING)  # Orbax logs every file it reads
     keep_freed_memory()

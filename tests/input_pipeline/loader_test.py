@@ -13,11 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from input_pipeline import BadInput, BadInputs, EvalView, ImageFolder, Loader, Shapes, TrainView
-from input_pipeline.bad_inputs import TooManyBadInputs
+from input_pipeline import (
+    BadInput,
+    BadInputs,
+    EvalView,
+    ImageFolder,
+    Loader,
+    Shapes,
+    TrainView,
+    VideoFolder,
+    VideoList,
+)
+from input_pipeline.bad_inputs import Problem, TooManyBadInputs
+from input_pipeline.decode.video import VideoFile
 from input_pipeline.loader import example_generator, permutation
+from input_pipeline.prepare import __main__ as prepare
 from input_pipeline.views.sampling import Dense
 from tests.input_pipeline.samples import FakeVideo, InMemory, encode, picture
+from tests.input_pipeline.video_samples import encode_video
 
 VIEW = TrainView(size=16, rand_augment="rand-m9-mstd0.5-inc1")
 
@@ -220,6 +233,80 @@ def test_evaluation_can_skip_bad_files(spoilt):
     assert loader.bad_inputs.skipped == 7
     index = np.concatenate([batch["index"] for batch in batches])
     assert index[index >= 0].tolist() == list(range(19))
+
+
+@pytest.fixture(scope="module")
+def videos() -> dict[int, bytes]:
+    return {frames: encode_video(frames) for frames in (10, 20)}
+
+
+@pytest.fixture
+def indexed(tmp_path, videos):
+    """Files 0.mp4 to 2.mp4 of 10 frames, with an index; then 1.mp4 is replaced by 20 frames."""
+    for number in range(3):
+        (tmp_path / f"{number}.mp4").write_bytes(videos[10])
+    (tmp_path / "train.csv").write_text("0.mp4 0\n1.mp4 1\n2.mp4 0\n")
+    prepare.main([str(tmp_path), str(tmp_path), "--workers=0"])
+    (tmp_path / "1.mp4").write_bytes(videos[20])
+    return tmp_path
+
+
+class Count:
+    """A view that returns the number of frames, as each pixel."""
+
+    shape, reads, clips_per_read = (1, 1, 1, 3), 1, 1
+
+    def __call__(self, data, rng, read):
+        with data.open() as video:
+            return np.full((1, *self.shape), video.num_frames, np.uint8)
+
+
+@pytest.mark.parametrize("dataset", [VideoFolder, VideoList])
+def test_training_reads_a_file_that_was_replaced_without_its_index(indexed, dataset):
+    bad_inputs = BadInputs(max_fraction=0.0).list_in(indexed / "bad_inputs.jsonl")
+    loader = Loader(dataset(path=str(indexed)), Count(), batch_size=3, bad_inputs=bad_inputs)
+    with pytest.warns(RuntimeWarning, match=r"1 files so far are not those of the index.*1\.mp4: "):
+        batches = take(loader, 2)
+    for batch in batches:
+        assert batch["valid"].all()
+        frames = dict(zip(batch["index"].tolist(), batch["video"].max((1, 2, 3, 4)), strict=True))
+        assert frames == {0: 10, 1: 20, 2: 10}
+    (line,) = map(json.loads, bad_inputs.path.read_text().splitlines())
+    assert (line["file"], line["class"]) == (str(indexed / "1.mp4"), "stale")
+    assert "bytes, but had" in line["reason"]
+    assert (bad_inputs.skipped, bad_inputs.files) == (0, 0)
+    BadInputs().list_in(bad_inputs.path).record(line["file"], 1, Problem("stale", "", None))
+    assert len(bad_inputs.path.read_text().splitlines()) == 1  # a run that goes on
+
+
+def test_evaluation_refuses_a_file_that_was_replaced(indexed):
+    loader = Loader(VideoList(path=str(indexed)), Count(), batch_size=3)
+    words = r"1\.mp4 cannot be used \(stale: .*bytes, but had.*run python -m input_pipeline.prepare"
+    with pytest.raises(BadInput, match=words):
+        list(loader.eval_batches())
+    (batch,) = loader.eval_batches("skip")
+    assert batch["valid"].tolist() == [True, False, True]
+    assert loader.bad_inputs.skipped == 1
+    prepare.main([str(indexed), str(indexed), "--workers=0"])
+    loader = Loader(VideoList(path=str(indexed)), Count(), batch_size=3)
+    (batch,) = loader.eval_batches()
+    assert batch["video"][:, 0, 0, 0, 0].tolist() == [10, 20, 10]
+
+
+def test_an_entry_holds_for_the_size_and_the_time_of_its_file(indexed, videos):
+    source = VideoFolder(path=str(indexed))
+    file = indexed / "0.mp4"
+    seconds = file.stat().st_mtime_ns // 10**9 * 10**9
+    os.utime(file, ns=(seconds, seconds))  # as an archive keeps it
+    assert source.read(0).data == VideoFile(str(file), 10, 25.0)
+    for time in (seconds + 10**9, seconds - 10**9):
+        os.utime(file, ns=(time, time))
+        assert "time of modification" in source.read(0).data.stale
+    (indexed / "2.mp4").write_bytes(b"")
+    prepare.main([str(indexed), str(indexed), "--workers=0"])
+    (indexed / "2.mp4").write_bytes(videos[20])
+    with VideoFolder(path=str(indexed)).read(2).data.open() as video:  # was bad when indexed
+        assert video.num_frames == 20
 
 
 def test_a_dead_mount_stops_training(tree):
