@@ -28,6 +28,8 @@ class MediaFolder(FileTree):
 class MediaList(VideoList):
     """Images and videos of a list. See `VideoList` for the rules."""
 
+    LABELS_FROM_ONE = True
+
     def read(self, index: int) -> Example:
         """See `open_media`; raises BadMedia if the index marks a video as bad."""
         video, label = super().read(index)

@@ -63,6 +63,8 @@ class VideoList(ListedVideos):
     all -1 are none. Missing files count as bad inputs when they are read.
     """
 
+    LABELS_FROM_ONE = False  # whether labels may be 1 to n, so that class 0 is empty
+
     def __init__(
         self,
         split: str = "train",
@@ -100,7 +102,7 @@ class VideoList(ListedVideos):
         listed = read_list(file, root, labels == "auto")
         names = None
         if listed.labels is not None:
-            names = _class_names(file, listed.labels, listed.lines, classes)
+            names = _class_names(file, listed, classes, self.LABELS_FROM_ONE)
         paths = [os.path.normpath(path) for path in listed.paths]
         _check_root(file, root, listed)
         super().__init__(root, paths, listed.labels, names, index)
@@ -323,9 +325,11 @@ def _find_list(path: Path, split: str) -> Path:
 
 
 def _class_names(
-    file: Path, labels: np.ndarray, lines: np.ndarray, classes: str | int | None
+    file: Path, listed: Listed, classes: str | int | None, may_be_from_one: bool
 ) -> tuple[str, ...]:
-    from_one = labels_from_one(labels.tolist())
+    labels, lines = listed.labels, listed.lines
+    assert labels is not None
+    from_one = "" if may_be_from_one else labels_from_one(labels.tolist())
     if isinstance(classes, str):
         names = read_class_names(Path(classes).expanduser())
     else:

@@ -29,7 +29,7 @@ from input_pipeline.decode.video import VideoFile
 from input_pipeline.prepare import worker_processes
 from input_pipeline.prepare.worker_processes import Died
 from input_pipeline.source import LeftOut, Limits, OpenVideo
-from input_pipeline.texts import name_bytes
+from input_pipeline.texts import as_name, name_bytes
 from input_pipeline.views import crops
 
 Line = dict[str, Any]
@@ -108,7 +108,7 @@ def read_index(index: Path) -> list[Line]:
             write_atomically(index, whole)
         lines = [json.loads(line) for line in whole.split("\n")[:-1]]
         if all({"path", "status", "mtime_ns", "decoded"} <= line.keys() for line in lines):
-            return lines
+            return [{**line, "path": as_name(line["path"])} for line in lines]
     except (json.JSONDecodeError, AttributeError):
         pass
     raise ValueError(f"{index} was not written by input_pipeline.prepare; rename or delete it")

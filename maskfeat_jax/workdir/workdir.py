@@ -119,6 +119,12 @@ def check_workdir(
     """
     directory = pathlib.Path(path)
     text = _as_json(recipe)
+    try:
+        str(directory.absolute()).encode()
+    except UnicodeEncodeError:
+        raise WorkdirError(
+            f"{directory}: the name is not UTF-8, as checkpoints need it; choose another --workdir"
+        ) from None
     if directory.exists() and not directory.is_dir():
         raise WorkdirError(f"{directory} is a file; --workdir must be a directory")
     if not directory.exists():
@@ -197,12 +203,15 @@ def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
     A failure only causes a warning.
     """
     if rows and jax.process_index() == 0:
-        text = io.StringIO()
-        table = csv.DictWriter(text, rows[0], lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+        lines = [list(rows[0]), *([row[name] for name in rows[0]] for row in rows)]
         with warn_on_oserror(path.name):
-            write_atomically(path, text.getvalue())
+            write_atomically(path, "".join(map(_csv_line, lines)))
+
+
+def _csv_line(values: Sequence[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(values)  # "\n" would not quote "a\rb"
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 @contextlib.contextmanager

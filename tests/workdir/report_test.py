@@ -153,6 +153,13 @@ def test_control_characters_are_escaped(tmp_path):
     assert stream.getvalue() == "a\\x1b[31mred\\rb\\tc\\x00\nnext line ü\\u2028\n"
 
 
+def test_the_log_holds_names_of_any_bytes(tmp_path):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    make_report(tmp_path, stream=stream).message(os.fsdecode(b"warning: caf\xe9.jpg"))
+    assert b"warning: caf\xe9.jpg\n" in (tmp_path / "log.txt").read_bytes()
+    assert b"warning: caf\\udce9.jpg\n" in stream.buffer.getvalue()
+
+
 def test_a_missing_tensorboard_package_costs_one_warning(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     clock, stream = Clock(), io.StringIO()

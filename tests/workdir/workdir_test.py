@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import csv
 import fcntl
+import io
 import json
 import os
 
@@ -80,6 +82,21 @@ def test_a_foreign_directory_a_file_and_a_damaged_recipe_are_refused(tmp_path):
 def test_a_place_where_nothing_can_be_made_is_refused():
     with pytest.raises(WorkdirError, match="not writable"):
         open_workdir("/proc/maskfeat/run", RECIPE)
+
+
+def test_a_name_that_checkpoints_cannot_have_is_refused_at_once(tmp_path):
+    with pytest.raises(WorkdirError, match="the name is not UTF-8, as checkpoints need it"):
+        open_workdir(tmp_path / os.fsdecode(b"caf\xe9"), RECIPE)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_table_holds_names_of_any_bytes(tmp_path):
+    names = [os.fsdecode(b"caf\xe9"), "a\u2028b\u0085", "two\nlines", "two\rlines", 'say "x", y']
+    workdirs.write_table(tmp_path / "per_class.csv", [{"class": n, "top1": 1.0} for n in names])
+    data = (tmp_path / "per_class.csv").read_bytes()
+    assert data.startswith(b"class,top1\ncaf\xe9,1.0\n")
+    rows = csv.DictReader(io.StringIO(os.fsdecode(data), newline=""))
+    assert [row["class"] for row in rows] == names
 
 
 def test_a_recipe_that_json_cannot_hold_is_refused(tmp_path):

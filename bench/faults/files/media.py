@@ -56,9 +56,12 @@ def without_index(path: pathlib.Path, file: str) -> str:
 
 
 def with_index(path: pathlib.Path, file: str) -> str:
-    """As training reads a folder that was prepared before the damage."""
+    """As training reads a folder that was prepared before a damage that leaves size and time."""
     index = path.parent.with_name("out") / "index.jsonl"
-    index.write_text(_index_of(file, index.parent))
+    found = path.stat()
+    line = json.loads(_index_of(file, index.parent))
+    line |= {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+    index.write_text(json.dumps(line))
     return compared(path, file, path.parent, index)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.datasets.folders import VideoFolder
+from input_pipeline.datasets.media import MediaList
 from input_pipeline.datasets.video_lists import VideoList, read_list
 from input_pipeline.decode.video import VideoFile
 from tests.input_pipeline.video_samples import decode_all, encode_video, numbers_of
@@ -164,6 +165,7 @@ def test_labels_from_one_leave_class_0_empty(folder):
     with pytest.raises(ValueError, match=f"line 2: label 3; there are 3 classes, from 0 .{words}"):
         VideoList("train", path=str(folder), classes=3)
     assert len(VideoList("train", path=str(folder), classes=4).class_names) == 4
+    assert MediaList(path=str(folder)).read(0).label == 1  # labels of features
     write(folder, "a.mp4 1\nsub/b c.mp4 4\nd,e.mkv 2\n")  # a part of a dataset
     assert len(VideoList("train", path=str(folder)).class_names) == 5
 

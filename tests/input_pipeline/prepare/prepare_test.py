@@ -183,6 +183,34 @@ def test_a_scan_that_is_interrupted_goes_on(videos, tmp_path, monkeypatch):
     assert index.read_bytes() == (tmp_path / "whole" / "index.jsonl").read_bytes()
 
 
+def test_names_may_be_any_bytes(samples, tmp_path):
+    names = [b"ant", b"caf\xe9", b"two\nlines", b"a\xe2\x80\xa8b"]
+    for name in names:
+        folder = os.path.join(os.fsencode(tmp_path), b"videos", name)
+        os.makedirs(folder)
+        (Path(os.fsdecode(folder)) / os.fsdecode(b"\xff.mp4")).write_bytes(samples[0])
+    out = tmp_path / os.fsdecode(b"\xfeout")
+    words = [str(tmp_path / "videos"), str(out), "--records", "--workers=0"]
+    for locale in ({"LC_ALL": "C", "PYTHONUTF8": "0"}, {"PYTHONUTF8": "1"}):
+        done = subprocess.run(
+            [sys.executable, "-m", "input_pipeline.prepare", *words],
+            cwd=ROOT,
+            env={**os.environ, **locale},
+            capture_output=True,
+            check=True,
+        )
+        assert b"4 videos" in done.stdout
+    source = VideoRecords("train", path=str(out))
+    assert set(map(os.fsencode, source.class_names)) == set(names)
+    for index in range(4):
+        record = source.read(index)
+        name = os.fsencode(source.name_of(index))
+        assert name.endswith(b"(" + os.fsencode(source.class_names[record.label]) + b"/\xff.mp4)")
+    folder = VideoFolder(path=words[0], index=str(out / "index.jsonl"))
+    assert folder.class_names == source.class_names
+    assert all(folder.read(index).data.num_frames == FRAMES[0] for index in range(4))
+
+
 def test_a_decoder_that_crashes_costs_one_video(videos, tmp_path, monkeypatch):
     def crashing(function, jobs, workers):
         for job in jobs:
