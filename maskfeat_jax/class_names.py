@@ -73,7 +73,7 @@ class Aligned:
 
     def __init__(self, source: Any, class_names: Sequence[str], *, owner: str, wanted_by: str):
         """Aligns `source` with `class_names`; see `order_of`, also for the errors."""
-        self.class_names = tuple(class_names)
+        self.class_names: tuple[str, ...] | None = tuple(class_names)
         self._source = source
         self._numbers = order_of(class_names, source.class_names, owner=owner, wanted_by=wanted_by)
 
