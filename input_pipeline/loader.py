@@ -179,8 +179,8 @@ class Loader:
             problem = Problem(bad.kind, bad.reason, num_bytes)
             return Loaded(self._empty(), 0, index, read, problem)
         stale = getattr(data, "stale", "")
-        problem = Problem("stale", stale, None) if stale else None
-        return Loaded(video, label or 0, index, read, problem)
+        not_indexed = Problem("stale", stale, None) if stale else None
+        return Loaded(video, label or 0, index, read, not_indexed)
 
     def train_read(self, local_position: int) -> Read:
         """The read at a training position of this process."""

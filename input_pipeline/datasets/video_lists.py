@@ -148,9 +148,9 @@ def read_list(file: Path, root: str, labelled: bool = True) -> Listed:
     listed = Listed(paths, np.array(labels), lines, entries[0][1])
     if not labelled or set(labels) == {_NO_LABEL}:
         return listed._replace(labels=None)
-    negative = np.flatnonzero(listed.labels < 0)
+    numbered = zip(lines, labels, strict=True)
     raise_problems(
-        file, (f"line {lines[row]}: label {labels[row]}; expected 0 or more" for row in negative)
+        file, (f"line {line}: label {x}; expected 0 or more" for line, x in numbered if x < 0)
     )
     raise_problems(file, _contradictions(listed))
     return listed

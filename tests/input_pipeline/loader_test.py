@@ -24,7 +24,7 @@ from input_pipeline import (
     VideoFolder,
     VideoList,
 )
-from input_pipeline.bad_inputs import Problem, TooManyBadInputs
+from input_pipeline.bad_inputs import BadMedia, Problem, TooManyBadInputs
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.loader import example_generator, permutation
 from input_pipeline.prepare import __main__ as prepare
@@ -302,11 +302,19 @@ def test_an_entry_holds_for_the_size_and_the_time_of_its_file(indexed, videos):
     for time in (seconds + 10**9, seconds - 10**9):
         os.utime(file, ns=(time, time))
         assert "time of modification" in source.read(0).data.stale
+    (indexed / "1.mp4").unlink()
+    (indexed / "1.mp4").symlink_to("there.mp4")
     (indexed / "2.mp4").write_bytes(b"")
     prepare.main([str(indexed), str(indexed), "--workers=0"])
+    source = VideoFolder(path=str(indexed))
+    for index, kind in ((1, "missing"), (2, "empty")):
+        with pytest.raises(BadMedia, match=kind):
+            source.read(index)
+    (indexed / "there.mp4").write_bytes(videos[20])
     (indexed / "2.mp4").write_bytes(videos[20])
-    with VideoFolder(path=str(indexed)).read(2).data.open() as video:  # was bad when indexed
-        assert video.num_frames == 20
+    for index in (1, 2):  # bad when they were indexed
+        with source.read(index).data.open() as video:
+            assert video.num_frames == 20
 
 
 def test_a_dead_mount_stops_training(tree):
