@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from maskfeat_jax import convert
+from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.checkpoints.description import sections_of
 from maskfeat_jax.checkpoints.pretrained import write_description
@@ -30,6 +31,7 @@ from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.transfer import TransferError
 from maskfeat_jax.workdir.workdir import WorkdirError
 
+MVIT_TOKEN = "pixels of an output token of an MViT, if the file fits several"
 OURS, STABLEHLO = "maskfeat_jax", "stablehlo"
 # Errors that are printed without a traceback, and their exit codes, as in main.py.
 EXIT_CODES: dict[type[Exception], int] = {
@@ -55,9 +57,14 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads, writes and reports."""
-    hints = ("heads", "decoder_heads", "pool", "kv_stride", "allow_unexpected")
-    given = {name: getattr(arguments, name) for name in hints}
-    given["clip"] = arguments.clip and tuple(arguments.clip)
+    hints = ("heads", "decoder_heads", "pool", "kv_stride", "mask_ratio", "epsilon", "activation")
+    given = {name: getattr(arguments, name) for name in (*hints, "prefix", "allow_unexpected")}
+    for name in ("clip", "tubelet"):
+        given[name] = getattr(arguments, name) and tuple(getattr(arguments, name))
+    if (arguments.mean is None) != (arguments.std is None):
+        raise convert.ConvertError("--mean and --std: give both")
+    if arguments.mean:
+        given["normalise"] = Normalise(tuple(arguments.mean), tuple(arguments.std))
     trained = convert.load(arguments.source, arguments.layout, ema=arguments.ema, **given)
     print(description(trained))
     exports = arguments.out is not None and arguments.to in convert.LAYOUTS
@@ -130,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     layouts = list(convert.LAYOUTS)
-    add("source", type=Path, help="work directory, one of its steps, or a PyTorch file")
+    add("source", type=Path, help="work directory, one of its steps, a PyTorch file or an index")
     add("out", type=Path, nargs="?", help="new folder; without it the source is only described")
     add("--from", dest="layout", choices=layouts, help="layout of the source; default: detected")
     add(
@@ -147,7 +154,15 @@ def parser() -> argparse.ArgumentParser:
     add("--heads", type=int, help="attention heads, if the file does not contain them")
     add("--decoder-heads", type=int, help="attention heads of the decoder, if not in the file")
     add("--kv-stride", type=int, help="stride of keys and values in the first stage of an MViT")
+    add("--tubelet", **{**size, "metavar": ("FRAMES", "ROWS", "COLUMNS")}, help=MVIT_TOKEN)
     add("--pool", choices=["class", "mean"], help="pooling of a classifier, if not in the file")
+    add("--mask-ratio", type=float, help="masked fraction of an autoencoder, if not in the file")
+    add("--epsilon", type=float, help="epsilon of the layer norms, if not in the file")
+    add("--activation", help="activation of the MLPs; only gelu (exact) is supported")
+    colour: dict[str, Any] = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
+    add("--mean", **colour, help="mean of the pixels, from 0 to 1, if not in the file")
+    add("--std", **colour, help="standard deviation of the pixels, if not in the file")
+    add("--prefix", help="of the names to read, e.g. teacher.backbone; default: detected")
     average = "use the parameters even if the source has their moving average"
     add("--no-ema", dest="ema", action="store_false", help=average)
     unexpected = "ignore tensors that the model does not have instead of refusing the file"

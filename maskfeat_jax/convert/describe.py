@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from maskfeat_jax.checkpoints.description import section_of
@@ -55,8 +55,11 @@ def _vit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
         "mlp_ratio": _block(shapes, 0, "mlp", "fc1", "kernel")[1] / width,
         "positions": _positions(shapes, "encoder"),
         "class_token": ("encoder", "cls_token") in shapes,
+        "epsilon": hints.get("epsilon") or form.epsilon,
         **form.encoder_fields,
     }
+    if hints.get("tubelet") not in (None, tubelet):
+        raise ConvertError(f"tubelet={hints['tubelet']}, but the patch embedding has {tubelet}")
     if hints.get("clip"):
         frames, height, side = hints["clip"]
         return fields, (frames, height, side)
@@ -152,20 +155,28 @@ def _mvit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
     }
     if hints.get("heads") not in (None, heads[0]):
         raise ConvertError(f"heads={hints['heads']}, but the tensors have {heads[0]} heads")
+    if hints.get("epsilon") not in (None, 1e-6):
+        raise ConvertError(f"epsilon={hints['epsilon']}: the layer norms of an MViT have 1e-6 here")
     frames = (_block(shapes, 0, "attn", "rel_pos_t")[0] + 1) // 2 * PATCH[0]
     side = (_block(shapes, 0, "attn", "rel_pos_h")[0] + 1) // 2 * PATCH[1]
     clip = hints.get("clip") or (frames, side, side)
     tables = [_block(shapes, i, "attn", "rel_pos_h")[0] for i in range(depth)]
-    known = _strides(fields, clip, tables, hints.get("kv_stride"))
+    known = _strides(fields, clip, tables, hints)
     return {**fields, **known}, (clip[0], clip[1], clip[2])
 
 
-def _strides(fields: Fields, clip: Size3, tables: list[int], known: int | None) -> Fields:
+def tubelets(stages: Sequence[int]) -> list[Size3]:
+    """Possible sizes of an output token of an MViT, largest first."""
+    halvings = range(len(stages), -1, -1)
+    return [(PATCH[0], PATCH[1] << halved, PATCH[2] << halved) for halved in halvings]
+
+
+def _strides(fields: Fields, clip: Size3, tables: list[int], hints: Hints) -> Fields:
     """Where the grid is halved, inferred from the lengths of the relative position tables."""
     stages = fields["stages"]
-    halvings = range(len(stages), -1, -1)
-    for kv_stride, halved in itertools.product((known,) if known else KV_STRIDES, halvings):
-        tubelet = (PATCH[0], PATCH[1] << halved, PATCH[2] << halved)
+    kv_strides = (hints["kv_stride"],) if hints.get("kv_stride") else KV_STRIDES
+    sizes = [tuple(hints["tubelet"])] if hints.get("tubelet") else tubelets(stages)
+    for kv_stride, tubelet in itertools.product(kv_strides, sizes):
         chosen: Fields = {"tubelet": tubelet, "kv_stride": kv_stride}
         blocks = MViT(**fields, **chosen).block_fields(clip)
         if [block["rows"][1] for block in blocks] == tables:
@@ -183,10 +194,11 @@ def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
         return {**head, "pool": hints.get("pool") or ("class" if class_token else "mean")}
     projection = ("projection",) if form.head != "mae" else ("decoder", "projection")
     out = _shape(shapes, (*projection, "kernel"))[1]
+    last = {} if form.last_epsilon is None else {"last_epsilon": form.last_epsilon}
     if form.head == "maskfeat":
         return {**head, "dim": out}
     if form.head in ("classifier", "linear_probe"):
-        return {**head, "num_classes": out, "pool": _pool(shapes, form, hints)}
+        return {**head, "num_classes": out, **_pool(shapes, form, hints), **last}
     _, width = _shape(shapes, ("decoder", "embed", "kernel"))
     own = ("decoder", "cls_token") in shapes
     tokens = math.prod(grid)
@@ -202,16 +214,28 @@ def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
         **{name: v(width) if callable(v) else v for name, v in form.fields.items()},
         "class_token": "own" if own else "encoder" if class_token else "none",
     }
-    return {**head, **fields, "heads": hints.get("decoder_heads") or fields["heads"]}
+    return {**head, **fields, "heads": hints.get("decoder_heads") or fields["heads"], **last}
 
 
-def _pool(shapes: Shapes, form: Form, hints: Hints) -> str:
-    """Pooling of a classifier; a supervised MViT reads the class token."""
-    given = hints.get("pool")
-    if form.pool and given and form.pool != given:
+def _pool(shapes: Shapes, form: Form, hints: Hints) -> Fields:
+    """Pooling and norm of a classifier; a supervised MViT reads the class token."""
+    given, order = hints.get("pool"), hints.get("norm_of", form.norm_of)
+    if given not in (None, form.pool) and form.pool and not form.other_pool:
         raise ConvertError(f"pool={given!r}, but the names are those of pool={form.pool!r}")
-    supervised = form.encoder == "mvit" and _widens_in_attention(shapes)
-    return form.pool or given or ("class" if supervised else "mean")
+    if order != form.norm_of:
+        raise ConvertError(
+            f"norm_of={order!r} in the settings (fc_norm of timm), but the names are those of "
+            f"norm_of={form.norm_of!r}"
+        )
+    usual = form.pool
+    if usual is None:
+        supervised = form.encoder == "mvit" and _widens_in_attention(shapes)
+        usual = "class" if supervised else "mean"
+    elif form.other_pool and ("encoder", "cls_token") not in shapes:
+        usual = "mean"
+    pool = given or usual
+    of_tokens = pool == "mean" and order == "tokens"
+    return {"pool": pool, **({"norm_of": order} if of_tokens else {})}
 
 
 def _widens_in_attention(shapes: Shapes) -> bool:

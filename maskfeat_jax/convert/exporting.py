@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from maskfeat_jax.checkpoints.trees import Name, named_leaves
 from maskfeat_jax.convert import files
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.importing import computed
-from maskfeat_jax.convert.layouts import Form
+from maskfeat_jax.convert.layouts import Form, Layout
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import layout_of
 from maskfeat_jax.files import write_atomically
@@ -89,7 +89,10 @@ def export(trained: Pretrained, layout: str) -> Export:
             except ConvertError as error:
                 problems.append(str(error))
             else:
-                notes = _dropped(candidate, form)
+                notes = [
+                    *_dropped(candidate, form),
+                    *_of_epsilon(candidate, form, layout_of(layout)),
+                ]
                 return Export(candidate, form, state, (*left_out, *notes))
     lines = "\n  ".join(dict.fromkeys(problems))
     sections = sections_of(trained.model)
@@ -171,8 +174,8 @@ def _export_as(trained: Pretrained, form: Form) -> State:
     kind = "mvit" if isinstance(encoder, MViT) else "vit"
     if (head["name"], kind) != (form.head, form.encoder):
         raise ConvertError(f"it supports {form.head} on {form.encoder}")
-    if head["name"] != "features" and form.pool not in (None, head.get("pool")):
-        raise ConvertError(f"it supports {form.head} with pool={form.pool!r}")
+    if head["name"] != "features":
+        _check_pool(head, form)
     for name, value in form.encoder_fields.items():
         if getattr(encoder, name) != value:
             raise ConvertError(f"it supports encoders with {name}={value!r}")
@@ -197,6 +200,15 @@ def _export_as(trained: Pretrained, form: Form) -> State:
     if trained.recipe.get("target", {}).get("name", "hog") != "hog":  # the extras are of HOG
         state = {name: tensor for name, tensor in state.items() if name not in form.extras}
     return state
+
+
+def _check_pool(head: Mapping[str, Any], form: Form) -> None:
+    pool, order = head.get("pool"), head.get("norm_of", "pooled")
+    other = form.other_pool and pool == "mean"  # the class token has its own form
+    if form.pool not in (None, pool) and not other:
+        raise ConvertError(f"it supports {form.head} with pool={form.pool!r}")
+    if pool == "mean" and order != form.norm_of:
+        raise ConvertError(f"it supports {form.head} with norm_of={form.norm_of!r}")
 
 
 def _state(flat: dict[Name, np.ndarray], form: Form) -> State:
@@ -227,6 +239,18 @@ def _dropped(trained: Pretrained, form: Form) -> list[str]:
             if rule.biases[1] is None and keys.any():
                 return ["the biases of the keys are left out: outputs do not depend on them"]
     return []
+
+
+def _of_epsilon(trained: Pretrained, form: Form, layout: Layout) -> list[str]:
+    """A sentence if the original has another epsilon in its layer norms."""
+    model = trained.model
+    ours = model.encoder.epsilon, getattr(model, "last_epsilon", None) or model.encoder.epsilon
+    usual = ours[0] if layout.stores_epsilon else 1e-6
+    theirs = usual, form.last_epsilon or usual
+    if ours == theirs:
+        return []
+    all_and_last = (f"{first:g}, in the last {last:g}" for first, last in (ours, theirs))
+    return ["epsilon of the layer norms here: {}; in the original: {}".format(*all_and_last)]
 
 
 def _head_of(params: Params) -> str:

@@ -11,12 +11,14 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
 import pickle
+import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,8 +37,10 @@ TORCH_VERSION = (2, 10)  # weights_only=True is not safe in older ones
 AVERAGES = ("state_dict_ema", "model_ema")
 WRAPPERS = ("state_dict", "model", "model_state", "module")
 SWAPPED = "ema_state_dict"  # OpenMMLab: with this key, `state_dict` holds the averages
-PREFIXES = ("module.", "_orig_mod.")
 DOCUMENTS = ("config.json", "preprocessor_config.json", pretrained.FILE)
+INDEX = ".index.json"  # ending of the names of files that list the shards of a checkpoint
+_NAMES = ("model.safetensors", "pytorch_model.bin")
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.")
 _MOST_JSON = 10_000_000  # bytes
 
 
@@ -53,35 +57,50 @@ class Tensor:
     read: Callable[[], np.ndarray]
 
 
+Tensors = Mapping[str, Tensor]
+
+
 @dataclasses.dataclass(frozen=True)
 class Contents:
     """The contents of a file."""
 
     path: Path
-    tensors: Mapping[str, Tensor]
+    tensors: Tensors
     found: tuple[str, ...]  # sentences about other entries: wrapper, optimiser, averages
     wrapper: Mapping[str, Any]  # entries next to the state dict: settings, epoch
     documents: Mapping[str, Any]  # JSON files in the same folder, by name
 
 
 def read(path: str | os.PathLike[str], *, ema: bool = True) -> Contents:
-    """Reads a file of tensors, or the one in a folder.
+    """Reads a file of tensors, or the one in a folder, or all shards that an index lists.
 
     Args:
-      path: a `.safetensors` file, one that `torch.save` wrote, or a folder with `model.safetensors`
-        or `pytorch_model.bin`.
+      path: a `.safetensors` file, one that `torch.save` wrote, the index of a sharded checkpoint
+        (`model.safetensors.index.json`), or a folder with one of these.
       ema: take the moving average of the parameters where the file has one.
 
     Raises:
-      ConvertError: the file cannot be read without running code, is damaged, or has no tensors.
+      ConvertError: the file cannot be read without running code, is damaged, or has no tensors; a
+        shard is missing or has other tensors than the index lists; a JSON file is not valid.
     """
     path = _file_of(Path(path))
+    if _is_shard(path):
+        raise ConvertError(
+            f"{path} is one shard of several; give its folder, or the index (*{INDEX})"
+        )
     documents = {name: _document(path.parent / name) for name in DOCUMENTS}
     documents = {name: document for name, document in documents.items() if document}
+    if path.name.endswith(INDEX):
+        return Contents(path, *_read_shards(path, ema), documents)
+    return Contents(path, *_read_file(path, ema), documents)
+
+
+def _read_file(path: Path, ema: bool) -> tuple[Tensors, tuple[str, ...], Mapping[str, Any]]:
+    """The first entries of `Contents` of one file."""
     with path.open("rb") as file:
         start = file.read(9)
     if path.suffix == SAFETENSORS or start[8:] == b"{":
-        return Contents(path, _safetensors(path), (), {}, documents)
+        return _safetensors(path), (), {}
     if not start.startswith((b"PK\x03\x04", b"\x80")):  # archives and pickles, of torch.save
         raise ConvertError(f"{path} is neither a safetensors file nor one that torch.save wrote")
     saved = _load(path)
@@ -99,16 +118,43 @@ def read(path: str | os.PathLike[str], *, ema: bool = True) -> Contents:
     size = sum(math.prod(t.shape) * 2 for t in tensors.values())  # of the smallest floats
     if size > 2 * path.stat().st_size:
         raise ConvertError(f"{path}: its tensors overlap and are larger than the file; refused")
-    return Contents(path, tensors, tuple(found), wrapper, documents)
+    return tensors, tuple(found), wrapper
 
 
-def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Tensors without the prefixes that training adds to all names, and the removed prefix."""
-    names, prefix = dict(tensors), ""
-    while found := [p for p in PREFIXES if names and all(name.startswith(p) for name in names)]:
-        prefix += found[0]
-        names = {name.removeprefix(found[0]): tensor for name, tensor in names.items()}
-    return names, prefix
+def _read_shards(path: Path, ema: bool) -> tuple[Tensors, tuple[str, ...], Mapping[str, Any]]:
+    """The first entries of `Contents` of all shards that an index lists."""
+    listed = (_document(path) or {}).get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+        raise ConvertError(f"{path}: weight_map: expected the file of each tensor, by name")
+    shards: dict[str, set[str]] = {}
+    for name, shard in listed.items():
+        if not isinstance(shard, str) or shard in ("", ".", "..") or set("/\\\0") & set(shard):
+            raise ConvertError(
+                f"{path}: weight_map: {_text(name)} is in {_text(shard)}, expected the name of a "
+                "file in the same folder"
+            )
+        shards.setdefault(shard, set()).add(name)
+    tensors: dict[str, Tensor] = {}
+    for shard, names in shards.items():
+        file = path.with_name(shard)
+        if not file.is_file():
+            raise ConvertError(
+                f"{path} lists {_text(shard)}, which is missing; it has {len(names)} of the "
+                f"{len(listed)} tensors"
+            )
+        own, _, _ = _read_file(file, ema)
+        for those, what in ((names - own.keys(), "lacks"), (own.keys() - names, "also has")):
+            if those:
+                raise ConvertError(
+                    f"{file} {what} {', '.join(map(_text, sorted(those)[:5]))} "
+                    f"({len(those)} tensors), against {path.name}"
+                )
+        tensors |= own
+    return tensors, (f"{len(shards)} shards",), {}
+
+
+def _text(value: Any) -> str:
+    return ascii(value)[:200]
 
 
 def write(path: Path, state: Mapping[str, np.ndarray], wrap: Callable | None) -> None:
@@ -148,9 +194,12 @@ def _file_of(path: Path) -> Path:
         if not path.exists():
             raise ConvertError(f"{path}: no such file or directory")
         return path
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for name in itertools.chain.from_iterable((name, name + INDEX) for name in _NAMES):
         if (path / name).exists():
             return path / name
+    indices = [p for p in path.iterdir() if p.name.endswith(INDEX)]
+    if len(indices) == 1:
+        return indices[0]
     files = [p for p in path.iterdir() if p.suffix in (".pth", ".pyth", ".pt", ".bin", SAFETENSORS)]
     if len(files) == 1:
         return files[0]
@@ -159,20 +208,34 @@ def _file_of(path: Path) -> Path:
             f"{path} is neither a run (no config.json, no checkpoints/) nor a folder with a file "
             "of weights"
         )
+    if all(map(_is_shard, files)):
+        raise ConvertError(f"{path} has {len(files)} shards, but not their index, *{INDEX}")
     raise ConvertError(
         f"{path} has {len(files)} files of weights and no model.safetensors; name one of them"
     )
 
 
+def _is_shard(path: Path) -> bool:
+    match = _SHARD.search(path.name)
+    return match is not None and int(match[1]) > 1
+
+
 def _document(path: Path) -> Any:
     """The object in a small JSON file, None if there is no such file."""
-    if not path.is_file() or path.stat().st_size > _MOST_JSON:
+    if not path.is_file():
         return None
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        return None
-    return document if isinstance(document, dict) else None
+        if path.stat().st_size > _MOST_JSON:
+            raise ValueError(f"more than {_MOST_JSON} bytes")
+        document = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(document, dict):
+            raise ValueError("not an object")
+    except (ValueError, RecursionError) as error:
+        raise ConvertError(
+            f"{path} is not valid ({_first_line(error)}), and describes the tensors next to it: "
+            "correct it, or move it away"
+        ) from error
+    return document
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
@@ -256,28 +319,46 @@ def _unwrap(
     known = (*AVERAGES, SWAPPED, *WRAPPERS)
     present = [key for key in known if isinstance(saved.get(key), dict)]
     inner: dict[Any, Any] = saved
+    others: dict[Any, Any] = {}
     for key in (key for key in holders if key in present):
         found.append(f"tensors are under {key!r}")
         inner = saved[key]
+        others = {k: v for k, v in saved.items() if k not in present}
         rest = [k for k in present if k != key]
+        rest += [k for k, value in others.items() if any(_flat({k: value}))]
         if rest:
-            found.append(f"not read: {', '.join(map(repr, rest))}")
+            found.append(f"not read: {', '.join(_text(k) for k in rest[:10])}")
         break
-    others = {k: v for k, v in saved.items() if k not in present} if inner is not saved else {}
     for key in others:
         if str(key).startswith("optimizer"):
             found.append(f"not read: the state of the optimiser ({key!r})")
         elif key in ("epoch", "step", "iter"):
             found.append(f"saved at {key} {ascii(others[key])[:20]}")
-    tensors = {k: v for k, v in inner.items() if isinstance(v, torch.Tensor)}
-    if len({str(k) for k in inner}) < len(inner):
-        raise ConvertError("two entries of the file have the same name, as a number and as text")
+    tensors: dict[str, Any] = {}
+    for name, tensor in _flat(inner):
+        if name in tensors:
+            raise ConvertError(f"two entries of the file have the same name, {_text(name)}")
+        tensors[name] = tensor
     if inner is saved.get(SWAPPED):
         tensors.pop("steps", None)  # how many were averaged
-    left = [str(k) for k in inner if k not in tensors]
+    left = [
+        k for k, v in inner.items() if not isinstance(v, torch.Tensor) and not any(_flat({k: v}))
+    ]
     if left:
-        found.append(f"not tensors, not read: {', '.join(ascii(k[:50]) for k in left[:5])}")
-    return {str(k): v for k, v in tensors.items()}, {str(k): v for k, v in others.items()}
+        found.append(f"not tensors, not read: {', '.join(ascii(str(k)[:50]) for k in left[:5])}")
+    return tensors, {str(k): v for k, v in others.items()}
+
+
+def _flat(
+    entries: Mapping[Any, Any], prefix: str = "", depth: int = 3
+) -> Iterator[tuple[str, Any]]:
+    """Tensors by name, those in nested dictionaries as `outer.inner`, but for optimisers."""
+    torch = require_torch("to read a checkpoint")
+    for key, value in entries.items():
+        if isinstance(value, torch.Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(value, dict) and depth and "param_groups" not in value:
+            yield from _flat(value, f"{prefix}{key}.", depth - 1)
 
 
 def _tensor(path: Path, name: str, value: Any) -> Tensor:

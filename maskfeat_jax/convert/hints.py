@@ -10,7 +10,7 @@ import numpy as np
 
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.models.classifier import POOLS
+from maskfeat_jax.models.classifier import NORM_OF, POOLS
 from maskfeat_jax.sections import nearest
 
 Hints = Mapping[str, Any]
@@ -24,8 +24,16 @@ def _clip(value: Any) -> bool:
     return isinstance(value, list | tuple) and len(value) == 3 and all(map(_positive, value))
 
 
+def _names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+
+
 def _fraction(value: Any) -> bool:
-    return isinstance(value, float | int) and bool(0 <= value < 1)
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < 1
+
+
+def _epsilon(value: Any) -> bool:
+    return _fraction(value) and value > 0
 
 
 def _colours(value: Any) -> bool:
@@ -52,12 +60,17 @@ HINTS: dict[str, Hint] = {
     "decoder_heads": Hint("attention heads of the decoder", _positive),
     "pool": Hint(f"pooling of a classifier: {' or '.join(POOLS)}", lambda value: value in POOLS),
     "clip": Hint("frames, height and width, for which the file has positions", _clip),
+    "tubelet": Hint("frames, rows and columns of one output token of an MViT", _clip),
     "kv_stride": Hint("stride of keys and values in the first stage of an MViT", _positive),
     "mask_ratio": Hint("fraction of masked tokens, from 0 to below 1", _fraction),
     "normalise": Hint("mean and standard deviation of the pixels, from 0 to 1", _colours),
-    "epsilon": Hint("of the layer norms", lambda value: isinstance(value, float | int), False),
+    "epsilon": Hint("of the layer norms, between 0 and 1", _epsilon),
+    "activation": Hint(
+        "'gelu' (exact), the only one that the models here have", lambda value: value == "gelu"
+    ),
+    "class_names": Hint("names of the classes", _names),
+    "norm_of": Hint(" or ".join(NORM_OF), lambda value: value in NORM_OF, False),
     "view": Hint("resize and crop, as `eval_view`", lambda value: isinstance(value, dict), False),
-    "class_names": Hint("names of the classes", lambda value: isinstance(value, tuple), False),
 }
 
 

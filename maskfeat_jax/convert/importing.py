@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -15,13 +16,14 @@ from maskfeat_jax.checkpoints.description import model_of
 from maskfeat_jax.checkpoints.pretrained import Params, Pretrained
 from maskfeat_jax.checkpoints.trees import Name, named_leaves, nest
 from maskfeat_jax.convert import files
-from maskfeat_jax.convert.describe import check_size
+from maskfeat_jax.convert.describe import KV_STRIDES, check_size, tubelets
 from maskfeat_jax.convert.files import Contents, ConvertError, Tensor
 from maskfeat_jax.convert.hints import Hints, check_given, stored
+from maskfeat_jax.convert.layouts import Form
 from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
-from maskfeat_jax.convert.source import Report, Source, find_form, infer_sections
-from maskfeat_jax.models import MAE, Classifier, MaskFeat
+from maskfeat_jax.convert.source import Report, Source, find_source, infer_sections
+from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
 from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.transfer import transfer
@@ -77,17 +79,21 @@ def load_torch(
     *,
     resize: Size3 | None = None,
     ema: bool = True,
+    prefix: str | None = None,
     allow_unexpected: bool = False,
     **hints: Any,
 ) -> Pretrained:
     """Reads a PyTorch checkpoint and infers the model from it.
 
     Args:
-      path: a `.safetensors` file, one that `torch.save` wrote, or a folder with either.
+      path: a `.safetensors` file, one that `torch.save` wrote, a folder with either, or the index
+        of a sharded checkpoint (`*.index.json`).
       layout: key of `LAYOUTS`; None to detect it.
       resize: frames, height and width to interpolate position tables to, if not those of the
         file; see `transfer`.
       ema: take the moving average of the parameters if the file has one.
+      prefix: of the names to read, e.g. "teacher.backbone."; None to detect it. Tensors without it
+        are listed as ignored.
       allow_unexpected: ignore tensors that the model does not have instead of refusing the file.
       **hints: see `HINTS`; they override settings stored in or next to the file.
 
@@ -97,15 +103,13 @@ def load_torch(
     """
     given = check_given(hints)
     contents = files.read(path, ema=ema)
-    tensors, prefix = files.without_prefixes(contents.tensors)
-    sentences = [*contents.found, *([f"prefix {prefix!r} of all names"] if prefix else [])]
-    source = find_form(tensors, layout)
+    source = find_source(contents.tensors, layout, prefix)
     settings = stored(
         lambda: source.layout.hints(contents.wrapper, contents.documents), str(contents.path)
     )
     known = about(contents)
     trained, report = _build(source, settings, given, contents, known)
-    report = dataclasses.replace(report, found=(*sentences, *report.found))
+    report = dataclasses.replace(report, found=(*contents.found, *report.found))
     if not (report.fits or (allow_unexpected and not report.missing and not report.wrong)):
         raise ConvertError(f"{path} does not fit: {report}")
     trained = dataclasses.replace(trained, report=report)
@@ -165,7 +169,7 @@ def _build(
     hints = {**settings, **given}
     try:
         if known:
-            trained = pretrained.described(_corrected(known, given), {}, origin)
+            trained = pretrained.described(_corrected(known, given, form), {}, origin)
         else:
             trained = _inferred(source, hints, origin)
         model, clip = trained.model, trained.clip
@@ -177,12 +181,14 @@ def _build(
     params, missing, wrong, used = _fill(source, model, clip, shapes)
     spare = [name for name in source.tensors if name not in used]
     ignored = [name for name in spare if name in form.extras or name in form.ignored]
+    beyond = [name for name in given if not _has_setting(trained, name, known)]
+    remarks = [f"given, but not a setting of this model: {', '.join(beyond)}"] if beyond else []
     report = _report(
         source,
-        found=tuple(_remarks(source, hints, model)),
+        found=(*_remarks(source), *remarks),
         assumed=() if known else tuple(_assumed(source, hints, trained)),
         used=tuple(used),
-        ignored=tuple(ignored),
+        ignored=(*ignored, *source.outside),
         missing=tuple(missing),
         unexpected=tuple(name for name in spare if name not in ignored),
         wrong=tuple(wrong),
@@ -190,16 +196,21 @@ def _build(
     return dataclasses.replace(trained, params=params), report
 
 
-def _corrected(document: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def _corrected(document: Mapping[str, Any], given: Hints, form: Form) -> dict[str, Any]:
     """A description in which given hints replace its values."""
     model, head = dict(document["model"]), dict(document["head"])
-    model |= {name: given[name] for name in ("heads", "kv_stride") if name in given}
+    of_encoder = ("heads", "kv_stride", "tubelet", "epsilon")
+    model |= {name: given[name] for name in of_encoder if name in given}
     if "decoder_heads" in given:
         head["heads"] = given["decoder_heads"]
     if "pool" in given:
         head["pool"] = given["pool"]
+        if head["name"] == "classifier":
+            head["norm_of"] = form.norm_of if given["pool"] == "mean" else "pooled"
     body = {"clip": given.get("clip") or document["clip"], "model": model, "head": head}
     body = {**document, **body}
+    if "class_names" in given:
+        body["class_names"] = given["class_names"]
     if "normalise" in given:
         body["normalise"] = dataclasses.asdict(given["normalise"])
     return body
@@ -209,14 +220,18 @@ def _inferred(source: Source, hints: Hints, origin: str) -> Pretrained:
     """The model inferred from the tensors, without parameters."""
     section, head, clip = infer_sections(source, hints)
     view = {"eval_view": hints["view"]} if "view" in hints else {}
+    model = model_of(section, head)
+    names, classes = hints.get("class_names"), getattr(model, "num_classes", None)
+    if names and classes not in (None, len(names)):
+        raise ConvertError(f"{len(names)} names of classes, but the tensors are for {classes}")
     return Pretrained(
-        model=model_of(section, head),
+        model=model,
         params={},
         clip=clip,
         normalise=hints.get("normalise") or (IMAGENET if clip[0] == 1 else KINETICS),
         recipe={"model": section, "head": head, **view},
         origin=origin,
-        class_names=hints.get("class_names"),
+        class_names=tuple(names) if names and classes else None,
     )
 
 
@@ -295,32 +310,75 @@ def _kind_of(model: Any, module: str) -> str:
     return model.encoder.positions if module == "encoder" else model.positions
 
 
-def _remarks(source: Source, hints: Hints, model: Any) -> Iterable[str]:
+def _remarks(source: Source) -> Iterable[str]:
+    if source.prefix:
+        count, every = len(source.tensors), len(source.tensors) + len(source.outside)
+        which = f"{count} of {every}" if source.outside else "all"
+        yield f"prefix {source.prefix!r} of {which} names"
     halves = {t.dtype for t in source.tensors.values()} - {"float32", "F32", "int64", "I64"}
     if halves:
         yield f"converted to float32: {', '.join(sorted(halves))}"
-    epsilon = hints.get("epsilon")
-    if epsilon is not None and epsilon != 1e-6:
-        yield f"layer norms have epsilon 1e-6 here, {epsilon:g} in this file"
-    if source.layout.name == "hf" and not model.encoder.class_tokens:
-        yield "the last norm of VideoMAE has epsilon 1e-5 in transformers, 1e-6 here"
+
+
+def _has_setting(trained: Pretrained, name: str, known: Mapping[str, Any] | None) -> bool:
+    """Whether a given setting is one of the model, or checked against it."""
+    model, mvit = trained.model, isinstance(trained.model.encoder, MViT)
+    return {
+        "kv_stride": mvit,
+        "tubelet": mvit,
+        "decoder_heads": isinstance(model, MAE),
+        "mask_ratio": isinstance(model, MAE) and not known,
+        "pool": hasattr(model, "pool"),
+        "class_names": hasattr(model, "num_classes"),
+    }.get(name, True)
 
 
 def _assumed(source: Source, hints: Hints, trained: Pretrained) -> Iterable[str]:
-    model = trained.model
-    if "clip" not in hints and ("encoder", "pos_embed") in source.parameters:
-        yield f"clip={trained.clip}"
-    if "normalise" not in hints:
-        yield "normalise"
-    if "kv_stride" not in hints and source.form.encoder == "mvit":
-        yield f"kv_stride={model.encoder.kv_stride}"
-    if "heads" not in hints and source.form.encoder == "vit":
-        yield f"heads={model.encoder.heads}"
-    if isinstance(model, MAE) and "decoder_heads" not in hints:
-        yield f"decoder_heads={model.heads}"
-    if isinstance(model, Classifier) and source.form.pool is None and "pool" not in hints:
-        yield f"pool={model.pool}"
+    """Settings that change outputs and are neither in the file, nor given, nor in the code."""
+    for name, value in _defaults(source, trained):
+        if name not in hints:
+            yield f"{name}={value}"
+
+
+def _defaults(source: Source, trained: Pretrained) -> Iterable[tuple[str, Any]]:
+    """Settings that tensors do not show, and their values."""
+    model, encoder, form = trained.model, trained.model.encoder, source.form
+    tables = ("pos_embed", "pos_embed_spatial")
+    if any(("encoder", name) in source.parameters for name in tables):
+        yield "clip", trained.clip
+    mean, std = (" ".join(map(str, n)) for n in dataclasses.astuple(trained.normalise))
+    yield "normalise", f"(mean {mean}, std {std})"
+    if isinstance(encoder, MViT):
+        yield "kv_stride", encoder.kv_stride
+        if _halved_elsewhere(encoder, trained.clip):
+            yield "tubelet", encoder.tubelet
+    else:
+        yield "heads", encoder.heads
+    if isinstance(model, MAE):
+        yield "decoder_heads", model.heads
+        masked = 1 - model.visible / np.prod(encoder.grid(trained.clip))
+        yield "mask_ratio", round(float(masked), 3)
+    if isinstance(model, Features) or (
+        hasattr(model, "pool") and (form.pool is None or form.other_pool)
+    ):
+        yield "pool", model.pool
+    if "epsilon" in source.layout.free:
+        yield "epsilon", encoder.epsilon
+    if "activation" in source.layout.free:
+        yield "activation", "gelu"
+
+
+def _halved_elsewhere(encoder: MViT, clip: Size3) -> bool:
+    """Whether tables of these lengths also fit an MViT that halves the grid elsewhere."""
+
+    def lengths(tubelet: Size3, kv_stride: int) -> list[Size3]:
+        other = encoder.clone(tubelet=tubelet, kv_stride=kv_stride)
+        return [block["rows"] for block in other.block_fields(clip)]
+
+    ours = lengths(encoder.tubelet, encoder.kv_stride)
+    others = (size for size in tubelets(encoder.stages) if size != encoder.tubelet)
+    return any(lengths(*other) == ours for other in itertools.product(others, KV_STRIDES))
 
 
 def _report(source: Source, **lists: tuple[str, ...]) -> Report:
-    return Report(layout=source.layout.name, head=source.form.head, **lists)
+    return Report(source.layout.name, source.form.head, prefix=source.prefix, **lists)

@@ -19,6 +19,7 @@ from maskfeat_jax.sections import RecipeError, member
 
 _LISTED = 8  # names of one kind in a report
 _LONGEST = 200  # characters of one
+_PREFIXES = 20  # more are refused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Report:
     head: str
     found: tuple[str, ...] = ()  # sentences about other contents of the file
     assumed: tuple[str, ...] = ()  # settings that the file does not contain, as `name=value`
+    prefix: str = ""  # removed from the names
     used: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()  # not parameters, or not needed
     missing: tuple[str, ...] = ()
@@ -62,6 +64,8 @@ class Source:
     tensors: Mapping[str, Tensor]  # by the current names of the layout
     parameters: Mapping[Name, Mapping[int, str]]  # names of the tensors of each, by slice
     unknown: tuple[str, ...]  # names that the form does not have
+    prefix: str = ""  # removed from the names
+    outside: tuple[str, ...] = ()  # names without it
 
 
 def layout_of(name: str) -> Layout:
@@ -72,15 +76,78 @@ def layout_of(name: str) -> Layout:
         raise ConvertError(str(error)) from error
 
 
-def find_form(tensors: Mapping[str, Tensor], layout: str | None) -> Source:
-    """The form that has most names and misses fewest; ConvertError if none has any."""
-    layouts = LAYOUTS.values() if layout is None else [layout_of(layout)]
-    sources = [_read_as(kind, form, tensors) for kind in layouts for form in kind.forms]
-    best = min(sources, key=_misfit)
-    if not best.parameters:
-        some = few(tuple(tensors))
+def find_source(
+    tensors: Mapping[str, Tensor], layout: str | None, prefix: str | None = None
+) -> Source:
+    """The best form for the names with a prefix: the given one, or the only one that fits.
+
+    Training and larger models add prefixes: `module.`, `net.model.`, `teacher.backbone.`.
+
+    Raises:
+      ConvertError: no name has the given prefix, no form has any of the names, or several prefixes
+        fit, e.g. a student and a teacher.
+    """
+    layouts = _layouts(layout)
+    if prefix is not None:
+        prefix = prefix and prefix.removesuffix(".") + "."
+        sources = [_below(tensors, layouts, prefix)]
+        if not sources[0].tensors:
+            raise ConvertError(f"no name has the prefix {prefix!r}; names: {few(tuple(tensors))}")
+    else:
+        found = [_below(tensors, layouts, prefix) for prefix in _prefixes(tensors, layouts)]
+        most = max(_fitting(source) for source in found)
+        fits = [source for source in found if not _idle(source, ("pos_embed", "cls_token"))]
+        fits = fits or [source for source in found if _fitting(source) == most]
+        # An encoder inside a classifier fits by itself as well.
+        sources = [
+            source
+            for source in fits
+            if not any(o is not source and source.prefix.startswith(o.prefix) for o in fits)
+        ]
+    if not sources[0].parameters:
+        some = few(tuple(sources[0].tensors))
         raise ConvertError(f"none of the layouts {', '.join(LAYOUTS)} has names like {some}")
-    return best
+    if len(sources) > 1:
+        listed = ", ".join(f"{s.prefix!a} ({len(s.tensors)} tensors)" for s in sources)
+        raise ConvertError(
+            f"several models are in the file, with the prefixes {listed}: give prefix (--prefix of "
+            "maskfeat_jax.convert)"
+        )
+    return sources[0]
+
+
+def _layouts(name: str | None) -> list[Layout]:
+    return list(LAYOUTS.values()) if name is None else [layout_of(name)]
+
+
+def _prefixes(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> list[str]:
+    """No prefix, and those before the name of a patch embedding, which each form has."""
+    rules = [form.table["encoder/patch_embed"] for layout in layouts for form in layout.forms]
+    ends = {name for rule in rules for name in rule.names("kernel")}
+    found = {name.removesuffix(end) for name in tensors for end in ends if name.endswith(f".{end}")}
+    if len(found) > _PREFIXES:
+        raise ConvertError(
+            f"{len(found)} names end like a patch embedding: give prefix (--prefix of "
+            "maskfeat_jax.convert)"
+        )
+    return ["", *sorted(found)]
+
+
+def _below(tensors: Mapping[str, Tensor], layouts: Sequence[Layout], prefix: str) -> Source:
+    inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    outside = tuple(name for name in tensors if not name.startswith(prefix))
+    best = _best(inside, layouts)
+    return dataclasses.replace(best, prefix=prefix, outside=outside)
+
+
+def _fitting(source: Source) -> int:
+    return len(source.tensors) - len(source.unknown) if source.parameters else 0
+
+
+def _best(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> Source:
+    """The form that has most names and misses fewest."""
+    sources = [_read_as(layout, form, tensors) for layout in layouts for form in layout.forms]
+    return min(sources, key=_misfit)
 
 
 def _read_as(layout: Layout, form: Form, tensors: Mapping[str, Tensor]) -> Source:
@@ -104,11 +171,19 @@ def _read_as(layout: Layout, form: Form, tensors: Mapping[str, Tensor]) -> Sourc
 
 def _misfit(source: Source) -> tuple[int, int]:
     """Number of names that a form does not have, then of its rows that no name fits."""
-    known = {"/".join("*" if p.isdigit() else p for p in name) for name in source.parameters}
-    rows = [r for r, rule in source.form.table.items() if rule.theirs and "pos_embed" not in r]
-    idle = sum(not any(k == row or k.startswith(f"{row}/") for k in known) for row in rows)
     beyond = sum(name not in source.tensors for name in source.form.extras)
-    return len(source.unknown), idle + beyond
+    return len(source.unknown), _idle(source, ("pos_embed",)) + beyond
+
+
+def _idle(source: Source, optional: Sequence[str]) -> int:
+    """Number of rows that no name fits, but for optional ones."""
+    known = {"/".join("*" if p.isdigit() else p for p in name) for name in source.parameters}
+    rows = [
+        row
+        for row, rule in source.form.table.items()
+        if rule.theirs and not any(word in row for word in optional)
+    ]
+    return sum(not any(k == row or k.startswith(f"{row}/") for k in known) for row in rows)
 
 
 def infer_sections(source: Source, hints: Hints) -> tuple[Fields, Fields, Size3]:

@@ -54,7 +54,9 @@ class Features:
         """When the layer norm is applied: "after pooling", "before pooling", None without one."""
         if "norm" not in self.trained.params:
             return None
-        return f"{'after' if isinstance(self.trained.model, Classifier) else 'before'} pooling"
+        model = self.trained.model
+        after = isinstance(model, Classifier) and model.norm_of == "pooled"
+        return f"{'after' if after else 'before'} pooling"
 
     def __call__(
         self, params: Mapping[str, Any], video: UInt8[Array, "b t h w 3"]
@@ -68,9 +70,15 @@ class Features:
         tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
         if self.norm is None:
             return self._taken(tokens)
-        norm: Any = functools.partial(LayerNorm().apply, {"params": params["norm"]})
+        norm: Any = functools.partial(LayerNorm(self._epsilon).apply, {"params": params["norm"]})
         after = self.norm == "after pooling"
         return norm(self._taken(tokens)) if after else self._taken(norm(tokens))
+
+    @property
+    def _epsilon(self) -> float:
+        model = self.trained.model
+        last = model.last_epsilon if isinstance(model, Classifier) else None
+        return last or model.encoder.epsilon
 
     def _taken(self, tokens: Float[Array, "b tokens d"]) -> Float[Array, "b ..."]:
         encoder = self.trained.model.encoder

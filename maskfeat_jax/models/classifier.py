@@ -6,20 +6,24 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from maskfeat_jax.models.layers import Dense, LayerNorm, check_choice
+from maskfeat_jax.models.layers import Dense, LayerNorm, check_choice, check_epsilon
 from maskfeat_jax.typing import Array
 
 POOLS = ("class", "mean")
+NORM_OF = ("pooled", "tokens")
 
 
 class Classifier(nn.Module):
-    """Encoder, pooling, layer norm, dropout, linear map.
+    """Encoder, pooling and layer norm in either order, dropout, linear map.
 
     Attributes:
       encoder: outputs the class token, if it has one, and the tokens of the grid.
       num_classes: number of classes.
       dropout: rate of dropout before the linear map in training.
       pool: "mean" of the grid's tokens, without the class token, or the "class" token.
+      norm_of: what the layer norm is applied to: the "pooled" tokens, or the "tokens" before the
+        mean (timm with `global_pool="avg", fc_norm=False`).
+      last_epsilon: of this layer norm; None for the encoder's epsilon.
 
     Source: MaskFeat (arXiv:2112.09133) section 4, MAE for video (arXiv:2205.09113), both with the
     mean; ViT (arXiv:2010.11929) and MViTv2 (arXiv:2112.01526) with the class token. The linear map
@@ -30,10 +34,14 @@ class Classifier(nn.Module):
     num_classes: int
     dropout: float = 0.0
     pool: str = "mean"
+    norm_of: str = "pooled"
+    last_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         check_classes(self.num_classes)
         check_pool(self.pool, self.encoder)
+        check_choice("norm_of", self.norm_of, NORM_OF)
+        check_epsilon(self.last_epsilon)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout={self.dropout} is not in [0, 1)")
         super().__post_init__()
@@ -48,8 +56,12 @@ class Classifier(nn.Module):
         self, clips: Float[Array, "b t h w 3"], *, train: bool = False
     ) -> Float[Array, "b {self.num_classes}"]:
         """Logits in float32; training with drop path or dropout needs the rng `dropout`."""
-        features = pooled(self.encoder(clips, train=train), self.pool, self.encoder)
-        features = LayerNorm(name="norm")(features)
+        norm = LayerNorm(self.last_epsilon or self.encoder.epsilon, name="norm")
+        tokens = self.encoder(clips, train=train)
+        if self.norm_of == "tokens":
+            features = pooled(norm(tokens), self.pool, self.encoder)
+        else:
+            features = norm(pooled(tokens, self.pool, self.encoder))
         features = nn.Dropout(self.dropout, deterministic=not train)(features)
         init = nn.initializers.normal(2e-5)
         return Dense(self.num_classes, features.dtype, init, name="projection")(features)

@@ -50,14 +50,16 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the last axis, epsilon 1e-6, computed in float32."""
+    """Layer norm over the last axis, computed in float32."""
+
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
         """Applies the norm."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return layer_norm(x, scale, bias)
+        return layer_norm(x, scale, bias, self.epsilon)
 
 
 class Attention(nn.Module):
@@ -111,6 +113,7 @@ class Block(nn.Module):
       kernel: attention kernel, see `ops.attention`.
       dtype: of the computation.
       kernel_init: of the linear maps.
+      epsilon: of the layer norms.
     """
 
     heads: int
@@ -119,6 +122,7 @@ class Block(nn.Module):
     kernel: str = "xla"
     dtype: Any = jnp.float32
     kernel_init: Initialiser = NORMAL
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -128,8 +132,8 @@ class Block(nn.Module):
         width = x.shape[-1]
         attend = Attention(self.heads, self.kernel, self.dtype, self.kernel_init, name="attn")
         mlp = Mlp(int(width * self.mlp_ratio), width, self.dtype, self.kernel_init, name="mlp")
-        x = x + self._drop(attend(LayerNorm(name="norm1")(x)), rate)
-        x = x + self._drop(mlp(LayerNorm(name="norm2")(x)), rate)
+        x = x + self._drop(attend(LayerNorm(self.epsilon, name="norm1")(x)), rate)
+        x = x + self._drop(mlp(LayerNorm(self.epsilon, name="norm2")(x)), rate)
         return x, None
 
     def _drop(self, branch: Array, rate: Array | float) -> Array:
@@ -196,6 +200,12 @@ def check_fields(drop_path: float, attention: str) -> None:
     check_choice("attention", attention, KERNELS)
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path={drop_path} is not in [0, 1)")
+
+
+def check_epsilon(epsilon: float | None) -> None:
+    """Raises ValueError for an epsilon of a layer norm that is not between 0 and 1."""
+    if epsilon is not None and not 0 < epsilon < 1:
+        raise ValueError(f"epsilon={epsilon} is not between 0 and 1")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ from maskfeat_jax.models.layers import (
     Dense,
     LayerNorm,
     check_choice,
+    check_epsilon,
     check_heads,
 )
 from maskfeat_jax.models.positions import check_positions, fixed_positions, positions
@@ -47,6 +48,7 @@ class MAE(nn.Module):
       positions: "joint", "separate", "sincos" or "sinusoid", see `models.positions`.
       class_token: of the decoder: the encoder's output ("encoder"), a learned one ("own"), or
         "none".
+      last_epsilon: of the layer norm after the decoder; None for the encoder's epsilon.
 
     Source: MAE (arXiv:2111.06377), MAE for video (arXiv:2205.09113), VideoMAE (arXiv:2203.12602).
     """
@@ -59,6 +61,7 @@ class MAE(nn.Module):
     heads: int = 8
     positions: str = "joint"
     class_token: str = "encoder"
+    last_epsilon: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.encoder, ViT):
@@ -74,6 +77,7 @@ class MAE(nn.Module):
                 "(use 'own' or 'none')"
             )
         check_positions(self.positions, self.width)
+        check_epsilon(self.last_epsilon)
         super().__post_init__()
 
     @property
@@ -96,7 +100,7 @@ class MAE(nn.Module):
         """
         visible = visible_tokens(mask, self.visible)
         tokens = self.encoder(clips, visible=visible, train=train)
-        tokens = LayerNorm(name="norm")(tokens)
+        tokens = LayerNorm(self.encoder.epsilon, name="norm")(tokens)
         decoder = Decoder(
             self.encoder,
             self.dim,
@@ -105,6 +109,7 @@ class MAE(nn.Module):
             self.heads,
             self.positions,
             self.class_token,
+            self.last_epsilon or self.encoder.epsilon,
             name="decoder",
         )
         predicted = decoder(tokens, visible, self.encoder.grid(clips.shape[1:4]))
@@ -118,6 +123,7 @@ class Decoder(nn.Module):
     Attributes:
       like: the encoder whose settings (dtype, kernels, scan, remat) it shares.
       dim, width, depth, heads, positions, class_token: see `MAE`.
+      last_epsilon: of the last layer norm.
     """
 
     like: ViT
@@ -127,6 +133,7 @@ class Decoder(nn.Module):
     heads: int
     positions: str
     class_token: str
+    last_epsilon: float
 
     @nn.compact
     def __call__(
@@ -146,5 +153,5 @@ class Decoder(nn.Module):
         tokens = put_visible(tokens, visible) + mask_tokens
         tokens = jnp.concatenate([cls_token[:, :first], tokens], 1) + embedding
         tokens = blocks_like(self.like, self.depth, self.heads)(tokens, train=False)[:, first:]
-        tokens = LayerNorm(name="norm")(tokens)
+        tokens = LayerNorm(self.last_epsilon, name="norm")(tokens)
         return Dense(self.dim, dtype, init, name="projection")(tokens)

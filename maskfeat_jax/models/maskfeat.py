@@ -39,7 +39,7 @@ class MaskFeat(nn.Module):
         """Predicts the features of every token, masked or not, in float32."""
         tokens = self.encoder(clips, mask, train=train)
         tokens = tokens[:, self.encoder.class_tokens :]
-        tokens = LayerNorm(name="norm")(tokens)
+        tokens = LayerNorm(self.encoder.epsilon, name="norm")(tokens)
         predicted = Dense(self.dim, tokens.dtype, name="projection")(tokens)
         wide = jnp.promote_types(predicted.dtype, jnp.float32)
         return predicted.reshape(*mask.shape, self.dim).astype(wide)

@@ -79,6 +79,7 @@ class MViT(nn.Module):
 
     frozen: ClassVar[tuple[str, ...]] = ()  # all parameters are trained
     class_tokens: ClassVar[int] = 1  # number of tokens before those of the grid
+    epsilon: ClassVar[float] = 1e-6  # of the layer norms
 
     def __post_init__(self) -> None:
         check_heads(self.width, self.heads)

@@ -165,4 +165,4 @@ def frozen_tokens(
     """
     tokens = encoder(clips)
     wide = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
-    return lax.stop_gradient(LayerNorm(name="norm")(wide))
+    return lax.stop_gradient(LayerNorm(encoder.epsilon, name="norm")(wide))

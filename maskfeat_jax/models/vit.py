@@ -17,6 +17,7 @@ from maskfeat_jax.models.layers import (
     Blocks,
     Initialiser,
     check_choice,
+    check_epsilon,
     check_fields,
     check_heads,
     uniform,
@@ -32,7 +33,7 @@ class ViT(nn.Module):
     """ViT without the final norm, which is part of the heads.
 
     Pre-norm blocks, a class token by default, absolute positions for it and every token of the
-    grid, exact GELU, layer norm epsilon 1e-6.
+    grid, exact GELU.
 
     Attributes:
       width: of the tokens.
@@ -48,6 +49,7 @@ class ViT(nn.Module):
       attention: kernel, "xla" or "cudnn".
       dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
       class_token: whether to have one (VideoMAE has none).
+      epsilon: of the layer norms, also of the head's; transformers has 1e-12 by default.
 
     Source: ViT (arXiv:2010.11929) as in PySlowFast's MaskFeat configs.
     """
@@ -65,11 +67,13 @@ class ViT(nn.Module):
     attention: str = "xla"
     dtype: str = "float32"
     class_token: bool = True
+    epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         check_heads(self.width, self.heads)
         check_fields(self.drop_path, self.attention)
         check_positions(self.positions, self.width)
+        check_epsilon(self.epsilon)
         check_choice("kernel_init", self.kernel_init, INITS)
         super().__post_init__()
 
@@ -150,6 +154,7 @@ def blocks_like(encoder: ViT, depth: int, heads: int, drop_path: float = 0.0) ->
         "kernel": encoder.attention,
         "dtype": jnp.dtype(encoder.dtype),
         "kernel_init": INITS[encoder.kernel_init],
+        "epsilon": encoder.epsilon,
     }
     return Blocks(Block, (block,) * depth, drop_path, encoder.scan, encoder.remat, name="blocks")
 

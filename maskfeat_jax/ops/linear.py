@@ -6,6 +6,7 @@ express both as matrix products. The results equal those of the plain forms (see
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -42,21 +43,26 @@ def _affine_backward(saved: tuple, cotangent: Array) -> tuple[Array, Array, Arra
 affine.defvjp(_affine_forward, _affine_backward)
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(
-    x: Float[Array, "*lead d"], scale: Float[Array, d], bias: Float[Array, d]
+    x: Float[Array, "*lead d"],
+    scale: Float[Array, d],
+    bias: Float[Array, d],
+    epsilon: float = 1e-6,
 ) -> Float[Array, "*lead d"]:
-    """Layer norm over the last axis with epsilon 1e-6, at least in float32."""
-    return (_standardise(x)[0] * scale + bias).astype(x.dtype)
+    """Layer norm over the last axis, at least in float32; `epsilon` is added to the variance."""
+    return (_standardise(x, epsilon)[0] * scale + bias).astype(x.dtype)
 
 
-def _layer_norm_forward(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple]:
-    return layer_norm(x, scale, bias), (x, scale)
+def _layer_norm_forward(x: Array, scale: Array, bias: Array, epsilon: float) -> tuple[Array, tuple]:
+    return layer_norm(x, scale, bias, epsilon), (x, scale)
 
 
-def _layer_norm_backward(saved: tuple, cotangent: Array) -> tuple[Array, Array, Array]:
+def _layer_norm_backward(
+    epsilon: float, saved: tuple, cotangent: Array
+) -> tuple[Array, Array, Array]:
     x, scale = saved
-    y, inverse = _standardise(x)
+    y, inverse = _standardise(x, epsilon)
     g = cotangent.astype(y.dtype)
     gy = g * scale
     dx = inverse * (gy - gy.mean(-1, keepdims=True) - y * (gy * y).mean(-1, keepdims=True))
@@ -78,10 +84,10 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _standardise(x: Array) -> tuple[Array, Array]:
+def _standardise(x: Array, epsilon: float) -> tuple[Array, Array]:
     wide = _wide(x)
     centred = wide - wide.mean(-1, keepdims=True)
-    inverse = lax.rsqrt((centred * centred).mean(-1, keepdims=True) + 1e-6)
+    inverse = lax.rsqrt((centred * centred).mean(-1, keepdims=True) + epsilon)
     return centred * inverse, inverse
 
 

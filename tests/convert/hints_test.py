@@ -14,7 +14,7 @@ from maskfeat_jax.convert import ConvertError, files
 from maskfeat_jax.convert.files import Tensor
 from maskfeat_jax.convert.hints import stored
 from maskfeat_jax.convert.layouts import LAYOUTS
-from maskfeat_jax.convert.source import find_form, infer_sections
+from maskfeat_jax.convert.source import find_source, infer_sections
 from maskfeat_jax.training.initial import _check_same_network as check_same_network
 from maskfeat_jax.transfer import TransferError
 from tests.convert.models import small
@@ -47,7 +47,7 @@ def cfg(**mvit):
         ("hf", config("hf", image_size=None), "clip"),
         ("hf", config("hf", image_size=-3), "clip"),
         ("hf", config("hf", layer_norm_eps="abc"), "epsilon 'abc'"),
-        ("hf", config("hf", id2label=3), "cannot be read"),
+        ("hf", config("hf", id2label=3), "id2label: expected names of classes"),
         ("hf", colours("abc", [1, 1, 1]), "ormalise"),
         ("hf", colours(123, 1), "normalise"),
         ("hf", colours(0.5, 0), "normalise"),
@@ -95,7 +95,7 @@ def test_settings_of_pyslowfast_tell_what_tensors_do_not():
 
 def model_inferred(state, layout, **hints):
     tensors = {key: Tensor(t.shape, "F32", t.copy) for key, t in state.items()}
-    return infer_sections(find_form(tensors, layout), hints)
+    return infer_sections(find_source(tensors, layout), hints)
 
 
 def test_joint_positions_of_several_frames_are_not_guessed():

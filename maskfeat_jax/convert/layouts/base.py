@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.pretrained import Pretrained
+from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.rules import Rows, Rule, Table, below
 
 Tensors = dict[str, Any]  # of torch, by their name in a file
@@ -58,7 +60,11 @@ class Form:
     head: str  # key of `MODELS`
     table: Table  # our modules and parameters, and theirs
     encoder: str = "vit"  # or "mvit"
-    pool: str | None = None  # pooling, "class" or "mean", if the form has only one
+    pool: str | None = None  # its usual pooling, "class" or "mean"; None if it has both
+    other_pool: bool = False  # whether files of the original with this pooling may need the other
+    norm_of: str = "pooled"  # what its norm is applied to if it takes the mean
+    epsilon: float = 1e-6  # of the layer norms, if the file does not contain it
+    last_epsilon: float | None = None  # of the last one, if the original fixes another
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     encoder_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     images: bool = False  # for images only
@@ -79,6 +85,8 @@ class Layout:
       documents: JSON files to save next to them, by name.
       hints: settings of the model in the wrapper and JSON files: some of `HINTS`.
       old_names: regular expressions for names of other versions, and their replacements.
+      free: settings, of `HINTS`, that the code of the original leaves to its user.
+      stores_epsilon: whether the JSON files contain the epsilon of the layer norms.
     """
 
     name: str
@@ -90,3 +98,29 @@ class Layout:
         lambda wrapper, documents: {}
     )
     old_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    free: tuple[str, ...] = ()
+    stores_epsilon: bool = False
+
+
+def class_names(names: Any, where: str) -> dict[str, Any]:
+    """The setting `class_names`; none for placeholders (`LABEL_0`).
+
+    Args:
+      names: a list, or a mapping from class numbers, also as text; None for none.
+      where: the file and key, for messages.
+
+    Raises:
+      ConvertError: it is something else, or a number is missing.
+    """
+    if isinstance(names, Mapping):
+        numbers = {int(key): name for key, name in names.items() if str(key).isdecimal()}
+        if sorted(numbers) != list(range(len(names))):
+            raise ConvertError(f"{where}: expected a name for each class number from 0")
+        names = [numbers[number] for number in range(len(names))]
+    if names is None or names in ([], ()):
+        return {}
+    if not isinstance(names, list | tuple) or {type(name) for name in names} - {str, int}:
+        raise ConvertError(f"{where}: expected names of classes, as a list or by class number")
+    names = tuple(map(str, names))
+    unknown = all(re.fullmatch(r"LABEL_\d+", name) for name in names)
+    return {} if unknown else {"class_names": names}

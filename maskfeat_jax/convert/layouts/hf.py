@@ -12,7 +12,7 @@ from typing import Any
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.layouts.base import HAS_CLASS, Document, Form, Layout
+from maskfeat_jax.convert.layouts.base import HAS_CLASS, Document, Form, Layout, class_names
 from maskfeat_jax.convert.layouts.mae import FIELDS
 from maskfeat_jax.convert.rules import COMPUTED, Rows, Rule, below, table
 from maskfeat_jax.models import MAE, Classifier
@@ -78,10 +78,18 @@ DEFAULTS: Document = {"num_attention_heads": 12, "image_size": 224, "layer_norm_
 DEFAULTS |= {"hidden_act": "gelu"}
 KINDS = ("vit", "vit_mae", "beit", "videomae")
 VIDEO = {"class_token": False, "positions": "sinusoid"}
+EPSILON: float = DEFAULTS["layer_norm_eps"]
+LAST_OF_VIDEO = 1e-5  # whatever config.json says
 
 
 def _of_images(head: str, *rows: Rows, **settings: Any) -> Form:
-    return Form(head, table(*rows), images=True, encoder_fields=HAS_CLASS, **settings)
+    settings |= {"images": True, "encoder_fields": HAS_CLASS, "epsilon": EPSILON}
+    return Form(head, table(*rows), **settings)
+
+
+def _of_videos(head: str, *rows: Rows, **settings: Any) -> Form:
+    settings |= {"encoder_fields": VIDEO, "epsilon": EPSILON, "last_epsilon": LAST_OF_VIDEO}
+    return Form(head, table(*rows), **settings)
 
 
 def _forms() -> tuple[Form, ...]:
@@ -91,13 +99,14 @@ def _forms() -> tuple[Form, ...]:
     return (
         _of_images("classifier", vit, HEAD, NORM, pool="class"),
         _of_images("classifier", beit, HEAD, BEIT_NORM, pool="mean", square=True),
-        Form("classifier", table(video, HEAD, NORM_OF_MEAN), pool="mean", encoder_fields=VIDEO),
+        _of_videos("classifier", video, HEAD, NORM_OF_MEAN, pool="mean"),
         _of_images("mae", vit, MAE_DECODER, NORM, fields=FIELDS, square=True),
-        Form(
+        _of_videos(
             "mae",
-            table(video, VIDEO_DECODER, {"norm": "videomae.layernorm"}),
+            video,
+            VIDEO_DECODER,
+            {"norm": "videomae.layernorm"},
             fields={"class_token": "none", "positions": "sinusoid"},
-            encoder_fields=VIDEO,
         ),
         _of_images("features", encoder(""), {"norm": "layernorm"}, ignored=beyond),
         _of_images("features", vit, NORM, ignored=tuple(f"vit.{name}" for name in beyond)),
@@ -121,7 +130,7 @@ def documents(trained: Pretrained) -> dict[str, Document]:
         "image_size": height if height == width else [height, width],
         "patch_size": encoder.tubelet[1],
         "num_channels": 3,
-        "layer_norm_eps": 1e-6,
+        "layer_norm_eps": encoder.epsilon,
         "qkv_bias": True,
     }
     if video:
@@ -140,6 +149,7 @@ def documents(trained: Pretrained) -> dict[str, Document]:
         names = trained.class_names or [f"LABEL_{k}" for k in range(model.num_classes)]
         config["id2label"] = {str(k): name for k, name in enumerate(names)}
         config["label2id"] = {name: k for k, name in enumerate(names)}
+        config["num_labels"] = model.num_classes
     return {"config.json": config, "preprocessor_config.json": _preprocessor(trained, video)}
 
 
@@ -216,11 +226,18 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
         sides = side if isinstance(side, list) else [side, side]
         frames = config.get("num_frames", 16) if kind == "videomae" else 1
         known["clip"] = (frames, *sides)
-    labels = config.get("id2label")
-    if labels and not all(str(name).startswith("LABEL_") for name in labels.values()):
-        known["class_names"] = tuple(str(labels[key]) for key in sorted(labels, key=int))
+        known["activation"] = config["hidden_act"]
+    known |= class_names(config.get("id2label"), "config.json: id2label")
     prepared = found.get("preprocessor_config.json", {})
+    factor = prepared.get("rescale_factor", 1 / 255)
+    if prepared.get("do_rescale") is False or not 0.999 < factor * 255 < 1.001:
+        raise ConvertError(
+            "preprocessor_config.json: pixels are divided by 255 here, not rescaled by "
+            f"do_rescale={prepared.get('do_rescale', True)}, rescale_factor={factor}"
+        )
     colours = [prepared.get(f"image_{which}") for which in ("mean", "std")]
+    if prepared.get("do_normalize") is False:
+        colours = [0.0, 1.0]
     if all(colour is not None for colour in colours):
         three = (tuple(c) if isinstance(c, list) else (c, c, c) for c in colours)
         known["normalise"] = Normalise(*three)
@@ -233,6 +250,8 @@ HF = Layout(
     file="model.safetensors",
     documents=documents,
     hints=hints,
+    free=("epsilon", "activation"),
+    stores_epsilon=True,
     old_names={
         # Version 5 in memory, and what its ViTMAE writes for the blocks of the decoder.
         r"\bdecoder\.decoder_encoder\.layer\.": "decoder.decoder_layers.",

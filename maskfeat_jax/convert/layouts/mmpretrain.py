@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from maskfeat_jax.convert.layouts.base import (
     IMAGE_STEM,
     POOLING_BLOCK,
     STEM,
+    Document,
     Form,
     Layout,
     Tensors,
+    class_names,
 )
 from maskfeat_jax.convert.layouts.mae import FIELDS
 from maskfeat_jax.convert.layouts.pyslowfast import SOBEL
@@ -69,8 +72,18 @@ HOG = {
 
 
 def wrap(state: Tensors, trained: Pretrained) -> dict[str, Any]:
-    """The dictionary that its training saves."""
-    return {"meta": {}, "state_dict": state}
+    """The dictionary that its training saves, with the names of classes as versions 1 and 0 do."""
+    names = trained.class_names and list(trained.class_names)
+    meta = {"dataset_meta": {"classes": names}, "CLASSES": names} if names else {}
+    return {"meta": meta, "state_dict": state}
+
+
+def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str, Any]:
+    """Names of classes in the meta data; ConvertError if they are none."""
+    meta = wrapper.get("meta") or {}
+    of_data = meta.get("dataset_meta") or {}
+    names = of_data.get("classes") or of_data.get("CLASSES") or meta.get("CLASSES")
+    return class_names(names, "meta: classes")
 
 
 def _of_images(head: str, *rows: Rows, **settings: Any) -> Form:
@@ -92,7 +105,8 @@ def _forms() -> tuple[Form, ...]:
         _of_videos("maskfeat", VIDEO_NORM, MASKFEAT, extras=HOG, encoder_fields=twice),
         _of_images("mae", CLASS_NORM, DECODER, fields=FIELDS, encoder_fields=HAS_CLASS),
         _of_images("classifier", MEAN_NORM, head, pool="mean"),
-        _of_images("classifier", CLASS_NORM, head, pool="class"),
+        # With a neck that takes the mean of the tokens after the norm, names are the same.
+        _of_images("classifier", CLASS_NORM, head, pool="class", other_pool=True, norm_of="tokens"),
         _of_images("classifier", CLASS_NORM, probe, pool="class"),
         _of_videos("classifier", video_head, pool="class", encoder_fields=thrice),
         _of_images("linear_probe", CLASS_NORM, probe, STATISTICS, pool="class", extras=count),
@@ -108,5 +122,7 @@ MMPRETRAIN = Layout(
     forms=_forms(),
     file="checkpoint.pth",
     wrap=wrap,
+    hints=hints,
+    free=("epsilon", "activation"),
     old_names={r"^hog_layer\.": "target_generator."},
 )

@@ -43,6 +43,7 @@ CLASSIFIER = {"norm": "norm", "projection": "head.projection"}
 VIT = below("encoder/", "", {**STEM, **POSITIONS, **below("blocks/*/", "blocks.*.", BLOCK)})
 MVIT = below("encoder/", "", {**STEM, **below("blocks/*/", "blocks.*.", POOLING_BLOCK)})
 SPLIT = below("encoder/blocks/*/", "blocks.*.", SPLIT_BLOCK)
+Size = tuple[int, ...]
 DECODER_FIELDS = {"heads": lambda width: width // 64, "class_token": "encoder"}
 
 
@@ -160,7 +161,18 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
         raise ConvertError("USE_FIXED_SINCOS_POS, which adds positions twice, is not supported")
     if mvit.get("REL_POS_SPATIAL") and not mvit.get("RESIDUAL_POOLING", True):
         raise ConvertError("an MViT without RESIDUAL_POOLING is not supported")
+    if data.get("REVERSE_INPUT_CHANNEL"):
+        raise ConvertError("REVERSE_INPUT_CHANNEL (blue before red) is not supported")
+    patches = [mvit.get(f"PATCH_{what}") for what in ("KERNEL", "STRIDE", "PADDING")]
+    if None not in patches and not _known_patches(*map(tuple, patches)):
+        raise ConvertError(
+            "PATCH_KERNEL, PATCH_STRIDE, PATCH_PADDING: patches overlap in a way that is not "
+            f"supported, {patches}"
+        )
     known: dict[str, Any] = {}
+    if strides := mvit.get("POOL_Q_STRIDE"):
+        side = 4 << sum(stride[-1] > 1 for stride in strides)
+        known["tubelet"] = (2, side, side)
     if "NUM_HEADS" in mvit:
         known["heads"] = mvit["NUM_HEADS"]
     if mvit.get("POOL_KV_STRIDE_ADAPTIVE"):
@@ -173,6 +185,11 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
     if "MEAN" in data and "STD" in data:
         known["normalise"] = Normalise(tuple(data["MEAN"]), tuple(data["STD"]))
     return known
+
+
+def _known_patches(kernel: Size, stride: Size, padding: Size) -> bool:
+    overlapping = (kernel, stride, padding) == ((3, 7, 7), (2, 4, 4), (1, 3, 3))
+    return overlapping or (kernel == stride and not any(padding))
 
 
 def _of_vit(head: str, *rows: Rows, **settings: Any) -> Form:

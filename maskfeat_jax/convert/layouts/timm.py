@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.layouts.base import IMAGE_VIT, Document, Form, Layout
+from maskfeat_jax.convert.layouts.base import IMAGE_VIT, Document, Form, Layout, class_names
 from maskfeat_jax.convert.rules import table
-from maskfeat_jax.models import Features
+from maskfeat_jax.models import Classifier, Features
 
 HEAD = {"projection": "head"}
 NORM, MEAN_NORM = {"norm": "norm"}, {"norm": "fc_norm"}
-CLASS_TOKEN = Form("classifier", table(IMAGE_VIT, HEAD, NORM), pool="class", images=True)
-MEAN = Form("classifier", table(IMAGE_VIT, HEAD, MEAN_NORM), pool="mean", images=True)
+# The norm of all tokens, mostly for the class token, or of the pooled ones, mostly for the mean.
+OF_TOKENS = Form(
+    "classifier",
+    table(IMAGE_VIT, HEAD, NORM),
+    pool="class",
+    other_pool=True,
+    norm_of="tokens",
+    images=True,
+)
+OF_POOLED = Form(
+    "classifier", table(IMAGE_VIT, HEAD, MEAN_NORM), pool="mean", other_pool=True, images=True
+)
 ENCODER = Form("features", table(IMAGE_VIT, NORM), images=True)
 POOLS = {"token": "class", "avg": "mean"}
 # Arguments of timm that follow from the tensors, or change nothing after training.
@@ -25,6 +36,8 @@ KNOWN |= {"class_token", "fc_norm", "num_classes", "in_chans", "qkv_bias", "init
 KNOWN |= {"no_embed_class", "reg_tokens", "pre_norm", "final_norm", "qk_norm", "weight_init"}
 KNOWN |= {"drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate"}
 KNOWN |= {"patch_drop_rate", "dynamic_img_size"}
+# Architectures with the usual layer norm and activation.
+PLAIN = r"(vit|deit)_(tiny|small|base|large|huge)_patch\d+_\d+"
 # Names of architectures by width, depth and patch.
 NAMES = {
     (192, 12, 16): "vit_tiny_patch16_224",
@@ -51,8 +64,10 @@ def documents(trained: Pretrained) -> dict[str, Document]:
         "global_pool": pool,
         "class_token": encoder.class_token,
     }
-    if isinstance(trained.model, Features) and pool == "avg":
-        arguments["fc_norm"] = False  # the mean of the normed tokens, not the norm of their mean
+    if isinstance(trained.model, Features | Classifier) and pool == "avg":
+        # Whether the norm is that of the mean, not of the tokens.
+        arguments["fc_norm"] = getattr(trained.model, "norm_of", "tokens") == "pooled"
+    labels = {"label_names": list(trained.class_names)} if trained.class_names else {}
     name = NAMES.get((encoder.width, encoder.depth, patch[0]), "vit_base_patch16_224")
     return {
         "config.json": {
@@ -60,6 +75,7 @@ def documents(trained: Pretrained) -> dict[str, Document]:
             # transformers refuses num_classes among model_args; timm expects it here.
             "num_classes": getattr(trained.model, "num_classes", 0),
             "num_features": encoder.width,
+            **labels,
             "model_args": arguments,
             "pretrained_cfg": {
                 "input_size": [3, height, width],
@@ -87,7 +103,14 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
         if pool not in POOLS:
             raise ConvertError(f"config.json: global_pool {pool!r}: expected {' or '.join(POOLS)}")
         known["pool"] = POOLS[pool]
+    if isinstance(arguments.get("fc_norm"), bool):
+        known["norm_of"] = "pooled" if arguments["fc_norm"] else "tokens"
+    if re.fullmatch(PLAIN, str(config.get("architecture"))):
+        known |= {"epsilon": 1e-6, "activation": "gelu"}
     prepared = config.get("pretrained_cfg") or {}
+    for section in (prepared, config):
+        for key in ("labels", "label_names"):
+            known |= class_names(section.get(key), f"config.json: {key}")
     sides = arguments.get("img_size", prepared.get("input_size", [])[1:])
     # A square follows from the positions, which are right even if this is not.
     if isinstance(sides, list) and len(sides) == 2 and sides[0] != sides[1]:
@@ -103,8 +126,9 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
 
 TIMM = Layout(
     name="timm",
-    forms=(MEAN, CLASS_TOKEN, ENCODER),
+    forms=(OF_POOLED, OF_TOKENS, ENCODER),
     file="model.safetensors",
     documents=documents,
     hints=hints,
+    free=("epsilon", "activation"),
 )

@@ -19,8 +19,8 @@ from maskfeat_jax.checkpoints.pretrained import Params, Pretrained
 from maskfeat_jax.convert import files
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.importing import about
-from maskfeat_jax.convert.source import find_form
-from maskfeat_jax.convert.verify.base import Case, Original
+from maskfeat_jax.convert.source import find_source
+from maskfeat_jax.convert.verify.base import Case, Original, prefix_of
 from maskfeat_jax.convert.verify.hf import HF
 from maskfeat_jax.convert.verify.mae import MAE
 from maskfeat_jax.convert.verify.mae_st import MAE_ST
@@ -80,15 +80,16 @@ def verify(
         the file without missing or unexpected tensors.
     """
     contents = files.read(path)
-    tensors, _ = files.without_prefixes(contents.tensors)
+    prefix = prefix_of(trained)
+    names = [n.removeprefix(prefix) for n in contents.tensors if n.startswith(prefix)]
     if layout is None:
         known = about(contents)
-        layout = known["layout"] if known else find_form(tensors, None).layout.name
+        layout = known["layout"] if known else find_source(contents.tensors, None).layout.name
     original = ORIGINALS[layout]
     torch = files.require_torch("to run an original")
     case = _case(trained)
     with torch.random.fork_rng(devices=()), torch.no_grad():
-        model = original.read(trained, contents.path, frozenset(tensors))
+        model = original.read(trained, contents.path, frozenset(names))
         try:
             theirs = original.run(model.float().eval(), case).numpy()
         except (AssertionError, RuntimeError, ValueError) as error:
@@ -128,7 +129,7 @@ def _outputs(model: nn.Module, params: Params, *inputs: jax.Array) -> Any:
 @functools.partial(jax.jit, static_argnums=0)
 def _tokens(model: nn.Module, params: Params, clips: jax.Array) -> Any:
     tokens = model.encoder.apply({"params": params["encoder"]}, clips)
-    return LayerNorm().apply({"params": params["norm"]}, tokens)
+    return LayerNorm(model.encoder.epsilon).apply({"params": params["norm"]}, tokens)
 
 
 def _case(trained: Pretrained) -> Case:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from maskfeat_jax.checkpoints.pretrained import Pretrained
-from maskfeat_jax.convert.files import PREFIXES, ConvertError, require_torch
+from maskfeat_jax.convert.files import ConvertError, require_torch
 
 Module = Any  # torch.nn.Module
 Tensor = Any  # torch.Tensor
@@ -85,9 +85,9 @@ def imported(name: str, hint: str) -> ModuleType:
         raise ConvertError(f"{name} cannot be imported ({error}); {hint}") from error
 
 
-def norm_layer() -> Callable[[int], Module]:
+def norm_layer(epsilon: float) -> Callable[[int], Module]:
     """Layer norm with our epsilon, which the originals take as an argument."""
-    return functools.partial(require_torch("to run an original").nn.LayerNorm, eps=1e-6)
+    return functools.partial(require_torch("to run an original").nn.LayerNorm, eps=epsilon)
 
 
 def square(trained: Pretrained) -> int:
@@ -104,13 +104,19 @@ def read_strictly(
     """`Original.read` of a file of `torch.save`, whose tensors are under one of the keys."""
 
     def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
-        return load_strictly(build(trained, names), tensors_of(path, *wrappers), path)
+        state = tensors_of(path, *wrappers, prefix=prefix_of(trained))
+        return load_strictly(build(trained, names), state, path)
 
     return read
 
 
-def tensors_of(path: Path, *wrappers: str) -> Mapping[str, Tensor]:
-    """Tensors of a file of `torch.save`, bare or under one of the keys; names without prefixes."""
+def prefix_of(trained: Pretrained) -> str:
+    """The prefix of the names in the file that our model was read from."""
+    return trained.report.prefix if trained.report else ""
+
+
+def tensors_of(path: Path, *wrappers: str, prefix: str) -> Mapping[str, Tensor]:
+    """Tensors of a file of `torch.save`, bare or under one of the keys, by names with a prefix."""
     from argparse import Namespace
 
     torch = require_torch(f"to read {path.name}")
@@ -121,10 +127,8 @@ def tensors_of(path: Path, *wrappers: str) -> Mapping[str, Tensor]:
     found = [key for key in wrappers if key in saved]
     if wrappers and not found:
         raise ConvertError(f"{path}: the original expects the key {' or '.join(wrappers)}")
-    tensors = dict(saved[found[0]] if wrappers else saved)
-    for prefix in PREFIXES:
-        torch.nn.modules.utils.consume_prefix_in_state_dict_if_present(tensors, prefix)
-    return tensors
+    tensors = saved[found[0]] if wrappers else saved
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def load_strictly(model: Module, state: Mapping[str, Tensor], path: Path) -> Module:
@@ -165,7 +169,7 @@ def sizes(trained: Pretrained) -> dict[str, Any]:
         "depth": encoder.depth,
         "num_heads": encoder.heads,
         "mlp_ratio": encoder.mlp_ratio,
-        "norm_layer": norm_layer(),
+        "norm_layer": norm_layer(encoder.epsilon),
     }
 
 

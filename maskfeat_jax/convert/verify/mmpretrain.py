@@ -26,7 +26,7 @@ def build(trained: Pretrained, names: frozenset[str]) -> Module:
 
 def _config(trained: Pretrained, names: frozenset[str]) -> dict[str, Any]:
     model, encoder = trained.model, trained.model.encoder
-    norm = {"type": "LN", "eps": 1e-6}
+    norm = {"type": "LN", "eps": encoder.epsilon}
     backbone: dict[str, Any] = {
         "type": "VisionTransformer",
         "arch": {
@@ -78,6 +78,8 @@ def _config(trained: Pretrained, names: frozenset[str]) -> dict[str, Any]:
     if isinstance(model, Features):
         return {"type": "ImageClassifier", "backbone": {**backbone, "out_type": "raw"}}
     mean = model.pool == "mean"
+    if getattr(model, "norm_of", "pooled") == "tokens":
+        raise ConvertError("--verify: the mean of tokens after the norm is not compared")
     kind = "VisionTransformerClsHead" if "head.layers.head.weight" in names else "LinearClsHead"
     neck = {"type": "ClsBatchNormNeck", "input_features": encoder.width}
     return {

@@ -36,7 +36,7 @@ def read(trained: Pretrained, path: Path, names: frozenset[str]) -> Module:
 
     The published files of mae_st have three linear maps there; public versions of PySlowFast one.
     """
-    state = dict(base.tensors_of(path, "model_state"))
+    state = dict(base.tensors_of(path, "model_state", prefix=base.prefix_of(trained)))
     torch = require_torch(f"to read {path.name}")
     for match in filter(None, map(OF_DECODER.fullmatch, list(state))):
         tensors = [state.pop(f"{match[1]}{name}{match[2]}") for name in "qkv"]
