@@ -39,13 +39,14 @@ class Export:
     left_out: tuple[str, ...]  # what the state dict does not contain, one sentence each
 
 
-def to_torch(params: Params, layout: str, *, pool: str = "mean") -> State:
+def to_torch(params: Params, layout: str, *, pool: str = "mean", norm_of: str = "pooled") -> State:
     """Converts parameters to a state dict with the names and shapes of a layout.
 
     Args:
       params: of a model of this package, stacked or not.
       layout: key of `LAYOUTS`.
       pool: pooling of a classifier, "mean" or "class"; it cannot be inferred from parameters.
+      norm_of: of a classifier, see `models.Classifier`.
 
     Raises:
       ConvertError: the layout does not support them.
@@ -53,14 +54,12 @@ def to_torch(params: Params, layout: str, *, pool: str = "mean") -> State:
     flat = _flat(params)
     head = _head_of(params)
     kind = "mvit" if any(name[-1] == "rel_pos_t" for name in flat) else "vit"
-    forms = [
-        form
-        for form in layout_of(layout).forms
-        if form.head == head and form.encoder == kind and form.pool in (None, pool)
-    ]
+    forms = [form for form in layout_of(layout).forms if form.head == head and form.encoder == kind]
     problems: list[str] = []
     for form in forms:
         try:
+            if head != "features":
+                _check_pool({"pool": pool, "norm_of": norm_of}, form)
             return _state(flat, form)
         except ConvertError as error:
             problems.append(str(error))
