@@ -25,6 +25,7 @@ from maskfeat_jax.checkpoints.description import sections_of
 from maskfeat_jax.checkpoints.pretrained import write_description
 from maskfeat_jax.convert import stablehlo
 from maskfeat_jax.convert.exporting import new_folder
+from maskfeat_jax.convert.hints import HINTS
 from maskfeat_jax.convert.verify import verify
 from maskfeat_jax.files import escape_unprintable
 from maskfeat_jax.sections import RecipeError
@@ -57,10 +58,10 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Reads, writes and reports."""
-    hints = ("heads", "decoder_heads", "pool", "kv_stride", "mask_ratio", "epsilon", "activation")
+    hints = [name for name in HINTS if hasattr(arguments, name)]
     given = {name: getattr(arguments, name) for name in (*hints, "prefix", "allow_unexpected")}
     for name in ("clip", "tubelet"):
-        given[name] = getattr(arguments, name) and tuple(getattr(arguments, name))
+        given[name] = given[name] and tuple(given[name])
     if (arguments.mean is None) != (arguments.std is None):
         raise convert.ConvertError("--mean and --std: give both")
     if arguments.mean:
@@ -159,6 +160,9 @@ def parser() -> argparse.ArgumentParser:
     add("--mask-ratio", type=float, help="masked fraction of an autoencoder, if not in the file")
     add("--epsilon", type=float, help="epsilon of the layer norms, if not in the file")
     add("--activation", help="activation of the MLPs; only gelu (exact) is supported")
+    two = argparse.BooleanOptionalAction
+    add("--residual-pooling", action=two, help="of an MViT; only True is supported")
+    add("--fixed-sincos", action=two, help="USE_FIXED_SINCOS_POS; only False is supported")
     colour: dict[str, Any] = {"type": float, "nargs": 3, "metavar": ("R", "G", "B")}
     add("--mean", **colour, help="mean of the pixels, from 0 to 1, if not in the file")
     add("--std", **colour, help="standard deviation of the pixels, if not in the file")

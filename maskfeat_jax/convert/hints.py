@@ -46,6 +46,10 @@ def _colours(value: Any) -> bool:
     return known and all(0 <= x <= 1 for x in value.mean) and all(0 < x <= 1 for x in value.std)
 
 
+# Settings of originals of which the models here have one value.
+ONLY = {"activation": "gelu", "residual_pooling": True, "fixed_sincos": False}
+
+
 @dataclasses.dataclass(frozen=True)
 class Hint:
     """A setting that may be given or stored."""
@@ -65,8 +69,14 @@ HINTS: dict[str, Hint] = {
     "mask_ratio": Hint("fraction of masked tokens, from 0 to below 1", _fraction),
     "normalise": Hint("mean and standard deviation of the pixels, from 0 to 1", _colours),
     "epsilon": Hint("of the layer norms, between 0 and 1", _epsilon),
-    "activation": Hint(
-        "'gelu' (exact), the only one that the models here have", lambda value: value == "gelu"
+    "activation": Hint("'gelu' (exact), the only one here", lambda value: value == "gelu"),
+    "residual_pooling": Hint(
+        "True: an MViT adds pooled queries to the output, but for the class token",
+        lambda value: value is True,
+    ),
+    "fixed_sincos": Hint(
+        "False: PySlowFast adds fixed positions twice, the models here once",
+        lambda value: value is False,
     ),
     "class_names": Hint("names of the classes", _names),
     "norm_of": Hint(" or ".join(NORM_OF), lambda value: value in NORM_OF, False),

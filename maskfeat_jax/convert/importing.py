@@ -18,7 +18,7 @@ from maskfeat_jax.checkpoints.trees import Name, named_leaves, nest
 from maskfeat_jax.convert import files
 from maskfeat_jax.convert.describe import KV_STRIDES, check_size, tubelets
 from maskfeat_jax.convert.files import Contents, ConvertError, Tensor
-from maskfeat_jax.convert.hints import Hints, check_given, stored
+from maskfeat_jax.convert.hints import ONLY, Hints, check_given, stored
 from maskfeat_jax.convert.layouts import Form
 from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
@@ -326,6 +326,8 @@ def _has_setting(trained: Pretrained, name: str, known: Mapping[str, Any] | None
     return {
         "kv_stride": mvit,
         "tubelet": mvit,
+        "residual_pooling": mvit,
+        "fixed_sincos": not mvit,
         "decoder_heads": isinstance(model, MAE),
         "mask_ratio": isinstance(model, MAE) and not known,
         "pool": hasattr(model, "pool"),
@@ -362,10 +364,10 @@ def _defaults(source: Source, trained: Pretrained) -> Iterable[tuple[str, Any]]:
         hasattr(model, "pool") and (form.pool is None or form.other_pool)
     ):
         yield "pool", model.pool
-    if "epsilon" in source.layout.free:
-        yield "epsilon", encoder.epsilon
-    if "activation" in source.layout.free:
-        yield "activation", "gelu"
+    unused = "fixed_sincos" if isinstance(encoder, MViT) else "residual_pooling"
+    for name in source.layout.free:
+        if name != unused:
+            yield name, {"epsilon": encoder.epsilon, **ONLY}[name]
 
 
 def _halved_elsewhere(encoder: MViT, clip: Size3) -> bool:

@@ -20,29 +20,29 @@ from maskfeat_jax.models.layers import LayerNorm
 from tests.convert.models import LARGE, small
 
 NORMALISE = Normalise((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-IMAGES = {"clip", "normalise"}
+TENSORS = {"clip", "normalise"}
 FREE = {"epsilon", "activation"}  # left to the user of the original code
 PRETRAINED = {"decoder_heads", "mask_ratio"}
 # layout, model: what is assumed when nothing but the tensors (and the heads) is known.
 ASSUMED = {
-    ("timm", "mean"): IMAGES | FREE | {"pool"},
-    ("timm", "class"): IMAGES | FREE | {"pool"},
-    ("timm", "features"): IMAGES | FREE | {"pool"},
-    ("mae", "class"): IMAGES,
-    ("mae", "mae"): IMAGES | PRETRAINED,
-    ("mae", "linear_probe"): IMAGES,
-    ("mae_st", "mean_video"): IMAGES,
-    ("mae_st", "mae_st"): IMAGES | PRETRAINED,
-    ("pyslowfast", "mean"): IMAGES | {"pool"},
-    ("pyslowfast", "mean_mvit"): {"normalise", "kv_stride", "pool"},
-    ("pyslowfast", "mae_pyslowfast"): IMAGES | PRETRAINED,
-    ("mmpretrain", "class"): IMAGES | FREE | {"pool"},
-    ("mmpretrain", "mean"): IMAGES | FREE,
-    ("mmpretrain", "mae"): IMAGES | FREE | PRETRAINED,
-    ("hf", "class"): IMAGES | FREE,
-    ("hf", "mean"): IMAGES | FREE,
-    ("hf", "mae"): IMAGES | FREE | PRETRAINED,
-    ("torchvision", "class_mvit"): {"normalise", "kv_stride"},
+    ("timm", "mean"): TENSORS | FREE | {"pool"},
+    ("timm", "class"): TENSORS | FREE | {"pool"},
+    ("timm", "features"): TENSORS | FREE | {"pool"},
+    ("mae", "class"): TENSORS | {"epsilon"},
+    ("mae", "mae"): TENSORS | {"epsilon"} | PRETRAINED,
+    ("mae", "linear_probe"): TENSORS | {"epsilon"},
+    ("mae_st", "mean_video"): TENSORS | {"epsilon"},
+    ("mae_st", "mae_st"): TENSORS | {"epsilon"} | PRETRAINED,
+    ("pyslowfast", "mean"): TENSORS | {"pool", "fixed_sincos"},
+    ("pyslowfast", "mean_mvit"): {"normalise", "kv_stride", "pool", "residual_pooling"},
+    ("pyslowfast", "mae_pyslowfast"): TENSORS | PRETRAINED | {"fixed_sincos"},
+    ("mmpretrain", "class"): TENSORS | FREE | {"pool"},
+    ("mmpretrain", "mean"): TENSORS | FREE,
+    ("mmpretrain", "mae"): TENSORS | FREE | PRETRAINED,
+    ("hf", "class"): TENSORS | FREE,
+    ("hf", "mean"): TENSORS | FREE,
+    ("hf", "mae"): TENSORS | FREE | PRETRAINED,
+    ("torchvision", "class_mvit"): {"normalise", "kv_stride", "epsilon", "residual_pooling"},
 }
 
 
@@ -65,6 +65,8 @@ def settings_of(trained, assumed):
         "heads": lambda: encoder.heads,
         "epsilon": lambda: encoder.epsilon,
         "activation": lambda: "gelu",
+        "residual_pooling": lambda: True,
+        "fixed_sincos": lambda: False,
         "pool": lambda: model.pool,
         "kv_stride": lambda: encoder.kv_stride,
         "tubelet": lambda: encoder.tubelet,
@@ -165,6 +167,7 @@ def test_epsilon_and_pool_of_architectures_in_config_json(tmp_path):
         ("mean", {"epsilon": "1e-6"}, "epsilon '1e-6'"),
         ("mean", {"tubelet": (1, 8, 8)}, "tubelet=.*the patch embedding has"),
         ("mean_mvit", {"epsilon": 1e-5}, "an MViT have 1e-6"),
+        ("mean_mvit", {"residual_pooling": False}, "residual_pooling False; expected True"),
         ("mean_mvit", {"tubelet": (2, 64, 64)}, "no MViT with stages|tubelet"),
     ],
 )
@@ -210,7 +213,7 @@ def test_each_has_an_option(tmp_path, capsys):
     assert caught.value.code == 65
     assert "--mean and --std: give both" in capsys.readouterr().err
     path = stored(tmp_path, convert.export(small("mean_mvit"), "pyslowfast").state)
-    command([str(path), *["--kv-stride=8", "--tubelet", "2", "16", "16"]])
+    command([str(path), *["--kv-stride=8", "--residual-pooling", "--tubelet", "2", "16", "16"]])
     assert "tubelet=(2, 16, 16)" in capsys.readouterr().out
     path = stored(tmp_path, convert.export(small("mae"), "mae").state)
     command([str(path), *["--heads=2", "--decoder-heads=8", "--mask-ratio=0.5"]])

@@ -153,7 +153,7 @@ def test_settings_are_read_from_documents_next_to_the_file(layout, tmp_path):
 def test_assumptions_are_reported(tmp_path):
     read = load(tmp_path, state_of("mean", "pyslowfast"), "pyslowfast")
     colours = "normalise=(mean 0.485 0.456 0.406, std 0.229 0.224 0.225)"
-    assert read.report.assumed == ("clip=(1, 48, 48)", colours, "pool=mean")
+    assert read.report.assumed == ("clip=(1, 48, 48)", colours, "pool=mean", "fixed_sincos=False")
     assert f"not in the file, assumed: clip=(1, 48, 48), {colours}, pool" in str(read.report)
     convert.write(small("class"), tmp_path / "out", "timm")
     assert convert.load_torch(tmp_path / "out").report.assumed == ()

@@ -118,9 +118,9 @@ def test_ours_and_the_original_agree(name, layout, tmp_path, matrix):
 
     largest = max(of_ours.largest, of_theirs.largest)
     matrix[name][layout] = f"{of_theirs.difference:.0e}, {of_ours.difference:.0e}; {largest:.1g}"
-    for verified in (of_ours, of_theirs):
+    for verified, relative in ((of_ours, tolerance), (of_theirs, TOLERANCE)):
         assert verified.largest > 0.1
-        assert verified.difference <= tolerance * verified.largest, verified
+        assert verified.difference <= relative * verified.largest, verified
 
 
 OTHERS = [
@@ -258,6 +258,90 @@ def test_checkpoint_of_the_training_of_timm(name, tmp_path):
     assert verified.difference <= TOLERANCE * verified.largest
 
 
+TIMM_POOLS = [
+    ({"global_pool": "avg", "fc_norm": False}, "mean", "class"),
+    ({"global_pool": "avg", "fc_norm": False, "class_token": False}, "mean", "mean"),
+    ({"global_pool": "token", "fc_norm": True}, "class", "mean"),
+    ({"global_pool": "avg"}, "mean", "mean"),
+    ({"global_pool": "token"}, "class", "class"),
+]
+
+
+@pytest.mark.original("timm")
+@pytest.mark.parametrize(("arguments", "pool", "assumed"), TIMM_POOLS)
+def test_pooling_of_timm_is_assumed_or_given(arguments, pool, assumed, tmp_path):
+    """Files with the same names, of which one is read without the right pooling."""
+    make_importable("timm")
+    import timm
+    import torch
+
+    sizes = {"img_size": 64, "num_classes": 7, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    theirs = timm.create_model("vit_base_patch16_224", **sizes, **arguments).eval()
+    randomise(theirs)
+    path = tmp_path / "model.pth"
+    torch.save(theirs.state_dict(), path)
+    assert f"pool={assumed}" in convert.load_torch(path, heads=2).report.assumed
+    trained = convert.load_torch(path, heads=2, pool=pool)
+    images = np.random.default_rng(0).standard_normal((2, *trained.clip, 3), np.float32)
+    with torch.no_grad():
+        wanted = theirs(torch.from_numpy(images[:, 0].transpose(0, 3, 1, 2).copy())).numpy()
+    ours = trained.model.apply({"params": trained.params}, images)
+    np.testing.assert_allclose(ours, wanted, atol=TOLERANCE * np.abs(wanted).max())
+    convert.write(trained, tmp_path / "ours", "timm")
+    verified = verify(trained, tmp_path / "ours")
+    assert verified.difference <= TOLERANCE * verified.largest
+
+
+@pytest.mark.original("transformers")
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-3])
+def test_epsilon_of_transformers(epsilon, tmp_path):
+    """In shards, with names of classes and without what this package writes."""
+    make_importable("transformers")
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification
+
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    labels = {"id2label": dict(enumerate("abc")), "label2id": {c: i for i, c in enumerate("abc")}}
+    config = ViTConfig(
+        **sizes, intermediate_size=256, image_size=64, layer_norm_eps=epsilon, **labels
+    )
+    theirs = ViTForImageClassification(config).eval()  # numbers as small as they start
+    theirs.save_pretrained(tmp_path, max_shard_size="100KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    trained = convert.load_torch(tmp_path)
+    assert (trained.model.encoder.epsilon, trained.class_names) == (epsilon, tuple("abc"))
+    assert not any("epsilon" in text for text in trained.report.assumed)
+    images = np.random.default_rng(0).standard_normal((2, *trained.clip, 3), np.float32)
+    with torch.no_grad():
+        inputs = torch.from_numpy(images[:, 0].transpose(0, 3, 1, 2).copy())
+        wanted = theirs(inputs).logits.numpy()
+    largest = np.abs(wanted).max()
+    ours = trained.model.apply({"params": trained.params}, images)
+    np.testing.assert_allclose(ours, wanted, atol=TOLERANCE * largest)
+    other = convert.load_torch(tmp_path, epsilon=1e-6)
+    others = other.model.apply({"params": trained.params}, images)
+    assert np.abs(others - wanted).max() > TOLERANCE * largest
+
+
+@pytest.mark.original("timm", "transformers")
+def test_originals_read_names_of_classes(tmp_path):
+    make_importable("timm")
+    make_importable("transformers")
+    import timm
+    from transformers import AutoConfig
+
+    names = ("ant", "bee", "caf\u00e9", os.fsdecode(b"caf\xe9"), "e", "f", "g")
+    trained = with_random_numbers(MODELS["images, class token"])
+    trained = dataclasses.replace(trained, class_names=names)
+    for layout in ("timm", "hf"):
+        convert.write(trained, tmp_path / layout, layout)
+        found = AutoConfig.from_pretrained(tmp_path / layout)
+        assert found.id2label == dict(enumerate(names))
+        assert found.num_labels == 7
+    model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    assert tuple(model.pretrained_cfg["label_names"]) == names
+
+
 @pytest.mark.slow
 @pytest.mark.original("torchvision")
 def test_stock_model_of_torchvision_is_told_from_its_file(tmp_path):
@@ -375,7 +459,9 @@ def read(path, layout, like):
     )
     encoder = like.model.encoder.clone(**learnt)
     decoder = {"positions": "joint"} if getattr(like.model, "positions", "") == "sincos" else {}
-    assert trained.model == like.model.clone(encoder=encoder, **decoder)
+    last = getattr(trained.model, "last_epsilon", None)  # that of VideoMAE is in the code
+    fixed = {"last_epsilon": last} if layout == "hf" and last else {}
+    assert trained.model == like.model.clone(encoder=encoder, **decoder, **fixed)
     return trained
 
 

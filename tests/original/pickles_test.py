@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import dataclasses
 import io
+import json
 import os
 import resource
 import sys
@@ -183,13 +185,60 @@ def test_logs_of_openmmlab_are_refused_with_a_way_out(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("key", "name"),
+    [("model_state_dict", "mean"), ("net", "class"), ("teacher", "features")],
+)
+def test_dictionaries_of_other_names_are_prefixes(key, name, tmp_path):
+    state = torch.optim.Adam([torch.nn.Parameter(torch.zeros(3))]).state_dict()
+    saved = {key: tensors(name, "timm"), "optim": state, "epoch": 3}
+    torch.save(saved, tmp_path / "x.pth")
+    read = convert.load_torch(tmp_path / "x.pth", **KNOWN)
+    assert read.report.prefix == f"{key}."
+    assert_same(read.params, small(name).params)
+
+
+def test_of_a_student_and_a_teacher_one_must_be_named(tmp_path):
+    saved = {"student": tensors("mean", "timm"), "teacher": tensors("class", "timm"), "epoch": 3}
+    torch.save(saved, tmp_path / "x.pth")
+    with pytest.raises(ConvertError, match=r"'student\.' .*'teacher\.' .*--prefix"):
+        convert.load_torch(tmp_path / "x.pth", **KNOWN)
+    read = convert.load_torch(tmp_path / "x.pth", prefix="teacher", **KNOWN)
+    assert_same(read.params, small("class").params)
+    torch.save({"model": saved["student"], "teacher": saved["teacher"]}, tmp_path / "x.pth")
+    read = convert.load_torch(tmp_path / "x.pth", **KNOWN)
+    assert "not read: 'teacher'" in read.report.found
+    assert_same(read.params, small("mean").params)
+
+
+def test_shards_of_torch_save(tmp_path):
+    state = tensors("class", "timm")
+    listed = {}
+    for i in range(2):
+        shard = f"pytorch_model-{i + 1:05d}-of-00002.bin"
+        part = {name: state[name] for name in sorted(state)[i::2]}
+        torch.save(part, tmp_path / shard)
+        listed |= dict.fromkeys(part, shard)
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": listed}))
+    assert_same(convert.load_torch(tmp_path, **KNOWN).params, small("class").params)
+
+
+def test_names_of_classes_in_the_file_of_mmpretrain(tmp_path):
+    names = ("ant", "b", "c", os.fsdecode(b"caf\xe9"), "e")
+    trained = dataclasses.replace(small("class"), class_names=names)
+    convert.write(trained, tmp_path / "out", "mmpretrain")
+    (tmp_path / "out" / "maskfeat_jax.json").unlink()
+    assert convert.load_torch(tmp_path / "out", heads=2).class_names == names
+
+
+@pytest.mark.parametrize(
     ("saved", "words"),
     [
         ([1, 2], "holds a list"),
         ({}, "has no tensors; its keys are none"),
         ({"model": {}}, "has no tensors; its keys are 'model'"),
         ({"epoch": 3, "loss": 0.1}, "its keys are 'epoch', 'loss'"),
-        ({"model": {"net": {"cls_token": torch.zeros(1, 1, 3)}}}, "has no tensors; its keys are"),
+        ({"model": {"net": {"cls_token": torch.zeros(1, 1, 3)}}}, r"names like net\.cls_token"),
     ],
 )
 def test_files_without_tensors_say_what_they_have(saved, words, tmp_path):

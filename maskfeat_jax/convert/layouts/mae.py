@@ -50,4 +50,5 @@ MAE = Layout(
     ),
     file="checkpoint.pth",
     wrap=wrap,
+    free=("epsilon",),
 )

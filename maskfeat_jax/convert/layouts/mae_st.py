@@ -48,4 +48,5 @@ MAE_ST = Layout(
     ),
     file="checkpoint.pth",
     wrap=wrap,
+    free=("epsilon",),
 )

@@ -123,6 +123,6 @@ MMPRETRAIN = Layout(
     file="checkpoint.pth",
     wrap=wrap,
     hints=hints,
-    free=("epsilon", "activation"),
+    free=("epsilon", "activation", "residual_pooling"),
     old_names={r"^hog_layer\.": "target_generator."},
 )

@@ -75,6 +75,7 @@ def settings(trained: Pretrained, *, separate: bool = False) -> Document:
         "DEPTH": encoder.depth,
         "NUM_HEADS": encoder.heads,
         "MLP_RATIO": encoder.mlp_ratio,
+        "USE_FIXED_SINCOS_POS": False,
         "USE_MEAN_POOLING": getattr(model, "pool", "mean") == "mean",
         "NORM": "layernorm",
         "QKV_BIAS": True,
@@ -170,6 +171,10 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
             f"supported, {patches}"
         )
     known: dict[str, Any] = {}
+    if mvit.get("RESIDUAL_POOLING"):
+        known["residual_pooling"] = True
+    if "USE_FIXED_SINCOS_POS" in mvit:
+        known["fixed_sincos"] = False
     if strides := mvit.get("POOL_Q_STRIDE"):
         side = 4 << sum(stride[-1] > 1 for stride in strides)
         known["tubelet"] = (2, side, side)
@@ -215,5 +220,10 @@ def _forms() -> tuple[Form, ...]:
 
 
 PYSLOWFAST = Layout(
-    name="pyslowfast", forms=_forms(), file="checkpoint.pyth", wrap=wrap, hints=hints
+    name="pyslowfast",
+    forms=_forms(),
+    file="checkpoint.pyth",
+    wrap=wrap,
+    hints=hints,
+    free=("residual_pooling", "fixed_sincos"),
 )

@@ -30,5 +30,6 @@ TORCHVISION = Layout(
     name="torchvision",
     forms=(Form("classifier", table(ENCODER, HEAD), encoder="mvit"),),
     file="model.pth",
+    free=("epsilon", "residual_pooling"),
     hints=lambda wrapper, documents: {"pool": "class"},  # its forward pass has no other
 )
