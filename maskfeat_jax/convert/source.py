@@ -19,6 +19,8 @@ from maskfeat_jax.sections import RecipeError, member
 
 _LISTED = 8  # names of one kind in a report
 _LONGEST = 200  # characters of one
+# Wrappers of single modules, from compilation, sharding and recomputation.
+INNER = {r"\.(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)": ""}
 _PREFIXES = 20  # more are refused
 
 
@@ -123,7 +125,7 @@ def _layouts(name: str | None) -> list[Layout]:
 def _prefixes(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> list[str]:
     """No prefix, and those before the name of a patch embedding, which each form has."""
     rules = [form.table["encoder/patch_embed"] for layout in layouts for form in layout.forms]
-    ends = {name for rule in rules for name in rule.names("kernel")}
+    ends = {f"{rule.theirs[0]}.weight" for rule in rules}
     found = {name.removesuffix(end) for name in tensors for end in ends if name.endswith(f".{end}")}
     if len(found) > _PREFIXES:
         raise ConvertError(
@@ -154,7 +156,7 @@ def _read_as(layout: Layout, form: Form, tensors: Mapping[str, Tensor]) -> Sourc
     named: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         new = name
-        for pattern, text in layout.old_names.items():
+        for pattern, text in {**INNER, **layout.old_names}.items():
             new = re.sub(pattern, text, new)
         named[name if new in named else new] = tensor
     read = Reader(form.table)

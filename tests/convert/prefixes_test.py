@@ -32,6 +32,13 @@ def test_any_prefix_is_found_and_reported(prefix, layout, tmp_path):
     assert_same(read.params, trained.params)
 
 
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module"])
+def test_wrappers_of_single_blocks(wrapper, tmp_path):
+    state = state_of(prefix="module.")
+    state = {name.replace("blocks.1.", f"blocks.1.{wrapper}."): t for name, t in state.items()}
+    assert_same(load(tmp_path, state).params, small("mean").params)
+
+
 def test_names_without_the_prefix_are_listed(tmp_path):
     others = {"criterion.center": np.ones((1, 5), np.float32), "model2.x": np.ones(1, np.float32)}
     read = load(tmp_path, state_of(prefix="model.") | others)

@@ -16,9 +16,9 @@ def plain_affine(x, kernel, bias):
     return x @ kernel + bias
 
 
-def plain_layer_norm(x, scale, bias):
+def plain_layer_norm(x, scale, bias, epsilon=1e-6):
     mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
-    return (x - mean) / jnp.sqrt(variance + 1e-6) * scale + bias
+    return (x - mean) / jnp.sqrt(variance + epsilon) * scale + bias
 
 
 def arguments(*shapes):
@@ -31,6 +31,11 @@ def arguments(*shapes):
     [
         (affine, plain_affine, [(3, 5, 7), (7, 11), (11,)]),
         (layer_norm, plain_layer_norm, [(3, 5, 7), (7,), (7,)]),
+        (
+            lambda *a: layer_norm(*a, 0.3),
+            lambda *a: plain_layer_norm(*a, 0.3),
+            [(3, 5, 7), (7,), (7,)],
+        ),
         (gelu, lambda x: nn.gelu(x, approximate=False), [(4, 9)]),
     ],
 )
