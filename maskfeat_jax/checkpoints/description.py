@@ -26,8 +26,8 @@ def sections_of(model: nn.Module) -> dict[str, dict[str, Any]]:
     encoder = model.encoder
     name = next(name for name, kind in MODELS.items() if type(model) is kind)
     return {
-        "model": section_of(type(encoder), _fields(encoder)),
-        "head": {"name": name, **_fields(model)},
+        "model": section_of(type(encoder), fields_of(encoder)),
+        "head": {"name": name, **fields_of(model)},
     }
 
 
@@ -44,6 +44,7 @@ def section_of(family: type, fields: Mapping[str, Any]) -> dict[str, Any]:
     return {"encoder": best, **differing(best)}
 
 
-def _fields(module: nn.Module) -> dict[str, Any]:
+def fields_of(module: nn.Module) -> dict[str, Any]:
+    """The settings of a module, as keys of a recipe's section."""
     names = [field.name for field in dataclasses.fields(module)]
     return {name: getattr(module, name) for name in names if name not in _NOT_FIELDS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,10 +11,22 @@ import jax
 import numpy as np
 
 from maskfeat_jax import class_names
-from maskfeat_jax.checkpoints.pretrained import class_names_of, is_ours, is_run, load_params
+from maskfeat_jax.augment import Normalise
+from maskfeat_jax.checkpoints.description import fields_of
+from maskfeat_jax.checkpoints.pretrained import (
+    Pretrained,
+    class_names_of,
+    is_ours,
+    is_run,
+    load_params,
+    workdir_of,
+)
 from maskfeat_jax.convert import load, resized
+from maskfeat_jax.models.probes import ENCODER
+from maskfeat_jax.sections import Section, as_json
 from maskfeat_jax.tasks import Task
 from maskfeat_jax.transfer import TransferError, transfer
+from maskfeat_jax.workdir.workdir import read_recipe
 
 BY = ("name", "number")
 HEAD = "projection"  # top-level key of the linear map to the classes, in every classifier
@@ -78,17 +91,26 @@ def initial_params(
     if not source.path:
         return fresh
     parts = tuple(fresh) if source.parts is None else source.parts
+    frozen = source.parts is None or {*ENCODER} <= {*task.model.frozen}
     if is_run(source.path) and not source.resize:
+        _check_same_network(read_recipe(workdir_of(source.path)), task, parts, frozen)
         weights = load_params(source.path)
-        params, known = weights.evaluated, weights.class_names
+        params, theirs = weights.evaluated, weights.class_names
     else:
         loaded = load(source.path)
-        _check_same_network(loaded.model, task.model, parts)
+        if loaded.report is not None and loaded.report.assumed:
+            assumed = ", ".join(loaded.report.assumed)
+            warnings.warn(
+                f"{source.path}: not in the file, assumed: {assumed}; where the recipe says "
+                "otherwise, it decides",
+                stacklevel=2,
+            )
+        _check_same_network(_known_settings(loaded), task, parts, frozen)
         if source.resize:
             loaded = resized(loaded, task.clip)
-        params, known = loaded.params, loaded.class_names
+        params, theirs = loaded.params, loaded.class_names
     if names is not None and HEAD in parts:
-        params = with_classes(params, source, known, names)
+        params = with_classes(params, source, theirs, names)
     return transfer(fresh, params, parts=parts)
 
 
@@ -131,14 +153,47 @@ def _order(source: InitFrom, known: Sequence[str] | None, names: Sequence[str]) 
         ) from error
 
 
-def _check_same_network(source: Any, model: Any, parts: tuple[str, ...]) -> None:
-    """Raises TransferError if settings that do not show in the shapes of parameters differ."""
-    fields = [("model", name) for name in ("heads", "kv_stride", "widen_in")]
-    fields += [("head", "pool")] if "projection" in parts else []
-    for section, name in fields:
-        modules = (m.encoder if section == "model" else m for m in (source, model))
-        theirs, ours = (getattr(module, name, None) for module in modules)
-        if None not in (theirs, ours) and theirs != ours:
-            raise TransferError(
-                f"{section}.{name}={ours!r}, but the model of model.init_from has {theirs!r}"
-            )
+def _check_same_network(known: Section, task: Task, parts: tuple[str, ...], frozen: bool) -> None:
+    """Checks settings that do not show in the shapes of parameters.
+
+    Args:
+      known: settings of the checkpoint, in the sections of a recipe.
+      task: has other settings, perhaps.
+      parts: top-level keys of the parameters that are taken.
+      frozen: whether the encoder stays as it is, so that it needs the same pixels.
+
+    Raises:
+      TransferError: a setting differs.
+    """
+    keys = {"model": ["heads", "kv_stride", "widen_in", "epsilon"]}
+    if HEAD in parts:
+        keys["model"].append("tubelet")
+        keys["head"] = ["pool", "norm_of", "heads", "last_epsilon"]
+    if frozen:
+        keys["normalise"] = ["mean", "std"]
+    sections = _sections_of(task.model, task.normalise)
+    for section, names in keys.items():
+        for name in names:
+            theirs, ours = (as_json(each[section].get(name)) for each in (known, sections))
+            if None not in (theirs, ours) and theirs != ours:
+                raise TransferError(
+                    f"{section}.{name}={ours!r}, but the model of model.init_from has {theirs!r}"
+                )
+
+
+def _sections_of(model: Any, normalise: Normalise) -> dict[str, dict[str, Any]]:
+    return {
+        "model": fields_of(model.encoder),
+        "head": fields_of(model),
+        "normalise": dataclasses.asdict(normalise),
+    }
+
+
+def _known_settings(loaded: Pretrained) -> Section:
+    """Settings of a model, without those that its file does not hold: there the recipe decides."""
+    assumed = [x.partition("=")[0] for x in loaded.report.assumed] if loaded.report else []
+    sections = _sections_of(loaded.model, loaded.normalise)
+    return {
+        section: {key: x for key, x in fields.items() if not {section, key} & {*assumed}}
+        for section, fields in sections.items()
+    }

@@ -15,8 +15,6 @@ from maskfeat_jax.convert.files import Tensor
 from maskfeat_jax.convert.hints import stored
 from maskfeat_jax.convert.layouts import LAYOUTS
 from maskfeat_jax.convert.source import find_source, infer_sections
-from maskfeat_jax.training.initial import _check_same_network as check_same_network
-from maskfeat_jax.transfer import TransferError
 from tests.convert.models import small
 
 
@@ -153,25 +151,6 @@ def test_names_from_strangers_are_escaped_and_cut(tmp_path):
 def test_sizes_that_cannot_be_are_refused(clip, words):
     with pytest.raises(ConvertError, match=words):
         convert.resized(small("mean"), clip)
-
-
-@pytest.mark.parametrize(
-    ("name", "fields", "words"),
-    [
-        ("mean", {"heads": 4}, "model.heads=4, but the model of model.init_from has 2"),
-        ("mean_mvit", {"kv_stride": 1}, "model.kv_stride=1"),
-    ],
-)
-def test_runs_do_not_start_from_another_network(name, fields, words):
-    model, whole = small(name).model, ("encoder", "norm", "projection")
-    other = model.clone(encoder=model.encoder.clone(**fields))
-    check_same_network(model, model, whole)
-    with pytest.raises(TransferError, match=words):
-        check_same_network(model, other, ("encoder",))
-    of_class = model.clone(pool="class")  # which matters only to the evaluation of a classifier
-    check_same_network(model, of_class, ("encoder",))
-    with pytest.raises(TransferError, match=r"head\.pool='class'"):
-        check_same_network(model, of_class, whole)
 
 
 def test_folders_of_others_stay_as_they_are(tmp_path, monkeypatch):

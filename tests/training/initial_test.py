@@ -10,7 +10,7 @@ import pytest
 
 import maskfeat_jax as mf
 from input_pipeline import Shapes
-from maskfeat_jax.convert import load, save
+from maskfeat_jax.convert import load, save, write
 from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.training.build import build, build_data
 from maskfeat_jax.training.initial import InitFrom, with_classes
@@ -130,6 +130,44 @@ def test_neighbours_vote_for_classes_of_the_same_name(finished_run):
         experiment = build(small | {"eval_data": eval_data})
         found.append(experiment.evaluate(experiment.init()))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "refused_by"),
+    [
+        ("model", {"heads": 4}, "both"),
+        ("model", {"epsilon": 1e-5}, "both"),
+        ("head", {"pool": "class"}, "evaluation"),
+        ("head", {"norm_of": "tokens"}, "evaluation"),
+        ("normalise", {"mean": (0.5, 0.5, 0.5)}, "evaluation"),
+    ],
+)
+def test_settings_that_parameters_do_not_show(classifier, tmp_path, section, changes, refused_by):
+    """Fine-tuning from a classifier may pool and normalise otherwise."""
+    write(load(classifier[0]), tmp_path / "timm", "timm")
+    (key,) = changes
+    for source in (classifier[0], tmp_path / "timm"):
+        recipe = evaluating(source, Renamed(NAMES))
+        recipe[section] = {**recipe.get(section, {}), **changes}
+        with pytest.raises(TransferError, match=rf"{section}\.{key}=.* model\.init_from has "):
+            build(recipe).init()
+        tuning = build(recipe | {"task": "finetune"})
+        if refused_by == "evaluation":
+            tuning.init()
+            continue
+        with pytest.raises(TransferError, match=rf"{section}\.{key}=.* model\.init_from has "):
+            tuning.init()
+
+
+def test_what_a_file_does_not_hold_is_said_by_the_recipe(classifier, tmp_path):
+    write(load(classifier[0]), tmp_path / "timm", "timm")
+    (tmp_path / "timm" / "maskfeat_jax.json").unlink()
+    (tmp_path / "timm" / "config.json").write_text('{"model_args": {"num_heads": 2}}')
+    recipe = evaluating(tmp_path / "timm", Renamed(NAMES))
+    recipe["normalise"] = {"mean": (0.5, 0.5, 0.5)}
+    with pytest.warns(UserWarning, match="not in the file, assumed: .*normalise") as warned:
+        build(recipe).init()
+    assert any("does not hold the names of its classes" in str(w.message) for w in warned)
 
 
 def test_how_classes_are_matched_is_one_of_two():
