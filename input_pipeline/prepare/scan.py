@@ -180,5 +180,6 @@ def _is_current(folder: Path, line: Line | None, decode: bool) -> bool:
         line is not None
         and line["status"] not in _AGAIN
         and (line["decoded"] or not decode)
+        and (folder / line["path"]).exists()
         and not difference_to_file(str(folder / line["path"]), line["bytes"], line["mtime_ns"])
     )
