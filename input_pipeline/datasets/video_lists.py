@@ -100,11 +100,11 @@ class VideoList(ListedVideos):
         file = _find_list(Path(path).expanduser(), split)
         root = str(file.parent if root is None else Path(root).expanduser())
         listed = read_list(file, root, labels == "auto")
+        _check_root(file, root, listed)
         names = None
         if listed.labels is not None:
             names = _class_names(file, listed, classes, self.LABELS_FROM_ONE)
         paths = [os.path.normpath(path) for path in listed.paths]
-        _check_root(file, root, listed)
         super().__init__(root, paths, listed.labels, names, index)
 
 
