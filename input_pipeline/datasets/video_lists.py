@@ -134,7 +134,7 @@ def read_list(file: Path, root: str, labelled: bool = True) -> Listed:
     if not entries:
         raise ValueError(f"{file} has no entries; expected lines `path label`")
     if form is None:
-        form = _form_of_lines(file, [line for _, line in entries[:_FIRST]], root)
+        form = _form_of_lines(file, [line for _, line in entries[:_FIRST]], root, labelled)
     paths, labels, problems = [], array.array("q"), []
     for number, line in entries:
         entry = None if _unreadable(line) else form.read(line)
@@ -183,6 +183,12 @@ def _path_alone(line: str) -> _Entry | None:
     return _Entry(unquoted(line), None)
 
 
+def _path_and_text(line: str) -> _Entry | None:
+    separator = next((character for character in "\t,;|" if character in line), " ")
+    path = line.rpartition(separator)[0].rstrip(_BY)
+    return _Entry(unquoted(path), None) if path and not _label_last(line) else None
+
+
 _NUMBERS = _Form("`path number number`", _more_numbers)
 _PATH_LABEL = _Form("`path label` with a whole number", _label_last)
 _LABEL_PATH = _Form("`label path` with a whole number", _label_first)
@@ -195,21 +201,22 @@ _FORMS = (
 )
 
 
-def _form_of_lines(file: Path, lines: list[str], root: str) -> _Form:
+def _form_of_lines(file: Path, lines: list[str], root: str, labelled: bool) -> _Form:
+    forms = _FORMS if labelled else (*_FORMS, _Form("a path and a text", _path_and_text))
     found, fitting = collections.Counter[_Form](), collections.Counter[_Form]()
     examples: dict[_Form, str] = {}
     for line in lines:
-        entries = {form: entry for form in _FORMS if (entry := form.read(line))}
+        entries = {form: entry for form in forms if (entry := form.read(line))}
         for form in [form for form, entry in entries.items() if _is_file(root, entry)]:
             found[form] += 1
             examples.setdefault(form, line)
         fitting.update([form for form in entries if form in _LABELLED] or list(entries))
     counts = found or fitting
-    best = [form for form in _FORMS if counts[form] == max(counts.values())]
+    best = [form for form in forms if counts[form] == max(counts.values())]
     if found and len(best) > 1:
-        forms = " and ".join(f"{form.words}, such as {examples[form]!r}" for form in best)
+        both = " and ".join(f"{form.words}, such as {examples[form]!r}" for form in best)
         raise ValueError(
-            f"{file} has lines of the forms {forms}, as the files exist; write all in one form, "
+            f"{file} has lines of the forms {both}, as the files exist; write all in one form, "
             "with paths in double quotes"
         )
     return best[0]
