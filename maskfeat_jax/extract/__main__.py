@@ -243,6 +243,7 @@ def run(words: argparse.Namespace) -> str:
         problems.append(f"--out={words.out} is a folder")
     problems.stop()
     failures, left_out = Failures(words.skip_bad), getattr(source, "left_out", LeftOut())
+    assumed = trained.report.assumed if trained.report else ()
     if trained.class_names and source.class_names:
         with contextlib.suppress(ClassesDiffer):  # other classes keep their own numbers
             source = Aligned(
@@ -250,6 +251,7 @@ def run(words: argparse.Namespace) -> str:
             )
     info = {
         "checkpoint": trained.origin,
+        "assumed": assumed,
         "files": str(words.files),
         "left_out": left_out,
         "axes": ("file", *AXES[words.per]),
@@ -263,9 +265,13 @@ def run(words: argparse.Namespace) -> str:
     loader = Loader(source, view, batch_size=rows, bad_inputs=failures)
     shape = write(words.out, features, loader, failures, words.dtype, info)
     size, failed = "x".join(map(str, shape)), len(failures.names)
-    summary = f"{words.out}: features {size} {words.dtype} of {shape[0]} files, by {trained.origin}"
-    skipped = f"{failed} could not be read, see `failed`" if failed else ""
-    return printable("; ".join(filter(None, [summary, skipped, str(left_out)])))
+    sentences = [
+        f"{words.out}: features {size} {words.dtype} of {shape[0]} files, by {trained.origin}",
+        f"not in the checkpoint, assumed: {', '.join(assumed)}" if assumed else "",
+        f"{failed} could not be read, see `failed`" if failed else "",
+        str(left_out),
+    ]
+    return printable("; ".join(filter(None, sentences)))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from input_pipeline import EvalView
 from input_pipeline.decode.video import VideoFile
+from maskfeat_jax import convert
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints
 from maskfeat_jax.convert import Pretrained, load, save
@@ -22,6 +23,7 @@ from maskfeat_jax.extract.features import Features
 from maskfeat_jax.models import create_model
 from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.tasks import task_of
+from tests.convert.models import small
 from tests.input_pipeline.samples import encode, picture
 from tests.input_pipeline.video_samples import encode_video
 from tests.recipes import ROOT, shrunken
@@ -63,9 +65,18 @@ def project(trained, features):
     return features @ projection["kernel"] + projection["bias"]
 
 
-@pytest.mark.parametrize(("pool", "encoder"), [("mean", VIT), ("class", MVIT), ("mean", BARE)])
-def test_a_clip_is_what_the_linear_map_of_a_classifier_sees(pool, encoder):
-    trained = trained_as({**CLASSIFIER, "pool": pool}, encoder)
+@pytest.mark.parametrize(
+    ("head", "encoder"),
+    [
+        ({"pool": "mean"}, VIT),
+        ({"pool": "class"}, MVIT),
+        ({"pool": "mean"}, BARE),
+        ({"pool": "mean", "norm_of": "tokens", "last_epsilon": 0.1}, VIT),
+        ({"pool": "class"}, {**VIT, "epsilon": 0.1}),
+    ],
+)
+def test_a_clip_is_what_the_linear_map_of_a_classifier_sees(head, encoder):
+    trained, pool = trained_as({**CLASSIFIER, **head}, encoder), head["pool"]
     logits = project(trained, features_of(trained, pool=pool))
     np.testing.assert_allclose(logits, outputs_of(trained), rtol=0, atol=1e-5)
 
@@ -186,6 +197,17 @@ def test_labels_are_numbered_as_the_classes_of_the_checkpoint(
     assert found["labels"].tolist() == labels
     assert found["class_names"].tolist() == names
     assert json.loads(str(found["info"]))["class_names"] == known
+
+
+def test_what_a_file_of_pytorch_does_not_contain_is_reported(tmp_path, capsys):
+    convert.write(small("class"), tmp_path / "hf", "hf")
+    for name in ("maskfeat_jax.json", "preprocessor_config.json"):
+        (tmp_path / "hf" / name).unlink()
+    write_images(tmp_path / "pets", ["a.jpg"])
+    found = extracted(tmp_path / "hf", tmp_path / "pets", f"--out={tmp_path}/f.npz")
+    (assumed,) = json.loads(str(found["info"]))["assumed"]
+    assert assumed.startswith("normalise=(mean 0.485")
+    assert f"; not in the checkpoint, assumed: {assumed}" in capsys.readouterr().out
 
 
 def test_nothing_but_broken_files(tmp_path, image_run, capsys):
