@@ -53,7 +53,7 @@ class Readable(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Bad:
-    """An example that cannot be used."""
+    """An example that cannot be used, or only in training as its file is not that of the index."""
 
     data: str
     file: str
@@ -61,6 +61,11 @@ class Bad:
     kind: str
     reason: str
     num_bytes: int | None
+
+    @property
+    def used(self) -> bool:
+        """Whether a run uses it nevertheless."""
+        return self.kind == "stale" and self.data == "data"
 
 
 def command(options: Options, signals: Signals) -> int:
@@ -100,12 +105,12 @@ def check_data(
         found += bad
         for line in _lines(section, readable, bad, labels, seconds):
             report(line)
-        verdict = _verdict(section, readable, len(bad), on_bad)
+        verdict = _verdict(section, readable, _unusable(bad), on_bad)
         good &= not verdict
         report(f"  {verdict or 'a run would not stop'}")
     if list_path is not None:
         write_atomically(Path(list_path), "".join(_line(bad) + "\n" for bad in found))
-        report(f"{len(found)} unusable files are listed in {printable(str(list_path))}")
+        report(f"{len(found)} files are listed in {printable(str(list_path))}")
     return USABLE if good else TOO_MANY_BAD
 
 
@@ -120,7 +125,7 @@ def _read(section: str, data: Readable) -> tuple[list[Bad], collections.Counter[
         problem = loaded.problem
         if problem is not None and index not in bad:
             bad[index] = Bad(section, data.source.name_of(index), index, *problem)
-        if part == per_example - 1 and index not in bad:
+        if part == per_example - 1 and (index not in bad or bad[index].used):
             labels[int(loaded.label)] += 1
     return list(bad.values()), labels, time.monotonic() - start
 
@@ -159,7 +164,7 @@ def _lines(
     if others := str(getattr(source, "left_out", "")):
         yield f"  {others}"
     rate = clips / max(seconds, 1e-9)
-    yield f"  {source.num_examples - len(bad)} usable; {seconds:.1f} s, {rate:.0f} clips/s"
+    yield f"  {source.num_examples - _unusable(bad)} usable; {seconds:.1f} s, {rate:.0f} clips/s"
     by_kind: dict[str, list[Bad]] = {}
     for each in bad:
         by_kind.setdefault(each.kind, []).append(each)
@@ -169,6 +174,10 @@ def _lines(
             yield f"    {printable(each.file)} ({printable(each.reason)})"
     if source.class_names is not None:
         yield f"  {_about_labels(source.class_names, labels)}"
+
+
+def _unusable(bad: list[Bad]) -> int:
+    return sum(not each.used for each in bad)
 
 
 def _about_labels(names: tuple[str, ...], labels: collections.Counter[int]) -> str:

@@ -98,13 +98,14 @@ def initial_params(
         params, theirs = weights.evaluated, weights.class_names
     else:
         loaded = load(source.path)
-        if loaded.report is not None and loaded.report.assumed:
-            assumed = ", ".join(loaded.report.assumed)
+        if assumed := _assumed(loaded):
             warnings.warn(
-                f"{source.path}: not in the file, assumed: {assumed}; where the recipe says "
-                "otherwise, it decides",
+                f"{source.path}: not in the file, assumed: {', '.join(loaded.report.assumed)}; "
+                "where the recipe says otherwise, it decides",
                 stacklevel=2,
             )
+        if "pool" in assumed and HEAD in parts:  # the order of pooling and norm follows from it
+            loaded = load(source.path, pool=task.model.pool)
         _check_same_network(_known_settings(loaded), task, parts, frozen)
         if source.resize:
             loaded = resized(loaded, task.clip)
@@ -191,9 +192,14 @@ def _sections_of(model: Any, normalise: Normalise) -> dict[str, dict[str, Any]]:
 
 def _known_settings(loaded: Pretrained) -> Section:
     """Settings of a model, without those that its file does not hold: there the recipe decides."""
-    assumed = [x.partition("=")[0] for x in loaded.report.assumed] if loaded.report else []
+    assumed = _assumed(loaded)
     sections = _sections_of(loaded.model, loaded.normalise)
     return {
-        section: {key: x for key, x in fields.items() if not {section, key} & {*assumed}}
+        section: {key: x for key, x in fields.items() if not {section, key} & assumed}
         for section, fields in sections.items()
     }
+
+
+def _assumed(loaded: Pretrained) -> set[str]:
+    """Names of the settings that the file does not hold."""
+    return {each.partition("=")[0] for each in loaded.report.assumed} if loaded.report else set()

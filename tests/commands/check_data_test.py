@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import BadInputs, EvalView, ImageFolder, Loader, TrainView
+from input_pipeline.bad_inputs import Problem
 from maskfeat_jax.commands.check_data import check_data
 
 VIEWS = {"data": TrainView(size=16, repeats=2), "eval_data": EvalView(size=16, crops=3)}
@@ -99,6 +100,18 @@ def test_other_files_are_counted_and_any_name_is_printed(tmp_path, capsys):
     assert lines[1] == "  1 other file left out: .heic 1"
     assert any(line.startswith(f"    {path}/a/\\udce9\\n.jpg (0 bytes)") for line in lines)
     assert lines[-2].endswith(r"1 without any, such as caf\udce9")
+
+
+def test_a_stale_index_stops_evaluation_only(tmp_path, monkeypatch):
+    reported: list[str] = []
+    for section, code in (("data", 0), ("eval_data", 65)):
+        data = loader(folder(tmp_path / section, 0), section, max_fraction=0.0)
+        load = data.load
+        stale = Problem("stale", "5 bytes, but had 4 when it was indexed", None)
+        monkeypatch.setattr(data, "load", lambda *at, load=load: load(*at)._replace(problem=stale))
+        assert check_data({section: data}, on_bad="fail", report=reported.append) == code
+    assert reported[1].startswith("  30 usable")
+    assert reported[2] == "  30 stale, such as"
 
 
 def test_an_error_that_is_not_of_the_data_is_raised(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 import maskfeat_jax as mf
 from input_pipeline import Shapes
-from maskfeat_jax.convert import load, save, write
+from maskfeat_jax.convert import export, files, load, save, write
 from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.training.build import build, build_data
 from maskfeat_jax.training.initial import InitFrom, with_classes
@@ -168,6 +168,21 @@ def test_what_a_file_does_not_hold_is_said_by_the_recipe(classifier, tmp_path):
     with pytest.warns(UserWarning, match="not in the file, assumed: .*normalise") as warned:
         build(recipe).init()
     assert any("does not hold the names of its classes" in str(w.message) for w in warned)
+
+
+def test_the_pooling_of_a_recipe_implies_where_the_norm_is(classifier, tmp_path):
+    """With these names timm takes the mean after the norm, see `models.Classifier`."""
+    state = {
+        name.replace("fc_norm", "norm"): x
+        for name, x in export(load(classifier[0]), "timm").state.items()
+    }
+    files.write(tmp_path / "model.safetensors", state, None)
+    (tmp_path / "config.json").write_text('{"model_args": {"num_heads": 2}}')
+    recipe = evaluating(tmp_path, Renamed(NAMES), init_classes="number")
+    with pytest.raises(TransferError, match="head.norm_of='pooled', but .* has 'tokens'"):
+        build(recipe).init()
+    recipe["head"]["norm_of"] = "tokens"
+    build(recipe).init()
 
 
 def test_how_classes_are_matched_is_one_of_two():
