@@ -104,10 +104,10 @@ def test_other_files_are_counted_and_any_name_is_printed(tmp_path, capsys):
 
 def test_a_stale_index_stops_evaluation_only(tmp_path, monkeypatch):
     reported: list[str] = []
+    stale = Problem("stale", "5 bytes, but had 4 when it was indexed", None)
     for section, code in (("data", 0), ("eval_data", 65)):
         data = loader(folder(tmp_path / section, 0), section, max_fraction=0.0)
         load = data.load
-        stale = Problem("stale", "5 bytes, but had 4 when it was indexed", None)
         monkeypatch.setattr(data, "load", lambda *at, load=load: load(*at)._replace(problem=stale))
         assert check_data({section: data}, on_bad="fail", report=reported.append) == code
     assert reported[1].startswith("  30 usable")
