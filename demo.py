@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from maskfeat_jax.files import local_path
 from maskfeat_jax.recipes import load, override
 
 MIN_GAIN_ON_CONSTANT = 0.15  # of the loss of the best constant prediction
@@ -197,7 +198,7 @@ def main() -> int:
     """Runs the demo; 0 if all results are as good as they should be."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--video", action="store_true", help="videos instead of images")
-    parser.add_argument("--workdir", type=Path, help="default: runs/demo or runs/demo_video")
+    parser.add_argument("--workdir", type=local_path, help="default: runs/demo or runs/demo_video")
     parser.add_argument("--seeds", type=int, default=1, help="pairs of classifiers; default: 1")
     parser.add_argument(
         "--quick", action="store_true", help="a few seconds: tests the code, learns nothing"

@@ -1,13 +1,16 @@
-"""Files and terminals: atomic writes, and names of files whatever their bytes are."""
+"""Paths, terminals, and atomic writes: readers see the old file or the complete new one."""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import pathlib
-import sys
 from collections.abc import Iterator
+
+from input_pipeline.paths import local_path
+from input_pipeline.texts import escape_unprintable
+
+__all__ = ["escape_unprintable", "local_path", "replacing", "sync_directory", "write_atomically"]
 
 
 def write_atomically(path: pathlib.Path, content: str | bytes) -> None:
@@ -40,13 +43,6 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
-
-
-def escape_unprintable() -> None:
-    """Lets `print` escape characters that the terminal's encoding lacks, instead of raising."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def sync_directory(path: pathlib.Path) -> None:

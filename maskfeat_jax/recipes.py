@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
+import os
 import sys
 import traceback
 import types
@@ -60,7 +61,7 @@ def load(name: str) -> ConfigDict:
 
 def _file_of(path: str) -> Path:
     """The file of a recipe."""
-    file = Path(path)
+    file = Path(os.path.expanduser(path))
     if file.is_file():
         return file
     if (file / "config.json").is_file():

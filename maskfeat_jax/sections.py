@@ -73,7 +73,7 @@ class Reader:
     """
 
     def __init__(self, recipe: Section):
-        """Raises RecipeError if `task` is missing, or `seed` or `task` has another type."""
+        """Raises RecipeError if `task` is missing, or `seed` or `task` is invalid."""
         self.problems = Problems()
         self._recipe = {"seed": 0, **recipe}
         for key, kind in SETTINGS.items():
@@ -81,6 +81,8 @@ class Reader:
                 raise RecipeError(f"{key}: missing in the recipe")
             if not fits(self._recipe[key], kind):
                 raise RecipeError(f"{key}={shorten(self._recipe[key])}: expected {expected(kind)}")
+        if self._recipe["seed"] < 0:
+            raise RecipeError(f"seed={self._recipe['seed']}: expected 0 or more")
         self.resolved = {key: as_json(value) for key, value in self._recipe.items()}
 
     def __getitem__(self, where: str) -> Any:
@@ -101,7 +103,8 @@ class Reader:
         for key in self._recipe:
             with self.problems.gather():
                 if key not in known:
-                    raise RecipeError(f"{key}: no such section{nearest(key, known)}")
+                    of = f" of task={shorten(self['task'])}"
+                    raise RecipeError(f"{key}: no such section{of}{nearest(key, known)}")
                 self[key]
 
     def call(
@@ -180,7 +183,7 @@ def call(where: str, function: Callable, section: Any, **given: Any) -> Any:
 def _called(where: str, function: Callable, named: Section) -> Any:
     try:
         return function(**named)
-    except (ValueError, OverflowError) as error:
+    except (ValueError, OverflowError, MemoryError) as error:
         raise RecipeError(f"{where}: {error}") from error
     except OSError as error:
         if error.errno not in _WRONG_PATH:

@@ -191,7 +191,9 @@ def test_build_names_what_there_is(tmp_path):
         mf.build("configs/maskfeat_vit_in1k.py:b17")
     with pytest.raises(RecipeError, match="mask.ration: no such key; did you mean 'ratio'"):
         mf.build("configs/smoke.py", {"mask.ration": 0.5})
-    with pytest.raises(RecipeError, match="masks: no such section; did you mean 'mask'"):
+    with pytest.raises(
+        RecipeError, match="masks: no such section of task='pretrain'; did you mean 'mask'"
+    ):
         mf.build("configs/smoke.py", {"masks.ratio": 0.5})
 
 

@@ -14,6 +14,7 @@ import json
 import re
 import shutil
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -307,7 +308,7 @@ def test_tasks(name, head):
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), sums)
     assert all(isinstance(value, float) for value in task.summary(ones).values())
     classes = tuple(map(str, range(config.get("knn", config["head"]).get("num_classes", 3))))
-    task.check_labels(classes)
+    task.check_labels("data", types.SimpleNamespace(class_names=classes))
     for file, table in task.tables(ones, zeros(each), classes, str).items():
         assert file.endswith(".csv")
         assert len({tuple(row) for row in table}) == 1

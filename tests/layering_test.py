@@ -33,8 +33,8 @@ CLOSED = {
     "jax": "maskfeat_jax/",
     "maskfeat_jax": "maskfeat_jax/ configs/",
     "configs": "nobody: they are maskfeat_jax.configs",
-    "input_pipeline": "input_pipeline/ maskfeat_jax/training/build.py maskfeat_jax/extract/ "
-    "maskfeat_jax/commands/",
+    "input_pipeline": "input_pipeline/ maskfeat_jax/files.py maskfeat_jax/training/build.py "
+    "maskfeat_jax/extract/ maskfeat_jax/commands/",
 }
 
 

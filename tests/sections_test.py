@@ -83,8 +83,8 @@ def test_unknown_sections():
     found = reader(modle={}, sead=1)
     found.check_sections(("model", "run"))
     assert len(found.problems) == 2
-    assert "modle: no such section; did you mean 'model'" in found.problems[0]
-    assert "sead: no such section; did you mean 'seed'" in found.problems[1]
+    assert "modle: no such section of task='pretrain'; did you mean 'model'" in found.problems[0]
+    assert "sead: no such section of task='pretrain'; did you mean 'seed'" in found.problems[1]
 
 
 def test_missing_keys_are_defaults_and_are_resolved():

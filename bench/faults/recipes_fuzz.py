@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import jax
 
 from bench.faults import isolation, results
-from input_pipeline import DATASETS
+from input_pipeline import DATASETS, BadInput
 from maskfeat_jax.commands.estimate import batch_shapes
 from maskfeat_jax.sections import RecipeError
+from maskfeat_jax.tasks import TASKS
 from maskfeat_jax.training.build import build
 from tests.recipes import CONFIGS, shrunken
 
@@ -34,6 +35,9 @@ NUMBERS += (0.5, -0.5, 1e-30, 1e30, 1.5)
 NOT_FINITE = (float("nan"), float("inf"), float("-inf"))
 OTHER_TYPES: tuple[Any, ...] = ("", "a", "1", "nan", True, (), ("x",), (1, 2, 3, 4, 5), {})
 OTHER_TYPES += ({"a": 1}, (None,), ((1,),), 1.5, 3, "\0", "x" * 10_000)
+FOREIGN = ("augment", "knn", "mask", "mix", "optim", "target", "view")  # not of every task
+PATHS = (("data", "path"), ("eval_data", "path"), ("model", "init_from"))
+DTYPES = ("float16", "fp16", "half", "bf16", "float64", "int8", "", "Float32")
 WHOLE = (*OTHER_TYPES, None, -1, 10**30, [{}])
 
 
@@ -51,9 +55,7 @@ def edit(seed: int) -> Edit:
     """One to three mistakes in one of the recipes; the same for the same seed."""
     draws = random.Random(seed)
     name = draws.choice(CONFIGS)
-    recipe = copy.deepcopy(shrunken(name))
-    if recipe["task"] != "pretrain":
-        recipe["model"]["init_from"] = str(pathlib.Path(__file__).parent)
+    recipe = copy.deepcopy(draws.choice((valid, resolved))(name))
     words, places, wrong = [], [], False
     for _ in range(draws.choice((1, 1, 1, 2, 3))):
         change = draws.choice(CHANGES)
@@ -62,6 +64,20 @@ def edit(seed: int) -> Edit:
         places += place
         wrong |= is_wrong
     return Edit(name, tuple(words), tuple(places), wrong, recipe)
+
+
+def valid(name: str) -> dict[str, Any]:
+    """A recipe without mistakes."""
+    recipe = shrunken(name)
+    if recipe["task"] != "pretrain":
+        recipe["model"]["init_from"] = str(pathlib.Path(__file__).parent)
+    return recipe
+
+
+@functools.cache
+def resolved(name: str) -> dict[str, Any]:
+    """A recipe without mistakes, all keys with their defaults."""
+    return build(valid(name)).recipe
 
 
 def _key(recipe: dict, draws: random.Random) -> tuple[str, str]:
@@ -114,6 +130,52 @@ def whole_section(recipe: dict, draws: random.Random) -> tuple:
     recipe[section] = value
     wrong = section not in ("seed", "task") and not isinstance(value, dict)
     return (section, *_others(section)), f"{section}={_short(value)}", wrong
+
+
+def foreign_section(recipe: dict, draws: random.Random) -> tuple:
+    """A section that another task reads."""
+    section = draws.choice(FOREIGN)
+    task = TASKS.get(str(recipe.get("task")))
+    if section in recipe or task is None:
+        return (), "nothing", False
+    recipe[section] = draws.choice(({}, {"size": 3}, {"ratio": 0.5}, {"lr": 1.0}, None, 3))
+    wrong = section not in task.sections
+    return (section,), f"{section}={_short(recipe[section])} (foreign)", wrong
+
+
+def other_task(recipe: dict, draws: random.Random) -> tuple:
+    recipe["task"] = draws.choice((*sorted(TASKS), "evaluate"))
+    return ("task",), f"task={recipe['task']}", False
+
+
+def foreign_key(recipe: dict, draws: random.Random) -> tuple:
+    """A key of another section."""
+    (section, _), (other, key) = _key(recipe, draws), _key(recipe, draws)
+    recipe[section][key] = recipe[other][key]
+    return (section, key), f"{section}.{key} of {other}", False
+
+
+def other_length(recipe: dict, draws: random.Random) -> tuple:
+    section, key = _key(recipe, draws)
+    old = recipe[section][key]
+    if isinstance(old, list | tuple):
+        recipe[section][key] = draws.choice(((), tuple(old[1:]), (*old, *old[:1]), [*old, *old]))
+    return (section, key), f"{section}.{key}={_short(recipe[section][key])} (length)", False
+
+
+def url(recipe: dict, draws: random.Random) -> tuple:
+    section, key = draws.choice(PATHS)
+    if not isinstance(recipe.get(section), dict):
+        return (), "nothing", False
+    recipe[section][key] = draws.choice(("gs://bucket/a", "file:///a", "s3://bucket"))
+    return (section, key), f"{section}.{key}={recipe[section][key]}", True
+
+
+def other_dtype(recipe: dict, draws: random.Random) -> tuple:
+    if not isinstance(recipe.get("model"), dict):
+        return (), "nothing", False
+    recipe["model"]["dtype"] = draws.choice(DTYPES)
+    return ("model", "dtype"), f"model.dtype={recipe['model']['dtype']!r}", True
 
 
 def _others(section: str) -> tuple[str, ...]:
@@ -174,6 +236,12 @@ CHANGES = (
     scaled,
     scaled,
     another,
+    foreign_section,
+    foreign_key,
+    other_task,
+    other_length,
+    url,
+    other_dtype,
 )
 
 
@@ -189,7 +257,7 @@ def attempt(seed: int) -> tuple[str, str, float]:
     start = time.process_time()
     try:
         experiment = build(tried.edited)
-    except RecipeError as error:
+    except (RecipeError, BadInput) as error:
         return "refused", str(error), time.process_time() - start
     seconds = time.process_time() - start
     if experiment.optimizer is not None:

@@ -14,6 +14,7 @@ from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.datasets.video_index import VideoIndex
 from input_pipeline.decode.kinds import ENDINGS, SIDE_FILES, Media, kind_of, read_head
 from input_pipeline.decode.regular_files import read_regular
+from input_pipeline.paths import local_path
 from input_pipeline.source import Example, LeftOut, fingerprint, printable
 
 SPLITS = ("train", "val", "valid", "validation", "test")
@@ -52,7 +53,7 @@ class FileTree:
         """
         if labels not in ("auto", "folders", "none"):
             raise ValueError(f'labels is {labels!r}; it must be "auto", "folders" or "none"')
-        self._root = _split_root(Path(path).expanduser(), split, self.NOUN)
+        self._root = _split_root(local_path(path), split, self.NOUN)
         below = FilesBelow(str(self._root), self.MEDIA)
         folders, files = below.list_folder()
         self.left_out = below.left_out
@@ -144,7 +145,7 @@ class VideoFolder(FileTree):
             path/index.jsonl, if it exists.
         """
         super().__init__(split, path=path, labels=labels)
-        root = Path(path).expanduser()
+        root = local_path(path)
         self._below = self._root.relative_to(root)  # paths in the index start with it
         self._index = VideoIndex(str(root), index)
 
@@ -158,7 +159,7 @@ class VideoFolder(FileTree):
 def _split_root(path: Path, split: str, noun: str) -> Path:
     """The folder of a split; see `FileTree` for the rule, and for `ValueError`."""
     if not path.is_dir():
-        raise ValueError(f"{path} is not a folder; set data.path to the root of the {noun}")
+        raise ValueError(f"{path} is not a folder; set path to the root of the {noun}")
     if (path / split).is_dir():
         return path / split
     found = [name for name in SPLITS if (path / name).is_dir()]

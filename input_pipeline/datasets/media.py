@@ -11,6 +11,7 @@ from input_pipeline.datasets.video_lists import SUFFIXES, VideoList
 from input_pipeline.decode.kinds import read_head, require
 from input_pipeline.decode.regular_files import read_regular
 from input_pipeline.decode.video import VideoFile
+from input_pipeline.paths import local_path
 from input_pipeline.source import Example, Source, fingerprint
 
 
@@ -80,7 +81,7 @@ def media_source(path: Path, *, root: str | None = None, labelled: bool = True) 
       ValueError: no files, an invalid list, or a folder of splits.
       OSError: a folder or a list cannot be read.
     """
-    path = path.expanduser()
+    path = local_path(path)
     labels: Literal["auto", "none"] = "auto" if labelled else "none"
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
         return MediaList(path=str(path), root=root, labels=labels)

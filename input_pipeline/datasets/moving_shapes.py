@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from input_pipeline.datasets.shapes import Drawn
 from input_pipeline.decode.video import VideoFile
+from input_pipeline.paths import local_path
 from input_pipeline.source import Example, fingerprint
 
 FRAMES_PER_SECOND = 12
@@ -80,7 +81,7 @@ class MovingShapes(Drawn):
             raise ValueError(f"frames is {frames}; it must be at least 1")
         self._size, self._frames = size, frames
         settings = f"{size}px_{frames}frames_seed{seed}"
-        self._folder = Path(path).expanduser() / settings / split
+        self._folder = local_path(path) / settings / split
         self._make_missing()
         self.fingerprint = fingerprint(
             f"moving_shapes 1 {settings} {split} {self.num_examples}".encode().split()

@@ -104,8 +104,8 @@ class Shapes(Drawn):
           ValueError: no such split, or a number out of range.
         """
         super().__init__(split, num_examples, seed, tuple(_OUTLINES))
-        if size < 16:
-            raise ValueError(f"size is {size}; shapes need at least 16 pixels")
+        if not 16 <= size <= 4096:
+            raise ValueError(f"size is {size}; expected 16 to 4096 pixels")
         self._size = size
         self.fingerprint = fingerprint(
             f"shapes 3 {split} {self.num_examples} {size} {seed}".encode().split()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.datasets.video_index import ListedVideos
+from input_pipeline.paths import local_path
 from input_pipeline.texts import raise_problems
 
 NUM_CLASSES = 174
@@ -56,7 +57,7 @@ class Ssv2(ListedVideos):
         """
         if split not in SPLITS:
             raise ValueError(f"split {split!r} is not one of {', '.join(SPLITS)}")
-        root = Path(path).expanduser()
+        root = local_path(path)
         file = _find(root, SPLITS[split])
         records = _load(file, list)
         _check_ids(file, records)
@@ -65,7 +66,7 @@ class Ssv2(ListedVideos):
             class_names = _class_names(_find(root, "labels"))
             labels = _labels(file, records, class_names)
         ids = [record["id"] for record in records]
-        folder = str(Path(_find_videos(root, ids[0]) if videos is None else videos).expanduser())
+        folder = str(_find_videos(root, ids[0]) if videos is None else local_path(videos))
         suffix = _suffix(folder, ids[:20])
         # The fingerprint uses ids: a copy of the dataset in another container is the same.
         super().__init__(folder, [name + suffix for name in ids], labels, class_names, index, ids)
@@ -142,8 +143,8 @@ def _find_videos(root: Path, first: str) -> Path:
         if folder.is_dir():
             return folder
     raise ValueError(
-        f"no videos such as {first}.webm in {', '.join(map(str, folders))}; set data.videos to "
-        "their folder"
+        f"no videos such as {first}.webm in {', '.join(map(str, folders))}; set videos to their "
+        "folder"
     )
 
 
@@ -153,5 +154,5 @@ def _suffix(folder: str, ids: list[str]) -> str:
             return suffix
     raise ValueError(
         f"{folder} holds none of the first {len(ids)} videos, such as {ids[0]}.webm; set "
-        "data.videos to their folder"
+        "videos to their folder"
     )

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from pathlib import Path
 
+from input_pipeline.paths import local_path
 from input_pipeline.tf_data import tf
 
 _DESCRIPTION = "dataset_info.json"  # written last: without it the copy is not a dataset
@@ -29,7 +29,7 @@ def convert(version_dir: str, out_dir: str) -> None:
     """
     from array_record.python import array_record_module
 
-    source, target = Path(version_dir), Path(out_dir)
+    source, target = local_path(version_dir), local_path(out_dir)
     if not (source / _DESCRIPTION).is_file():
         raise ValueError(f"{source} holds no {_DESCRIPTION}; it is not a prepared dataset")
     description = json.loads((source / _DESCRIPTION).read_text("utf-8"))
@@ -62,4 +62,7 @@ def convert(version_dir: str, out_dir: str) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    convert(*sys.argv[1:])
+    try:
+        convert(*sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))

@@ -12,6 +12,7 @@ import numpy as np
 
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.decode.video import VideoFile
+from input_pipeline.paths import local_path
 from input_pipeline.source import Example, fingerprint
 from input_pipeline.texts import as_name, name_bytes
 
@@ -42,7 +43,7 @@ class VideoIndex:
           OSError: the file cannot be read.
         """
         self._root = root
-        file = Path(root, NAME) if path is None else Path(path).expanduser()
+        file = Path(root, NAME) if path is None else local_path(path)
         self._known = _read(file) if path is not None or file.exists() else {}
 
     def video(self, path: str) -> VideoFile:

@@ -15,6 +15,7 @@ import numpy as np
 
 from input_pipeline.datasets.class_files import labels_from_one, read_class_names
 from input_pipeline.datasets.video_index import ListedVideos
+from input_pipeline.paths import local_path
 from input_pipeline.texts import lines_of, raise_problems, read_text, unquoted
 
 SUFFIXES = (".csv", ".txt")
@@ -97,8 +98,8 @@ class VideoList(ListedVideos):
         """
         if labels not in ("auto", "none"):
             raise ValueError(f'labels is {labels!r}; it must be "auto" or "none"')
-        file = _find_list(Path(path).expanduser(), split)
-        root = str(file.parent if root is None else Path(root).expanduser())
+        file = _find_list(local_path(path), split)
+        root = str(file.parent if root is None else local_path(root))
         listed = read_list(file, root, labels == "auto")
         _check_root(file, root, listed)
         names = None
@@ -322,11 +323,11 @@ def _find_list(path: Path, split: str) -> Path:
         return found[0]
     file = Path(str(path).replace("{split}", split))
     if not file.is_file():
-        raise ValueError(f"{file} is not a file; set data.path to a list or a folder of lists")
+        raise ValueError(f"{file} is not a file; set path to a list or a folder of lists")
     if split != "train" and split not in file.name:
         raise ValueError(
-            f"{file} is a single list, which is the split 'train'; for {split!r}, set data.path to "
-            'a folder of lists, or to a file name that contains "{split}"'
+            f"{file} is a single list, which is the split 'train'; for {split!r}, set path to a "
+            'folder of lists, or to a file name that contains "{split}"'
         )
     return file
 
@@ -338,13 +339,13 @@ def _class_names(
     assert labels is not None
     from_one = "" if may_be_from_one else labels_from_one(labels.tolist())
     if isinstance(classes, str):
-        names = read_class_names(Path(classes).expanduser())
+        names = read_class_names(local_path(classes))
     else:
         names = tuple(map(str, range(labels.max() + 1 if classes is None else classes)))
     if from_one and classes is None:
         raise ValueError(
             f"{file}: {from_one}; subtract 1 from each, or, if class 0 exists and has no example, "
-            f"set data.classes to the number of classes, {len(names)}"
+            f"set classes to the number of classes, {len(names)}"
         )
     hint = f" ({from_one})" if from_one else ""
     problems = (
@@ -370,5 +371,5 @@ def _check_root(file: Path, root: str, listed: Listed) -> None:
         raise ValueError(f"{file}: {understood}; expected `path label` with a whole number")
     raise ValueError(
         f"{file}: none of the first {len(first)} files exists, such as {first[0]}: {understood}; "
-        "set data.root to the folder that the paths are relative to, or correct the lines"
+        "set root to the folder that the paths are relative to, or correct the lines"
     )

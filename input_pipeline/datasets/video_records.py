@@ -16,6 +16,7 @@ import numpy as np
 
 from input_pipeline.bad_inputs import BadMedia, refuse_larger
 from input_pipeline.datasets.class_files import labels_from_one, read_class_names
+from input_pipeline.paths import local_path
 from input_pipeline.records.index import Record, open_indexes, path_of_index
 from input_pipeline.source import LIMITS, Example, Limits, fingerprint
 from input_pipeline.texts import name_bytes
@@ -62,7 +63,7 @@ class VideoRecords:
         """
         if fps is not None and not 0 < fps <= 1000:
             raise ValueError(f"fps is {fps}; it must be above 0 and at most 1000")
-        folder = Path(path).expanduser()
+        folder = local_path(path)
         self._shards = _find_shards(folder, split)
         self._indexes = open_indexes(self._shards)
         counts = [len(index.records) for index in self._indexes]
@@ -75,7 +76,7 @@ class VideoRecords:
         if fps is None and (without := [record.name for record in sound if record.fps is None]):
             raise ValueError(
                 f"{len(without)} videos of {path} have no frame rate (clip/fps), such as "
-                f"{without[0] or 'the first'}; set data.fps to the frame rate of all videos"
+                f"{without[0] or 'the first'}; set fps to the frame rate of all videos"
             )
         self.class_names = _class_names(sound, folder, classes)
         self.fingerprint = fingerprint(self._identity())
@@ -195,7 +196,7 @@ class OpenRecord:
 def _find_shards(folder: Path, split: str) -> list[Path]:
     """All files of a split, by number."""
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; set data.path to that of the TFRecord files")
+        raise ValueError(f"{folder} is not a folder; set path to that of the TFRecord files")
     matches = [match for name in os.listdir(folder) if (match := _SHARD.match(name))]
     found = sorted(match.string for match in matches if match["split"] == split)
     if not found:
@@ -234,7 +235,7 @@ def _class_names(
             f"{MAX_CLASSES - 1}"
         )
     from_one = labels_from_one(known)
-    classes_file = Path(folder / "classes.txt" if classes is None else classes).expanduser()
+    classes_file = folder / "classes.txt" if classes is None else local_path(classes)
     if classes is not None or classes_file.exists():
         names = read_class_names(classes_file)
         if max(known) >= len(names):
@@ -246,7 +247,7 @@ def _class_names(
     if from_one:
         raise ValueError(
             f"{folder}: {from_one} (clip/label/index); write them from 0, or, if class 0 exists "
-            "and has no video, name all classes in data.classes"
+            "and has no video, name all classes in classes"
         )
     texts = {record.label: record.label_text for record in records}
     return tuple(texts.get(label) or str(label) for label in range(max(known) + 1))

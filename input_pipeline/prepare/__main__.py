@@ -25,6 +25,7 @@ import av
 import cv2
 from tqdm import tqdm
 
+from input_pipeline.paths import local_path
 from input_pipeline.prepare import labels as video_labels
 from input_pipeline.prepare import scan as video_scan
 from input_pipeline.prepare import worker_processes
@@ -62,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     escape_unprintable()
     parser = _parser()
     args = parser.parse_args(arguments)
-    source, out = args.videos.expanduser(), args.out.expanduser()
+    source, out = args.videos, args.out
     if not source.is_dir():
         parser.error(f"{source} is not a folder; give the folder of the videos")
     if out.exists() and not out.is_dir():
@@ -103,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_MORE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("videos", type=Path, metavar="VIDEOS", help="folder of videos, any depth")
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+    parser.add_argument("videos", type=local_path, metavar="VIDEOS", help="folder of videos")
+    parser.add_argument("out", type=local_path, metavar="OUT", help="folder to write to")
     parser.add_argument(
         "--decode",
         choices=("all", "none"),
@@ -159,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     records.add_argument(
         "--list",
-        type=Path,
+        type=local_path,
         metavar="FILE",
         help="text file of lines `path label`, as for video_list, with paths relative to VIDEOS; "
         "only these videos are written",

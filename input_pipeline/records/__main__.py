@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from input_pipeline.paths import NotLocal, local_path
 from input_pipeline.records.index import open_indexes
 from input_pipeline.texts import escape_unprintable
 
@@ -41,4 +42,7 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
         sys.exit(__doc__)
-    main(Path(sys.argv[1]))
+    try:
+        main(local_path(sys.argv[1]))
+    except NotLocal as error:
+        sys.exit(str(error))

@@ -32,7 +32,8 @@ from maskfeat_jax.version import VERSION
 # Importing JAX takes seconds: where it is needed, after the first line on the terminal.
 
 _USAGE, _RECIPE = 64, 78  # exit codes
-_CHANGE = re.compile(r"--?(?:no)?config\.([^=]+)")
+_CHANGE = re.compile(r"--?(?:no)?config\.([^=]*)")
+_KEY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _PROCESSES = ("distributed", "coordinator", "num_processes", "process_id", "start_seconds")
 
 
@@ -181,6 +182,8 @@ def _recipe_with_sections(name: str, changes: Sequence[str]) -> ConfigDict:
     config.unlock()
     try:
         for change in changes:
+            if not _KEY.fullmatch(change):
+                raise RecipeError(f"{change}: not a key; expected --config.SECTION.KEY=VALUE")
             section_of(config, change)
     except RecipeError as error:
         raise RecipeError(f"--config.{error}") from error

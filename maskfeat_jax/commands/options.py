@@ -41,6 +41,11 @@ class Options:
     @property
     def directory(self) -> Path:
         """The work directory."""
-        if self.workdir is None:
+        from maskfeat_jax.files import local_path  # here, as importing NumPy takes time
+
+        if not self.workdir:
             raise UsageError("--workdir is missing: name the directory of the run")
-        return Path(self.workdir)
+        try:
+            return local_path(self.workdir)
+        except ValueError as error:
+            raise UsageError(f"--workdir: {error}") from error

@@ -16,6 +16,7 @@ from maskfeat_jax.checkpoints import manifest
 from maskfeat_jax.checkpoints.storage import ARRAYS, CheckpointError, Storage, error_text
 from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.preemption import Signals
+from maskfeat_jax.files import local_path
 
 GOOD, DAMAGED = 0, 74  # exit codes
 
@@ -41,7 +42,7 @@ def verify_checkpoint(path: str | os.PathLike[str], report: Callable[[str], obje
     Raises:
       CheckpointError: there is no checkpoint.
     """
-    directory = Path(path).absolute()
+    directory = local_path(path).absolute()
     if (directory / "checkpoints").is_dir():
         directory = directory / "checkpoints"
     storage = Storage(directory)

@@ -22,6 +22,7 @@ from input_pipeline.datasets.media import open_media
 from input_pipeline.source import printable
 from maskfeat_jax.api import load
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
+from maskfeat_jax.files import local_path
 from maskfeat_jax.pictures import encode
 from maskfeat_jax.sections import Reader
 from maskfeat_jax.workdir.workdir import WorkdirError
@@ -64,11 +65,11 @@ def middle(path: Path, view: EvalView) -> np.ndarray:
 def command(arguments: Sequence[str]) -> None:
     """`python main.py visualize …`."""
     parser = argparse.ArgumentParser("maskfeat visualize", description=__doc__.split("\n")[0])
-    parser.add_argument("workdir", type=Path, help="work directory of a run")
-    parser.add_argument("files", type=Path, nargs="+", help="images or videos")
+    parser.add_argument("workdir", type=local_path, help="work directory of a run")
+    parser.add_argument("files", type=local_path, nargs="+", help="images or videos")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=local_path,
         default=Path("picture.png"),
         help="PNG to write; animations are written to a GIF next to it",
     )

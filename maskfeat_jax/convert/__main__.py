@@ -27,7 +27,7 @@ from maskfeat_jax.convert import stablehlo
 from maskfeat_jax.convert.exporting import new_folder
 from maskfeat_jax.convert.hints import HINTS
 from maskfeat_jax.convert.verify import verify
-from maskfeat_jax.files import escape_unprintable
+from maskfeat_jax.files import escape_unprintable, local_path
 from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.transfer import TransferError
 from maskfeat_jax.workdir.workdir import WorkdirError
@@ -138,8 +138,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     layouts = list(convert.LAYOUTS)
-    add("source", type=Path, help="work directory, one of its steps, a PyTorch file or an index")
-    add("out", type=Path, nargs="?", help="new folder; without it the source is only described")
+    source = "work directory, one of its steps, a PyTorch file or an index"
+    add("source", type=local_path, help=source)
+    add("out", type=local_path, nargs="?", help="new folder; without it only describes the source")
     add("--from", dest="layout", choices=layouts, help="layout of the source; default: detected")
     add(
         "--to",

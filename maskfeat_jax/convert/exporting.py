@@ -22,7 +22,7 @@ from maskfeat_jax.convert.importing import computed
 from maskfeat_jax.convert.layouts import Form, Layout
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import layout_of
-from maskfeat_jax.files import write_atomically
+from maskfeat_jax.files import local_path, write_atomically
 from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
 from maskfeat_jax.models.layers import unstack_blocks
 
@@ -136,9 +136,10 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
       ConvertError: the path exists and is not an empty folder.
+      ValueError: the path is a URL.
       OSError: the folder cannot be made.
     """
-    path = Path(path)
+    path = local_path(path)
     if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
         raise ConvertError(f"{path} already exists; choose a new or an empty folder")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from maskfeat_jax.checkpoints import pretrained
-from maskfeat_jax.files import replacing
+from maskfeat_jax.files import local_path, replacing
 
 SAFETENSORS = ".safetensors"
 TORCH_VERSION = (2, 10)  # weights_only=True is not safe in older ones
@@ -83,7 +83,7 @@ def read(path: str | os.PathLike[str], *, ema: bool = True) -> Contents:
       ConvertError: the file cannot be read without running code, is damaged, or has no tensors; a
         shard is missing or has other tensors than the index lists; a JSON file is not valid.
     """
-    path = _file_of(Path(path))
+    path = _file_of(local_path(path))
     if _is_shard(path):
         raise ConvertError(
             f"{path} is one shard of several; give its folder, or the index (*{INDEX})"

@@ -23,6 +23,7 @@ from maskfeat_jax.convert.layouts import Form
 from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import Report, Source, find_source, infer_sections
+from maskfeat_jax.files import local_path
 from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
 from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.ops.patches import Size3
@@ -53,7 +54,9 @@ def load(
     Raises:
       CheckpointError, WorkdirError, RecipeError: a checkpoint of this package cannot be read.
       ConvertError: a PyTorch file cannot be read, or the path does not exist.
+      ValueError: the path is a URL.
     """
+    path = local_path(path)
     if str(path).partition(":")[0].endswith(".py"):
         raise ConvertError(
             f"{path} is a recipe; expected a work directory, a checkpoint or a PyTorch file"

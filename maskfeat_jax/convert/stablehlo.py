@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
 
 from maskfeat_jax import steps
 from maskfeat_jax.checkpoints.pretrained import Pretrained
-from maskfeat_jax.files import write_atomically
+from maskfeat_jax.files import local_path, write_atomically
 from maskfeat_jax.models import MAE, MaskFeat
 from maskfeat_jax.typing import Array
 
@@ -57,12 +56,12 @@ def export(trained: Pretrained) -> bytes:
 
 def write(trained: Pretrained, path: str | os.PathLike[str]) -> None:
     """Writes the result of `export` atomically; raises its ValueError, or OSError."""
-    write_atomically(Path(path), export(trained))
+    write_atomically(local_path(path), export(trained))
 
 
 def load(path: str | os.PathLike[str]) -> Callable[..., Array]:
     """The compiled function of a file of `write`; ValueError if it is none, or truncated."""
-    data = bytearray(Path(path).read_bytes())
+    data = bytearray(local_path(path).read_bytes())
     try:
         exported = jax.export.deserialize(data)
     except Exception as error:  # its parser raises many kinds on foreign bytes

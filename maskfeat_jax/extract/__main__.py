@@ -38,7 +38,7 @@ from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.class_names import Aligned, ClassesDiffer
 from maskfeat_jax.convert import ConvertError, Pretrained, load
 from maskfeat_jax.extract.features import AXES, Features
-from maskfeat_jax.files import escape_unprintable, replacing
+from maskfeat_jax.files import escape_unprintable, local_path, replacing
 from maskfeat_jax.models.classifier import POOLS
 from maskfeat_jax.sections import Problems, RecipeError, Section, call
 from maskfeat_jax.training.prefetch import Prefetcher
@@ -283,9 +283,9 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, help="work directory of a run, one of its steps, or PyTorch file")
-    add("files", type=Path, metavar="FILES", help="folder, list, image or video")
-    add("--out", type=Path, required=True, help=".npz to write")
+    add("checkpoint", type=local_path, help="work directory, one of its steps, or PyTorch file")
+    add("files", type=local_path, metavar="FILES", help="folder, list, image or video")
+    add("--out", type=local_path, required=True, help=".npz to write")
     add("--per", choices=AXES, default="clip", help="what a feature describes (%(default)s)")
     add("--pool", choices=POOLS, default="mean", help="pooling of features per clip (%(default)s)")
     add("--clips", type=int, default=1, help="clips per video, which are averaged (%(default)s)")

@@ -195,9 +195,18 @@ class Blocks(nn.Module):
         return [(run[0], run[-1]) for run in runs]
 
 
-def check_fields(drop_path: float, attention: str) -> None:
-    """Raises ValueError for an invalid rate of drop path or an unknown attention kernel."""
+def check_fields(drop_path: float, attention: str, dtype: str) -> None:
+    """Raises ValueError for a rate of drop path, attention kernel or dtype that is not supported.
+
+    float16 is not: without loss scaling gradients underflow, and activations may overflow.
+    """
     check_choice("attention", attention, KERNELS)
+    wide = ["float64"] if jax.dtypes.canonicalize_dtype(float) == np.float64 else []
+    if dtype not in ("float32", "bfloat16", *wide):
+        raise ValueError(
+            f"dtype={dtype!r}: expected 'float32' or 'bfloat16'; float16 needs loss scaling, which "
+            "bfloat16 does not, and float64 needs jax_enable_x64"
+        )
     if not 0 <= drop_path < 1:
         raise ValueError(f"drop_path={drop_path} is not in [0, 1)")
 
@@ -214,8 +223,13 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(choices)}")
 
 
-def check_heads(width: int, heads: int) -> None:
-    """Raises ValueError if a width cannot be split into attention heads."""
+def check_sizes(width: int, depth: int, heads: int, mlp_ratio: float = 1.0) -> None:
+    """Raises ValueError if sizes are not positive, or heads do not divide the width."""
+    for name, size in {"width": width, "depth": depth, "heads": heads}.items():
+        if size < 1:
+            raise ValueError(f"{name}={size} must be 1 or more")
+    if width * mlp_ratio < 1:
+        raise ValueError(f"mlp_ratio={mlp_ratio} leaves an MLP of width {width} no channels")
     if width % heads:
         raise ValueError(f"width {width} is not a whole number of {heads} heads")
 

@@ -13,7 +13,7 @@ from maskfeat_jax.models.layers import (
     LayerNorm,
     check_choice,
     check_epsilon,
-    check_heads,
+    check_sizes,
 )
 from maskfeat_jax.models.positions import check_positions, fixed_positions, positions
 from maskfeat_jax.models.vit import ViT, blocks_like
@@ -69,7 +69,7 @@ class MAE(nn.Module):
                 f"{type(self.encoder).__name__} cannot skip masked tokens; a masked autoencoder "
                 "needs a ViT (model.encoder)"
             )
-        check_heads(self.width, self.heads)
+        check_sizes(self.width, self.depth, self.heads)
         check_choice("class_token", self.class_token, CLASS_TOKENS)
         if self.class_token == "encoder" and not self.encoder.class_tokens:
             raise ValueError(

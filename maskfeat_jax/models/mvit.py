@@ -17,7 +17,7 @@ from maskfeat_jax.models.layers import (
     Blocks,
     check_choice,
     check_fields,
-    check_heads,
+    check_sizes,
     uniform,
 )
 from maskfeat_jax.models.pooling_attention import PoolingBlock, pooled_grid
@@ -82,7 +82,7 @@ class MViT(nn.Module):
     epsilon: ClassVar[float] = 1e-6  # of the layer norms
 
     def __post_init__(self) -> None:
-        check_heads(self.width, self.heads)
+        check_sizes(self.width, self.depth, self.heads, self.mlp_ratio)
         blocks = [0, *self.stages, self.depth]
         if any(after <= before for before, after in itertools.pairwise(blocks)):
             raise ValueError(
@@ -92,7 +92,7 @@ class MViT(nn.Module):
         if self.tubelet not in sizes:
             raise ValueError(f"tubelet={self.tubelet} is not one of {', '.join(map(str, sizes))}")
         check_choice("widen_in", self.widen_in, ("mlp", "attention"))
-        check_fields(self.drop_path, self.attention)
+        check_fields(self.drop_path, self.attention, self.dtype)
         super().__post_init__()
 
     @property

@@ -19,7 +19,7 @@ from maskfeat_jax.models.layers import (
     check_choice,
     check_epsilon,
     check_fields,
-    check_heads,
+    check_sizes,
     uniform,
 )
 from maskfeat_jax.models.positions import check_positions, fixed_positions, positions
@@ -70,8 +70,8 @@ class ViT(nn.Module):
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
-        check_heads(self.width, self.heads)
-        check_fields(self.drop_path, self.attention)
+        check_sizes(self.width, self.depth, self.heads, self.mlp_ratio)
+        check_fields(self.drop_path, self.attention, self.dtype)
         check_positions(self.positions, self.width)
         check_epsilon(self.epsilon)
         check_choice("kernel_init", self.kernel_init, INITS)

@@ -18,7 +18,7 @@ def token_grid(clip: Sequence[int], tubelet: Size3) -> Size3:
     Raises:
       ValueError: the clip is not a whole number of tubelets.
     """
-    if any(size % patch for size, patch in zip(clip, tubelet, strict=True)):
+    if any(patch < 1 or size % patch for size, patch in zip(clip, tubelet, strict=True)):
         raise ValueError(f"clip {_times(clip)} is not a whole number of {_times(tubelet)} tubelets")
     frames, height, width = (size // patch for size, patch in zip(clip, tubelet, strict=True))
     return frames, height, width

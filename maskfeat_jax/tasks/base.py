@@ -120,8 +120,8 @@ class Task(abc.ABC):
         uint8 `(height, width, 3)`, or `(frames, height, width, 3)` for an animation.
         """
 
-    def check_labels(self, class_names: tuple[str, ...] | None) -> None:  # noqa: B027 (any do)
-        """Raises RecipeError if the labels of the data do not fit; None: data without labels."""
+    def check_labels(self, where: str, source: Any) -> None:  # noqa: B027 (any do)
+        """Raises RecipeError if the labels of the dataset of the section `where` do not fit."""
 
     def check_batch(self, batch_size: int) -> None:  # noqa: B027 (any do)
         """Raises RecipeError if the task cannot be trained with batches of this size."""

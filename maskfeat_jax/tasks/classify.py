@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from maskfeat_jax import losses, pictures, steps
 from maskfeat_jax.augment import Mix
+from maskfeat_jax.class_names import spelled
 from maskfeat_jax.models import MODELS
 from maskfeat_jax.models.probes import RUNNING
 from maskfeat_jax.ops.patches import Size3
@@ -38,7 +39,13 @@ _BEST = 5  # classes of each example in `predictions.csv`
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classify(Task):
-    """Base class of classification tasks."""
+    """Base class of classification tasks.
+
+    Attributes:
+      classes_key: key of the recipe for the number of classes.
+    """
+
+    classes_key: ClassVar[str] = "head.num_classes"
 
     @classmethod
     def build_model(cls, reader: Reader, clip: Size3) -> nn.Module | None:
@@ -57,13 +64,18 @@ class Classify(Task):
         """Number of classes."""
         return self.model.num_classes
 
-    def check_labels(self, class_names: tuple[str, ...] | None) -> None:
+    def check_labels(self, where: str, source: Any) -> None:
         """See `Task`: labels are required, with the number of classes of the model."""
-        if class_names is None:
-            raise RecipeError("data: this task needs labels, but the dataset has none")
-        if len(class_names) != self.classes:
+        names = source.class_names
+        if names is None:
             raise RecipeError(
-                f"num_classes={self.classes}, but the data has {len(class_names)} classes"
+                f"{where}: this task needs labels, but its examples have none, such as "
+                f"{source.name_of(0)}; expected a folder for each class, or a list with labels"
+            )
+        if len(names) != self.classes:
+            raise RecipeError(
+                f"{self.classes_key}={self.classes}, but {where} has {len(names)} classes: "
+                f"{', '.join(map(spelled, names[:5]))}{', ...' if len(names) > 5 else ''}"
             )
 
     def init(self, key: jax.Array) -> Any:
@@ -171,7 +183,9 @@ class Finetune(Classify):
     def check_batch(self, batch_size: int) -> None:
         """See `Task`: the batch must be divisible into groups of `mix`."""
         if self.mix.probability and batch_size % self.mix.group:
-            raise RecipeError(f"mix.group={self.mix.group} does not divide a batch of {batch_size}")
+            raise RecipeError(
+                f"mix.group={self.mix.group} does not divide run.batch_size={batch_size}"
+            )
 
     def train_step(
         self, state: TrainState, batch: Batch, *, optimizer: Optimizer, accumulate: int = 1

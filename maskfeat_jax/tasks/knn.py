@@ -55,6 +55,7 @@ class Knn(Classify):
     vote: Vote
 
     heads: ClassVar[tuple[str, ...]] = ("features",)
+    classes_key: ClassVar[str] = "knn.num_classes"
     sections: ClassVar[tuple[str, ...]] = ("knn",)
     learns: ClassVar[bool] = False
     needs_data: ClassVar[bool] = True

@@ -62,6 +62,10 @@ class Pretrain(Task):
                         f"target: tubelet {target.tubelet} differs from {encoder.tubelet}, "
                         "that of the model"
                     )
+            if grid is not None:
+                clips = jax.ShapeDtypeStruct((1, *clip, 3), np.float32)
+                where = "target, view and eval_view"
+                call(where, lambda clips: jax.eval_shape(target, clips), {}, clips=clips)
         with problems.gather():
             masker = reader.choose("mask", MASKERS, Masker)
             if grid is not None:

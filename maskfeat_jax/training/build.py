@@ -15,7 +15,7 @@ from maskfeat_jax import sharding
 from maskfeat_jax.class_names import Aligned
 from maskfeat_jax.models.probes import ENCODER
 from maskfeat_jax.optim import OPTIMIZERS, Optimizer, Rule
-from maskfeat_jax.sections import Reader, RecipeError, Section, call, flatten, is_object
+from maskfeat_jax.sections import Reader, RecipeError, Section, call, choose, flatten, is_object
 from maskfeat_jax.tasks import Task, task_of
 from maskfeat_jax.tasks.base import INIT_KEYS
 from maskfeat_jax.training.experiment import Experiment
@@ -45,6 +45,7 @@ CLIP = (  # keys that both views have
     "max_frames",
     "timeout_seconds",
 )
+INIT = "model, head and eval_view"  # sections that decide the shapes of the parameters
 PICTURED_CLIPS = 6  # clips in pictures
 # Keys and sections that may change when a run is resumed: the trained parameters do not depend on
 # them.
@@ -96,6 +97,8 @@ def build(recipe: Section) -> Experiment:
     eval_data = problems.attempt(read_eval_data, reader)
     task = task_for(task_class, reader, common.eval_view)
     rule = problems.attempt(reader.choose, "optim", OPTIMIZERS) if trains else None
+    if not trains and "optim" in reader:  # as for `view`, see `read_common`
+        problems.attempt(choose, "optim", OPTIMIZERS, reader["optim"])
     init_from = problems.attempt(read_init_from, reader, task_class, trains)
     problems.stop()
 
@@ -123,8 +126,7 @@ def build(recipe: Section) -> Experiment:
     params = optimizer = None
     training, testing = read_loaders(reader, common, task, data, eval_data)
     with problems.gather():
-        params = jax.eval_shape(task.init, jax.random.key(0))
-        sharding.state_sharding(mesh, params)
+        params = call(INIT, init_shapes, {}, task=task, mesh=mesh)
     with problems.gather():
         if rule is not None and training is not None and params is not None:
             check_training(task, run, training)
@@ -178,8 +180,7 @@ def build_training(recipe: Section) -> Computation:
     problems.stop()
     with problems.gather():
         task.check_batch(run.batch_size)
-        params = jax.eval_shape(task.init, jax.random.key(0))
-        sharding.state_sharding(mesh, params)
+        params = call(INIT, init_shapes, {}, task=task, mesh=mesh)
         optimizer = optimizer_of(rule, run, task, params, steps_per_epoch=100)
     problems.stop()
     return Computation(mesh, run, task, optimizer)
@@ -239,12 +240,17 @@ def read_common(reader: Reader, trains: bool) -> Common:
     Keys of `CLIP` that `eval_view` lacks are taken from `view`.
     """
     attempt = reader.problems.attempt
-    view = attempt(reader.call, "view", input_pipeline.TrainView) if trains else None
-    eval_view = None
+    view = eval_view = None
     with reader.problems.gather():
-        inherited = {key: reader["view"][key] for key in CLIP if key in reader["view"]}
-        section = {**inherited, **reader["eval_view"]}
-        eval_view = reader.call("eval_view", input_pipeline.EvalView, section)
+        if trains:
+            view = reader.call("view", input_pipeline.TrainView)
+        elif "view" in reader:  # of a recipe for training, that is evaluated
+            call("view", input_pipeline.TrainView, reader["view"])
+    with reader.problems.gather():
+        own, followed = reader["eval_view"], reader["view"]
+        inherited = {key: followed[key] for key in CLIP if key in followed and key not in own}
+        call("view", input_pipeline.EvalView, inherited)  # its mistakes are those of `view`
+        eval_view = reader.call("eval_view", input_pipeline.EvalView, {**inherited, **own})
     if view is not None and eval_view is not None and view.shape != eval_view.shape:
         reader.problems.append(
             f"view makes clips of {view.shape}, eval_view of {eval_view.shape}; they must be equal"
@@ -284,7 +290,12 @@ def read_eval_data(reader: Reader) -> Any:
         elif section.get("name", data.get("name")) == data.get("name") is not None:
             if section.get("split") is None:
                 raise RecipeError("eval_data.split: missing; set the split to evaluate on")
-            section = {**data, **section}
+            try:
+                return _dataset("eval_data", reader, {**data, **section})
+            except RecipeError as error:
+                if str(error).removeprefix("eval_") in reader.problems:
+                    return None  # a mistake of `data`
+                raise
     return _dataset("eval_data", reader, section)
 
 
@@ -302,6 +313,13 @@ def read_init_from(reader: Reader, task_class: type[Task], trains: bool) -> Init
         init_from = init_from._replace(parts=task_class.init_parts)
         reader.note("model", {"init_parts": init_from.parts})
     return init_from
+
+
+def init_shapes(task: Task, mesh: Mesh) -> Any:
+    """Shapes of the parameters of a task; ValueError if they cannot be made or distributed."""
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    sharding.state_sharding(mesh, params)
+    return params
 
 
 def optimizer_of(
@@ -331,13 +349,13 @@ def read_loaders(
                 training = loaders.evaluation(data, common.eval_view)
             else:
                 training = loaders.training(data, common.view)
-            task.check_labels(data.class_names)
+            task.check_labels("data", data)
     with reader.problems.gather():
         if eval_data is not None:
-            if task.classes and data is not None:
+            if task.classes and data is not None:  # before their number, which follows
                 eval_data = with_classes_of(data, eval_data)
             testing = loaders.evaluation(eval_data, common.eval_view)
-            task.check_labels(eval_data.class_names)
+            task.check_labels("eval_data", eval_data)
     return training, testing
 
 
@@ -368,9 +386,12 @@ class Loaders(NamedTuple):
 
     def _loader(self, source: Any, view: Any, rows: int) -> input_pipeline.Loader:
         share, shares = sharding.batch_share(self.mesh)
-        return input_pipeline.Loader(
-            source,
-            view,
+        return call(
+            "run.batch_size and view.repeats",
+            input_pipeline.Loader,
+            {},
+            source=source,
+            view=view,
             batch_size=rows,
             seed=self.seed,
             process_index=share,
@@ -388,7 +409,7 @@ def check_training(task: Task, run: Run, training: Any) -> None:
     if not training.steps_per_epoch:
         raise RecipeError(
             f"run.batch_size={run.batch_size} clips, but data has only "
-            f"{training.source.num_examples} examples"
+            f"{training.source.num_examples} examples; use a smaller run.batch_size or more data"
         )
 
 

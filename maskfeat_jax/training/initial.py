@@ -22,6 +22,7 @@ from maskfeat_jax.checkpoints.pretrained import (
     workdir_of,
 )
 from maskfeat_jax.convert import load, resized
+from maskfeat_jax.files import local_path
 from maskfeat_jax.models.probes import ENCODER
 from maskfeat_jax.sections import Section, as_json
 from maskfeat_jax.tasks import Task
@@ -59,7 +60,8 @@ class InitFrom(NamedTuple):
         """Made from the keys of the section `model`; raises ValueError for a wrong one."""
         if init_classes not in BY:
             raise ValueError(f"init_classes={init_classes!r}: expected {' or '.join(BY)}")
-        return cls(init_from, init_parts, init_resize, init_classes)
+        path = str(local_path(init_from)) if init_from else ""
+        return cls(path, init_parts, init_resize, init_classes)
 
     def check_classes(self, names: Sequence[str]) -> None:
         """Checks before anything is read that the classes of a checkpoint are those of the data.

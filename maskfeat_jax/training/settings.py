@@ -81,5 +81,7 @@ class Input:
     on_bad_in_evaluation: str = "fail"
 
     def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError(f"workers={self.workers} must not be negative")
         if self.on_bad_in_evaluation not in ("fail", "skip"):
             raise ValueError("on_bad_in_evaluation must be 'fail' or 'skip'")

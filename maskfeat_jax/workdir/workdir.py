@@ -27,7 +27,7 @@ import jax
 
 from maskfeat_jax.distributed.collectives import on_first_process
 from maskfeat_jax.distributed.compare import PACKAGES, version
-from maskfeat_jax.files import write_atomically
+from maskfeat_jax.files import local_path, write_atomically
 from maskfeat_jax.sections import differences, flatten
 from maskfeat_jax.workdir import lock as run_lock
 
@@ -69,9 +69,9 @@ def open_workdir(
       WorkdirError: a non-empty directory that is not of a run, not writable, or in use.
       RecipeChanged: a key outside `harmless` differs; lists every such key, old and new.
       StorageError: the disk is full or broken.
-      ValueError: the recipe is not JSON-serialisable.
+      ValueError: a URL, or the recipe is not JSON-serialisable.
     """
-    directory = pathlib.Path(path).absolute()
+    directory = local_path(path).absolute()
 
     def prepare() -> int:
         check_workdir(directory, recipe, harmless)
@@ -117,7 +117,7 @@ def check_workdir(
 
     For a program that reports every problem before it uses a device.
     """
-    directory = pathlib.Path(path)
+    directory = local_path(path)
     text = _as_json(recipe)
     try:
         str(directory.absolute()).encode()

@@ -82,7 +82,11 @@ def test_a_section_that_is_none_counts_as_missing(tmp_path):
         (["--config=smoke:b16"], 78, "--config: smoke has no sizes"),
         (["--config=smoke", "--config.model.width=x"], 78, r"--config\.model\.width=x: invalid"),
         (["--config=smoke", "--config.task.x=1"], 78, r"task\.x: task='pretrain' has no keys"),
-        (["--config=smoke", "--config.mask.1=1"], 78, "--config: Could not parse 'mask.1'"),
+        (["--config=smoke", "--config.mask.1=1"], 78, r"--config\.mask\.1: not a key; expected"),
+        (["--config=smoke", "--config.a..b=1"], 78, r"--config\.a\.\.b: not a key; expected"),
+        (["--config=smoke", "--config.=1"], 78, r"--config\.: not a key; expected --config\.SEC"),
+        (["--config=smoke", "--config.model.tubelet[9]=1"], 78, r"tubelet\[9\]: not a key"),
+        (["--config=smoke", "--config.run=3"], 78, r"--config\.run=3: .* `3` is not a dict"),
     ],
 )
 def test_a_wrong_command_line_gets_a_sentence_and_a_code(words, code, message, monkeypatch, capsys):

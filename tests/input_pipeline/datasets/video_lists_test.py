@@ -141,7 +141,7 @@ def test_labels_that_are_not_wanted_may_be_anything(folder, text):
         (
             "x.mp4 3\n",
             "none of the first 1 files exists, such as .*x.mp4: line 1, 'x.mp4 3', was "
-            "understood as the path 'x.mp4' and the label 3; set data.root",
+            "understood as the path 'x.mp4' and the label 3; set root",
         ),
         (
             "a.mp4 1\n3 d,e.mkv\n",
