@@ -184,6 +184,18 @@ def test_build_takes_no_runs(run):
         mf.build(run)
 
 
+def test_urls_are_refused_and_nothing_is_written(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for refused in (
+        lambda: mf.load("gs://bucket/run"),
+        lambda: convert.write(model.pretrained, "gs://bucket/vit", "timm"),
+        lambda: mf.train(mf.build(shrunken(PRETRAIN)), "gs://bucket/run"),
+    ):
+        with pytest.raises(ValueError, match="gs://bucket/.* is a URL; expected a path"):
+            refused()
+    assert not list(tmp_path.iterdir())
+
+
 def test_build_names_what_there_is(tmp_path):
     with pytest.raises(RecipeNotFound, match="smok.py does not exist; .*smoke"):
         mf.build("configs/smok.py")

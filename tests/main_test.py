@@ -458,11 +458,13 @@ def test_labels_must_fit(tmp_path):
     small = shrunken(FINETUNE)
     small["head"]["num_classes"] = 11
     for read in (build, build_data):
-        with pytest.raises(RecipeError, match="num_classes=11, but the data has 10 classes"):
+        with pytest.raises(RecipeError, match="num_classes=11, but data has 10 classes"):
             read(small)
     write_images(tmp_path / "images", 20)
     small["data"] = {"name": "image_folder", "path": str(tmp_path / "images")}
-    with pytest.raises(RecipeError, match="this task needs labels, but the dataset has none"):
+    with pytest.raises(
+        RecipeError, match="data: this task needs labels, but its examples have none"
+    ):
         build(small)
 
 

@@ -224,10 +224,10 @@ def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
 
 
 def check_sizes(width: int, depth: int, heads: int, mlp_ratio: float = 1.0) -> None:
-    """Raises ValueError if sizes are not positive, or heads do not divide the width."""
-    for name, size in {"width": width, "depth": depth, "heads": heads}.items():
-        if size < 1:
-            raise ValueError(f"{name}={size} must be 1 or more")
+    """Raises ValueError if a size is too small, or heads do not divide the width."""
+    for name, size, least in (("width", width, 1), ("depth", depth, 0), ("heads", heads, 1)):
+        if size < least:
+            raise ValueError(f"{name}={size} must be {least} or more")
     if width * mlp_ratio < 1:
         raise ValueError(f"mlp_ratio={mlp_ratio} leaves an MLP of width {width} no channels")
     if width % heads:

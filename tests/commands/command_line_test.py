@@ -100,6 +100,28 @@ def test_a_wrong_command_line_gets_a_sentence_and_a_code(words, code, message, m
     assert (out, error.count("\n"), error[:7]) == ("", 1, "error: ")
 
 
+def test_the_work_directory_is_a_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(parse(["--config=smoke", "--workdir=~/a"]).options.directory) == "/home/me/a"
+    for value, message in [
+        ("gs://bucket/run", "--workdir: gs://bucket/run is a URL; expected a path"),
+        ("file:///run", "--workdir: file:///run is a URL; expected a path"),
+        ("", "--workdir is missing: name the directory of the run"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            _ = parse(["verify-checkpoint", f"--workdir={value}"]).options.directory
+
+
+@pytest.mark.parametrize("arguments", [["gs://b/run", "a.png"], ["runs/a", "gs://b/a.png"]])
+def test_visualize_takes_no_urls(arguments, capsys):
+    from maskfeat_jax.commands import visualize
+
+    with pytest.raises(SystemExit) as ended:
+        visualize.command(arguments)
+    assert ended.value.code == 2
+    assert "is a URL; expected a path" in capsys.readouterr().err
+
+
 def test_help_names_every_flag_and_command(monkeypatch, capsys):
     text = help_text()
     for word in ("--config ", "--workdir ", "--coordinator ", "verify-resume ", "visualize "):

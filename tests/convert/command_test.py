@@ -101,6 +101,8 @@ def test_stablehlo_gives_the_same_logits(finetuned, tmp_path):
     ("words", "code", "text"),
     [
         ("nothing", 65, "nothing: no such file or directory"),
+        ("gs://b/a.pth", 2, "gs://b/a.pth is a URL; expected a path"),
+        ("{run} gs://b/vit --to=timm", 2, "gs://b/vit is a URL; expected a path"),
         ("{run} {run} --to=timm", 65, "already exists"),
         ("{run} {new} --to=torchvision", 65, "cannot hold this model"),
         ("{run} --from=timm", 65, "layout: only for PyTorch files"),

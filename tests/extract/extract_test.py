@@ -357,3 +357,12 @@ def test_what_a_checkpoint_does_not_say_is_asked_for():
     limits = dict(max_pixels=10**8, max_frames=None, timeout_seconds=60.0)
     view = view_of(trained, clips=1, crops=1, stride=4, **limits)
     assert view == EvalView(size=32, frames=4, stride=4, max_pixels=10**8, timeout_seconds=60.0)
+
+
+@pytest.mark.parametrize(
+    "words", ["gs://b/run a.png --out=f", "run gs://b/a --out=f", "run a.png --out=gs://b/f.npz"]
+)
+def test_urls_are_refused(words, capsys):
+    code, said = refused(capsys, *words.split())
+    assert code == 2
+    assert "is a URL; expected a path of the file system" in said

@@ -86,3 +86,18 @@ def test_bfloat16_computes_close_to_float32_with_float32_parameters(name, limit)
     ours, expected = (jax.jit(m.apply)({"params": params}, *inputs) for m in (half, make()))
     assert ours.dtype == jnp.float32
     assert 0 < float(jnp.abs(ours - expected).max()) < limit * float(jnp.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_other_dtypes_and_sizes_are_refused(name):
+    make, _ = MODELS[name]
+    for dtype in ("float16", "half", "bf16", "int8", "float64", ""):
+        with pytest.raises(ValueError, match=f"dtype='{dtype}': expected 'float32' or 'bfloat16'"):
+            make(dtype=dtype)
+    with jax.enable_x64(True):
+        assert make(dtype="float64").encoder.dtype == "float64"
+    for field, size in (("width", 0), ("width", -1), ("heads", 0), ("heads", -1), ("depth", -1)):
+        with pytest.raises(ValueError, match=f"{field}={size} must be [01] or more"):
+            make(**{field: size})
+    with pytest.raises(ValueError, match="mlp_ratio=0.0 leaves an MLP of width .* no channels"):
+        make(mlp_ratio=0.0)

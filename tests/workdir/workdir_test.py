@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import os
+import pathlib
 
 import pytest
 
@@ -97,6 +98,16 @@ def test_a_table_holds_names_of_any_bytes(tmp_path):
     assert data.startswith(b"class,top1\ncaf\xe9,1.0\n")
     rows = csv.DictReader(io.StringIO(os.fsdecode(data), newline=""))
     assert [row["class"] for row in rows] == names
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket", pathlib.Path("file:///run")])
+def test_a_url_is_refused_and_the_home_is_expanded(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="is a URL; expected a path of the file system"):
+        open_workdir(url, RECIPE)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_workdir("~/run", RECIPE) == tmp_path / "run"
 
 
 def test_a_recipe_that_json_cannot_hold_is_refused(tmp_path):

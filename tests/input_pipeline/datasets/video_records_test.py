@@ -233,7 +233,7 @@ def test_missing_shards_are_named(folder):
     [
         ([record_format.sequence_example({"a": 1}, [b"GIF89a"])], "does not hold JPEG files"),
         ([b"hello, this is a text"], "not a serialised SequenceExample"),
-        ([example(0, clip_fps=None)], "1 videos of .* have no frame rate .* 0.mp4; set data.fps"),
+        ([example(0, clip_fps=None)], "1 videos of .* have no frame rate .* 0.mp4; set fps"),
         (
             [example(0), example(1, clip_label_index=None)],
             "some videos have a label .* and others have none",
