@@ -35,10 +35,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from input_pipeline.bad_inputs import BadInput, BadInputs, TooManyBadInputs
-from input_pipeline.source import Example, Source
-
 if TYPE_CHECKING:
+    from input_pipeline.bad_inputs import BadInput, BadInputs, TooManyBadInputs
     from input_pipeline.datasets import (
         DATASETS,
         ImageFolder,
@@ -51,6 +49,7 @@ if TYPE_CHECKING:
         VideoRecords,
     )
     from input_pipeline.loader import Loader
+    from input_pipeline.source import Example, Source
     from input_pipeline.views.eval import EvalView
     from input_pipeline.views.train import TrainView
 
@@ -75,9 +74,18 @@ __all__ = [
     "VideoRecords",
 ]
 
-# Modules that need PyAV and OpenCV are imported when one of their names is first used. All other
-# names are in `datasets`.
-_MODULES = {"EvalView": "views.eval", "Loader": "loader", "TrainView": "views.train"}
+# Modules are imported when one of their names is first used, as some need PyAV and OpenCV. All
+# other names are in `datasets`.
+_MODULES = {
+    "BadInput": "bad_inputs",
+    "BadInputs": "bad_inputs",
+    "EvalView": "views.eval",
+    "Example": "source",
+    "Loader": "loader",
+    "Source": "source",
+    "TooManyBadInputs": "bad_inputs",
+    "TrainView": "views.train",
+}
 
 
 class InputNotInstalled(ImportError):

@@ -67,24 +67,24 @@ TREE = {"name": "image_folder", "path": "..."}
         (
             FINETUNE,
             {"data": TREE, "eval_data": {"split": "test"}, "head__num_classes": 3},
-            ["data and eval_data have different classes: 'cat'"],
+            ["data and eval_data have different classes, 3 and 2; only in data: 'cat'"],
         ),
         (
             FINETUNE,
             {"data": TREE, "eval_data": {"name": ""}, "head__num_classes": 2},
-            ["head.num_classes=2, but data has 3 classes: ant, bee, cat"],
+            ["head.num_classes=2, but data has 3 classes: 'ant', 'bee', 'cat'"],
         ),
         (
             FINETUNE,
             {"data": TREE, "eval_data": {"split": "train"}},
-            ["head.num_classes=10, but eval_data has 3", "head.num_classes=10, but data has 3"],
+            ["head.num_classes=10, but data has 3", "head.num_classes=10, but eval_data has 3"],
         ),
         (
             KNN,
             {"knn__num_classes": 3},
             [
-                "knn.num_classes=3, but eval_data has 10 classes: ",
-                "knn.num_classes=3, but data has",
+                "knn.num_classes=3, but data has 10 classes: ",
+                "knn.num_classes=3, but eval_data has",
             ],
         ),
         (

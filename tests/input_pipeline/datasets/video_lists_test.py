@@ -169,7 +169,7 @@ def test_what_is_not_clear_is_an_error(folder, text, words):
 def test_labels_from_one_leave_class_0_empty(folder):
     write(folder, "a.mp4 1\nsub/b c.mp4 3\nd,e.mkv 2\n")
     words = "label 0 is empty: the labels are 1 to 3, they seem to start at 1"
-    with pytest.raises(ValueError, match=f"{words}; subtract 1.* data.classes .*, 4"):
+    with pytest.raises(ValueError, match=f"{words}; subtract 1.* set classes .*, 4"):
         VideoList("train", path=str(folder))
     with pytest.raises(ValueError, match=f"line 2: label 3; there are 3 classes, from 0 .{words}"):
         VideoList("train", path=str(folder), classes=3)
