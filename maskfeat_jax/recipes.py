@@ -54,6 +54,8 @@ def load(name: str) -> ConfigDict:
         raise RecipeNotFound(f"{path} has no sizes, and {argument!r} was given")
     with _errors_located_in(module):
         config = get_config(argument) if argument else get_config()
+        if isinstance(config, ConfigDict):
+            config.to_dict()  # raises for a required placeholder
     if not isinstance(config, ConfigDict):
         raise RecipeError(f"{path}: get_config returned {shorten(config)}, not a ConfigDict")
     return config
@@ -86,7 +88,7 @@ def _errors_located_in(module: types.ModuleType) -> Iterator[None]:
         at = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == module.__file__]
         file, line = module.__file__, at[-1].lineno if at else None
         if isinstance(error, SyntaxError):
-            file, line = error.filename, error.lineno
+            file, line = error.filename or file, error.lineno
         what = error.msg if isinstance(error, SyntaxError) else error
         where = f"{file}, line {line}" if line else file
         raise RecipeError(f"{where}: {type(error).__name__}: {what}") from error

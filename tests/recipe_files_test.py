@@ -29,6 +29,12 @@ def test_others_are_not_taken_for_them(name, folder):
         load(name)
 
 
+def test_the_home_is_expanded(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "a.py").write_text(f"{HEAD}def get_config(): return ConfigDict(dict(task='a'))")
+    assert load("~/a.py").task == "a"
+
+
 def test_a_file_comes_before_a_recipe_of_the_package(folder):
     (folder / "smoke.py").write_text(f"{HEAD}def get_config(): return ConfigDict(dict(task='a'))")
     assert load("smoke.py").task == "a"
@@ -50,6 +56,12 @@ def test_a_recipe_may_define_classes(folder):
         ("import nowhere", r"a\.py, line 1: ModuleNotFoundError: No module named 'nowhere'"),
         ("\ndef get_config(:", r"a\.py, line 2: SyntaxError: invalid syntax"),
         ("def get_config():\n    return {}['b']", r"a\.py, line 2: KeyError: 'b'"),
+        ("x = '\0'", r"a\.py: SyntaxError: source code string cannot contain null bytes"),
+        (
+            "from ml_collections import config_dict as c\ndef get_config():\n"
+            "    return c.ConfigDict(dict(task='pretrain', x=c.required_placeholder(str)))",
+            r"a\.py: RequiredValueError: None value found in required reference",
+        ),
         ("def get_config():\n    return 3 / 0", r"a\.py, line 2: ZeroDivisionError: division"),
         ("def get_config():\n    pass", r"a\.py: get_config returned None, not a ConfigDict"),
         ("seed = 3", r"a\.py has no function get_config, so it is not a recipe"),

@@ -145,7 +145,8 @@ def foreign_section(recipe: dict, draws: random.Random) -> tuple:
 
 def other_task(recipe: dict, draws: random.Random) -> tuple:
     recipe["task"] = draws.choice((*sorted(TASKS), "evaluate"))
-    return ("task",), f"task={recipe['task']}", False
+    task = TASKS.get(recipe["task"], TASKS["finetune"])
+    return ("task", *task.sections), f"task={recipe['task']}", False
 
 
 def foreign_key(recipe: dict, draws: random.Random) -> tuple:
