@@ -52,7 +52,7 @@ def _number(field: bytes) -> int:
 class _Pieces:
     """The last frame of each stream: its number, the bytes found so far, its size."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.last: dict[int, tuple[int, int, int]] = {}
 
     def add(self, packet: bytes) -> None:

@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 import traceback
+import warnings
 from typing import NoReturn
 
 import jax
@@ -30,6 +31,8 @@ def run(command: str, options: Options) -> NoReturn:
     """Runs one of `COMMANDS`, and ends the process."""
     if sys.stderr is not None:
         faulthandler.enable()
+    # Without the line of code that Python adds.
+    warnings.showwarning = lambda text, *_: print(f"warning: {text}", file=sys.stderr)
     signals = Signals()
     logging.set_verbosity(logging.WARNING)  # Orbax reports every file it writes
     keep_freed_memory()

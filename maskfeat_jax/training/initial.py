@@ -177,7 +177,7 @@ def _check_same_network(known: Section, task: Task, parts: tuple[str, ...], froz
     sections = _sections_of(task.model, task.normalise)
     for section, names in keys.items():
         for name in names:
-            theirs, ours = (as_json(each[section].get(name)) for each in (known, sections))
+            theirs, ours = (as_json(each.get(section, {}).get(name)) for each in (known, sections))
             if None not in (theirs, ours) and theirs != ours:
                 raise TransferError(
                     f"{section}.{name}={ours!r}, but the model of model.init_from has {theirs!r}"
