@@ -6,6 +6,7 @@ order are aligned; lists of different classes are an error.
 
 from __future__ import annotations
 
+import collections
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -39,21 +40,22 @@ def order_of(
     if tuple(names) == tuple(wanted):
         return np.arange(len(names))
     keys, wanted_keys = (list(map(_composed, some)) for some in (names, wanted))
-    if len({*keys}) < len(keys) or len({*wanted_keys}) < len(wanted_keys):
+    if _repeated(keys) or _repeated(wanted_keys):
         keys, wanted_keys = list(names), list(wanted)  # spellings tell classes apart here
     numbers = {key: number for number, key in enumerate(keys)}
-    if numbers.keys() != {*wanted_keys}:
-        lacking = [n for n, key in zip(names, keys, strict=True) if key not in {*wanted_keys}]
+    others = {*wanted_keys}
+    if numbers.keys() != others:
+        lacking = [name for name, key in zip(names, keys, strict=True) if key not in others]
         added = [n for n, key in zip(wanted, wanted_keys, strict=True) if key not in numbers]
         raise ClassesDiffer(
             f"{owner} and {wanted_by} have different classes, {len(names)} and {len(wanted)}"
             + _only(owner, lacking)
             + _only(wanted_by, added)
         )
-    if twice := [name for name, key in zip(names, keys, strict=True) if keys.count(key) > 1]:
+    if repeated := _repeated(keys) or _repeated(wanted_keys):
         raise ClassesDiffer(
-            f"{owner} and {wanted_by} have their classes in a different order, and {twice[0]!r} is "
-            "the name of several, so they cannot be matched by name"
+            f"{owner} and {wanted_by} list their classes differently, and {repeated[0]!r} is the "
+            "name of several, so they cannot be matched by name"
         )
     return np.array([numbers[key] for key in wanted_keys])
 
@@ -90,6 +92,10 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def _repeated(names: Sequence[str]) -> list[str]:
+    return [name for name, count in collections.Counter(names).items() if count > 1]
+
+
 def _only(owner: str, names: Sequence[str]) -> str:
     if not names:
         return ""
@@ -99,4 +105,5 @@ def _only(owner: str, names: Sequence[str]) -> str:
 
 def spelled(name: str) -> str:
     """A name in quotes, with the code of each letter that others may look like."""
-    return repr(name) if name.isascii() else f"{name!r} ({ascii(name)[1:-1]})"
+    plain = ascii(name)
+    return plain if plain == repr(name) else f"{name!r} ({plain[1:-1]})"

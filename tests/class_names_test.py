@@ -38,6 +38,7 @@ def test_the_same_names_are_aligned(names, wanted, order):
         (["ant"], ["ant "], "only in a: 'ant'; only in b: 'ant '"),
         ([NFC, NFD], ["ant", NFC], r"only in a: 'cafe\u0301' \(cafe\\u0301\); only in b: 'ant'"),
         (["crane", "ant", "crane"], ["ant", "crane", "crane"], "'crane' is the name of several"),
+        (["crane", "ant"], ["crane", "ant", "crane"], "'crane' is the name of several"),
     ],
 )
 def test_other_names_are_an_error_that_shows_them(names, wanted, sentence):
