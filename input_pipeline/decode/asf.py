@@ -28,7 +28,8 @@ def check_asf(read: Read, num_bytes: int, deadline: float) -> None:
     properties = header[at : at + 104]
     packet_bytes = _number(properties[96:100])
     start = len(header)
-    if at < 0 or not packet_bytes or read(start, 16) != _DATA:
+    same_size = properties[92:96] == properties[96:100]  # smallest and largest packet
+    if at < 0 or not packet_bytes or not same_size or read(start, 16) != _DATA:
         raise BadMedia("decode_error", f"no valid ASF header before byte {start}")
     stated = _number(properties[40:48])
     if not properties[88] & _LIVE and num_bytes < stated:
@@ -92,5 +93,7 @@ class _Pieces:
                 raise ValueError
             last, filled = (last + 1) % 256, 0
         if number % 256 != last % 256 or offset != filled or filled + length > size:
+            raise ValueError
+        if offset and size != expected:
             raise ValueError
         self.last[stream] = number, filled + length, size

@@ -51,15 +51,19 @@ def open_container(data: str | bytes, limits: Limits, whole: bool) -> InputConta
             name = _checked(
                 lambda at, count: os.pread(descriptor, count, at), num_bytes, seconds, whole
             )
-    container = av.open(
-        io.BytesIO(data) if isinstance(data, bytes) else f"file:{os.path.abspath(data)}",
-        "r",
-        format=name,
-        options={"max_pixels": _decoder_limit(limits), "threads": "1"},
-        container_options={"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS + 1)},
-        **_TEXT,
-        timeout=seconds,
-    )
+    try:
+        container = av.open(
+            io.BytesIO(data) if isinstance(data, bytes) else f"file:{os.path.abspath(data)}",
+            "r",
+            format=name,
+            options={"max_pixels": _decoder_limit(limits), "threads": "1"},
+            container_options={"protocol_whitelist": "file", "max_streams": str(MAX_STREAMS + 1)},
+            **_TEXT,
+            timeout=seconds,
+        )
+    except (av.error.PermissionError, av.error.BlockingIOError) as error:
+        # Of the content: the file has been opened above.
+        raise BadMedia("decode_error", "FFmpeg cannot read the header") from error
     container.flags &= ~GENERATE_TIMES
     return container
 

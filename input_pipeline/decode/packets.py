@@ -63,6 +63,9 @@ class Packets:
         if self._keys:
             presented = self._decodable(presented)
         self._order = sorted(presented, key=self._times.__getitem__)  # positions, by index
+        ranks = {position: rank for rank, position in enumerate(presented)}
+        if any(abs(ranks[at] - index) > MAX_REORDERED for index, at in enumerate(self._order)):
+            raise BadMedia("decode_error", "the timestamps contradict the order of the frames")
         self.num_frames = len(self._order)
         if not self._order:
             raise BadMedia("short", "the file has no frames")
@@ -76,6 +79,10 @@ class Packets:
     def start_time(self, start: int) -> int:
         """Presentation timestamp of the first packet of a span."""
         return self._times[start]
+
+    def frames_before(self, stop: int) -> int:
+        """Number of frames in the packets before a position, if packets are not `timed`."""
+        return bisect.bisect_left(self._order, stop)
 
     def frames_per_second(self) -> float:
         """The rate in the header if the timestamps agree within 10 %, else their mean rate.

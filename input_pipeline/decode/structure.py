@@ -29,8 +29,9 @@ _PACKETS = 1 << 14  # of an MPEG transport stream, read at a time
 def check_structure(container: str, read: Read, num_bytes: int, deadline: float) -> None:
     """Checks a file, 2 microseconds per element; 50 per packet of ASF.
 
-    MP4 files without fragments, and AVI, list their frames in one table, so that a missing frame is
-    always detected when they are read. The pieces of an MPEG program stream are not checked.
+    MP4 files without fragments list their frames in one table, so that a missing frame is always
+    detected when they are read; AVI states how many there are, but often one or two too many. The
+    pieces of an MPEG program stream are not checked.
 
     Raises:
       BadMedia: an element is missing, unknown, or extends beyond its parent; or past `deadline` of

@@ -129,6 +129,7 @@ class _Decoder:
     ) -> None:
         missing = set(rows)
         for start, stop in spans:
+            latest, number = self._packets.start_time(start), -1
             for number, frame in enumerate(self._decode_span(start, stop, rows, deadline)):
                 if frame.is_corrupt:
                     raise BadMedia("decode_error", f"the frame at {frame.time} s is damaged")
@@ -136,11 +137,19 @@ class _Decoder:
                 if start and timestamp == self._packets.start_time(start) and not frame.key_frame:
                     # As in H.263, where FFmpeg takes every packet for a keyframe.
                     raise BadMedia("decode_error", f"the frame at {frame.time} s is no keyframe")
+                if timestamp is not None:
+                    if timestamp < latest:  # decoders know the order without timestamps
+                        raise BadMedia("decode_error", f"the frame at {frame.time} s is too late")
+                    latest = timestamp
                 if timestamp in rows:
                     first, *others = rows[timestamp]
                     self._convert(frame, clip[first])
                     clip[others] = clip[first]
                     missing.discard(timestamp)
+            if not self._packets.timed and number + 1 < (
+                count := self._packets.frames_before(stop)
+            ):
+                raise BadMedia("short", f"the decoder returned {number + 1} of {count} frames")
         if missing:
             raise BadMedia(
                 "short", f"the decoder did not return {len(missing)} of {len(rows)} frames"

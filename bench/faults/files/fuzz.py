@@ -32,7 +32,7 @@ FORMATS: dict[str, Format] = {
     "archives": archives.ARCHIVES,
 }
 SECONDS, MEMORY = 300.0, 4 << 30  # for a hang; our own limits are lower
-MOST_SECONDS, MOST_MEGABYTES = 3.0, 200.0  # of the processors, for what is refused
+MOST_SECONDS, MOST_MEGABYTES = 3.0, 200.0  # of the processors, for what is refused and bombs
 _WRITES = ("os.mkdir", "os.symlink", "os.link", "os.remove", "os.chmod")
 _RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork")
 OUT = "out"  # folder next to that of the file, to which a reader may write
@@ -167,10 +167,11 @@ def verdict(job: Job, outcome: Any) -> str:
         return "hang or damage"
     if outcome.kind not in FORMATS[job.format].files[job.file].expected:
         return "wrong in silence"
-    if outcome.kind not in REFUSED:
-        return "recovered"
+    refused = outcome.kind in REFUSED
     cheap = outcome.seconds < MOST_SECONDS and outcome.megabytes < MOST_MEGABYTES
-    return "clean stop" if cheap else "noticed late"
+    if not cheap and (refused or job.format == "bombs"):
+        return "noticed late"
+    return "clean stop" if refused else "recovered"
 
 
 @dataclasses.dataclass

@@ -6,12 +6,13 @@ import contextlib
 import functools
 import io
 import json
+import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from bench.faults.files.kinds import REFUSED, File, Format, load
 from input_pipeline import EvalView, ImageFolder, TrainView, VideoFolder
@@ -56,12 +57,15 @@ def without_index(path: pathlib.Path, file: str) -> str:
 
 
 def with_index(path: pathlib.Path, file: str) -> str:
-    """As training reads a folder that was prepared before a damage that leaves size and time."""
+    """As evaluation reads a folder that was prepared before a disk damaged it.
+
+    The file keeps its time of modification. If it keeps its length too, the index counts; if not,
+    it is "stale": refused here, and read without the index in training.
+    """
     index = path.parent.with_name("out") / "index.jsonl"
-    found = path.stat()
-    line = json.loads(_index_of(file, index.parent))
-    line |= {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
-    index.write_text(json.dumps(line))
+    text = _index_of(file, index.parent)
+    index.write_text(text)
+    os.utime(path, ns=(json.loads(text)["mtime_ns"],) * 2)
     return compared(path, file, path.parent, index)
 
 
@@ -98,7 +102,10 @@ def compared(
     path: pathlib.Path, file: str, folder: pathlib.Path, index: pathlib.Path | None = None
 ) -> str:
     """Reads a video in place of a sound one: "equal", "other pixels", "frames" or "count"."""
-    source = VideoFolder(path=str(folder), index=None if index is None else str(index))
+    try:
+        source = VideoFolder(path=str(folder), index=None if index is None else str(index))
+    except ValueError as left_out:  # its ending is not usual for videos, and now its content
+        raise BadMedia("not_media", str(left_out)) from left_out
     video = load(source, VIDEO)
     assert video.shape == (3, 16, 64, 64, 3)
     if np.array_equal(video, _reference(file)):
@@ -142,41 +149,55 @@ def image_through(view: Any) -> Callable[[pathlib.Path, str], str]:
     return read
 
 
+_VIDEO_FILES = {
+    "mp4": _video(".mp4"),
+    "mp4-fragments": _video(".mp4", muxer={"movflags": "frag_keyframe+empty_moov"}),
+    "mkv": _video(".mkv", container="matroska"),
+    "webm": _video(".webm", container="webm", codec="libvpx-vp9", deadline="realtime"),
+    "avi": _video(".avi", container="avi", codec="mpeg4", b="1M"),
+    "flv": _video(".flv", container="flv"),
+    "ts": _video(".ts", container="mpegts"),
+    "m2ts": _video(".m2ts", container="mpegts", muxer={"mpegts_m2ts_mode": "1"}),
+    "wmv": _video(".wmv", container="asf", codec="wmv2", b="2M", b_frames=0, sound=True),
+    "mpg": _video(".mpg", container="mpeg", codec="mpeg1video", b="2M"),
+}
+_IMAGE_FILES = {
+    "jpg": _image(".jpg", "jpeg", quality=85),
+    "jpg-progressive": _image(".jpg", "jpeg", quality=85, progressive=True),
+    "png": _image(".png", "png"),
+    "webp": _image(".webp", "webp", quality=80),
+    "webp-lossless": _image(".webp", "webp", lossless=True),
+    "jfif": _image(".jfif", "jpeg"),
+    "bmp": _image(".bmp", "bmp"),
+    "tif": _image(".tif", "tiff"),
+    "tif-deflate": _image(".tif", "tiff", compression="tiff_deflate"),
+    "gif": _image(".gif", "gif"),
+}
+if features.check("avif"):
+    _IMAGE_FILES["avif"] = _image(".avif", "avif", max_threads=1)
 VIDEOS = Format(
     "E1",
     "videos",
     "clean stop: refused and counted, classes in the details. Recovered: the frames that were "
     "asked for; 'other pixels' is damage that the codec cannot notice. Wrong in silence: the list "
     "of frames was damaged, and what is left is a consistent, other file",
-    {
-        "mp4": _video(".mp4"),
-        "mp4-fragments": _video(".mp4", muxer={"movflags": "frag_keyframe+empty_moov"}),
-        "mkv": _video(".mkv", container="matroska"),
-        "webm": _video(".webm", container="webm", codec="libvpx-vp9", deadline="realtime"),
-        "avi": _video(".avi", container="avi", codec="mpeg4", b="1M"),
-    },
+    _VIDEO_FILES,
     {
         "read without an index": without_index,
-        "read with an index of before": with_index,
+        "read with an index of before a damage that keeps the time of the file": with_index,
         "prepared, then read": prepared,
     },
     whole=True,
-    damaged=("mp4", "mp4-fragments", "mkv", "webm", "avi"),
+    damaged=tuple(_VIDEO_FILES),
     warm=("mp4",),
 )
 IMAGES = Format(
     "E2",
     "images",
     "as above; JPEG and WebP hold no checksums, not even of their size",
-    {
-        "jpg": _image(".jpg", "jpeg", quality=85),
-        "jpg-progressive": _image(".jpg", "jpeg", quality=85, progressive=True),
-        "png": _image(".png", "png"),
-        "webp": _image(".webp", "webp", quality=80),
-        "webp-lossless": _image(".webp", "webp", lossless=True),
-    },
+    _IMAGE_FILES,
     {"whole": image_through(WHOLE), "a window": image_through(WINDOW)},
     whole=True,
-    damaged=("jpg", "jpg-progressive", "png", "webp", "webp-lossless"),
+    damaged=tuple(_IMAGE_FILES),
     warm=("jpg",),
 )

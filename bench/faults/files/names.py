@@ -25,7 +25,7 @@ from typing import Any
 
 from bench.faults import results
 
-SUFFIXES = ("mp4", "mkv", "avi", "webm", "mov")
+SUFFIXES = ("mp4", "mkv", "avi", "webm", "mov", "ts", "wmv")
 SECONDS = 120
 RIGHT = "outside.mp4"  # names another file for its frames, which it has itself
 FAULT = "E7"

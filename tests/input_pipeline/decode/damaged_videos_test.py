@@ -19,7 +19,7 @@ from input_pipeline.bad_inputs import CLASSES, BadMedia, media_boundary
 from input_pipeline.decode import video as video_decode
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.source import Limits
-from tests.input_pipeline.video_samples import encode_video, numbers_of
+from tests.input_pipeline.video_samples import encode_video, numbers_of, remux
 
 NUM_FRAMES, WANTED = 48, list(range(1, 48, 3))
 
@@ -118,6 +118,43 @@ def test_a_frame_that_comes_twice_does_not_stand_for_another(monkeypatch):
         pytest.raises(BadMedia, match="short: the decoder did not return 1 of 2 frames"),
     ):
         video.frames([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("late", "message"),
+    [
+        (5.5, r"the frame at .* s is too late"),
+        (25.5, "the timestamps contradict the order of the frames"),
+    ],
+)
+def test_a_frame_with_the_timestamp_of_another_does_not_stand_for_it(late, message):
+    def edit(stored):
+        for number, packet in enumerate(stored):
+            yield packet._replace(pts=packet.pts + int(512 * late)) if number == 20 else packet
+
+    data = remux(encode_video(NUM_FRAMES, b_frames=0), "matroska", edit)
+    with (
+        pytest.raises(BadMedia, match=f"decode_error: {message}"),
+        VideoFile(data).open() as video,
+    ):
+        video.frames(range(NUM_FRAMES))
+
+
+def test_a_frame_that_the_decoder_drops_does_not_move_the_others():
+    """Without timestamps, frames are counted."""
+    data = encode_video(NUM_FRAMES, container="mpeg", codec="mpeg1video", b="2M")
+    picture = data.index(b"\0\0\1\0")
+    damaged = data[:picture] + bytes(4) + data[picture + 4 :]
+    with VideoFile(damaged).open() as video:
+        for requested in ([20], [0, 40], [45]):
+            with pytest.raises(BadMedia, match=r"short: the decoder returned \d+ of \d+ frames"):
+                video.frames(requested)
+
+
+def test_a_wrong_header_is_not_a_file_without_permission():
+    data = encode_video(NUM_FRAMES, container="asf", codec="wmv2", b="2M", b_frames=0)
+    stream = data.index(b"\xc0\xef\x19\xbc\x4d\x5b\xcf\x11")  # a stream of video
+    assert outcome(data[:stream] + bytes(8) + data[stream + 8 :]) == "decode_error"
 
 
 def audio_only() -> bytes:

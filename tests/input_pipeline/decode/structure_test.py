@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -68,6 +69,24 @@ def test_a_piece_that_was_changed_does_not_shorten_a_video_in_silence(name, exam
     assert [frames_of(damaged) for damaged in pieces if frames_of(damaged)] == usable
     # An index from before the damage is trusted: only its number of frames is compared.
     assert {frames_of(damaged, FRAMES) for damaged in pieces} <= {FRAMES, None}
+
+
+# Of a frame in two pieces: number, offset 0, size; then number, offset and the same size.
+TWO_PIECES = rb"\x01(.)\0{4}\x08(..)\0\0.*?\x01\1..\0\0\x08\2\0\0"
+
+
+@pytest.mark.parametrize("size", ["smallest packet", "largest packet", "frame"])
+def test_sizes_in_an_asf_file_agree(size, examined):
+    data = bytearray(encode_video(FRAMES, **NEW["wmv"]))
+    packets = data.index(bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")) + 92
+    pieces = re.search(TWO_PIECES, data, re.DOTALL)
+    frame = pieces.start(2) + 1
+    data[{"smallest packet": packets + 2, "largest packet": packets + 6, "frame": frame}[size]] ^= (
+        16
+    )
+    line = examined(bytes(data))
+    assert line["status"] == "decode_error"
+    assert "no valid ASF" in line["reason"]
 
 
 def frames_of(data: bytes, num_frames: int | None = None) -> int | None:
