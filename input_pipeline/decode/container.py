@@ -61,8 +61,7 @@ def open_container(data: str | bytes, limits: Limits, whole: bool) -> InputConta
             **_TEXT,
             timeout=seconds,
         )
-    except (av.error.PermissionError, av.error.BlockingIOError) as error:
-        # Of the content: the file has been opened above.
+    except av.error.PermissionError as error:  # -1, FFmpeg's answer to some wrong headers
         raise BadMedia("decode_error", "FFmpeg cannot read the header") from error
     container.flags &= ~GENERATE_TIMES
     return container

@@ -344,8 +344,8 @@ ODD = Format(
 BOMBS = Format(
     "E4",
     "bombs: sizes, frames, streams, scans, text and nesting far beyond what is there",
-    "strips of extreme shape are read; all others but three sound files are refused; each in 3 s "
-    "of the processor and 200 MB more memory",
+    "sound files, strips of extreme shape and small frames behind a large header are read, all "
+    "others are refused; each in 3 s of the processor and 200 MB more memory",
     {**{name: _ODD[name] for name in _SOUND}, **_BOMBS},
     {"read": read},
     warm=_SOUND,
