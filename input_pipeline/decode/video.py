@@ -138,8 +138,10 @@ class _Decoder:
                     # As in H.263, where FFmpeg takes every packet for a keyframe.
                     raise BadMedia("decode_error", f"the frame at {frame.time} s is no keyframe")
                 if timestamp is not None:
-                    if timestamp < latest:  # decoders know the order without timestamps
-                        raise BadMedia("decode_error", f"the frame at {frame.time} s is too late")
+                    if timestamp < latest:  # decoders order frames without timestamps
+                        raise BadMedia(
+                            "decode_error", f"the frame at {frame.time} s follows a later one"
+                        )
                     latest = timestamp
                 if timestamp in rows:
                     first, *others = rows[timestamp]

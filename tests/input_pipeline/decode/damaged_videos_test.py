@@ -123,7 +123,7 @@ def test_a_frame_that_comes_twice_does_not_stand_for_another(monkeypatch):
 @pytest.mark.parametrize(
     ("late", "message"),
     [
-        (5.5, r"the frame at .* s is too late"),
+        (5.5, r"the frame at .* s follows a later one"),
         (25.5, "the timestamps contradict the order of the frames"),
     ],
 )
