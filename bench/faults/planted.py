@@ -173,7 +173,12 @@ BUGS = [
         LOADER,
     ),
     # Bad input.
-    Bug("loader.py", "problem is None and example >= 0", "example >= 0", LOADER),
+    Bug(
+        "loader.py",
+        "example >= 0 and (problem is None or problem.kind == usable)",
+        "example >= 0",
+        LOADER,
+    ),
     Bug(
         "bad_inputs.py",
         "            self._consecutive = 0\n",

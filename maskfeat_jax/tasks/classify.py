@@ -98,7 +98,7 @@ class Classify(Task):
         targets = jax.nn.one_hot(labels, scores.shape[-1])
         loss = losses.soft_cross_entropy(scores, targets, valid.astype(jnp.float32))
         sums = {"loss": loss, **class_sums(scores, labels, valid)}
-        return sums, best_classes(jnp.exp(scores), batch, views)
+        return sums, best_classes(jnp.exp(scores), batch, valid)
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
         """`loss`; `top1` and `top5` as fractions; `mean_class_top1` over classes with examples."""
@@ -277,16 +277,19 @@ def class_sums(
     }
 
 
-def best_classes(scores: Float[Array, "b classes"], batch: Batch, views: int) -> Metrics:
+def best_classes(
+    scores: Float[Array, "b classes"], batch: Batch, valid: Bool[Array, " b"]
+) -> Metrics:
     """Of each example: `best`, its five best classes, and their scores as `probability`.
 
-    And of the batch, by example: `index`, `label`, and whether all views are `valid`.
+    And `index`, `label` and whether it is `valid`; the batch has the same number of rows for each.
     """
+    views = len(batch["label"]) // len(scores)
     probability, best = jax.lax.top_k(scores, min(_BEST, scores.shape[-1]))
     return {
         "index": batch["index"][::views],
         "label": batch["label"][::views],
-        "valid": jnp.asarray(batch["valid"]).reshape(-1, views).all(1),
+        "valid": valid,
         "best": best,
         "probability": probability,
     }

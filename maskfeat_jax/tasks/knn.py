@@ -113,7 +113,7 @@ class Knn(Classify):
         # A class without votes must not be in the top 5 only because few classes have any.
         scores = jnp.where(votes > 0, votes, -jnp.inf)
         sums = class_sums(scores, queries["label"], queries["valid"])
-        return sums, best_classes(votes, batch, views)
+        return sums, best_classes(votes, batch, queries["valid"])
 
     def show_step(self, params: Any, video: Array) -> dict[str, Array]:
         """Share of the votes of each class."""
