@@ -63,11 +63,14 @@ def order_of(
 def numbers_of(names: Sequence[str]) -> Int[np.ndarray, " classes"]:
     """Class numbers of classes that are known by number only.
 
-    The folders "0" to "999" of ImageNetV2, which sort as 0, 1, 10, are named by them.
+    Folders "0" to "999", as those of ImageNetV2, or "1" to "1000", which sort as 0, 1, 10, are
+    named by them.
     """
     count = len(names)
-    named = {*names} == {str(number) for number in range(count)}
-    return np.array(list(map(int, names))) if named else np.arange(count)
+    for first in (0, 1):
+        if {*names} == {str(first + number) for number in range(count)}:
+            return np.array(list(map(int, names))) - first
+    return np.arange(count)
 
 
 class Aligned:

@@ -51,7 +51,10 @@ def test_folders_named_by_numbers():
         0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9
     ]  # fmt: skip
     assert numbers_of(["n01", "n02"]).tolist() == [0, 1]
-    assert numbers_of(["1", "2"]).tolist() == [0, 1]  # no class 0: names
+    assert numbers_of([str(n) for n in sorted(map(str, range(1, 12)))]).tolist() == [
+        0, 9, 10, 1, 2, 3, 4, 5, 6, 7, 8
+    ]  # fmt: skip
+    assert numbers_of(["10", "20", "5"]).tolist() == [0, 1, 2]  # names, such as of coins
 
 
 def test_labels_of_a_dataset_follow_another_list():

@@ -49,7 +49,8 @@ def train(
       Stopped, Diverged, CheckpointError, RecipeError: see `run_training`.
     """
     with at_once(signals):
-        compare(facts_of(experiment.recipe, experiment.data.source.fingerprint))
+        data = (experiment.training, experiment.testing)
+        compare(facts_of(experiment.recipe, *(x.source.fingerprint for x in data if x)))
         fault_point("start.built")
         workdir = open_workdir(workdir, experiment.recipe, HARMLESS)
         experiment.bad_inputs.list_in(workdir / "bad_inputs.jsonl")

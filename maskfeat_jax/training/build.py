@@ -205,7 +205,7 @@ def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
     training, testing = read_loaders(reader, common, task, data, eval_data)
     problems.stop()
     used = training or testing
-    if task.classes and used is not None and used.source.class_names is not None:
+    if hasattr(task.model, "num_classes") and used and used.source.class_names:
         init_from.check_classes(used.source.class_names)
     loaders = {"data": training, "eval_data": testing}
     on_bad = common.host.on_bad_in_evaluation

@@ -139,21 +139,25 @@ def with_classes(
 
 def _order(source: InitFrom, known: Sequence[str] | None, names: Sequence[str]) -> np.ndarray:
     """The class of the checkpoint that each class of the data is, by number."""
-    if source.classes == "number" or known is None:
-        if source.classes == "name":
-            warnings.warn(
-                f"{source.path} does not hold the names of its classes: class k of it is taken for "
-                "class k of the data. If that is so, set model.init_classes=number",
-                stacklevel=2,
-            )
-        return class_names.numbers_of(names)
-    try:
-        return class_names.order_of(known, names, owner="the checkpoint", wanted_by="the data")
-    except class_names.ClassesDiffer as error:
-        raise TransferError(
-            f"model.init_from={source.path}: {error}. If class k of one is class k of the other, "
-            "whatever their names, set model.init_classes=number"
-        ) from error
+    if source.classes == "name" and known is not None:
+        try:
+            return class_names.order_of(known, names, owner="the checkpoint", wanted_by="the data")
+        except class_names.ClassesDiffer as error:
+            raise TransferError(
+                f"model.init_from={source.path}: {error}. If class k of one is class k of the "
+                "other, whatever their names, set model.init_classes=number"
+            ) from error
+    order = class_names.numbers_of(names)
+    if known is not None and len(known) == len(names):  # `transfer` reports other lengths
+        order = np.argsort(class_names.numbers_of(known))[order]
+    if source.classes == "name":
+        first = ", ".join(f"{k} as {name!r}" for k, name in zip(order[:3], names, strict=False))
+        warnings.warn(
+            f"{source.path} does not hold the names of its classes: they are taken by number, "
+            f"{first}, .... If that is so, set model.init_classes=number",
+            stacklevel=2,
+        )
+    return order
 
 
 def _check_same_network(known: Section, task: Task, parts: tuple[str, ...], frozen: bool) -> None:

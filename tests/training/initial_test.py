@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import warnings
 
 import numpy as np
@@ -95,8 +96,14 @@ def test_numbers_of_more_than_ten_classes_are_not_those_of_their_order():
     source = InitFrom("a file", classes="number")
     moved = with_classes({"projection": head}, source, None, sorted(names))["projection"]
     assert moved["bias"].tolist() == [0, 1, 10, 2, 3, 4, 5, 6, 7, 8, 9]
-    with pytest.warns(UserWarning, match="a file does not hold the names of its classes"):
-        with_classes({"projection": head}, InitFrom("a file"), None, names)
+    with pytest.warns(UserWarning, match="a file does not hold .*0 as '0', 1 as '1', 10 as '10'"):
+        with_classes({"projection": head}, InitFrom("a file"), None, sorted(names))
+    words = [f"n{number:02d}" for number in range(11)]  # the order of the checkpoint counts, too
+    for known, wanted in itertools.product([names, sorted(names), words], repeat=2):
+        moved = with_classes({"projection": head}, source, known, wanted)["projection"]
+        numbers = list(map(int, sorted(names)))
+        ours, theirs = (numbers if x == sorted(names) else range(11) for x in (wanted, known))
+        assert [theirs[int(column)] for column in moved["bias"]] == list(ours)
 
 
 def test_fine_tuning_from_a_classifier(classifier):
@@ -130,6 +137,14 @@ def test_neighbours_vote_for_classes_of_the_same_name(finished_run):
         experiment = build(small | {"eval_data": eval_data})
         found.append(experiment.evaluate(experiment.init()))
     assert found[0] == found[1]
+
+
+def test_neighbours_may_have_other_classes_than_the_checkpoint(classifier):
+    small, others = shrunken("knn_mae_vit_in1k:b16"), [f"a {name}" for name in NAMES]
+    small |= {"data": Renamed(others, "train"), "eval_data": Renamed(others)}
+    small["model"]["init_from"] = str(classifier[0])
+    loaders, _ = build_data(small)
+    assert list(loaders) == ["data", "eval_data"]
 
 
 @pytest.mark.parametrize(
