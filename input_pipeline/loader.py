@@ -165,6 +165,9 @@ class Loader:
         """Loads clips of one example, -1 for padding.
 
         A pure function of (seed, pass_index, index, read) and the file; see `Read`.
+
+        Raises:
+          BadInput: the label is not one of the classes of the source.
         """
         if index < 0:
             return Loaded(self._empty(), 0, -1, read, None)
@@ -178,6 +181,12 @@ class Loader:
         except BadMedia as bad:
             problem = Problem(bad.kind, bad.reason, num_bytes)
             return Loaded(self._empty(), 0, index, read, problem)
+        classes = self.source.class_names
+        if classes is not None and label not in range(len(classes)):
+            raise BadInput(
+                f"{self.source.name_of(index)} has the label {label}, but there are "
+                f"{len(classes)} classes, from 0"
+            )
         stale = getattr(data, "stale", "")
         not_indexed = Problem("stale", stale, None) if stale else None
         return Loaded(video, label or 0, index, read, not_indexed)

@@ -53,9 +53,11 @@ class Tfds:
         except NotImplementedError:
             raise ValueError(_not_random_access(builder, dataset)) from None
         self._image, self._label = image, label
+        self.num_examples = len(self._examples)
+        if label is not None and self.num_examples and self._examples[0][label] < 0:
+            label = self._label = None  # -1: a split for a contest, without its labels
         names = None if label is None else builder.info.features[label].names
         self.class_names = None if names is None else tuple(names)
-        self.num_examples = len(self._examples)
         identity = [builder.info.full_name, split, *map(str, info.shard_lengths), *(names or ())]
         self.fingerprint = fingerprint(text.encode() for text in identity)
 

@@ -17,6 +17,7 @@ from input_pipeline import (
     BadInput,
     BadInputs,
     EvalView,
+    Example,
     ImageFolder,
     Loader,
     Shapes,
@@ -71,6 +72,13 @@ def test_a_batch(source):
     assert not batch["view"].any()
     (batch,) = take(Loader(InMemory([picture(0)] * 3), VIEW, batch_size=2), 1)
     assert "label" not in batch
+
+
+@pytest.mark.parametrize("label", [-1, 3, None])
+def test_a_label_that_is_no_class_is_an_error(source, label, monkeypatch):
+    monkeypatch.setattr(source, "read", lambda index: Example(source.items[index], label))
+    with pytest.raises(BadInput, match=f"has the label {label}, but there are 3 classes, from 0"):
+        take(Loader(source, VIEW, batch_size=5), 1)
 
 
 def test_an_epoch_holds_each_example_at_most_once_and_epochs_differ(source):

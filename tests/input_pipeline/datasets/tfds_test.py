@@ -29,12 +29,14 @@ class TinyPictures(tfds.core.GeneratorBasedBuilder):
         return tfds.core.DatasetInfo(builder=self, features=features)
 
     def _split_generators(self, dl_manager):
-        return {"train": self._generate_examples(12), "test": self._generate_examples(5)}
+        hidden = self._generate_examples(2, hidden=True)
+        splits = {"train": self._generate_examples(12), "test": self._generate_examples(5)}
+        return {**splits, "contest": hidden}
 
-    def _generate_examples(self, count):
+    def _generate_examples(self, count, hidden=False):
         for index in range(count):
             pixels = np.full((20, 31, 3), 10 * index, np.uint8)
-            yield index, {"image": pixels, "label": index % 3}
+            yield index, {"image": pixels, "label": -1 if hidden else index % 3}
 
 
 def prepare(folder, file_format) -> str:
@@ -68,6 +70,12 @@ def test_reads_in_any_order(data_dir):
     assert sorted(values) == [10 * index for index in range(12)]
     assert [example.label for example in examples[2:]] == [value // 10 % 3 for value in values]
     assert source.name_of(7) == "tiny_pictures/train/7"
+
+
+def test_a_split_whose_labels_are_hidden_has_none(data_dir):
+    source = Tfds("contest", dataset="tiny_pictures", data_dir=data_dir)
+    assert source.class_names is None
+    assert source.read(0).label is None
 
 
 def test_loads_a_part_of_a_split_in_threads(data_dir):
