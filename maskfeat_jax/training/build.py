@@ -306,11 +306,11 @@ def _dataset(where: str, reader: Reader, section: Any) -> Any:
 
 
 def read_init_from(reader: Reader, task_class: type[Task], trains: bool) -> InitFrom:
-    """The keys `init_…` of the section `model`."""
+    """The keys `init_…` of the section `model`; evaluation takes all parts, whatever they say."""
     keys = {key: value for key, value in reader["model"].items() if key in INIT_KEYS}
     init_from = reader.call("model", InitFrom.of, keys)
-    if trains and init_from.parts is None:
-        init_from = init_from._replace(parts=task_class.init_parts)
+    if not trains or init_from.parts is None:
+        init_from = init_from._replace(parts=task_class.init_parts if trains else None)
         reader.note("model", {"init_parts": init_from.parts})
     return init_from
 

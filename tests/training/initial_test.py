@@ -90,6 +90,13 @@ def test_classes_matched_by_number(classifier, names):
         assert experiment.evaluate(experiment.init()) == pytest.approx(results, rel=1e-6)
 
 
+def test_an_evaluation_takes_all_parts(classifier):
+    """A recipe of fine-tuning that names parts, such as of MAE on Kinetics, is evaluated, too."""
+    workdir, results = classifier
+    experiment = build(evaluating(workdir, Renamed(NAMES), init_parts=("encoder", "norm")))
+    assert experiment.evaluate(experiment.init()) == pytest.approx(results, rel=1e-6)
+
+
 def test_numbers_of_more_than_ten_classes_are_not_those_of_their_order():
     names = list(map(str, range(11)))
     head = {"kernel": np.eye(11), "bias": np.arange(11.0)}
