@@ -12,7 +12,7 @@ import numpy as np
 
 from maskfeat_jax import class_names
 from maskfeat_jax.augment import Normalise
-from maskfeat_jax.checkpoints.description import fields_of
+from maskfeat_jax.checkpoints.description import fields_of, sections_of
 from maskfeat_jax.checkpoints.pretrained import (
     Pretrained,
     class_names_of,
@@ -173,9 +173,10 @@ def _check_same_network(known: Section, task: Task, parts: tuple[str, ...], froz
       TransferError: a setting differs.
     """
     keys = {"model": ["heads", "kv_stride", "widen_in", "epsilon"]}
+    if HEAD in parts or frozen:
+        keys["model"] += ["tubelet", "class_token"]
     if HEAD in parts:
-        keys["model"].append("tubelet")
-        keys["head"] = ["pool", "norm_of", "heads", "last_epsilon"]
+        keys["head"] = ["name", "pool", "norm_of", "heads", "last_epsilon"]
     if frozen:
         keys["normalise"] = ["mean", "std"]
     sections = _sections_of(task.model, task.normalise)
@@ -191,7 +192,7 @@ def _check_same_network(known: Section, task: Task, parts: tuple[str, ...], froz
 def _sections_of(model: Any, normalise: Normalise) -> dict[str, dict[str, Any]]:
     return {
         "model": fields_of(model.encoder),
-        "head": fields_of(model),
+        "head": sections_of(model)["head"],
         "normalise": dataclasses.asdict(normalise),
     }
 

@@ -181,6 +181,23 @@ def test_settings_that_parameters_do_not_show(classifier, tmp_path, section, cha
             tuning.init()
 
 
+def test_heads_of_the_same_parameters_are_not_the_same(classifier):
+    """A linear probe has all parameters of a classifier, and a norm of its own."""
+    recipe = evaluating(classifier[0], Renamed(NAMES))
+    del recipe["mix"]
+    recipe["head"] = {"name": "linear_probe", "num_classes": 10, "pool": "mean"}
+    with pytest.raises(TransferError, match="head.name='linear_probe', .* has 'classifier'"):
+        build(recipe).init()
+
+
+def test_a_frozen_encoder_has_the_tokens_that_it_was_trained_with(classifier):
+    small = shrunken("knn_mae_vit_in1k:b16")
+    small["model"] |= {"init_from": str(classifier[0]), "class_token": False}
+    small["head"]["pool"] = "mean"
+    with pytest.raises(TransferError, match="model.class_token=False, .* has True"):
+        build(small).init()
+
+
 def test_what_a_file_does_not_hold_is_said_by_the_recipe(classifier, tmp_path):
     write(load(classifier[0]), tmp_path / "timm", "timm")
     (tmp_path / "timm" / "maskfeat_jax.json").unlink()
