@@ -38,6 +38,8 @@ def load(name: str) -> ConfigDict:
       LookupError: the recipe does not know what follows the colon.
       RecipeError: the file cannot be run; says where.
     """
+    if "://" in name:
+        raise RecipeNotFound(f"{name} is a URL; expected a file")
     path, _, argument = name.partition(":")
     file = _file_of(path)
     spec = importlib.util.spec_from_file_location(f"recipe_{file.stem}", file)

@@ -79,7 +79,7 @@ def transfer(
             merged[name] = np.asarray(found, value.dtype)
     if wrong:
         raise TransferError(
-            f"{len(wrong)} parameters do not fit the model: "
+            f"model.init_from: {len(wrong)} parameters do not fit the model: "
             + "; ".join(wrong[:5])
             + ("; …" if len(wrong) > 5 else "")
             + ". Is it the same encoder, size and number of classes?"

@@ -75,6 +75,8 @@ def command(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--seed", type=int, help="seed of the masks; default: that of the run")
     args = parser.parse_args(arguments)
+    if not args.out.absolute().parent.is_dir():
+        parser.error(f"--out={args.out}: its folder does not exist")
     try:
         drawn = pictures(args.workdir, args.files, seed=args.seed)
     except (ValueError, CheckpointError, WorkdirError) as error:

@@ -112,6 +112,20 @@ def test_the_work_directory_is_a_path(monkeypatch):
             _ = parse(["verify-checkpoint", f"--workdir={value}"]).options.directory
 
 
+def test_a_recipe_is_no_url():
+    with pytest.raises(RecipeError, match=r"--config: https://x/y.py is a URL; expected a file"):
+        _ = parse(["--config=https://x/y.py", "--workdir=runs/a"]).options.recipe
+
+
+def test_visualize_needs_the_folder_of_its_picture(tmp_path, capsys):
+    from maskfeat_jax.commands import visualize
+
+    with pytest.raises(SystemExit) as ended:
+        visualize.command(["runs/a", "a.png", f"--out={tmp_path}/none/a.png"])
+    assert ended.value.code == 2
+    assert "none/a.png: its folder does not exist" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("arguments", [["gs://b/run", "a.png"], ["runs/a", "gs://b/a.png"]])
 def test_visualize_takes_no_urls(arguments, capsys):
     from maskfeat_jax.commands import visualize
