@@ -128,8 +128,7 @@ def build(recipe: Section) -> Experiment:
     with problems.gather():
         params = call(INIT, init_shapes, {}, task=task, mesh=mesh)
     with problems.gather():
-        if rule is not None and training is not None and params is not None:
-            check_training(task, run, training)
+        if rule and params is not None and training is not None and training.steps_per_epoch:
             optimizer = optimizer_of(rule, run, task, params, training.steps_per_epoch)
     problems.stop()
 
@@ -350,6 +349,9 @@ def read_loaders(
             else:
                 training = loaders.training(data, common.view)
             task.check_labels("data", data)
+    with reader.problems.gather():
+        if training is not None and common.view is not None:
+            check_training(task, common.run, training)
     with reader.problems.gather():
         if eval_data is not None:
             if task.classes and data is not None:  # before their number, which follows

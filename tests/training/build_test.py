@@ -101,6 +101,8 @@ TREE = {"name": "image_folder", "path": "..."}
             {"data": {**TREE, "path": ".../a"}, "eval_data": {"split": "val"}},
             ["data: {}/a is not a folder"],
         ),
+        (PRETRAIN, {"run__batch_size": 64}, ["run.batch_size=64 clips, but data has only 48"]),
+        (FINETUNE, {"mix__group": 3}, ["mix.group=3 does not divide run.batch_size=16"]),
         (FINETUNE, {"view__max_pixels": 0}, ["view: max_pixels is 0; it must be at least 1"]),
         (FINETUNE, {"eval_view__max_pixels": 0}, ["eval_view: max_pixels is 0"]),
         (FINETUNE, {"task": "evaluate", "view__sise": 0}, ["view.sise: no such key; did you"]),
@@ -116,9 +118,7 @@ def test_data_and_views_are_named(read, name, changes, sentences, images):
 @pytest.mark.parametrize(
     ("name", "changes", "sentence"),
     [
-        (PRETRAIN, {"run__batch_size": 64}, "run.batch_size=64 clips, but data has only 48"),
         (PRETRAIN, {"view__repeats": 3}, "run.batch_size and view.repeats: batch_size 16 is not"),
-        (FINETUNE, {"mix__group": 3}, "mix.group=3 does not divide run.batch_size=16"),
         (PRETRAIN, {"seed": -1}, "seed=-1: expected 0 or more"),
         (PRETRAIN, {"input__workers": -1}, "input: workers=-1 must not be negative"),
         (KNN, {"view__size": 64}, "view: no such section of task='knn'; did you mean 'eval_view'"),
