@@ -10,6 +10,7 @@ from pathlib import Path
 
 from input_pipeline.texts import as_name, lines_of, name_bytes, raise_problems, read_text, unquoted
 
+MAX_CLASSES = 1_000_000
 _HEADER = re.compile(
     "(class|label|category)?[_ ]?(id|index|idx|number|names?)|class(es)?|labels?|category"
 )
@@ -69,6 +70,8 @@ def _from_lines(file: Path, lines: list[str]) -> tuple[str, ...]:
     raise_problems(file, _unreadable(lines))
     header = _has_header(lines)
     numbers, names = _numbered(lines[header:], header)
+    if header and (columns := len(re.split("[,;\t]", lines[0]))) > 2:
+        raise ValueError(f"{file}: {columns} columns, {lines[0]!r}; expected a number and a name")
     if header and not numbers:
         raise ValueError(
             f"{file}: line 1, {lines[0]!r}, is the header of a table, but not all other lines are "
@@ -91,10 +94,10 @@ def _unreadable(lines: list[str]) -> Iterator[str]:
             yield f"line {number}: a NUL byte; save the file as UTF-8 text"
         if "\r" in line:
             yield f"line {number}: a carriage return in the line; end all lines in the same way"
-    if _HEADER.fullmatch(lines[0].lower()):
+    if _HEADER.fullmatch(lines[0].lower()) or lines[0].startswith(("# ", "{")):
         yield (
-            f"line 1: {lines[0]!r} may be a header; remove it, or, if it is the name of class 0, "
-            "write it in double quotes"
+            f"line 1: {lines[0]!r} may be a header, a comment or JSON; remove it, name the file "
+            ".json, or, if it is the name of class 0, write it in double quotes"
         )
 
 
@@ -117,9 +120,9 @@ def _numbered(lines: list[str], is_table: bool) -> tuple[list[int] | None, list[
         if len(matches) < len(lines):
             continue
         numbers, names = [int(match["number"]) for match in matches], [m["name"] for m in matches]
-        start, differ = min(numbers, default=0), len(set(names)) == len(names)
-        dense = start < 2 and sorted(numbers) == list(range(start, start + len(numbers)))
-        if is_table or all(m["by"].strip(" ") for m in matches) or (dense and differ):
+        differ = len(set(names)) == len(names)
+        counted = min(numbers, default=2) < 2 and len(set(numbers)) == len(numbers)
+        if is_table or all(m["by"].strip(" ") for m in matches) or (counted and differ):
             return numbers, names
     return None, lines
 

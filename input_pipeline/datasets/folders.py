@@ -200,7 +200,7 @@ class FilesBelow:
                 ending = os.path.splitext(entry.name)[1].lower()
                 if entry.name.startswith("."):
                     self.left_out["hidden"] += 1
-                elif entry.is_dir():
+                elif _is_folder(entry):
                     if not (entry.is_symlink() and _leads_up(entry.path)):
                         folders.append(entry.name)
                 elif self._is_listed(entry, ending):
@@ -220,17 +220,27 @@ class FilesBelow:
     def _is_listed(self, entry: os.DirEntry[str], ending: str) -> bool:
         if ending in self._endings:
             # A dangling link is listed, to be counted as missing; a pipe is not.
-            return entry.is_file() or entry.is_symlink()
-        if ending in self._others or not entry.is_file():
+            return entry.is_symlink() or entry.is_file()
+        if ending in self._others:
             return False
         try:
-            kind = kind_of(read_head(entry.path))
+            kind = kind_of(read_head(entry.path)) if entry.is_file() else None
         except (OSError, BadMedia):
             return False
         return kind is not None and kind.media in self._media
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where nothing may be read
+        return False
+
+
 def _leads_up(link: str) -> bool:
-    """Whether a link to a folder points to one that contains the link: an endless recursion."""
+    """Whether a link to a folder points above a folder on the way to it: an endless recursion."""
     target = os.path.realpath(link)
-    return os.path.commonpath([target, os.path.realpath(os.path.dirname(link))]) == target
+    return any(
+        os.path.commonpath([target, os.path.realpath(folder)]) == target
+        for folder in Path(link).parents
+    )

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from input_pipeline.datasets.class_files import labels_from_one, read_class_names
+from input_pipeline.datasets.class_files import MAX_CLASSES, labels_from_one, read_class_names
 from input_pipeline.datasets.video_index import ListedVideos
 from input_pipeline.paths import local_path
 from input_pipeline.texts import lines_of, raise_problems, read_text, unquoted
@@ -36,7 +36,7 @@ _LABEL_COLUMN = re.compile("labels?|target|(class|label)_?(id|index|idx)|class")
 class Listed(NamedTuple):
     """Contents of a list."""
 
-    paths: list[str]  # as written
+    paths: list[str]  # normalised
     labels: np.ndarray | None  # int64 (paths,), class indices; None without labels
     lines: np.ndarray  # int64 (paths,), line numbers from 1
     first: str  # the first entry, as written
@@ -105,8 +105,7 @@ class VideoList(ListedVideos):
         names = None
         if listed.labels is not None:
             names = _class_names(file, listed, classes, self.LABELS_FROM_ONE)
-        paths = [os.path.normpath(path) for path in listed.paths]
-        super().__init__(root, paths, listed.labels, names, index)
+        super().__init__(root, listed.paths, listed.labels, names, index)
 
 
 def read_list(file: Path, root: str, labelled: bool = True) -> Listed:
@@ -129,7 +128,7 @@ def read_list(file: Path, root: str, labelled: bool = True) -> Listed:
         for number, raw in enumerate(lines_of(read_text(file)), 1)
         if (line := raw.strip(_BLANK)) and not _is_comment(line, root)
     ]
-    form = _form_of_header(file, entries[0][1], root) if entries else None
+    form = _form_of_header(file, entries[0][1], root, labelled) if entries else None
     if form is not None:
         del entries[0]
     if not entries:
@@ -142,7 +141,7 @@ def read_list(file: Path, root: str, labelled: bool = True) -> Listed:
         if entry is None or (problem := _doubt(entry, line, form, root, labelled)):
             problems.append(f"line {number}: {problem if entry else _misfit(line, form)}")
             continue
-        paths.append(entry.path)
+        paths.append(os.path.normpath(entry.path))
         labels.append(_NO_LABEL if entry.label is None else entry.label)
     raise_problems(file, problems)
     lines = np.array([number for number, _ in entries])
@@ -223,7 +222,7 @@ def _form_of_lines(file: Path, lines: list[str], root: str, labelled: bool) -> _
     return best[0]
 
 
-def _form_of_header(file: Path, line: str, root: str) -> _Form | None:
+def _form_of_header(file: Path, line: str, root: str, labelled: bool) -> _Form | None:
     """The form that a header with the names of columns announces; None if it is an entry."""
     separator = next((character for character in "\t,;|" if character in line), " ")
     names = [unquoted(name.strip(_BLANK)).lower() for name in line.split(separator)]
@@ -237,13 +236,20 @@ def _form_of_header(file: Path, line: str, root: str) -> _Form | None:
             f"{file}: the header {line!r} names {len(paths)} columns of paths and {len(labels)} of "
             "labels; expected one of each, such as `path,label`"
         )
-    if len(names) == 2 and labels:  # paths may contain the separator
-        return _PATH_LABEL if paths[0] == 0 else _LABEL_PATH
+    pair = None  # whose path may contain the separator
+    if len(names) == 2 and labels:
+        pair = _PATH_LABEL if paths[0] == 0 else _LABEL_PATH
+        if labelled:
+            return pair
 
     def read(line: str) -> _Entry | None:
+        if pair and (entry := pair.read(line)):
+            return entry
         (fields,) = csv.reader([line], delimiter=separator, skipinitialspace=True)
         if len(fields) != len(names):
             return None
+        if not labelled:
+            return _Entry(fields[paths[0]].strip(_BLANK), None)
         label = _NUMBER.fullmatch(fields[labels[0]]) if labels else None
         if labels and label is None:
             return None
@@ -292,10 +298,16 @@ def _doubt(entry: _Entry, line: str, form: _Form, root: str, labelled: bool) -> 
             f"expected `path label`, found more numbers: {line[-60:]!r}; which one is the label is "
             "not known; lists of frame folders are not supported"
         )
-    if form is _PATH_LABEL and _NUMBER_AT_END.search(entry.path) and not _is_file(root, entry):
-        return f"expected {form.words}, as in other lines, found more numbers: {line[-60:]!r}"
-    if form is _PATH and _label_last(line) and not _is_file(root, entry):
-        return f"expected {form.words}, as in other lines, found {line[:80]!r}"
+    numbers = ""
+    if form is _PATH_LABEL and _NUMBER_AT_END.search(entry.path):
+        numbers = f"more numbers: {line[-60:]!r}"
+    if form is _PATH and _label_last(line):
+        numbers = repr(line[:80])
+    if numbers and not line.startswith('"') and not _is_file(root, entry):
+        return (
+            f"expected {form.words}, as in other lines, found {numbers}; if they belong to the "
+            "path of a missing file, write it in double quotes"
+        )
     return ""
 
 
@@ -341,7 +353,8 @@ def _class_names(
     if isinstance(classes, str):
         names = read_class_names(local_path(classes))
     else:
-        names = tuple(map(str, range(labels.max() + 1 if classes is None else classes)))
+        count = min(labels.max() + 1, MAX_CLASSES) if classes is None else classes
+        names = tuple(map(str, range(count)))
     if from_one and classes is None:
         raise ValueError(
             f"{file}: {from_one}; subtract 1 from each, or, if class 0 exists and has no example, "
@@ -359,7 +372,7 @@ def _class_names(
 def _check_root(file: Path, root: str, listed: Listed) -> None:
     """Raises ValueError for a wrong root, or lines of a form that is not understood."""
     first = [os.path.join(root, path) for path in listed.paths[:_FIRST]]
-    if any(map(os.path.exists, first)):
+    if any(map(os.path.isfile, first)):
         return
     label = "no label" if listed.labels is None else f"the label {listed.labels[0]}"
     understood = (
@@ -369,6 +382,11 @@ def _check_root(file: Path, root: str, listed: Listed) -> None:
     fields = [unquoted(field) for field in re.split(f"[{_BY}]+", listed.first) if field]
     if any(os.path.isfile(os.path.join(root, field)) for field in fields):
         raise ValueError(f"{file}: {understood}; expected `path label` with a whole number")
+    if any(map(os.path.isdir, first)):
+        raise ValueError(
+            f"{file}: {understood}; expected files, found folders: lists of frame folders are not "
+            "supported"
+        )
     raise ValueError(
         f"{file}: none of the first {len(first)} files exists, such as {first[0]}: {understood}; "
         "set root to the folder that the paths are relative to, or correct the lines"

@@ -15,14 +15,13 @@ import cv2
 import numpy as np
 
 from input_pipeline.bad_inputs import BadMedia, refuse_larger
-from input_pipeline.datasets.class_files import labels_from_one, read_class_names
+from input_pipeline.datasets.class_files import MAX_CLASSES, labels_from_one, read_class_names
 from input_pipeline.paths import local_path
 from input_pipeline.records.index import Record, open_indexes, path_of_index
 from input_pipeline.source import LIMITS, Example, Limits, fingerprint
 from input_pipeline.texts import name_bytes
 from input_pipeline.views import crops
 
-MAX_CLASSES = 1_000_000
 _JPEG_END = b"\xff\xd9"
 _SHARD = re.compile(r"(?P<split>.+?)(\.tfrecords?)?-(?P<number>\d{5,})-of-(?P<count>\d{5,})$")
 

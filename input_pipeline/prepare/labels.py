@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
@@ -87,7 +86,7 @@ def _listed(folder: Path, labels: Path, lines: list[Line], name: str) -> Split:
     missing = dict(status="missing", reason="in the list of labels but not in the folder")
     examples: list[Example] = []
     listed = read_list(labels, str(folder))
-    for row, path in enumerate(map(os.path.normpath, listed.paths)):
+    for row, path in enumerate(listed.paths):
         label = None if listed.labels is None else int(listed.labels[row])
         examples.append((by_path.get(path, dict(path=path, **missing)), label, None))
     return _split(name, None, examples)

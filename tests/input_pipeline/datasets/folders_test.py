@@ -152,6 +152,20 @@ def test_follows_links_but_not_round_in_circles(tree, tmp_path_factory):
     assert source.read(source.num_examples - 1).data == (elsewhere / "x.jpg").read_bytes()
 
 
+def test_links_in_circles_end(tmp_path):
+    for name, other in (("ant", "bee"), ("bee", "ant")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.jpg").touch()
+        (tmp_path / name / other).symlink_to(tmp_path / other)
+        (tmp_path / name / "itself.jpg").symlink_to("itself.jpg")
+        (tmp_path / name / "itself").symlink_to("itself")
+    source = ImageFolder(path=str(tmp_path))
+    names = [os.path.relpath(source.name_of(i), tmp_path) for i in range(source.num_examples)]
+    assert names[:4] == ["ant/0.jpg", "ant/bee/0.jpg", "ant/bee/itself.jpg", "ant/itself.jpg"]
+    assert names[4:] == ["bee/0.jpg", "bee/ant/0.jpg", "bee/ant/itself.jpg", "bee/itself.jpg"]
+    assert source.left_out["no ending"] == 4
+
+
 def test_fingerprint_is_of_the_list(tree):  # not of the folder, see contracts_test
     expected = ImageFolder("train", path=str(tree)).fingerprint
     assert ImageFolder("train", path=str(tree), labels="none").fingerprint != expected

@@ -118,6 +118,9 @@ def test_labels_of_minus_one_are_none(folder, text, labels):
         "a.mp4 1\nd,e.mkv 2\n",
         "a.mp4 running\nb.mp4 jumping\n",
         '"a.mp4",riding a bike\n"d,e.mkv",running\n',
+        'path,label\na.mp4,riding a bike\n"d,e.mkv",running\n',
+        "label,path,end\nriding a bike,a.mp4,3\n7,b.mp4,4\n",
+        "path,label\na.mp4,7\nd,e.mkv,-1\n",
     ],
 )
 def test_labels_that_are_not_wanted_may_be_anything(folder, text):
@@ -155,6 +158,11 @@ def test_labels_that_are_not_wanted_may_be_anything(folder, text):
         ("path,label,class_id\na.mp4,ant,0\n", "names 1 columns of paths and 2 of labels"),
         ("path,split,label\na.mp4,train,0\nd,e.mkv,train,1\n", "line 3: expected the columns"),
         ("path,label\na.mp4,ant\n", "line 2: expected `path label` with a whole number"),
+        ("sub 3 -1\n", "the path 'sub' and no label; .* lists of frame folders are not supported"),
+        ("a.mp4 0\nb.mp4 999999999\n", "line 2: label 999999999; there are 1000000 classes"),
+        ("a.mp4 0\n./a.mp4 1\n", "line 2: a.mp4 has label 1, but 0 in line 1"),
+        ("a.mp4 0\nx 3 1\n", "line 2: .*more numbers: 'x 3 1'; if .*missing file.*double quotes"),
+        ("a.mp4\nx 3\n", "line 2: expected a path without a label, .*missing file.*double quotes"),
         ("a.mp4 0\n#note\n", "line 2: .*a comment starts with # and a space"),
         ("a.mp4 0\rd,e.mkv 1\na.mp4 0\n", "line 1: carriage return in the line"),
         ("5 5\n", "forms `path label` .* and `label path` .*with paths in double quotes"),
@@ -164,6 +172,14 @@ def test_what_is_not_clear_is_an_error(folder, text, words):
     (folder / "5").touch()
     with pytest.raises(ValueError, match=words):
         VideoList("train", path=str(write(folder, text)))
+
+
+def test_quotes_settle_what_is_a_path(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    labelled = read_list(write(tmp_path, 'a.mp4 0\n"x 3" 1\n'), str(tmp_path))
+    assert labelled.paths == ["a.mp4", "x 3"]
+    assert labelled.labels is not None and labelled.labels.tolist() == [0, 1]
+    assert read_list(write(tmp_path, 'a.mp4\n"x 3"\n'), str(tmp_path)).paths == ["a.mp4", "x 3"]
 
 
 def test_labels_from_one_leave_class_0_empty(folder):
