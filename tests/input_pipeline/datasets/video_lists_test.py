@@ -178,7 +178,8 @@ def test_quotes_settle_what_is_a_path(tmp_path):
     (tmp_path / "a.mp4").touch()
     labelled = read_list(write(tmp_path, 'a.mp4 0\n"x 3" 1\n'), str(tmp_path))
     assert labelled.paths == ["a.mp4", "x 3"]
-    assert labelled.labels is not None and labelled.labels.tolist() == [0, 1]
+    assert labelled.labels is not None
+    assert labelled.labels.tolist() == [0, 1]
     assert read_list(write(tmp_path, 'a.mp4\n"x 3"\n'), str(tmp_path)).paths == ["a.mp4", "x 3"]
 
 
