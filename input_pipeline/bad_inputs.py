@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from input_pipeline.texts import printable
+
 CLASSES = (
     "missing",
     "unreadable",
@@ -181,7 +183,7 @@ class BadInputs:
         if count == 10 ** (len(str(count)) - 1):
             warnings.warn(
                 f"{count} files so far are not those of the index, and are read without it; the "
-                f"last is {ascii(name)[1:-1]}: {problem.reason}",
+                f"last is {printable(name)}: {problem.reason}",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -211,7 +213,7 @@ class BadInputs:
         else:
             return
         where = "no list is kept" if self.path is None else f"all are listed in {self.path}"
-        first = "; ".join(f"{name} ({words})" for name, words in self._first.items())
+        first = "; ".join(f"{printable(name)} ({words})" for name, words in self._first.items())
         raise TooManyBadInputs(f"{what}. First files: {first}. {self.files} files so far, {where}.")
 
     def _read_list(self) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from input_pipeline.bad_inputs import BadInput, BadInputs, BadMedia, Problem, media_boundary
 from input_pipeline.source import Source, Video
+from input_pipeline.texts import printable
 from input_pipeline.views.clips import View
 
 Batch = dict[str, np.ndarray]
@@ -227,8 +228,8 @@ class Loader:
                 if on_bad == "fail":
                     repair = "" if problem.kind == "stale" else "repair it, "
                     raise BadInput(
-                        f"{name} cannot be used ({problem.kind}: {problem.reason}); {repair}"
-                        'or leave such files out with input.on_bad_in_evaluation="skip"'
+                        f"{printable(name)} cannot be used ({problem.kind}: {problem.reason}); "
+                        f'{repair}or leave such files out with input.on_bad_in_evaluation="skip"'
                     )
                 self.bad_inputs.note(name, int(index), problem)
             yield batch

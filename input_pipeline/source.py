@@ -11,6 +11,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from input_pipeline.texts import printable
+
 _ENDINGS = 8  # of files that are left out, in a sentence
 IMAGE_PIXELS = 64_000_000
 FRAME_PIXELS = 4096 * 4096  # of a video: its decoder holds up to 17 frames, and a clip as many
@@ -115,11 +117,6 @@ class Source(Protocol):
 
     def read(self, index: int) -> Example:
         """Reads one example; raises OSError when it cannot."""
-
-
-def printable(text: str) -> str:
-    """Escapes line breaks, control characters and bytes that are not UTF-8, as names may have."""
-    return text.encode("unicode_escape").decode() if not text.isprintable() else text
 
 
 class LeftOut(collections.Counter[str]):

@@ -61,6 +61,11 @@ def unquoted(field: str) -> str:
     return field
 
 
+def printable(text: str) -> str:
+    """Escapes line breaks, control characters and bytes that are not UTF-8, as names may have."""
+    return text.encode("unicode_escape").decode() if not text.isprintable() else text
+
+
 def raise_problems(file: Path, problems: Iterable[str]) -> None:
     """Raises ValueError with the first 20 problems of a file, if there are any."""
     found = list(problems)

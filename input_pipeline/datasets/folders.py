@@ -15,7 +15,8 @@ from input_pipeline.datasets.video_index import VideoIndex
 from input_pipeline.decode.kinds import ENDINGS, SIDE_FILES, Media, kind_of, read_head
 from input_pipeline.decode.regular_files import read_regular
 from input_pipeline.paths import local_path
-from input_pipeline.source import Example, LeftOut, fingerprint, printable
+from input_pipeline.source import Example, LeftOut, fingerprint
+from input_pipeline.texts import printable
 
 SPLITS = ("train", "val", "valid", "validation", "test")
 

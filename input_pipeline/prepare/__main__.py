@@ -33,8 +33,8 @@ from input_pipeline.prepare.scan import Line
 from input_pipeline.prepare.worker_processes import Died
 from input_pipeline.records import writer as record_writer
 from input_pipeline.records.writer import Settings, ShardJob
-from input_pipeline.source import Limits, printable
-from input_pipeline.texts import escape_unprintable
+from input_pipeline.source import Limits
+from input_pipeline.texts import escape_unprintable, printable
 
 _MORE = """
 OUT may be VIDEOS; otherwise set the index in the section of video_folder, video_list or ssv2:

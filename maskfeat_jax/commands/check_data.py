@@ -20,7 +20,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from tqdm import tqdm
 
-from input_pipeline.source import printable
+from input_pipeline.texts import printable
 from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.files import write_atomically

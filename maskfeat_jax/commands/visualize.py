@@ -19,7 +19,7 @@ import numpy as np
 from input_pipeline import EvalView
 from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.datasets.media import open_media
-from input_pipeline.source import printable
+from input_pipeline.texts import printable
 from maskfeat_jax.api import load
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.files import local_path

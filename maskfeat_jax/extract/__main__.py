@@ -32,7 +32,8 @@ from input_pipeline import BadInput, BadInputs, EvalView, Loader
 from input_pipeline.bad_inputs import Problem
 from input_pipeline.datasets.media import media_source
 from input_pipeline.memory import keep_freed_memory
-from input_pipeline.source import LeftOut, printable
+from input_pipeline.source import LeftOut
+from input_pipeline.texts import printable
 from maskfeat_jax import sharding
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.class_names import Aligned, ClassesDiffer

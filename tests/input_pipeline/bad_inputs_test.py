@@ -102,6 +102,11 @@ def test_half_of_the_files_bad_stops_early_and_names_them():
     assert "f6" not in message
 
 
+def test_names_are_printable_in_messages():
+    with pytest.raises(TooManyBadInputs, match=r"First files: a\\nb\\udce9\.jpg \(decode_error"):
+        BadInputs(max_consecutive=1).record("a\nb\udce9.jpg", 0, PROBLEM)
+
+
 def test_a_dead_mount_stops_after_a_few():
     bad_inputs = BadInputs(max_consecutive=64)
     with pytest.raises(TooManyBadInputs, match="64 clips in a row"):
