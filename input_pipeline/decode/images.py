@@ -8,6 +8,7 @@ orientation is ignored as in the original implementations (that of a TIFF is app
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import zlib
@@ -45,11 +46,15 @@ class Picture:
         # For larger windows Pillow is as fast; both give the same pixels.
         if self._jpeg is not None and height * width < 0.5 * self.height * self.width:
             return self._decode_jpeg(self._jpeg, window)
-        return _to_rgb(self._header).crop((left, top, left + width, top + height))
+        return self._rgb.crop((left, top, left + width, top + height))
 
     def whole(self) -> Image.Image:
-        """Decodes the whole image, mode RGB."""
-        return self.crop(Window(0, 0, self.height, self.width))
+        """Decodes the whole image, mode RGB; always the same object."""
+        return self._rgb
+
+    @functools.cached_property
+    def _rgb(self) -> Image.Image:
+        return _to_rgb(self._header)
 
     def _decode_jpeg(self, jpeg: bytes, window: Window) -> Image.Image:
         """Decodes the window with a margin of one pixel.

@@ -194,3 +194,8 @@ def test_a_video_after_a_jpeg_does_not_count_as_scans():
     assert_equals_pillow(
         data + b"\0\0\0\x18ftypmp42" + b"\xff\xda\0\x04" * 100, Window(2, 3, 11, 12)
     )
+
+
+def test_an_image_is_decoded_once_for_all_frames_of_a_clip():
+    image = decode.open_picture(encode(picture(0)))
+    assert image.whole() is image.whole()
