@@ -54,6 +54,7 @@ class Picture:
 
     @functools.cached_property
     def _rgb(self) -> Image.Image:
+        self._header.load()
         return _to_rgb(self._header)
 
     def _decode_jpeg(self, jpeg: bytes, window: Window) -> Image.Image:

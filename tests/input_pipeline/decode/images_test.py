@@ -199,3 +199,6 @@ def test_a_video_after_a_jpeg_does_not_count_as_scans():
 def test_an_image_is_decoded_once_for_all_frames_of_a_clip():
     image = decode.open_picture(encode(picture(0)))
     assert image.whole() is image.whole()
+    truncated = decode.open_picture(encode(picture(0))[:-20])
+    with pytest.raises(OSError, match="truncated"):
+        truncated.whole()
