@@ -149,6 +149,7 @@ class VideoFolder(FileTree):
         root = local_path(path)
         self._below = self._root.relative_to(root)  # paths in the index start with it
         self._index = VideoIndex(str(root), index)
+        self._index.warn_if_unused(str(self._below / file) for file in self._files)
 
     def read(self, index: int) -> Example:
         """A video, not opened yet; raises BadMedia if the index marks it as bad."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.paths import local_path
 from input_pipeline.source import Example, fingerprint
-from input_pipeline.texts import as_name, name_bytes
+from input_pipeline.texts import as_name, name_bytes, printable
 
 NAME = "index.jsonl"
 _KEYS = ("status", "reason", "num_frames", "fps", "bytes", "mtime_ns")
@@ -43,18 +44,31 @@ class VideoIndex:
           OSError: the file cannot be read.
         """
         self._root = root
-        file = Path(root, NAME) if path is None else local_path(path)
-        self._known = _read(file) if path is not None or file.exists() else {}
+        self._file = Path(root, NAME) if path is None else local_path(path)
+        self._known = _read(self._file) if path is not None or self._file.exists() else {}
+
+    def warn_if_unused(self, paths: Iterable[str]) -> None:
+        """Warns if it contains none of the videos: it is that of another folder."""
+        if self._known and self._known.keys().isdisjoint(map(self._key, paths)):
+            warnings.warn(
+                f"{self._file} holds none of these videos, so it is not used; its paths must be "
+                f"relative to {self._root}, but are such as {printable(next(iter(self._known)))}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def video(self, path: str) -> VideoFile:
-        """The video at a path below the root; raises BadMedia if the index marks it as bad.
+        """The video at a path from the root, or an absolute one.
 
         It is a `StaleVideo` if the file was replaced since it was indexed.
+
+        Raises:
+          BadMedia: the index marks it as bad.
         """
-        file = os.path.join(self._root, path)
-        if path not in self._known:
+        file, key = os.path.join(self._root, path), self._key(path)
+        if key not in self._known:
             return VideoFile(file)
-        status, reason, num_frames, fps, *facts = self._known[path]
+        status, reason, num_frames, fps, *facts = self._known[key]
         if difference := difference_to_file(file, *facts):
             return StaleVideo(
                 file, stale=f"{difference}; run python -m input_pipeline.prepare again"
@@ -62,6 +76,9 @@ class VideoIndex:
         if status != "ok":
             raise BadMedia(status, f"{reason} (according to the index)")
         return VideoFile(file, num_frames, fps)
+
+    def _key(self, path: str) -> str:
+        return os.path.relpath(os.path.join(self._root, path), self._root)
 
 
 def difference_to_file(file: str, num_bytes: int | None, mtime_ns: int | None) -> str:
@@ -113,6 +130,7 @@ class ListedVideos:
         self._labels = None if labels is None else labels.astype(np.int32)
         self.class_names, self.num_examples = class_names, len(files)
         self._index = VideoIndex(root, index)
+        self._index.warn_if_unused(files)
         names = [*(class_names or ()), "files", *(files if identities is None else identities)]
         encoded = b"labels" if self._labels is None else self._labels.tobytes()
         self.fingerprint = fingerprint([*map(name_bytes, names), encoded])
@@ -133,7 +151,7 @@ class ListedVideos:
 def _read(file: Path) -> dict[str, tuple]:
     """The values of `_KEYS`, by path."""
     known = {}
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8", errors="surrogateescape") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 entry = json.loads(line)
@@ -141,6 +159,6 @@ def _read(file: Path) -> dict[str, tuple]:
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise ValueError(
                     f"{file}, line {number}: expected a JSON object with path, {', '.join(_KEYS)}; "
-                    "delete it and run python -m input_pipeline.prepare again"
+                    "run python -m input_pipeline.prepare again; if that refuses it, delete it"
                 ) from error
     return known

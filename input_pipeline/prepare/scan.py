@@ -35,6 +35,8 @@ from input_pipeline.views import crops
 Line = dict[str, Any]
 LIMITS = Limits(timeout_seconds=600.0)  # the time is for opening, and for each chunk of frames
 CHUNK, CHUNK_BYTES = 512, 2**29  # frames decoded at a time, and bytes of their pixels
+_FACTS = ("num_frames", "fps", "height", "width")
+_KEYS = {"path", "status", "reason", *_FACTS, "bytes", "mtime_ns", "decoded"}
 _SMALL = 32  # pixels of the shorter side; these frames are not used
 # May be caused by the disk or the limits, not by the file.
 _AGAIN = ("missing", "unreadable", "timeout", "too_large")
@@ -107,7 +109,7 @@ def read_index(index: Path) -> list[Line]:
         if whole != text:
             write_atomically(index, whole)
         lines = [json.loads(line) for line in whole.split("\n")[:-1]]
-        if all({"path", "status", "mtime_ns", "decoded"} <= line.keys() for line in lines):
+        if all(line.keys() >= _KEYS for line in lines):
             return [{**line, "path": as_name(line["path"])} for line in lines]
     except (json.JSONDecodeError, AttributeError):
         pass
@@ -155,12 +157,11 @@ def _line(
     folder: Path, path: str, decode: bool, bad: BadMedia | None, video: OpenVideo | None = None
 ) -> Line:
     size, mtime_ns = _stat(folder / path)
-    facts = ("num_frames", "fps", "height", "width")
     return dict(
         path=path,
         status="ok" if bad is None else bad.kind,
         reason="" if bad is None else bad.reason,
-        **{name: None if video is None else getattr(video, name) for name in facts},
+        **{name: None if video is None else getattr(video, name) for name in _FACTS},
         bytes=size,
         mtime_ns=mtime_ns,
         decoded=decode,

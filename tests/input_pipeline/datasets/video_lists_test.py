@@ -373,9 +373,27 @@ def test_an_index_knows_frames_and_bad_videos(folder):
             source.read(names.index("sub/b c.mp4"))
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "{}", '{"status": "ok"}', "3"])
+def test_an_index_holds_for_absolute_paths(folder):
+    write(folder, f"{folder}/a.mp4 0\nd,e.mkv 1\n")
+    write(folder, index_line(folder / "a.mp4", num_frames=4, fps=12.5), "index.jsonl")
+    assert VideoList("train", path=str(folder)).read(0).data.num_frames == 4
+
+
+def test_an_index_of_another_folder_is_noticed(folder):
+    write(folder, "a.mp4 0\nd,e.mkv 1\n")
+    write(folder, index_line(folder / "a.mp4", path="x/a.mp4"), "index.jsonl")
+    words = r"index\.jsonl holds none of these videos, .* relative to .*, but are such as x/a\.mp4"
+    with pytest.warns(RuntimeWarning, match=words):
+        VideoList("train", path=str(folder))
+    with pytest.warns(RuntimeWarning, match=words):
+        source = VideoFolder("train", path=str(folder))
+    assert source.read(0).data == VideoFile(str(folder / "a.mp4"))
+
+
+@pytest.mark.parametrize("line", ["\x80", "{", "[]", "{}", '{"status": "ok"}', "3"])
 def test_a_wrong_index_is_named(folder, line):
-    write(folder, index_line(folder / "a.mp4") + line + "\n", "index.jsonl")
+    text = index_line(folder / "a.mp4") + line + "\n"
+    write(folder, text.encode("latin-1"), "index.jsonl")
     with pytest.raises(ValueError, match=r"index\.jsonl, line 2: expected a JSON object"):
         VideoFolder("train", path=str(folder))
 

@@ -387,7 +387,9 @@ def test_wrong_use_is_explained(arguments, words, videos, tmp_path, capsys, monk
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     (tmp_path / "empty").mkdir()
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "index.jsonl").write_text('{"name": 1}\n')
+    (tmp_path / "other" / "index.jsonl").write_text(
+        '{"path": "a.mp4", "status": "ok", "mtime_ns": 1, "decoded": true}\n'  # of an old version
+    )
     (tmp_path / "labels.txt").write_text("train/ant/0.mp4 7\nwrong\nval/ant/0.mp4 2\n")
     paths = dict(
         VIDEOS=videos, LIST=tmp_path / "labels.txt", OUT=tmp_path / "out", OTHER=tmp_path / "other"
