@@ -231,7 +231,7 @@ def _form_of_header(file: Path, line: str, root: str, labelled: bool) -> _Form |
     is_words = all(re.fullmatch("[a-z_ ]*", name) for name in names)
     if not paths or len(names) < 2 or not is_words or _is_file(root, _Entry(line, None)):
         return None
-    if len(paths) > 1 or len(labels) > 1:
+    if len(paths) > 1 or (labelled and len(labels) > 1):
         raise ValueError(
             f"{file}: the header {line!r} names {len(paths)} columns of paths and {len(labels)} of "
             "labels; expected one of each, such as `path,label`"
@@ -239,8 +239,8 @@ def _form_of_header(file: Path, line: str, root: str, labelled: bool) -> _Form |
     pair = None  # whose path may contain the separator
     if len(names) == 2 and labels:
         pair = _PATH_LABEL if paths[0] == 0 else _LABEL_PATH
-        if labelled:
-            return pair
+    if pair and labelled:
+        return pair
 
     def read(line: str) -> _Entry | None:
         if pair and (entry := pair.read(line)):
@@ -248,14 +248,13 @@ def _form_of_header(file: Path, line: str, root: str, labelled: bool) -> _Form |
         (fields,) = csv.reader([line], delimiter=separator, skipinitialspace=True)
         if len(fields) != len(names):
             return None
-        if not labelled:
-            return _Entry(fields[paths[0]].strip(_BLANK), None)
-        label = _NUMBER.fullmatch(fields[labels[0]]) if labels else None
-        if labels and label is None:
-            return None
-        return _Entry(fields[paths[0]].strip(_BLANK), int(label["label"]) if label else None)
+        path = fields[paths[0]].strip(_BLANK)
+        if not labels or not labelled:
+            return _Entry(path, None)
+        label = _NUMBER.fullmatch(fields[labels[0]])
+        return label and _Entry(path, int(label["label"]))
 
-    label = ", with a whole number as label" if labels else ""
+    label = ", with a whole number as label" if labels and labelled else ""
     return _Form(f"the columns {line!r}{label}", read)
 
 

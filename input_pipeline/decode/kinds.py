@@ -37,6 +37,7 @@ class Kind(NamedTuple):
     title: str
 
 
+# Without the flag of an error, and with some content.
 _TS_PACKET = rb"G[\0-\x7f].[\x10-\x3f\x50-\x7f\x90-\xbf\xd0-\xff].{184}"
 _STARTS: list[tuple[bytes, Media | None, str, str]] = [
     (rb"\xff\xd8\xff", "image", "JPEG", "JPEG"),

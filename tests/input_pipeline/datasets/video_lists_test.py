@@ -121,6 +121,7 @@ def test_labels_of_minus_one_are_none(folder, text, labels):
         'path,label\na.mp4,riding a bike\n"d,e.mkv",running\n',
         "label,path,end\nriding a bike,a.mp4,3\n7,b.mp4,4\n",
         "path,label\na.mp4,7\nd,e.mkv,-1\n",
+        "path,class,label\na.mp4,running,7\nb.mp4,jumping,8\n",
     ],
 )
 def test_labels_that_are_not_wanted_may_be_anything(folder, text):
