@@ -27,3 +27,8 @@ def local_path(path: str | os.PathLike[str]) -> Path:
             f"{text} is a URL; expected a path of the file system (mount a bucket, or copy it)"
         )
     return Path(os.path.expanduser(text))
+
+
+def relative(path: str, root: str) -> str:
+    """The path from a root, of one that is relative to it or absolute."""
+    return os.path.relpath(os.path.join(root, path), root)

@@ -13,7 +13,7 @@ import numpy as np
 
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.decode.video import VideoFile
-from input_pipeline.paths import local_path
+from input_pipeline.paths import local_path, relative
 from input_pipeline.source import Example, fingerprint
 from input_pipeline.texts import as_name, name_bytes, printable
 
@@ -49,7 +49,9 @@ class VideoIndex:
 
     def warn_if_unused(self, paths: Iterable[str]) -> None:
         """Warns if it contains none of the videos: it is that of another folder."""
-        if self._known and self._known.keys().isdisjoint(map(self._key, paths)):
+        if self._known and self._known.keys().isdisjoint(
+            (relative(path, self._root) for path in paths)
+        ):
             warnings.warn(
                 f"{self._file} holds none of these videos, so it is not used; its paths must be "
                 f"relative to {self._root}, but are such as {printable(next(iter(self._known)))}",
@@ -65,7 +67,7 @@ class VideoIndex:
         Raises:
           BadMedia: the index marks it as bad.
         """
-        file, key = os.path.join(self._root, path), self._key(path)
+        file, key = os.path.join(self._root, path), relative(path, self._root)
         if key not in self._known:
             return VideoFile(file)
         status, reason, num_frames, fps, *facts = self._known[key]
@@ -76,9 +78,6 @@ class VideoIndex:
         if status != "ok":
             raise BadMedia(status, f"{reason} (according to the index)")
         return VideoFile(file, num_frames, fps)
-
-    def _key(self, path: str) -> str:
-        return os.path.relpath(os.path.join(self._root, path), self._root)
 
 
 def difference_to_file(file: str, num_bytes: int | None, mtime_ns: int | None) -> str:

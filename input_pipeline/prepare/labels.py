@@ -9,7 +9,9 @@ from typing import NamedTuple
 from input_pipeline.datasets.class_files import class_lines, read_class_names
 from input_pipeline.datasets.folders import SPLITS
 from input_pipeline.datasets.video_lists import read_list
+from input_pipeline.paths import relative
 from input_pipeline.prepare.scan import Line, write_atomically
+from input_pipeline.texts import printable
 
 Example = tuple[Line, int | None, str | None]  # line of the index, label, class name
 
@@ -72,7 +74,11 @@ def _below(root: list[str], lines: list[Line]) -> Iterator[tuple[Line, str]]:
 def _split(name: str, class_names: list[str] | None, examples: list[Example]) -> Split:
     usable = [example for example in examples if example[0]["status"] == "ok"]
     if not usable:
-        raise ValueError(f"split {name!r} has no usable video")
+        first = "".join(
+            f"; the first is {printable(line['path'])} ({line['status']}: {line['reason']})"
+            for line, _, _ in examples[:1]
+        )
+        raise ValueError(f"split {name!r} has no usable video{first}")
     skipped = [
         {key: line[key] for key in ("path", "status", "reason")}
         for line, _, _ in examples
@@ -86,7 +92,8 @@ def _listed(folder: Path, labels: Path, lines: list[Line], name: str) -> Split:
     missing = dict(status="missing", reason="in the list of labels but not in the folder")
     examples: list[Example] = []
     listed = read_list(labels, str(folder))
-    for row, path in enumerate(listed.paths):
+    for row, listed_path in enumerate(listed.paths):
+        path = relative(listed_path, str(folder))
         label = None if listed.labels is None else int(listed.labels[row])
         examples.append((by_path.get(path, dict(path=path, **missing)), label, None))
     return _split(name, None, examples)

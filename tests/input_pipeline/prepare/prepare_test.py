@@ -330,7 +330,8 @@ def test_the_check_compares_with_the_videos(videos, samples, tmp_path):
 
 def test_labels_from_a_list(videos, tmp_path):
     labels = tmp_path / "labels.txt"
-    labels.write_text("# paths and labels\ntrain/bee/0.mp4 3\n\n./train/ant/1.mp4,1\nx.mp4 0\n")
+    lines = ["# paths and labels", f"{videos}/train/bee/0.mp4 3", "", "./train/ant/1.mp4,1"]
+    labels.write_text("\n".join([*lines, "x.mp4 0\n"]))
     out = tmp_path / "out"
     run(videos, out, "--records", "--list", labels, "--split=few")
     source = VideoRecords("few", path=str(out))
@@ -379,6 +380,10 @@ def test_videos_without_class_folders_have_no_labels(videos, tmp_path):
         (("VIDEOS", "OUT", "--records", "--quality=101"), "'101' is not a whole number from 1 to"),
         (("VIDEOS", "OUT", "--records", "--split=test"), "no split 'test'; it has train, val"),
         (("VIDEOS", "OUT", "--records", "--list=LIST"), "labels.txt has 1 invalid lines"),
+        (
+            ("VIDEOS/train", "OUT", "--records", "--list=GONE"),
+            r"no usable video; the first is train/ant/0.mp4 \(missing: in the list of labels but",
+        ),
         (("VIDEOS", "OUT", "--records", "--beam"), "pip install apache-beam"),
         (("VIDEOS", "OTHER"), "index.jsonl was not written by input_pipeline.prepare"),
     ],
@@ -394,7 +399,8 @@ def test_wrong_use_is_explained(arguments, words, videos, tmp_path, capsys, monk
     paths = dict(
         VIDEOS=videos, LIST=tmp_path / "labels.txt", OUT=tmp_path / "out", OTHER=tmp_path / "other"
     )
-    paths["EMPTY"] = tmp_path / "empty"
+    (tmp_path / "gone.txt").write_text("train/ant/0.mp4 7\n")
+    paths |= {"EMPTY": tmp_path / "empty", "GONE": tmp_path / "gone.txt"}
     for name, path in paths.items():
         arguments = [argument.replace(name, str(path)) for argument in arguments]
     with pytest.raises(SystemExit) as caught:
