@@ -50,7 +50,7 @@ class VideoIndex:
     def warn_if_unused(self, paths: Iterable[str]) -> None:
         """Warns if it contains none of the videos: it is that of another folder."""
         if self._known and self._known.keys().isdisjoint(
-            (relative(path, self._root) for path in paths)
+            relative(path, self._root) for path in paths
         ):
             warnings.warn(
                 f"{self._file} holds none of these videos, so it is not used; its paths must be "
