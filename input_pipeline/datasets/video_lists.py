@@ -29,8 +29,11 @@ _LAST = re.compile(rf"(?P<path>.*[^{_BY}])[{_BY}]+{_LABEL}[{_BY}]*")
 _NUMBER = re.compile(rf"[{_BY}]*{_LABEL}[{_BY}]*")
 _NUMBER_AT_END = re.compile(rf"[{_BY}]-?[0-9]+$")
 _LABEL_THEN_PATH = re.compile(rf"{_LABEL}[{_BY}]+(?P<path>[^{_BY}].*)")
-_PATH_COLUMN = re.compile("(video|image|file)?_?(path|file|filename|name)|video|image|youtube_id")
+_PATH_COLUMN = re.compile(
+    "(video|clip|image|file)?_?(path|file|filename|name)|video|image|youtube_id"
+)
 _LABEL_COLUMN = re.compile("labels?|target|(class|label)_?(id|index|idx)|class")
+_SPLIT_COLUMNS = ("split", "subset")
 
 
 class Listed(NamedTuple):
@@ -229,18 +232,22 @@ def _form_of_header(file: Path, line: str, root: str, labelled: bool) -> _Form |
     paths = [column for column, name in enumerate(names) if _PATH_COLUMN.fullmatch(name)]
     labels = [column for column, name in enumerate(names) if _LABEL_COLUMN.fullmatch(name)]
     is_words = all(re.fullmatch("[a-z_ ]*", name) for name in names)
-    if not paths or len(names) < 2 or not is_words or _is_file(root, _Entry(line, None)):
+    if not paths or not is_words or _is_file(root, _Entry(line, None)):
         return None
     if len(paths) > 1 or (labelled and len(labels) > 1):
         raise ValueError(
             f"{file}: the header {line!r} names {len(paths)} columns of paths and {len(labels)} of "
             "labels; expected one of each, such as `path,label`"
         )
+    if len(names) == 1:
+        return _PATH
     pair = None  # whose path may contain the separator
     if len(names) == 2 and labels:
         pair = _PATH_LABEL if paths[0] == 0 else _LABEL_PATH
     if pair and labelled:
         return pair
+
+    splits = set[str]()
 
     def read(line: str) -> _Entry | None:
         if pair and (entry := pair.read(line)):
@@ -248,6 +255,9 @@ def _form_of_header(file: Path, line: str, root: str, labelled: bool) -> _Form |
         (fields,) = csv.reader([line], delimiter=separator, skipinitialspace=True)
         if len(fields) != len(names):
             return None
+        splits.update(fields[column] for column, name in enumerate(names) if name in _SPLIT_COLUMNS)
+        if len(splits) > 1:
+            raise ValueError(f"{file}: lines of the splits {sorted(splits)}; write a list for each")
         path = fields[paths[0]].strip(_BLANK)
         if not labels or not labelled:
             return _Entry(path, None)

@@ -158,6 +158,8 @@ def test_labels_that_are_not_wanted_may_be_anything(folder, text):
         ),
         ("path,label,class_id\na.mp4,ant,0\n", "names 1 columns of paths and 2 of labels"),
         ("path,split,label\na.mp4,train,0\nd,e.mkv,train,1\n", "line 3: expected the columns"),
+        ("path,split,label\na.mp4,train,0\nb.mp4,val,1\n", "the splits .'train', 'val'.; write a"),
+        ("path\na.mp4\nb.mp4 1\n", "line 3: expected a path without a label"),
         ("path,label\na.mp4,ant\n", "line 2: expected `path label` with a whole number"),
         ("sub 3 -1\n", "the path 'sub' and no label; .* lists of frame folders are not supported"),
         ("a.mp4 0\nb.mp4 999999999\n", "line 2: label 999999999; there are 1000000 classes"),
@@ -198,7 +200,12 @@ def test_labels_from_one_leave_class_0_empty(folder):
 
 
 @pytest.mark.parametrize(
-    ("text", "labels"), [("a.mp4\nsub/b c.mp4\n", "auto"), ("a.mp4 3\nsub/b c.mp4 4\n", "none")]
+    ("text", "labels"),
+    [
+        ("a.mp4\nsub/b c.mp4\n", "auto"),
+        ("path\na.mp4\nsub/b c.mp4\n", "auto"),
+        ("a.mp4 3\nsub/b c.mp4 4\n", "none"),
+    ],
 )
 def test_lists_without_labels(folder, text, labels):
     write(folder, text)
