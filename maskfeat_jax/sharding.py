@@ -4,7 +4,8 @@ The mesh has three axes. Rows of a batch are sharded over `data` and `parameters
 Parameters, their moments and their moving average are sharded over `parameters` (fully sharded data
 parallelism) and, in attention and MLPs, over `tensor`: each device then computes some of the heads
 and hidden units for all rows of its group. `RULES` lists which axis of which parameter. The program
-is the same on every mesh; XLA inserts the communication.
+is the same on every mesh. XLA inserts the communication; `ops.rows` keeps the rows of activations
+where they are, so that weights are gathered instead.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,9 +21,9 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from maskfeat_jax.models.layers import stacked_range
+from maskfeat_jax.ops.rows import ROWS
 
 AXES = ("data", "parameters", "tensor")
-ROWS = ("data", "parameters")  # mesh axes that the rows of a batch are sharded over
 
 
 class MeshError(ValueError):
@@ -110,6 +111,17 @@ def mesh_of(devices: Sequence[Any], parameters: int = 1, tensor: int = 1) -> Mes
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Shards rows over `data` and `parameters`; the devices of a `tensor` group have the same."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def on_mesh(mesh: Mesh, function: Callable) -> Callable:
+    """The function, for `jax.jit`, with rows of activations sharded as those of a batch."""
+
+    @functools.wraps(function)
+    def traced(*args: Any, **named: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args, **named)
+
+    return traced
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:

@@ -18,12 +18,15 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from maskfeat_jax import masking, sharding, targets
+from maskfeat_jax import masking, recipes, sharding, targets
+from maskfeat_jax.commands.estimate import batch_shapes
 from maskfeat_jax.models import MODELS, VARIANTS, create_model
 from maskfeat_jax.ops.neighbours import nearest, unit
 from maskfeat_jax.optim import AdamW, Lars
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import Pretrain
+from maskfeat_jax.training.build import build_training
+from maskfeat_jax.training.experiment import abstract_state, jitted_step
 from tests import steps_test
 from tests.models.initial import shapes_of
 from tests.recipes import ROOT
@@ -118,7 +121,7 @@ def train(mesh: jax.sharding.Mesh, case: str, updates: int, **more: Any) -> list
 
     state = jax.tree.map(to_devices, state, shardings)
     update = jax.jit(
-        functools.partial(task.train_step, optimizer=optimizer, **more),
+        sharding.on_mesh(mesh, functools.partial(task.train_step, optimizer=optimizer, **more)),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
@@ -138,6 +141,27 @@ def losses_by_mesh(case: str, meshes: list[tuple[int, int]], fields: dict, more:
     with mock.patch.dict(steps_test.FIELDS, fields):
         one = train(sharding.mesh_of(jax.devices()[:1]), case, 4)
         return [one] + [train(sharding.create_mesh(*mesh), case, 4, **more) for mesh in meshes]
+
+
+def programs(name: str, changes: dict[str, Any], rows: int) -> list:
+    """Of the steps of a recipe, sharded over `data` and over `parameters`.
+
+    The shapes that collectives carry, and the bytes of temporary arrays.
+    """
+    made = []
+    for parameters in (1, 8):
+        config = recipes.override(recipes.load(name), {**changes, "run.batch_size": rows})
+        recipe = {**config.to_dict(), "mesh": {"parameters": parameters}}
+        mesh, _, task, optimizer = build_training(recipe)
+        state = abstract_state(task, optimizer, mesh)
+        step = jitted_step(task, optimizer, state, mesh)
+        program = step.lower(state, batch_shapes(task, mesh, rows)).compile()
+        kinds = "all-reduce|all-gather|reduce-scatter|all-to-all"
+        carried = re.findall(rf"= (.*?) (?:{kinds})(?:-start)?\(", program.as_text())
+        sizes = re.findall(r"\[([0-9,]+)\]", " ".join(carried))
+        shapes = [list(map(int, text.split(","))) for text in sizes]
+        made.append((shapes, program.memory_analysis().temp_size_in_bytes))
+    return made
 
 
 def losses_of_all(case: str, meshes: list[tuple[int, int]]) -> list:
@@ -165,6 +189,29 @@ def test_eight_devices_equal_one_in_any_mesh(case, meshes):
     for mesh, (*losses, shards) in zip(meshes, many, strict=True):
         np.testing.assert_allclose(losses, one[:-1], rtol=1e-5, err_msg=str(mesh))
         assert shards == np.prod(mesh), mesh
+
+
+VIT = {"model.encoder": "vit_s16", "model.depth": 2, "model.scan": True}
+SMALL = {"view.size": 64, "eval_view.size": 64, "mask.window": (2, 4, 4)}
+MVIT = {"model.width": 48, "model.depth": 2, "model.stages": (1,), "model.tubelet": (2, 8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("maskfeat_vit_in1k:b16", VIT),
+        ("mae_vit_in1k:b16", VIT),
+        ("finetune_vit_in1k:b16", {**VIT, "mix.group": 2}),
+        ("maskfeat_mvit_kinetics:s", {**SMALL, **MVIT, "view.frames": 4, "eval_view.frames": 4}),
+    ],
+)
+def test_rows_stay_on_their_devices(name, changes):
+    """Weights are gathered instead: no array that a collective carries has rows."""
+    rows = 8 * 2 * 11  # no size of a parameter is a multiple of 11
+    (_, of_data), (shapes, of_parameters) = run(8, "programs", name, changes, rows)[0]
+    assert shapes
+    assert not [shape for shape in shapes if any(size % 11 == 0 for size in shape)]
+    assert of_parameters <= 1.1 * of_data
 
 
 def test_stacked_recomputed_and_accumulated():

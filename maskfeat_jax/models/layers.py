@@ -15,6 +15,7 @@ from jaxtyping import Float, Key
 
 from maskfeat_jax.ops.attention import KERNELS, attention
 from maskfeat_jax.ops.linear import affine, gelu, layer_norm
+from maskfeat_jax.ops.rows import split_rows
 from maskfeat_jax.typing import Array
 
 NORMAL = nn.initializers.normal(0.02)  # the originals truncate at 100 standard deviations
@@ -46,7 +47,7 @@ class Dense(nn.Module):
         """Applies the map."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return affine(x.astype(self.dtype), kernel, bias)
+        return split_rows(affine(x.astype(self.dtype), kernel, bias))
 
 
 class LayerNorm(nn.Module):
@@ -59,7 +60,7 @@ class LayerNorm(nn.Module):
         """Applies the norm."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return layer_norm(x, scale, bias, self.epsilon)
+        return layer_norm(split_rows(x), scale, bias, self.epsilon)
 
 
 class Attention(nn.Module):

@@ -16,6 +16,7 @@ from maskfeat_jax import losses, pictures, steps
 from maskfeat_jax.masking import MASKERS, Masker
 from maskfeat_jax.models import MODELS
 from maskfeat_jax.ops.patches import Size3, token_grid
+from maskfeat_jax.ops.rows import on_own_rows
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.sections import Reader, RecipeError, call
 from maskfeat_jax.state import TrainState
@@ -112,7 +113,7 @@ class Pretrain(Task):
         """One update: mask tokens, predict their targets, apply the gradient."""
         augment_key, mask_key, drop_key = steps.step_keys(self.seed, state.step)
         clips = self.augment(augment_key, self.normalise(batch["video"]))
-        targets = jax.lax.stop_gradient(self.target(clips))
+        targets = jax.lax.stop_gradient(on_own_rows(self.target, clips))
         mask = self.masker(mask_key, len(clips), self.grid)  # True = masked
         counted = mask & batch["valid"][:, None, None, None]  # masked, in a readable clip
         total = jnp.maximum(counted.sum() * self.target.dim, 1)  # values in the whole batch
@@ -139,7 +140,7 @@ class Pretrain(Task):
         """
         complete = batch["valid"].reshape(-1, views).all(1)
         clips = self.normalise(batch["video"])
-        targets = self.target(clips)
+        targets = on_own_rows(self.target, clips)
         mask = self.masker(jax.random.key(self.seed), len(clips), self.grid)
         predicted = steps.forward(self.model, params, clips, mask)
         counted = mask & jnp.repeat(complete, views)[:, None, None, None]

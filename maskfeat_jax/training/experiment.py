@@ -216,6 +216,7 @@ class Experiment:
     def _eval_step(self) -> Any:
         assert self.testing is not None
         step = functools.partial(self.task.eval_step, views=self.testing.views)
+        step = sharding.on_mesh(self.mesh, step)
         return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
 
     @functools.cached_property
@@ -243,7 +244,9 @@ def jitted_step(
     """See `Experiment.step`; `state` is that of `abstract_state`."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     return jax.jit(
-        functools.partial(task.train_step, optimizer=optimizer, accumulate=accumulate),
+        sharding.on_mesh(
+            mesh, functools.partial(task.train_step, optimizer=optimizer, accumulate=accumulate)
+        ),
         in_shardings=(shardings, sharding.batch_sharding(mesh)),
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
