@@ -216,8 +216,9 @@ class Experiment:
     def _eval_step(self) -> Any:
         assert self.testing is not None
         step = functools.partial(self.task.eval_step, views=self.testing.views)
-        step = sharding.on_mesh(self.mesh, step)
-        return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
+        return jax.jit(
+            sharding.on_mesh(self.mesh, step), out_shardings=sharding.replicated(self.mesh)
+        )
 
     @functools.cached_property
     def _show_step(self) -> Any:
