@@ -143,10 +143,9 @@ def _order(source: InitFrom, known: Sequence[str] | None, names: Sequence[str]) 
         try:
             return class_names.order_of(known, names, owner="the checkpoint", wanted_by="the data")
         except class_names.ClassesDiffer as error:
-            raise TransferError(
-                f"model.init_from={source.path}: {error}. If class k of one is class k of the "
-                "other, whatever their names, set model.init_classes=number"
-            ) from error
+            hint = ". If class k of one is class k of the other, whatever their names, set "
+            by_number = f"{hint}model.init_classes=number" if len(known) == len(names) else ""
+            raise TransferError(f"model.init_from={source.path}: {error}{by_number}") from error
     order = class_names.numbers_of(names)
     if known is not None and len(known) == len(names):  # `transfer` reports other lengths
         order = np.argsort(class_names.numbers_of(known))[order]
