@@ -16,8 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from input_pipeline.texts import printable
 
 CLASSES = (
@@ -78,8 +76,6 @@ def _kind_of(error: Exception) -> str:
         return "missing"
     if isinstance(error, OSError) and error.errno is not None:
         return "unreadable"  # decoders raise OSError too, but without an errno
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return "too_large"
     return "decode_error"
 
 

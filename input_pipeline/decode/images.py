@@ -22,6 +22,7 @@ from input_pipeline.source import IMAGE_PIXELS
 from input_pipeline.views.crops import Window
 
 MAX_SCANS = 64  # of a progressive JPEG; each may be a few bytes and costs a pass over all pixels
+Image.MAX_IMAGE_PIXELS = None  # no recipe could raise this limit; `open_picture` checks all sizes
 _JPEG_END = b"\xff\xd9"
 _JPEG_MARKER = re.compile(
     rb"\xff[^\x00\x01\xd0-\xd8\xff]"

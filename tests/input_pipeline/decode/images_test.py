@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -142,6 +143,15 @@ def test_refuses_large_images_before_decoding():
         decode.open_picture(data, max_pixels=100_000)
     assert caught.value.kind == "too_large"
     assert decode.open_picture(data, max_pixels=101_000).width == 1000
+
+
+def test_a_recipe_may_allow_more_pixels_than_pillow():
+    data = encode(Image.new("L", (8, 8)), "png")
+    header = b"IHDR" + struct.pack(">II", 20_000, 10_000) + data[24:29]
+    data = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+    with pytest.raises(BadMedia, match=r"20000x10000 pixels, the limit is 64000000 \(max_pixels"):
+        decode.open_picture(data)
+    assert decode.open_picture(data, max_pixels=200_000_000).width == 20_000
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp", "tiff", "gif", "avif"])
