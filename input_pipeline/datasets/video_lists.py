@@ -312,7 +312,7 @@ def _doubt(entry: _Entry, line: str, form: _Form, root: str, labelled: bool) -> 
         numbers = f"more numbers: {line[-60:]!r}"
     if form is _PATH and _label_last(line):
         numbers = repr(line[:80])
-    if numbers and not line.startswith('"') and not _is_file(root, entry):
+    if numbers and not line.startswith(f'"{entry.path}"') and not _is_file(root, entry):
         return (
             f"expected {form.words}, as in other lines, found {numbers}; if they belong to the "
             "path of a missing file, write it in double quotes"

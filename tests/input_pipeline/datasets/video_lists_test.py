@@ -165,6 +165,7 @@ def test_labels_that_are_not_wanted_may_be_anything(folder, text):
         ("a.mp4 0\nb.mp4 999999999\n", "line 2: label 999999999; there are 1000000 classes"),
         ("a.mp4 0\n./a.mp4 1\n", "line 2: a.mp4 has label 1, but 0 in line 1"),
         ("a.mp4 0\nx 3 1\n", "line 2: .*more numbers: 'x 3 1'; if .*missing file.*double quotes"),
+        ('a.mp4 0\n"x" 3 1\n', "line 2: .*more numbers: '\"x\" 3 1'"),
         ("a.mp4\nx 3\n", "line 2: expected a path without a label, .*missing file.*double quotes"),
         ("a.mp4 0\n#note\n", "line 2: .*a comment starts with # and a space"),
         ("a.mp4 0\rd,e.mkv 1\na.mp4 0\n", "line 1: carriage return in the line"),
