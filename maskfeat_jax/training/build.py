@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 import input_pipeline
+from input_pipeline.texts import printable
 from maskfeat_jax import sharding
 from maskfeat_jax.class_names import Aligned
 from maskfeat_jax.models.probes import ENCODER
@@ -430,15 +431,20 @@ def first_clips(data: Any) -> np.ndarray:
       BadInput: none of the first hundred examples can be read.
     """
     rows = [data.load(0, index) for index in range(min(PICTURED_CLIPS, data.source.num_examples))]
-    if all(row.problem for row in rows):
+    if not _clips_of(rows):
         rows = [data.load(0, index) for index in range(min(100, data.source.num_examples))]
-    readable = [row.video[0] for row in rows if not row.problem]
+    readable = _clips_of(rows)
     if not readable:
-        name, problem = data.source.name_of(0), rows[0].problem
+        name, problem = printable(data.source.name_of(0)), rows[0].problem
         raise input_pipeline.BadInput(
             f"none of the first {len(rows)} examples can be read; {name}: {problem.reason}"
         )
     return np.stack(readable[:PICTURED_CLIPS])
+
+
+def _clips_of(rows: list[Any]) -> list[np.ndarray]:
+    """The first clip of each example; stale files are read, without their index."""
+    return [row.video[0] for row in rows if not row.problem or row.problem.kind == "stale"]
 
 
 def fixed_recipe(recipe: Section) -> dict[str, str]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from input_pipeline import BadInput
+from input_pipeline.bad_inputs import Problem
+from input_pipeline.loader import Loaded
 from maskfeat_jax.sections import RecipeError
-from maskfeat_jax.training.build import build, build_data
+from maskfeat_jax.training.build import build, build_data, first_clips
 from tests.recipes import shrunken
 
 PRETRAIN, FINETUNE = "maskfeat_vit_in1k:b16", "finetune_vit_in1k:b16"
@@ -151,3 +155,18 @@ def test_a_view_that_is_too_small_for_an_example_names_the_file(images):
     recipe["view"]["max_pixels"] = 1
     [found] = problems(recipe)
     assert "val/0.png: 20x20 pixels, the limit is 1 (max_pixels)" in found
+
+
+def test_clips_for_pictures_may_be_of_files_that_are_not_those_of_the_index():
+    class Data:
+        source = SimpleNamespace(num_examples=3, name_of="{}\n.mp4".format)
+
+        def load(self, pass_index, index):
+            problem = Problem("stale" if index == 1 else "short", "replaced", None)
+            return Loaded(np.full((1, 2), index), 0, index, 0, problem)
+
+    data = Data()
+    assert first_clips(data).tolist() == [[1, 1]]
+    data.source.num_examples = 1
+    with pytest.raises(BadInput, match=r"none of the first 1 examples can be read; 0\\n\.mp4: rep"):
+        first_clips(data)
