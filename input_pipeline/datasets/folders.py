@@ -58,6 +58,10 @@ class FileTree:
         below = FilesBelow(str(self._root), self.MEDIA)
         folders, files = below.list_folder()
         self.left_out = below.left_out
+        if self._root != local_path(path):
+            beside, loose = FilesBelow(str(local_path(path)), self.MEDIA).list_folder()
+            self.left_out.update(f"folder {name}" for name in beside if name not in SPLITS)
+            self.left_out.update(os.path.splitext(name)[1].lower() for name in loose)
         if labels == "auto":
             labels = "folders" if len(folders) > 1 and not files else "none"
         self.class_names: tuple[str, ...] | None = None

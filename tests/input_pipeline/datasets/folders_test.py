@@ -107,6 +107,14 @@ def test_files_with_usual_endings_are_not_opened(tree, monkeypatch):
     assert opened == [str(tree / "train" / "ant" / "z")]
 
 
+def test_what_is_next_to_the_splits_is_counted(tree):
+    """A class may be called train."""
+    (tree / "bus").mkdir()
+    touch(tree, "9.jpg")
+    before = ImageFolder(path=str(tree / "train")).left_out
+    assert ImageFolder("train", path=str(tree)).left_out == {**before, "folder bus": 1, ".jpg": 1}
+
+
 def test_files_left_out_in_a_sentence(tmp_path):
     touch(tmp_path, "a.jpg", *(f"{i}.{ending}" for i in range(3) for ending in "abc"[: i + 1]))
     source = ImageFolder(path=str(tmp_path))
