@@ -54,12 +54,13 @@ class FileTree:
         """
         if labels not in ("auto", "folders", "none"):
             raise ValueError(f'labels is {labels!r}; it must be "auto", "folders" or "none"')
-        self._root = _split_root(local_path(path), split, self.NOUN)
+        root = local_path(path)
+        self._root = _split_root(root, split, self.NOUN)
         below = FilesBelow(str(self._root), self.MEDIA)
         folders, files = below.list_folder()
         self.left_out = below.left_out
-        if self._root != local_path(path):
-            beside, loose = FilesBelow(str(local_path(path)), self.MEDIA).list_folder()
+        if self._root != root:
+            beside, loose = FilesBelow(str(root), self.MEDIA).list_folder()
             self.left_out.update(f"folder {name}" for name in beside if name not in SPLITS)
             self.left_out.update(os.path.splitext(name)[1].lower() for name in loose)
         if labels == "auto":

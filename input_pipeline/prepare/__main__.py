@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
         index = out / "index.jsonl"
         limits = Limits(args.max_pixels, args.max_frames, args.timeout_seconds)
         lines = video_scan.scan(
-            source, index, decode=args.decode == "all", workers=args.workers, limits=limits
+            source, videos, index, decode=args.decode == "all", workers=args.workers, limits=limits
         )
         print(_summary(lines, index))
         if args.records:
@@ -95,6 +95,31 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"stopped: {error}\nrun the same command again to continue")
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; run the same command again to continue")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    limits, defaults = parser.add_argument_group("limits"), video_scan.LIMITS
+    limits.add_argument(
+        "--max-pixels",
+        type=_whole_number(1),
+        default=defaults.frame_pixels,
+        metavar="N",
+        help="pixels of a frame, at most (default %(default)s), as `view.max_pixels` in a recipe",
+    )
+    limits.add_argument(
+        "--max-frames",
+        type=_whole_number(1),
+        default=defaults.max_frames,
+        metavar="N",
+        help="frames of a video, at most (default %(default)s), as `view.max_frames` in a recipe",
+    )
+    limits.add_argument(
+        "--timeout-seconds",
+        type=_whole_number(1),
+        default=int(defaults.timeout_seconds),
+        metavar="S",
+        help="longest time for opening a video, and for decoding 512 frames (default %(default)s)",
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,28 +145,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="worker processes (default: one per core; 0: run in this process, for debugging)",
     )
-    limits, defaults = parser.add_argument_group("limits"), video_scan.LIMITS
-    limits.add_argument(
-        "--max-pixels",
-        type=_whole_number(1),
-        default=defaults.frame_pixels,
-        metavar="N",
-        help="pixels of a frame, at most (default %(default)s), as `view.max_pixels` in a recipe",
-    )
-    limits.add_argument(
-        "--max-frames",
-        type=_whole_number(1),
-        default=defaults.max_frames,
-        metavar="N",
-        help="frames of a video, at most (default %(default)s), as `view.max_frames` in a recipe",
-    )
-    limits.add_argument(
-        "--timeout-seconds",
-        type=_whole_number(1),
-        default=int(defaults.timeout_seconds),
-        metavar="S",
-        help="longest time for opening a video, and for decoding 512 frames (default %(default)s)",
-    )
+    _add_limits(parser)
     records = parser.add_argument_group("records")
     records.add_argument("--records", action="store_true", help="write TFRecord files")
     records.add_argument(

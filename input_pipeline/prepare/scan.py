@@ -52,7 +52,13 @@ def find_videos(folder: Path) -> tuple[list[str], LeftOut]:
 
 
 def scan(
-    folder: Path, index: Path, *, decode: bool, workers: int, limits: Limits = LIMITS
+    folder: Path,
+    paths: list[str],
+    index: Path,
+    *,
+    decode: bool,
+    workers: int,
+    limits: Limits = LIMITS,
 ) -> list[Line]:
     """Creates or completes the index of a folder, with a progress bar.
 
@@ -61,20 +67,20 @@ def scan(
     killed run continues when it is run again, and the result is the same.
 
     Args:
-      folder: of the videos, at any depth.
+      folder: of the videos.
+      paths: the videos, sorted, see `find_videos`.
       index: path of `index.jsonl`.
       decode: decode every frame; otherwise damaged frames are not detected.
       workers: number of processes.
       limits: larger and longer videos are listed as "too_large".
 
     Returns:
-      The lines of all existing files, sorted by path.
+      The lines of these videos, in the same order.
 
     Raises:
-      OSError: the folder cannot be listed, or the index cannot be written.
+      OSError: the index cannot be written.
     """
     known = {line["path"]: line for line in read_index(index)} if index.exists() else {}
-    paths, _ = find_videos(folder)
     lines = {path: known[path] for path in paths if _is_current(folder, known.get(path), decode)}
     todo = [path for path in paths if path not in lines]
     examined = worker_processes.results(

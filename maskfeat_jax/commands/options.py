@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from maskfeat_jax.files import local_path
+
 
 class UsageError(ValueError):
     """The command line is wrong; says what to change."""
@@ -41,8 +43,6 @@ class Options:
     @property
     def directory(self) -> Path:
         """The work directory."""
-        from maskfeat_jax.files import local_path  # here, as importing NumPy takes time
-
         if not self.workdir:
             raise UsageError("--workdir is missing: name the directory of the run")
         try:

@@ -97,9 +97,7 @@ def build(recipe: Section) -> Experiment:
     data = problems.attempt(read_data, reader) if reads_data else None
     eval_data = problems.attempt(read_eval_data, reader)
     task = task_for(task_class, reader, common.eval_view)
-    rule = problems.attempt(reader.choose, "optim", OPTIMIZERS) if trains else None
-    if not trains and "optim" in reader:  # as for `view`, see `read_common`
-        problems.attempt(choose, "optim", OPTIMIZERS, reader["optim"])
+    rule = problems.attempt(read_rule, reader, trains)
     init_from = problems.attempt(read_init_from, reader, task_class, trains)
     problems.stop()
 
@@ -313,6 +311,15 @@ def read_init_from(reader: Reader, task_class: type[Task], trains: bool) -> Init
         init_from = init_from._replace(parts=task_class.init_parts if trains else None)
         reader.note("model", {"init_parts": init_from.parts})
     return init_from
+
+
+def read_rule(reader: Reader, trains: bool) -> Rule | None:
+    """The rule of the section `optim`; where nothing is trained it is only checked, as `view`."""
+    if trains:
+        return reader.choose("optim", OPTIMIZERS)
+    if "optim" in reader:
+        choose("optim", OPTIMIZERS, reader["optim"])
+    return None
 
 
 def init_shapes(task: Task, mesh: Mesh) -> Any:
