@@ -39,7 +39,7 @@ _SPLIT_COLUMNS = ("split", "subset")
 class Listed(NamedTuple):
     """Contents of a list."""
 
-    paths: list[str]  # normalised
+    paths: list[str]  # as written
     labels: np.ndarray | None  # int64 (paths,), class indices; None without labels
     lines: np.ndarray  # int64 (paths,), line numbers from 1
     first: str  # the first entry, as written
@@ -108,7 +108,8 @@ class VideoList(ListedVideos):
         names = None
         if listed.labels is not None:
             names = _class_names(file, listed, classes, self.LABELS_FROM_ONE)
-        super().__init__(root, listed.paths, listed.labels, names, index)
+        paths = list(map(os.path.normpath, listed.paths))
+        super().__init__(root, paths, listed.labels, names, index)
 
 
 def read_list(file: Path, root: str, labelled: bool = True) -> Listed:
@@ -144,7 +145,7 @@ def read_list(file: Path, root: str, labelled: bool = True) -> Listed:
         if entry is None or (problem := _doubt(entry, line, form, root, labelled)):
             problems.append(f"line {number}: {problem if entry else _misfit(line, form)}")
             continue
-        paths.append(os.path.normpath(entry.path))
+        paths.append(entry.path)
         labels.append(_NO_LABEL if entry.label is None else entry.label)
     raise_problems(file, problems)
     lines = np.array([number for number, _ in entries])
@@ -321,7 +322,8 @@ def _doubt(entry: _Entry, line: str, form: _Form, root: str, labelled: bool) -> 
 
 
 def _contradictions(listed: Listed) -> Iterator[str]:
-    paths, labels, lines = listed.paths, listed.labels, listed.lines
+    labels, lines = listed.labels, listed.lines
+    paths = list(map(os.path.normpath, listed.paths))  # ./a.mp4 is a.mp4
     if labels is None or len(set(paths)) == len(paths):
         return
     first: dict[str, int] = {}

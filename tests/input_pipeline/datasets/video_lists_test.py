@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from input_pipeline.bad_inputs import BadMedia, media_boundary
@@ -296,8 +296,9 @@ PATHS = st.text(st.characters(blacklist_characters="\0\n\r", codec="utf-8"), min
 )
 
 
+@example(["v//.mp4"], " ", "\n", False, True)
 @given(
-    st.lists(PATHS, min_size=1, max_size=9, unique=True),
+    st.lists(PATHS, min_size=1, max_size=9, unique_by=os.path.normpath),
     st.sampled_from(" ,\t"),
     st.sampled_from(["\n", "\r\n"]),
     st.booleans(),
