@@ -44,19 +44,25 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(devices: int, function: str, *arguments: Any, processes: int = 1) -> list[Any]:
-    """What a function of this file returns in each of some processes with so many devices each."""
+def run(
+    devices: int,
+    function: str,
+    *arguments: Any,
+    processes: int = 1,
+    module: str = "tests.sharding_test",
+) -> list[Any]:
+    """What a function returns in each of some processes with so many devices each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     code = f"""
-import json, sys
+import importlib, json, sys
 sys.path.insert(0, {str(ROOT)!r})
 import jax
 if {processes} > 1:
     jax.distributed.initialize({address!r}, {processes}, int(sys.argv[1]))
-from tests import sharding_test
-print("RESULT", json.dumps(sharding_test.{function}(*json.loads(sys.argv[2]))))
+module = importlib.import_module({module!r})
+print("RESULT", json.dumps(module.{function}(*json.loads(sys.argv[2]))))
 """
     flags = f"--xla_force_host_platform_device_count={devices}"
     started = [
