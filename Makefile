@@ -33,7 +33,7 @@ test: $(READY)  ## The tests of every behaviour: minutes
 	$(RUN) -m pytest -n auto --maxprocesses=8 --dist=worksteal
 
 test-all: $(READY)  ## Also long series of kills and damage, every mesh, networks of size L
-	$(RUN) -m pytest -n auto --maxprocesses=8 --dist=worksteal -m "not original"
+	$(RUN) -m pytest -n auto --maxprocesses=8 --dist=worksteal -m "not original and not compilers"
 
 wheel-test:  ## The wheel, installed into an empty environment: two minutes
 	PYTHON=$(PYTHON) .ci/wheel_test

@@ -29,7 +29,7 @@ import numpy as np
 from maskfeat_jax import recipes, sharding
 from maskfeat_jax.commands.estimate import batch_shapes, estimate
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.training.build import build_training
+from maskfeat_jax.training.build import build_computation
 from maskfeat_jax.training.experiment import abstract_state, jitted_step
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -41,8 +41,10 @@ def measure(name: str, batch_size: int) -> dict[str, Any]:
     """Bytes of one recipe: estimated, according to the compiler, and measured in this process."""
     recipe = recipes.load(name).to_dict()
     recipe["run"]["batch_size"] = batch_size
-    mesh, _, task, optimizer = build_training(recipe)
-    found = estimate(task, optimizer, mesh, batch_size=batch_size)
+    made = build_computation(recipe)
+    mesh, _, _, task, optimizer, _ = made
+    assert optimizer is not None
+    found = estimate(made)
     shapes = abstract_state(task, optimizer, mesh)
     step = jitted_step(task, optimizer, shapes, mesh)
     inputs = batch_shapes(task, mesh, batch_size)

@@ -29,8 +29,8 @@ from maskfeat_jax.models.positions import sincos_table
 from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.training.build import (
     build,
+    build_computation,
     build_data,
-    build_training,
     read_common,
     read_task,
     task_for,
@@ -75,7 +75,7 @@ def test_what_a_recipe_names_exists(name):
     task_class, trains = read_task(reader)
     common = read_common(reader, trains)
     if trains:
-        build_training(full)
+        build_computation(full)
     else:
         task = task_for(task_class, reader, common.eval_view)
         jax.eval_shape(task.init, jax.random.key(0))
@@ -96,7 +96,7 @@ def test_what_a_recipe_names_exists(name):
     ],
 )
 def test_learning_rates_of_masked_autoencoders(name, warmup_epochs, peak, end):
-    schedule = build_training(recipe(name)).optimizer.schedule
+    schedule = build_computation(recipe(name)).optimizer.schedule
     at = [warmup_epochs - 5, warmup_epochs, recipe(name)["run"]["epochs"]]
     rising, highest, last = (float(schedule(100 * epoch)) for epoch in at)
     assert rising < highest == pytest.approx(peak, rel=1e-6)

@@ -25,7 +25,7 @@ from maskfeat_jax.ops.neighbours import nearest, unit
 from maskfeat_jax.optim import AdamW, Lars
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import Pretrain
-from maskfeat_jax.training.build import build_training
+from maskfeat_jax.training.build import build_computation
 from maskfeat_jax.training.experiment import abstract_state, jitted_step
 from tests import steps_test
 from tests.models.initial import shapes_of
@@ -158,7 +158,7 @@ def programs(name: str, changes: dict[str, Any], rows: int) -> list:
     for parameters in (1, 8):
         config = recipes.override(recipes.load(name), {**changes, "run.batch_size": rows})
         recipe = {**config.to_dict(), "mesh": {"parameters": parameters}}
-        mesh, _, task, optimizer = build_training(recipe)
+        mesh, _, _, task, optimizer, _ = build_computation(recipe)
         state = abstract_state(task, optimizer, mesh)
         step = jitted_step(task, optimizer, state, mesh)
         program = step.lower(state, batch_shapes(task, mesh, rows)).compile()

@@ -4,7 +4,7 @@
 
 The same command again resumes. --config.SECTION.KEY=VALUE changes the recipe. Other commands are
 the first word:
-    estimate           parameters, operations and memory of a recipe
+    estimate           parameters, operations and memory of a recipe, here or on a --target
     check-data         reads every example of a recipe's data once
     verify-resume      trains a little with and without a kill, and compares to the bit
     verify-checkpoint  compares every file of a work directory's checkpoints with its checksum
@@ -17,7 +17,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -34,6 +34,7 @@ from maskfeat_jax.version import VERSION
 _USAGE, _RECIPE = 64, 78  # exit codes
 _CHANGE = re.compile(r"--?(?:no)?config\.([^=]*)")
 _KEY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_FLAGS = ("workdir", "memory_gb", "target", "json")
 _PROCESSES = ("distributed", "coordinator", "num_processes", "process_id", "start_seconds")
 
 
@@ -117,7 +118,8 @@ def parse(arguments: Sequence[str]) -> CommandLine:
         raise UsageError(f"not understood: {' '.join(words)}{near}")
     processes = {name: values[name].value for name in _PROCESSES}
     processes["timeout_seconds"] = processes.pop("start_seconds")
-    options = Options(config, values["workdir"].value, processes, values["memory_gb"].value)
+    given: dict[str, Any] = {name: values[name].value for name in _FLAGS}
+    options = Options(config, processes, **given)
     command = words[0] if words else "train"
     if command != "verify-checkpoint":
         _ = options.recipe  # raises without one, before the seconds of imports
@@ -141,6 +143,8 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_float(
         "memory_gb", None, "estimate: memory of a device, 1e9 bytes.", None, None, values
     )
+    flags.DEFINE_string("target", None, "estimate: devices, such as v5e:2x4 or h100:8.", values)
+    flags.DEFINE_bool("json", False, "estimate: one line of JSON.", values)
     flags.DEFINE_bool("distributed", False, "JAX finds the others: Slurm, TPU pod.", values)
     flags.DEFINE_string("coordinator", None, "host:port of process 0.", values)
     flags.DEFINE_integer("num_processes", None, "How many processes there are.", None, None, values)

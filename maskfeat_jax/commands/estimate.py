@@ -1,40 +1,42 @@
-"""Estimates a training run: parameters, operations, bytes on each device, largest batch.
+"""Estimates a run: parameters, operations, bytes on each device, collectives, largest batch.
 
-No array is allocated: shapes are traced and the step is compiled for the mesh. So a laptop can
-estimate what a network needs on a pod, with as many forced host devices as the pod has:
+No array is allocated: shapes are traced and the step of the recipe, of training or of evaluation,
+is compiled. With `--target` it is compiled for a TPU slice or for GPUs, by their own compilers and
+without having them (`commands.hardware`):
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=64 python main.py estimate \
-        --config=configs/mae_vit_kinetics.py:h16 --config.mesh.parameters=8 --memory_gb=80
+    python main.py estimate --config=configs/mae_vit_kinetics.py:h16 --config.model.dtype=bfloat16 \
+        --config.run.batch_size=64 --config.mesh.parameters=8 --target=v5e:2x4
 
-Memory besides the arguments of the compiled step is what the compiler reports (`memory_analysis`)
-for the devices at hand. If these are CPUs, an accelerator may need more or less. The largest
-difference: a CPU computes attention of many tokens in chunks (`ops.attention`), while
-`attention="xla"` on an accelerator stores all weights, `heads x queries x keys` per clip and block;
-and each of several host devices computes the chunks of the whole batch. Run it on the accelerator
-itself before a long run.
+Memory besides the arguments is what the compiler reports (`memory_analysis`), exact for its
+program. Its operations and bytes moved are a model: good for comparing two programs.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import re
-from collections.abc import Callable
-from typing import Any
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from maskfeat_jax import sharding
+from maskfeat_jax.commands.collectives import Collective, collectives
+from maskfeat_jax.commands.costs import Costs, costs
+from maskfeat_jax.commands.hardware import hardware
 from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.flops import training_flops
-from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.tasks import Task
-from maskfeat_jax.training.build import build_training
-from maskfeat_jax.training.experiment import abstract_state, jitted_step
+from maskfeat_jax.training.build import Computation, build_computation
+from maskfeat_jax.training.experiment import abstract_state, jitted_eval_step, jitted_step
 
 BATCHES = 3  # on a device: the one in use and two that are prefetched
 TRIALS = 5  # limit of compilations to find the largest batch
@@ -42,17 +44,17 @@ TRIALS = 5  # limit of compilations to find the largest batch
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Size and cost of a recipe on a mesh. Bytes are those of one device.
+    """Size and cost of a step on a mesh. Bytes and what the compiler says are of one device.
 
     Attributes:
       devices: their number and kind.
       mesh: sizes of the axes.
-      batch_size: clips per update, over all devices.
+      batch_size: clips per step, over all devices.
       accumulate: number of slices of a batch (gradient accumulation).
       parameters: number of parameters.
-      trainable: number of parameters that are not frozen.
+      trainable: number of parameters that are not frozen; 0 in evaluation.
       flops_per_clip: operations of matrix products, forward and backward, see
-        `flops.training_flops`.
+        `flops.training_flops`; None in evaluation.
       flops_per_step: likewise, over all devices.
       parameter_bytes: of the parameters.
       optimizer_bytes: of the optimiser state.
@@ -60,9 +62,13 @@ class Estimate:
       batch_bytes: of one of the `BATCHES` batches.
       temporary_bytes: gradients, activations and other temporaries of the compiled step.
       peak_bytes: sum of all the above.
+      flops: operations of a step by the compiler; None if it does not say.
+      bytes_accessed: bytes read and written in a step, likewise.
+      collectives: of a step, by kind.
+      compile_seconds: time to compile the step.
       memory_bytes: memory of a device; None if unknown.
-      largest_batch: most clips per update, over all devices, that fit into that; 0 if none do,
-        None if the memory is unknown.
+      largest_batch: most clips per step, over all devices, that fit into that; 0 if none do, None
+        if the memory is unknown.
     """
 
     devices: str
@@ -71,16 +77,24 @@ class Estimate:
     accumulate: int
     parameters: int
     trainable: int
-    flops_per_clip: float
-    flops_per_step: float
+    flops_per_clip: float | None
+    flops_per_step: float | None
     parameter_bytes: int
     optimizer_bytes: int
     average_bytes: int
     batch_bytes: int
     temporary_bytes: int
     peak_bytes: int
+    flops: float | None = None
+    bytes_accessed: float | None = None
+    collectives: Mapping[str, Collective] = dataclasses.field(default_factory=dict)
+    compile_seconds: float = 0.0
     memory_bytes: int | None = None
     largest_batch: int | None = None
+
+    def json(self) -> str:
+        """All attributes, as one line."""
+        return json.dumps(dataclasses.asdict(self))
 
     def table(self) -> str:
         """A table to print."""
@@ -90,8 +104,11 @@ class Estimate:
         rows = [
             ("mesh", f"{axes}: {self.devices}"),
             ("parameters", f"{self.parameters:,}, trainable {self.trainable:,}"),
-            ("operations", f"{self.flops_per_clip / 1e9:,.1f} GFLOP per clip"),
-            ("", f"{self.flops_per_step / 1e12:,.2f} TFLOP per step"),
+        ]
+        if self.flops_per_clip is not None and self.flops_per_step is not None:
+            rows.append(("operations", f"{self.flops_per_clip / 1e9:,.1f} GFLOP per clip"))
+            rows.append(("", f"{self.flops_per_step / 1e12:,.2f} TFLOP per step"))
+        rows += [
             ("batch", f"{self.batch_size} clips{slices}, {self.batch_size // shards} per device"),
             ("per device", ""),
             ("  parameters", _mib(self.parameter_bytes)),
@@ -102,97 +119,167 @@ class Estimate:
             ("  peak", _mib(self.peak_bytes)),
         ]
         if self.memory_bytes is not None:
-            assert self.largest_batch is not None
+            verdict = "" if self.peak_bytes <= self.memory_bytes else "  this batch does not fit"
+            rows.append(("  memory", f"{_mib(self.memory_bytes)}{verdict}"))
+        if self.flops is not None:
+            rows.append(("  operations", f"{self.flops / 1e12:12,.3f} TFLOP  (by the compiler)"))
+        if self.bytes_accessed is not None:
+            rows.append(("  moved", f"{self.bytes_accessed / 1e9:12,.1f} GB  (by the compiler)"))
+        rows += [
+            (f"  {kind}", f"{_mib(each.bytes)}  ({each.count} per step)")
+            for kind, each in self.collectives.items()
+        ]
+        rows.append(("compiled in", f"{self.compile_seconds:.0f} s"))
+        if self.largest_batch is not None:
             each = self.largest_batch // shards
-            rows.append(("  memory", _mib(self.memory_bytes)))
             found = f"{self.largest_batch} clips, {each} per device"
             rows.append(("largest batch", found if each else "not even one clip per device fits"))
         return "\n".join(f"{name:18}{value}".rstrip() for name, value in rows)
 
 
+class Compiled(NamedTuple):
+    """What the compiler says of a step; of one that it refuses only `temporary_bytes`."""
+
+    temporary_bytes: int
+    costs: Costs | None = None
+    collectives: Mapping[str, Collective] = {}
+    seconds: float = 0.0
+
+
 def command(options: Options, signals: Signals) -> int:
     """`python main.py estimate --config=…`."""
     with signals.nothing_to_lose():
-        mesh, run, task, optimizer = build_training(options.recipe)
+        target = hardware(options.target) if options.target else None
+        memory_bytes = int(options.memory_gb * 1e9) if options.memory_gb else None
+        if target is not None:
+            memory_bytes = memory_bytes or target.memory_bytes
         found = estimate(
-            task,
-            optimizer,
-            mesh,
-            batch_size=run.batch_size,
-            accumulate=run.accumulate,
-            memory_bytes=int(options.memory_gb * 1e9) if options.memory_gb else None,
+            build_computation(options.recipe, target.devices if target else None),
+            memory_bytes=memory_bytes,
+            compiler_options=target.compiler_options if target else {},
         )
-    print(found.table())
+    print(found.json() if options.json else found.table())
     return 0
 
 
 def estimate(
-    task: Task,
-    optimizer: Optimizer,
-    mesh: Mesh,
+    computation: Computation,
     *,
-    batch_size: int,
-    accumulate: int = 1,
     memory_bytes: int | None = None,
+    compiler_options: Mapping[str, Any] | None = None,
 ) -> Estimate:
-    """Compiles the training step for a mesh and adds up its memory and operations.
+    """Compiles the step of training, or else of evaluation, and adds up memory and operations.
 
     Args:
-      task: what is trained.
-      optimizer: of its parameters.
-      mesh: of all devices, see `sharding.create_mesh`.
-      batch_size: clips per update, over all devices.
-      accumulate: number of slices of a batch (gradient accumulation).
+      computation: see `build_computation`.
       memory_bytes: memory of one device, to find the largest batch, which is compiled to check that
         it fits; None for what the device reports (CPUs report nothing).
+      compiler_options: see `Hardware`.
 
     Raises:
       ValueError: the batch cannot be split into equal slices, or see `sharding.state_sharding`.
     """
-    unit = sharding.row_shards(mesh) * accumulate
+    mesh, batch_size, accumulate, task, optimizer, views = computation
+    shards = sharding.row_shards(mesh)
+    if optimizer is not None:
+        unit = shards * accumulate
+        state = abstract_state(task, optimizer, mesh)
+        step = jitted_step(task, optimizer, state, mesh, accumulate)
+        params, more = state.params, (state.opt_state, state.ema)
+    else:
+        unit = math.lcm(views, shards)
+        state = params = abstract_params(task, mesh)
+        step, more = jitted_eval_step(task, mesh, views), ((), ())
     if batch_size < 1 or batch_size % unit:
         raise ValueError(
             f"run.batch_size={batch_size} is not a multiple of {unit}: "
-            f"{sharding.row_shards(mesh)} shards of a batch x {accumulate} slices (run.accumulate)"
+            f"{shards} shards of a batch x {accumulate} slices (run.accumulate)"
         )
-    state = abstract_state(task, optimizer, mesh)
-    step = jitted_step(task, optimizer, state, mesh, accumulate)
 
     @functools.cache
-    def needed(rows: int) -> tuple[int, int]:
-        """Bytes besides the arguments, and in total."""
-        batch = batch_shapes(task, mesh, rows)
-        found: Any = step.lower(state, batch).compile().memory_analysis()
-        more = found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-        return more, more + bytes_of(state) + BATCHES * bytes_of(batch)
+    def compiled(rows: int) -> Compiled:
+        return compile_step(step, state, batch_shapes(task, mesh, rows), compiler_options)
 
-    if memory_bytes is None:
-        memory_bytes = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    def peak(rows: int) -> int:
+        arguments = bytes_of(state) + BATCHES * bytes_of(batch_shapes(task, mesh, rows))
+        return arguments + compiled(rows).temporary_bytes
+
+    if memory_bytes is None and mesh.devices.flat[0] in jax.local_devices():
+        memory_bytes = (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
     largest = None
     if memory_bytes is not None:
-        unit = _unit_of(task, unit)
+        unit = _unit_of(task, unit) if optimizer is not None else unit
         start = -(-batch_size // unit)
-        fits = largest_that_fits(lambda units: needed(units * unit)[1], start, memory_bytes)
-        largest = fits * unit
-    temporary, peak = needed(batch_size)
-    flops = training_flops(task.model, task.clip)
+        largest = unit * largest_that_fits(lambda units: peak(units * unit), start, memory_bytes)
+    flops = training_flops(task.model, task.clip) if optimizer is not None else None
+    program = compiled(batch_size)
     return Estimate(
-        devices=f"{mesh.size} of {jax.devices()[0].device_kind}",
+        devices=f"{mesh.size} of {mesh.devices.flat[0].device_kind}",
         mesh=dict(mesh.shape),
         batch_size=batch_size,
         accumulate=accumulate,
-        parameters=_count(state.params),
-        trainable=_count(_trainable(state.params, task.model.frozen)),
+        parameters=_count(params),
+        trainable=_count(_trainable(params, task.model.frozen)) if optimizer is not None else 0,
         flops_per_clip=flops,
-        flops_per_step=batch_size * flops,
-        parameter_bytes=bytes_of(state.params),
-        optimizer_bytes=bytes_of(state.opt_state),
-        average_bytes=bytes_of(state.ema),
+        flops_per_step=None if flops is None else batch_size * flops,
+        parameter_bytes=bytes_of(params),
+        optimizer_bytes=bytes_of(more[0]),
+        average_bytes=bytes_of(more[1]),
         batch_bytes=bytes_of(batch_shapes(task, mesh, batch_size)),
-        temporary_bytes=temporary,
-        peak_bytes=peak,
+        temporary_bytes=program.temporary_bytes,
+        peak_bytes=peak(batch_size),
+        flops=program.costs and program.costs.flops,
+        bytes_accessed=program.costs and program.costs.bytes,
+        collectives=program.collectives,
+        compile_seconds=program.seconds,
         memory_bytes=memory_bytes,
         largest_batch=largest,
+    )
+
+
+def compile_step(
+    step: Any, state: Any, batch: Any, compiler_options: Mapping[str, Any] | None
+) -> Compiled:
+    """Compiles a jitted step for shapes.
+
+    Raises:
+      JaxRuntimeError: the compiler fails in another way than for want of memory.
+    """
+    rows = len(batch["video"])
+    print(f"compiling the step of {rows} clips ...", file=sys.stderr, flush=True)
+    lowered = step.lower(state, batch)
+    start = time.monotonic()
+    try:
+        program = lowered.compile(compiler_options=dict(compiler_options or {}))
+    except jax.errors.JaxRuntimeError as error:
+        if (wanted := _wanted(str(error))) is None:
+            raise
+        return Compiled(wanted)
+    seconds = time.monotonic() - start
+    memory: Any = program.memory_analysis()
+    temporary = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    text = program.as_text()
+    return Compiled(
+        temporary - memory.alias_size_in_bytes,
+        costs(text),
+        collectives(text),
+        seconds,
+    )
+
+
+def _wanted(message: str) -> int | None:
+    """Bytes of temporaries, in the message of the TPU's compiler that they do not fit."""
+    found = re.search(r"HLO temporaries \(([\d.]+)([KMGT])\)", message)
+    return found and int(float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2]))))
+
+
+def abstract_params(task: Task, mesh: Mesh) -> Any:
+    """Shape, dtype and sharding of each parameter."""
+    shapes = jax.eval_shape(task.init, jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
+        shapes,
+        sharding.state_sharding(mesh, shapes),
     )
 
 
@@ -227,11 +314,11 @@ def largest_that_fits(needed: Callable[[int], int], start: int, memory: int) -> 
     while len(known) <= TRIALS:
         low = max((n for n in known if known[n] <= memory), default=0)
         high = min((n for n in known if known[n] > memory), default=None)
-        if high == low + 1:
+        if high is not None and high - low <= max(1, low // 20):
             break
         a, b = sorted(sorted(known, key=lambda n: abs(known[n] - memory))[:2])
         slope = max((known[b] - known[a]) / (b - a), 1)
-        guess = math.floor(a + (memory - known[a]) / slope)
+        guess = min(math.floor(a + (memory - known[a]) / slope), 16 * max(known))
         if guess == low:
             break
         guess = max(guess, low + 1) if high is None else min(max(guess, low + 1), high - 1)

@@ -23,15 +23,19 @@ class Options:
 
     Attributes:
       config: `--config`, with what the command line changes in it.
-      workdir: `--workdir`.
       processes: arguments of `distributed.start.start`.
+      workdir: `--workdir`.
       memory_gb: `--memory_gb`.
+      target: `--target`, see `hardware.hardware`.
+      json: `--json`.
     """
 
     config: Any
-    workdir: str | None
     processes: dict[str, Any]
-    memory_gb: float | None
+    workdir: str | None = None
+    memory_gb: float | None = None
+    target: str | None = None
+    json: bool = False
 
     @property
     def recipe(self) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -151,18 +153,32 @@ def build(recipe: Section) -> Experiment:
 
 
 class Computation(NamedTuple):
-    """The computation of a training run, without its data."""
+    """The computation of a run, without its data.
+
+    Attributes:
+      mesh: the devices.
+      rows: clips of a step, over all devices.
+      accumulate: number of slices of a batch.
+      task: the model and its steps.
+      optimizer: its learning rates are not those of the run, as the length of an epoch is unknown;
+        None if nothing is trained.
+      views: rows of each example in evaluation.
+    """
 
     mesh: Mesh
-    run: Run
+    rows: int
+    accumulate: int
     task: Task
-    optimizer: Optimizer
+    optimizer: Optimizer | None
+    views: int
 
 
-def build_training(recipe: Section) -> Computation:
+def build_computation(recipe: Section, devices: Sequence[Any] | None = None) -> Computation:
     """Builds the computation of a recipe without opening its data.
 
-    The learning rates are not those of the run, as the length of an epoch is unknown.
+    Args:
+      recipe: see `build`.
+      devices: of the mesh; all of this process by default.
 
     Raises:
       RecipeError: lists all problems of the recipe.
@@ -170,18 +186,22 @@ def build_training(recipe: Section) -> Computation:
     reader = Reader(recipe)
     problems = reader.problems
     task_class, trains = read_task(reader)
-    if not trains:
-        raise RecipeError(f"task={reader['task']!r} trains nothing, so it has no training step")
-    mesh, run, _, _, eval_view, _ = read_common(reader, trains)
+    mesh, run, _, _, eval_view, _ = read_common(reader, trains, devices)
     task = task_for(task_class, reader, eval_view)
-    rule = problems.attempt(reader.choose, "optim", OPTIMIZERS)
+    rule = problems.attempt(read_rule, reader, trains)
     problems.stop()
+    if task.needs_data:
+        raise RecipeError(f"task={reader['task']!r}: its step depends on the number of examples")
+    optimizer = None
+    rows = run.batch_size if trains else evaluation_rows(mesh, eval_view, run.batch_size)
     with problems.gather():
-        task.check_batch(run.batch_size)
         params = call(INIT, init_shapes, {}, task=task, mesh=mesh)
-        optimizer = optimizer_of(rule, run, task, params, steps_per_epoch=100)
+        if rule is not None:
+            task.check_batch(rows)
+            optimizer = optimizer_of(rule, run, task, params, steps_per_epoch=100)
     problems.stop()
-    return Computation(mesh, run, task, optimizer)
+    views = eval_view.reads * eval_view.clips_per_read
+    return Computation(mesh, rows, run.accumulate, task, optimizer, views)
 
 
 def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
@@ -232,10 +252,11 @@ class Common(NamedTuple):
     bad_inputs: input_pipeline.BadInputs
 
 
-def read_common(reader: Reader, trains: bool) -> Common:
+def read_common(reader: Reader, trains: bool, devices: Sequence[Any] | None = None) -> Common:
     """Reads the sections of `Common`; a section with problems, which are recorded, gives None.
 
-    Keys of `CLIP` that `eval_view` lacks are taken from `view`.
+    The mesh is that of all devices if none are given. Keys of `CLIP` that `eval_view` lacks are
+    taken from `view`.
     """
     attempt = reader.problems.attempt
     view = eval_view = None
@@ -253,8 +274,11 @@ def read_common(reader: Reader, trains: bool) -> Common:
         reader.problems.append(
             f"view makes clips of {view.shape}, eval_view of {eval_view.shape}; they must be equal"
         )
+    mesh = sharding.create_mesh
+    if devices is not None:
+        mesh = functools.partial(sharding.mesh_of, devices)
     return Common(
-        mesh=attempt(reader.call, "mesh", sharding.create_mesh),
+        mesh=attempt(reader.call, "mesh", mesh),
         run=attempt(reader.call, "run", Run),
         host=attempt(reader.call, "input", Input),
         view=view,
@@ -390,9 +414,7 @@ class Loaders(NamedTuple):
 
     def evaluation(self, source: Any, view: Any) -> input_pipeline.Loader:
         """A loader of batches that hold all views of each example, equally many on each device."""
-        views = view.reads * view.clips_per_read
-        unit = math.lcm(views, sharding.row_shards(self.mesh) * view.clips_per_read)
-        return self._loader(source, view, max(1, self.batch_size // unit) * unit)
+        return self._loader(source, view, evaluation_rows(self.mesh, view, self.batch_size))
 
     def _loader(self, source: Any, view: Any, rows: int) -> input_pipeline.Loader:
         share, shares = sharding.batch_share(self.mesh)
@@ -409,6 +431,14 @@ class Loaders(NamedTuple):
             workers=self.workers,
             bad_inputs=self.bad_inputs,
         )
+
+
+def evaluation_rows(mesh: Mesh, view: Any, batch_size: int) -> int:
+    """Rows of a batch in evaluation: about `batch_size`, see `Loaders.evaluation`."""
+    unit = math.lcm(
+        view.reads * view.clips_per_read, sharding.row_shards(mesh) * view.clips_per_read
+    )
+    return max(1, batch_size // unit) * unit
 
 
 def check_training(task: Task, run: Run, training: Any) -> None:

@@ -215,10 +215,7 @@ class Experiment:
     @functools.cached_property
     def _eval_step(self) -> Any:
         assert self.testing is not None
-        step = functools.partial(self.task.eval_step, views=self.testing.views)
-        return jax.jit(
-            sharding.on_mesh(self.mesh, step), out_shardings=sharding.replicated(self.mesh)
-        )
+        return jitted_eval_step(self.task, self.mesh, self.testing.views)
 
     @functools.cached_property
     def _show_step(self) -> Any:
@@ -252,3 +249,9 @@ def jitted_step(
         out_shardings=(shardings, sharding.replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def jitted_eval_step(task: Task, mesh: Mesh, views: int) -> Any:
+    """The jitted `Task.eval_step` of examples with `views` rows each."""
+    step = functools.partial(task.eval_step, views=views)
+    return jax.jit(sharding.on_mesh(mesh, step), out_shardings=sharding.replicated(mesh))

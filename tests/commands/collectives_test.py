@@ -54,7 +54,7 @@ def found_in_programs() -> dict[str, Any]:
             program, mesh=mesh, in_specs=P("data"), out_specs=P("data"), check_vma=False
         )
         text = jax.jit(mapped).lower(jnp.zeros((8 * 16, 4))).compile().as_text()
-        found[name] = collectives(text)
+        found[name] = {k: [x.count, x.bytes] for k, x in collectives(text).items()}
         if name == "gather":
             found["shapes"] = [(one.kind, one.shapes, one.source) for one in operations(text)]
     return found

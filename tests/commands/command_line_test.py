@@ -18,9 +18,11 @@ from tests.recipes import ROOT
 
 
 def test_words_and_flags_in_any_order():
-    line = parse(["--workdir", "runs/a", "estimate", "--config", "smoke", "--memory_gb=80"])
+    words = ["--workdir", "runs/a", "estimate", "--config", "smoke", "--memory_gb=80", "--json"]
+    line = parse([*words, "--target=v5e:2x4"])
     assert (line.command, line.recipe) == ("estimate", "smoke")
     assert (line.options.workdir, line.options.memory_gb) == ("runs/a", 80.0)
+    assert (line.options.target, line.options.json) == ("v5e:2x4", True)
     assert line.options.recipe["task"] == "pretrain"
     assert not line.options.processes["distributed"]
     assert line.options.processes["timeout_seconds"] == 300

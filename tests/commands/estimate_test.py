@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -11,12 +12,13 @@ import pytest
 
 from maskfeat_jax import sharding
 from maskfeat_jax.augment import Mix, Normalise
-from maskfeat_jax.commands.estimate import estimate, largest_that_fits
+from maskfeat_jax.commands.estimate import compile_step, estimate, largest_that_fits
 from maskfeat_jax.masking import Random
 from maskfeat_jax.models import create_model
 from maskfeat_jax.optim import AdamW
 from maskfeat_jax.targets import Pixels
 from maskfeat_jax.tasks import Finetune, Pretrain
+from maskfeat_jax.training.build import Computation
 from tests.recipes import ROOT
 
 
@@ -43,9 +45,13 @@ def optimizer_of(task):
     return AdamW(lr=1e-3, ema_decay=0.9).optimizer(params, **length, frozen=task.model.frozen)
 
 
+def computation(task, optimizer, rows, mesh=None, accumulate=1, views=1):
+    return Computation(mesh or sharding.create_mesh(), rows, accumulate, task, optimizer, views)
+
+
 def test_bytes_are_those_of_a_real_state():
     task, optimizer = autoencoder(depth=1)
-    found = estimate(task, optimizer, sharding.create_mesh(), batch_size=4)
+    found = estimate(computation(task, optimizer, 4))
     params = jax.jit(task.init)(jax.random.key(0))
     assert found.parameters == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert found.parameters - found.trainable == params["encoder"]["pos_embed"].size
@@ -68,15 +74,14 @@ def test_the_largest_batch_fits_and_is_a_batch_of_the_task():
     )
     mixed = Mix(probability=1.0, group=4)
     task = Finetune(model=model, normalise=Normalise(), clip=(1, 32, 32), seed=0, mix=mixed)
-    setup = (task, optimizer_of(task), sharding.create_mesh())
-    base = estimate(*setup, batch_size=8)
-    larger = estimate(*setup, batch_size=40)
-    memory = larger.peak_bytes + 100
-    found = estimate(*setup, batch_size=8, memory_bytes=memory)
+    optimizer = optimizer_of(task)
+    base = estimate(computation(task, optimizer, 8))
+    memory = estimate(computation(task, optimizer, 40)).peak_bytes + 100
+    found = estimate(computation(task, optimizer, 8), memory_bytes=memory)
     assert found.largest_batch == 40
     assert "largest batch     40 clips, 40 per device" in found.table()
-    same = dataclasses.replace(found, memory_bytes=None, largest_batch=None)
-    assert same == base
+    known = {"memory_bytes": None, "largest_batch": None, "compile_seconds": base.compile_seconds}
+    assert dataclasses.replace(found, **known) == base
     none = dataclasses.replace(found, largest_batch=0)
     assert "not even one clip per device fits" in none.table()
 
@@ -105,7 +110,7 @@ def test_largest_interpolates_and_returns_only_what_it_tried():
 def test_refuses_a_batch_that_cannot_be_split():
     task, optimizer = autoencoder(depth=1)
     with pytest.raises(ValueError, match=r"run.batch_size=9 is not a multiple of 2: .* x 2 slices"):
-        estimate(task, optimizer, sharding.create_mesh(), batch_size=9, accumulate=2)
+        estimate(computation(task, optimizer, 9, accumulate=2))
 
 
 DEVICES = """
@@ -114,11 +119,11 @@ sys.path.insert(0, {root!r})
 import jax, math
 from maskfeat_jax import sharding
 from maskfeat_jax.commands.estimate import estimate
-from tests.commands.estimate_test import autoencoder
+from tests.commands.estimate_test import autoencoder, computation
 task, optimizer = autoencoder(scan=True, width=1280, depth=32, heads=16)  # ViT-H
 one = sharding.mesh_of(jax.devices()[:1])
 for mesh in (one, sharding.create_mesh(8), sharding.create_mesh(2, 2)):
-    found = estimate(task, optimizer, mesh, batch_size=8)
+    found = estimate(computation(task, optimizer, 8, mesh))
     state = found.parameter_bytes + found.optimizer_bytes + found.average_bytes
     print("RESULT", state, found.temporary_bytes, found.peak_bytes)
 from bench.faults.isolation import peak_megabytes
@@ -146,3 +151,47 @@ def test_a_network_fits_where_one_device_would_not():
     assert one[2] / shared[2] > 4  # gathered parameters come and go
     assert one[2] / mixed[2] > 2.5
     assert resident < 2e9
+
+
+def test_evaluation_has_no_optimiser():
+    task, optimizer = autoencoder(depth=1)
+    trained = estimate(computation(task, optimizer, 8))
+    found = estimate(computation(task, None, 8))
+    assert found.parameter_bytes == trained.parameter_bytes
+    assert (found.optimizer_bytes, found.average_bytes, found.trainable) == (0, 0, 0)
+    assert found.temporary_bytes < trained.temporary_bytes
+    assert 2 * found.flops < trained.flops
+    assert "per clip" not in found.table()
+
+
+def test_json_has_every_figure():
+    found = estimate(computation(*autoencoder(depth=1), 4), memory_bytes=10**12)
+    values = json.loads(found.json())
+    assert values["peak_bytes"] == found.peak_bytes
+    assert 0.9 < values["flops"] / found.flops_per_step < 1.5  # and what is no matrix product
+    assert values["collectives"] == {}
+    assert values["bytes_accessed"] > 2 * found.parameter_bytes
+
+
+def test_a_batch_that_does_not_fit_gets_one_that_does():
+    made = computation(*autoencoder(depth=1), 64)
+    memory = estimate(made._replace(rows=16)).peak_bytes
+    found = estimate(made, memory_bytes=memory)
+    assert found.largest_batch == 16
+    assert "this batch does not fit" in found.table()
+
+
+def test_a_refusal_of_the_compiler_is_a_size():
+    class Lowered:
+        def compile(self, compiler_options):
+            raise jax.errors.JaxRuntimeError(
+                "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+                "temporaries (44.95G) exceeds available HBM (15.75G)."
+            )
+
+    class Step:
+        def lower(self, state, batch):
+            return Lowered()
+
+    found = compile_step(Step(), None, {"video": np.zeros((2, 1))}, {})
+    assert found.temporary_bytes == int(44.95 * 2**30)

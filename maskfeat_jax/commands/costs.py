@@ -1,0 +1,69 @@
+"""Operations of a compiled program and bytes that it moves, by XLA's model, loops included."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from maskfeat_jax.commands.hlo import loops, parse
+
+try:
+    from jaxlib import _hlo, _jax  # type: ignore[attr-defined]  # private, without stubs
+except ImportError:
+    _hlo = _jax = None
+
+
+class Costs(NamedTuple):
+    """Of one run of a program on one device.
+
+    Attributes:
+      flops: a multiply-add counts as two; None for GPUs, where libraries compute the products.
+      bytes: read and written by its operations, which XLA has fused.
+    """
+
+    flops: float | None
+    bytes: float
+
+
+def costs(hlo: str) -> Costs | None:
+    """Costs of a program; None if this JAX cannot say.
+
+    XLA's own figure, `compiled.cost_analysis()`, is the same but counts what is in a loop once, and
+    there is none for GPUs. Of a kernel that is not XLA's (Pallas, cuDNN) the operands and results
+    count as moved, but not what it computes.
+
+    Args:
+      hlo: `compiled.as_text()` for CPUs, GPUs or TPUs.
+    """
+    if _jax is None:
+        return None
+    program, entry = parse(hlo)
+    client = jax.devices("cpu")[0].client
+    once: dict[str, np.ndarray] = {}
+
+    def counted_once(name: str) -> np.ndarray:
+        if name not in once:
+            found = _jax.hlo_module_cost_analysis(
+                client, _hlo.hlo_module_from_text(_run(hlo, name))
+            )
+            once[name] = np.array([found.get("flops", 0.0), found.get("bytes accessed", 0.0)])
+        return once[name]
+
+    def all_of(name: str) -> np.ndarray:
+        total = counted_once(name)
+        for loop in loops(program, name):
+            total = total + loop.times * all_of(loop.body) - counted_once(loop.body)
+        return total
+
+    flops, moved = all_of(entry).tolist()
+    return Costs(None if "__cublas" in hlo else flops, moved)
+
+
+def _run(hlo: str, name: str) -> str:
+    """The program that runs one of its computations."""
+    text = re.sub(r", entry_computation_layout=.*", "", hlo, count=1)
+    text = re.sub(r"^ENTRY ", "", text, flags=re.MULTILINE)
+    return re.sub(rf"^(?=%{re.escape(name)} \()", "ENTRY ", text, flags=re.MULTILINE)
