@@ -39,7 +39,7 @@ def export(trained: Pretrained) -> bytes:
             "holds less than 2 GiB"
         )
     model, clip = trained.model, trained.clip
-    model = model.clone(encoder=model.encoder.clone(attention="xla"))  # runs everywhere
+    model = model.clone(encoder=model.encoder.clone(attention="chunked"))  # runs everywhere
     (batch,) = jax.export.symbolic_shape("b")
     inputs = [jax.ShapeDtypeStruct((batch, *clip, 3), np.uint8)]
     if isinstance(model, MAE | MaskFeat):

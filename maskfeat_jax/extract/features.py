@@ -7,7 +7,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Float, UInt8
 
@@ -62,9 +61,7 @@ class Features:
         self, params: Mapping[str, Any], video: UInt8[Array, "b t h w 3"]
     ) -> Float[Array, "b ..."]:
         """Features of clips, at least in float32."""
-        encoder = self.trained.model.encoder
-        if jax.default_backend() != "gpu":
-            encoder = encoder.clone(attention="xla")  # the fused kernel is NVIDIA's
+        encoder = self.trained.model.encoder.clone(attention="auto")  # maybe of another device
         clips = self.trained.normalise(video)
         tokens: Any = encoder.apply({"params": params["encoder"]}, clips)
         tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))

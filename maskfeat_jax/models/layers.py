@@ -67,7 +67,7 @@ class Attention(nn.Module):
     """Multi-head self-attention."""
 
     heads: int
-    kernel: str = "xla"
+    kernel: str = "auto"
     dtype: Any = jnp.float32
     kernel_init: Initialiser = NORMAL
 
@@ -120,7 +120,7 @@ class Block(nn.Module):
     heads: int
     mlp_ratio: float = 4.0
     stochastic: bool = False
-    kernel: str = "xla"
+    kernel: str = "auto"
     dtype: Any = jnp.float32
     kernel_init: Initialiser = NORMAL
     epsilon: float = 1e-6

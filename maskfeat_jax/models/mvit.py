@@ -56,7 +56,7 @@ class MViT(nn.Module):
       drop_path: rate of the last block; the first has 0.
       scan: trace equal blocks once, parameters stacked.
       remat: recompute activations in the backward pass.
-      attention: kernel, "xla" or "cudnn".
+      attention: kernel, "auto", "xla", "chunked", "cudnn" or "splash", see `ops.attention`.
       dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
 
     Source: MViTv2 (arXiv:2112.01526), MaskFeat (arXiv:2112.09133) section 4.2; PySlowFast
@@ -74,7 +74,7 @@ class MViT(nn.Module):
     drop_path: float = 0.0
     scan: bool = False
     remat: bool = False
-    attention: str = "xla"
+    attention: str = "auto"
     dtype: str = "float32"
 
     frozen: ClassVar[tuple[str, ...]] = ()  # all parameters are trained

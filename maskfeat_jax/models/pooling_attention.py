@@ -49,7 +49,7 @@ class PoolingBlock(nn.Module):
     widen_in: str = "mlp"
     mlp_ratio: float = 4.0
     stochastic: bool = False
-    kernel: str = "xla"
+    kernel: str = "auto"
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -106,7 +106,7 @@ class PoolingAttention(nn.Module):
     q_stride: int
     kv_stride: int
     rows: Size3
-    kernel: str = "xla"
+    kernel: str = "auto"
     dtype: Any = jnp.float32
 
     @nn.compact

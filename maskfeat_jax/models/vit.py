@@ -46,7 +46,7 @@ class ViT(nn.Module):
       kernel_init: of the linear maps, "normal" or "xavier", see `models.layers`.
       scan: trace one block instead of all, with stacked parameters.
       remat: recompute activations in the backward pass.
-      attention: kernel, "xla" or "cudnn".
+      attention: kernel, "auto", "xla", "chunked", "cudnn" or "splash", see `ops.attention`.
       dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
       class_token: whether to have one (VideoMAE has none).
       epsilon: of the layer norms, also of the head's; transformers has 1e-12 by default.
@@ -64,7 +64,7 @@ class ViT(nn.Module):
     kernel_init: str = "normal"
     scan: bool = False
     remat: bool = False
-    attention: str = "xla"
+    attention: str = "auto"
     dtype: str = "float32"
     class_token: bool = True
     epsilon: float = 1e-6

@@ -29,7 +29,7 @@ def relative_attention(
     q_grid: Size3,
     k_grid: Size3,
     *,
-    kernel: str = "xla",
+    kernel: str = "auto",
 ) -> Float[Array, "b queries heads d"]:
     """Attention with decomposed relative positions in the logits.
 
@@ -63,14 +63,7 @@ def relative_attention(
                 f"{tokens.shape[1]} {name} are not a class token and a grid of {grid} tokens"
             )
     long_q, long_k = lengthen(q, k, tables, q_grid, k_grid)
-    if kernel != "cudnn":
-        return attention(long_q, long_k, v, scale=1.0, kernel=kernel)
-    # The fused kernel needs equal head sizes, a multiple of 8; zeros change nothing.
-    size = -(-long_q.shape[-1] // 8) * 8
-    q, k, v = (
-        jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, size - x.shape[-1]))) for x in (long_q, long_k, v)
-    )
-    return attention(q, k, v, scale=1.0, kernel=kernel)[..., : tables[0].shape[-1]]
+    return attention(long_q, long_k, v, scale=1.0, kernel=kernel)
 
 
 def lengthen(

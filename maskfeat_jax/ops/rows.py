@@ -8,6 +8,7 @@ Outside `sharding.on_mesh` these functions have no effect.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
@@ -25,9 +26,21 @@ def split_rows(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
 
 
-def on_own_rows(function: Callable[[Array], Array], x: Array) -> Array:
-    """`function(x)` of a function that computes each row alone: by each device for its rows."""
-    if jax.sharding.get_abstract_mesh().empty:
-        return function(x)
-    rows = PartitionSpec(ROWS)
-    return jax.shard_map(function, in_specs=rows, out_specs=rows, axis_names={*ROWS})(x)
+def on_own_rows(function: Callable[..., Array], *xs: Array, heads: int | None = None) -> Array:
+    """`function(*xs)` of a function that computes each row alone: by each device for its rows.
+
+    Args:
+      function: of arrays whose first axis is the rows, as is that of the result.
+      *xs: the arrays.
+      heads: axis of the arrays and the result along which it computes each entry alone, too; split
+        over `tensor` if that divides its length.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return function(*xs)
+    axes: list[Any] = [ROWS]
+    if heads is not None and not xs[0].shape[heads] % mesh.shape["tensor"]:
+        axes += [None] * (heads - 1) + ["tensor"]
+    spec = PartitionSpec(*axes)
+    # Unchecked, as kernels do not say over which axes their results vary.
+    return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)(*xs)

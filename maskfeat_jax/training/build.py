@@ -348,7 +348,8 @@ def read_rule(reader: Reader, trains: bool) -> Rule | None:
 
 def init_shapes(task: Task, mesh: Mesh) -> Any:
     """Shapes of the parameters of a task; ValueError if they cannot be made or distributed."""
-    params = jax.eval_shape(task.init, jax.random.key(0))
+    one = sharding.mesh_of(mesh.devices.ravel()[:1])  # `init` has one clip
+    params = jax.eval_shape(sharding.on_mesh(one, task.init), jax.random.key(0))
     sharding.state_sharding(mesh, params)
     return params
 

@@ -1,0 +1,139 @@
+"""Attention in chunks of queries, whose weights are recomputed for the gradient."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Float
+
+from maskfeat_jax.ops.attention.xla import at_once
+from maskfeat_jax.typing import Array
+
+# Of a CPU, whose cache a chunk fits into, and of an accelerator, which computes all clips at once.
+LARGE = 2**23  # weights per clip above which a CPU computes in chunks
+CHUNK = 2**20  # weights per chunk
+LONG = 512**2  # weights per head above which an accelerator does
+WIDE_CHUNK = 2**24  # weights per chunk
+
+
+def attend(
+    q: Float[Array, "b queries heads d"],
+    k: Float[Array, "b keys heads d"],
+    v: Float[Array, "b keys heads e"],
+) -> Float[Array, "b queries heads e"]:
+    """Attention of scaled queries, at least in float32; not in chunks if there are few tokens."""
+    # As functions of arrays only: JAX takes what a `partial` holds for arrays.
+    cpu = (lambda *x: in_chunks(False, *x)) if pays_off("cpu", q, k) else at_once
+    other = (lambda *x: in_chunks(True, *x)) if pays_off("gpu", q, k) else at_once
+    q, k, v = (jnp.moveaxis(x, 2, 1) for x in (q, k, v))
+    # Decided when it is compiled: an exported function runs on any device.
+    mixed = lax.platform_dependent(q, k, v, cpu=cpu, default=other)
+    return jnp.moveaxis(mixed, 1, 2)
+
+
+def pays_off(
+    platform: str, q: Float[Array, "b queries heads d"], k: Float[Array, "b keys heads d"]
+) -> bool:
+    """Whether attention has so many weights that they are better computed in chunks."""
+    weights = q.shape[1] * k.shape[1]
+    return q.shape[2] * weights > LARGE if platform == "cpu" else weights > LONG
+
+
+def refusal(device: Any, q: Array, v: Array) -> str | None:
+    """None: this kernel runs everywhere."""
+    return None
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def in_chunks(
+    together: bool,
+    q: Float[Array, "b heads queries d"],
+    k: Float[Array, "b heads keys d"],
+    v: Float[Array, "b heads keys e"],
+) -> Float[Array, "b heads queries e"]:
+    """`at_once` in chunks of queries, of all clips together or of one clip after the other.
+
+    Source: FlashAttention (arXiv:2205.14135), for the form of the gradient.
+    """
+    return _forward(together, q, k, v)[0]
+
+
+def _forward(together: bool, q: Array, k: Array, v: Array) -> tuple[Array, tuple]:
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    some = _chunk(together, q, k)
+
+    def clip(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+        def chunk(q: Array) -> tuple[Array, Array]:
+            logits = _product("hqd,hkd->hqk", q, k, wide)
+            top = logits.max(-1, keepdims=True)
+            weights = jnp.exp(logits - top)
+            total = weights.sum(-1, keepdims=True)
+            mixed = _product("hqk,hkd->hqd", weights.astype(v.dtype), v, wide) / total
+            return mixed, top + jnp.log(total)
+
+        mixed, scale = lax.map(chunk, _cut(q, some))
+        return _join(mixed, q.shape[1]), _join(scale, q.shape[1])
+
+    mixed, scale = _of_clips(together, clip, q, k, v)
+    return mixed, (q, k, v, mixed, scale)
+
+
+def _backward(together: bool, saved: tuple, cotangent: Array) -> tuple[Array, Array, Array]:
+    some = _chunk(together, *saved[:2])
+
+    def clip(
+        q: Array, k: Array, v: Array, mixed: Array, scale: Array, g: Array
+    ) -> tuple[Array, Array, Array]:
+        wide, narrow = g.dtype, q.dtype
+
+        def chunk(sums: Any, queries: Any) -> tuple[Any, Any]:
+            q, g, scale, share = queries
+            weights = jnp.exp(_product("hqd,hkd->hqk", q, k, wide) - scale)
+            dv = _product("hqk,hqd->hkd", weights.astype(narrow), g.astype(narrow), wide)
+            dlogits = weights * (_product("hqd,hkd->hqk", g.astype(narrow), v, wide) - share)
+            dlogits = dlogits.astype(narrow)
+            dk = _product("hqk,hqd->hkd", dlogits, q, wide)
+            return (sums[0] + dk, sums[1] + dv), _product("hqk,hkd->hqd", dlogits, k, wide)
+
+        share = jnp.sum(g * mixed, -1, keepdims=True)
+        zeros = (jnp.zeros(k.shape, wide), jnp.zeros(v.shape, wide))
+        (dk, dv), dq = lax.scan(chunk, zeros, tuple(_cut(x, some) for x in (q, g, scale, share)))
+        return _join(dq, q.shape[1]).astype(narrow), dk.astype(narrow), dv.astype(narrow)
+
+    return _of_clips(together, clip, *saved, cotangent)
+
+
+in_chunks.defvjp(_forward, _backward)
+
+
+def _product(axes: str, a: Array, b: Array, dtype: jnp.dtype) -> Array:
+    return jnp.einsum(axes, a, b, preferred_element_type=dtype)
+
+
+def _of_clips(together: bool, function: Any, *xs: Array) -> Any:
+    return jax.vmap(function)(*xs) if together else lax.map(lambda x: function(*x), xs)
+
+
+def _chunk(together: bool, q: Array, k: Array) -> int:
+    """Number of queries of a chunk."""
+    clips, heads, queries, _ = q.shape
+    each = heads * k.shape[2]
+    if together:
+        return min(queries, max(128, WIDE_CHUNK // (clips * each) // 128 * 128))
+    return min(queries, max(64, CHUNK // each))
+
+
+def _cut(x: Float[Array, "heads n d"], some: int) -> Float[Array, "chunks heads {some} d"]:
+    """Splits queries into chunks, the last one padded with zeros."""
+    heads, n, d = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -n % some), (0, 0)))
+    return jnp.moveaxis(x.reshape(heads, -1, some, d), 1, 0)
+
+
+def _join(chunks: Float[Array, "chunks heads some d"], n: int) -> Float[Array, "heads {n} d"]:
+    x = jnp.moveaxis(chunks, 0, 1)
+    return x.reshape(len(x), -1, x.shape[-1])[:, :n]
