@@ -64,6 +64,6 @@ def costs(hlo: str) -> Costs | None:
 
 def _run(hlo: str, name: str) -> str:
     """The program that runs one of its computations."""
-    text = re.sub(r", entry_computation_layout=.*", "", hlo, count=1)
-    text = re.sub(r"^ENTRY ", "", text, flags=re.MULTILINE)
+    header, rest = hlo.split("\n", 1)  # with what is true of the whole program only
+    text = header.partition(",")[0] + "\n" + re.sub(r"^ENTRY ", "", rest, flags=re.MULTILINE)
     return re.sub(rf"^(?=%{re.escape(name)} \()", "ENTRY ", text, flags=re.MULTILINE)
