@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -274,11 +273,12 @@ def read_common(reader: Reader, trains: bool, devices: Sequence[Any] | None = No
         reader.problems.append(
             f"view makes clips of {view.shape}, eval_view of {eval_view.shape}; they must be equal"
         )
-    mesh = sharding.create_mesh
-    if devices is not None:
-        mesh = functools.partial(sharding.mesh_of, devices)
+
+    def mesh_of_these(parameters: int = 1, tensor: int = 1) -> Mesh:
+        return sharding.mesh_of(devices or (), parameters, tensor)
+
     return Common(
-        mesh=attempt(reader.call, "mesh", mesh),
+        mesh=attempt(reader.call, "mesh", mesh_of_these if devices else sharding.create_mesh),
         run=attempt(reader.call, "run", Run),
         host=attempt(reader.call, "input", Input),
         view=view,

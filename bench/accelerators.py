@@ -1,0 +1,200 @@
+"""Compiles recipes for accelerators that are not there, and writes the tables of their memory.
+
+    make aot                              # all cases: hours on two cores
+    python -m bench.accelerators h100     # cases that match a regular expression
+    python -m bench.accelerators --render # the tables of docs/accelerators.jsonl again
+
+Each case is compiled in a process of its own, as `main.py estimate --target` does. Its result
+replaces that of an earlier run in docs/accelerators.jsonl; docs/accelerators.md has the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "docs" / "accelerators.jsonl"
+DOCUMENT = ROOT / "docs" / "accelerators.md"
+# Of the recipes that do not say so themselves.
+ALWAYS = {"model.dtype": "bfloat16", "model.scan": True}
+HOSTS = ("v5e:2x4", "v6e:2x4", "v5p:2x2x2", "h100:8")
+DATA, SHARED, MIXED = (1, 1), (8, 1), (4, 2)  # mesh.parameters, mesh.tensor
+GIB = 2**30
+
+
+class Case(NamedTuple):
+    """A step to compile.
+
+    Attributes:
+      table: of docs/accelerators.md that it belongs to.
+      recipe: name and size.
+      target: see `hardware.hardware`.
+      clips: per device.
+      mesh: `mesh.parameters` and `mesh.tensor`.
+      changes: of the recipe, in addition to `ALWAYS`.
+      search: whether the largest batch is searched for.
+    """
+
+    table: str
+    recipe: str
+    target: str
+    clips: int
+    mesh: tuple[int, int] = DATA
+    changes: Mapping[str, Any] = {}
+    search: bool = False
+
+    @property
+    def key(self) -> str:
+        """Identifies it in the results and on the command line."""
+        parts = [f"{k}={v}" for k, v in self.changes.items()]
+        mesh = "p{}t{}".format(*self.mesh)
+        return " ".join([self.table, self.recipe, self.target, mesh, str(self.clips), *parts])
+
+
+# Clips per device on v5e, v6e, v5p and H100.
+FAMILIES: dict[str, tuple[int, int, int, int]] = {
+    "maskfeat_vit_in1k:b16": (64, 128, 256, 256),
+    "maskfeat_vit_in1k:l16": (32, 64, 256, 128),
+    "maskfeat_mvit_kinetics:s": (4, 8, 32, 16),
+    "maskfeat_mvit_kinetics:l": (2, 8, 16, 16),
+    "mae_vit_in1k:b16": (128, 256, 512, 256),
+    "mae_vit_kinetics:b16": (32, 64, 128, 64),
+    "mae_vit_kinetics:l16": (8, 32, 128, 64),
+    "finetune_vit_in1k:b16": (64, 128, 256, 256),
+    "finetune_mvit_kinetics:s": (4, 8, 32, 16),
+    "finetune_mae_vit_kinetics:l16": (2, 4, 16, 8),
+    "linear_mae_vit_in1k:l16": (256, 512, 1024, 512),
+}
+# Where the state of the optimiser needs more than one device.
+SHARED_FAMILIES: dict[str, tuple[int, int, int, int]] = {
+    "mae_vit_kinetics:h16": (8, 32, 128, 64),
+    "finetune_mae_vit_kinetics:h16": (2, 4, 8, 8),
+}
+EVALUATED = {"finetune_mae_vit_kinetics:l16": (8, 16, 32, 16)}
+PODS = {
+    "mae_vit_kinetics:l16": (8, DATA),
+    "mae_vit_kinetics:h16": (8, SHARED),
+    "maskfeat_mvit_kinetics:l": (2, DATA),
+    "mae_vit_in1k:h14": (16, SHARED),
+}
+
+
+def cases() -> list[Case]:
+    """All cases."""
+    made = []
+    for families, mesh, changes in (
+        (FAMILIES, DATA, {}),
+        (SHARED_FAMILIES, SHARED, {}),
+        (EVALUATED, DATA, {"task": "evaluate"}),
+    ):
+        for recipe, clips in families.items():
+            hosts = zip(HOSTS, clips, strict=True)
+            made += [Case("host", recipe, target, n, mesh, changes) for target, n in hosts]
+    for recipe in ("mae_vit_kinetics:h16", "maskfeat_mvit_kinetics:l", "mae_vit_kinetics:l16"):
+        for target in ("v5e:2x4", "h100:8"):
+            clips = 2 if "mvit" in recipe else 8
+            made += [Case("mesh", recipe, target, clips, m) for m in (DATA, SHARED, MIXED)]
+    for recipe, (clips, mesh) in PODS.items():
+        made += [Case("pod", recipe, target, clips, mesh) for target in ("v5e:8x8", "v5e:16x16")]
+    for recipe, clips in {"maskfeat_mvit_kinetics:s": 4, "mae_vit_kinetics:l16": 8}.items():
+        for target in ("v5e:1x1", "h100:1"):
+            for kernel in ("xla", "auto"):
+                changes = {"model.attention": kernel}
+                made.append(Case("largest", recipe, target, clips, DATA, changes, search=True))
+    return made
+
+
+def compile_case(case: Case) -> dict[str, Any]:
+    """The estimate of a case; must be the first use of JAX in the process."""
+    from maskfeat_jax import recipes
+    from maskfeat_jax.commands.estimate import estimate
+    from maskfeat_jax.commands.hardware import hardware
+    from maskfeat_jax.training.build import build_computation
+
+    target = hardware(case.target)
+    (parameters, tensor), devices = case.mesh, len(target.devices)
+    settings = {
+        "mesh.parameters": parameters,
+        "mesh.tensor": tensor,
+        "run.batch_size": case.clips * devices // tensor,
+    }
+    config = recipes.override(recipes.load(case.recipe), {**ALWAYS, **case.changes, **settings})
+    found = estimate(
+        build_computation(config.to_dict(), target.devices),
+        memory_bytes=target.memory_bytes if case.search else None,
+        compiler_options=target.compiler_options,
+    )
+    return {**json.loads(found.json()), "memory_bytes": target.memory_bytes}
+
+
+def run(chosen: Iterable[Case]) -> None:
+    """Compiles cases, one at a time, and stores each result."""
+    for case in chosen:
+        command = [sys.executable, "-m", "bench.accelerators", "--child", case.key]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = done.stderr.strip().splitlines()[-1]
+            print(f"{case.key}: {reason}", file=sys.stderr, flush=True)
+            continue
+        results = {**stored(), case.key: json.loads(done.stdout.splitlines()[-1])}
+        lines = [json.dumps({"case": key, **value}) for key, value in sorted(results.items())]
+        RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        print(row(case, results[case.key]), flush=True)
+
+
+def stored() -> dict[str, dict[str, Any]]:
+    """The results so far, by the key of the case."""
+    if not RESULTS.exists():
+        return {}
+    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    return {each.pop("case"): each for each in rows}
+
+
+def row(case: Case, found: Mapping[str, Any]) -> str:
+    """A row of the tables."""
+    state = found["parameter_bytes"] + found["optimizer_bytes"] + found["average_bytes"]
+    carried = sum(each["bytes"] for each in found["collectives"].values())
+    flops = found["flops_per_step"]
+    each = None if flops is None else flops / math_devices(found)
+    cells = [
+        f"`{case.recipe}`" + "".join(f", {k.split('.')[-1]} {v}" for k, v in case.changes.items()),
+        case.target,
+        " x ".join(str(size) for size in found["mesh"].values()),
+        case.clips,
+        f"{state / GIB:.2f}",
+        f"{found['temporary_bytes'] / GIB:.2f}",
+        f"{found['peak_bytes'] / GIB:.2f} of {found['memory_bytes'] / GIB:.2f}",
+        "" if each is None else f"{each / 1e12:.2f}",
+        "" if found["bytes_accessed"] is None else f"{found['bytes_accessed'] / 1e9:.1f}",
+        f"{carried / GIB:.2f}",
+        f"{found['compile_seconds']:.0f}",
+    ]
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def math_devices(found: Mapping[str, Any]) -> int:
+    return int(found["devices"].split()[0])
+
+
+def main(argv: Sequence[str]) -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pattern", nargs="?", default="", help="of the keys of cases")
+    parser.add_argument("--child", metavar="KEY", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.child:
+        (case,) = (case for case in cases() if case.key == args.child)
+        print(json.dumps(compile_case(case)))
+        return
+    run([case for case in cases() if re.search(args.pattern, case.key)])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
