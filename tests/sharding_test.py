@@ -10,6 +10,7 @@ import re
 import socket
 import subprocess
 import sys
+import types
 from typing import Any
 from unittest import mock
 
@@ -21,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from maskfeat_jax import masking, recipes, sharding, targets
 from maskfeat_jax.commands.estimate import batch_shapes
 from maskfeat_jax.models import MODELS, VARIANTS, create_model
+from maskfeat_jax.ops.attention import TABLE, attention, chunked, splash
 from maskfeat_jax.ops.neighbours import nearest, unit
 from maskfeat_jax.optim import AdamW, Lars
 from maskfeat_jax.state import TrainState
@@ -162,12 +164,48 @@ def programs(name: str, changes: dict[str, Any], rows: int) -> list:
         state = abstract_state(task, optimizer, mesh)
         step = jitted_step(task, optimizer, state, mesh)
         program = step.lower(state, batch_shapes(task, mesh, rows)).compile()
-        kinds = "all-reduce|all-gather|reduce-scatter|all-to-all"
-        carried = re.findall(rf"= (.*?) (?:{kinds})(?:-start)?\(", program.as_text())
-        sizes = re.findall(r"\[([0-9,]+)\]", " ".join(carried))
-        shapes = [list(map(int, text.split(","))) for text in sizes]
-        made.append((shapes, program.memory_analysis().temp_size_in_bytes))
+        made.append((carried(program), program.memory_analysis().temp_size_in_bytes))
     return made
+
+
+def carried(program: Any) -> list[list[int]]:
+    """The shapes that collectives of a compiled program carry."""
+    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all"
+    found = re.findall(rf"= (.*?) (?:{kinds})(?:-start)?\(", program.as_text())
+    return [list(map(int, x.split(","))) for x in re.findall(r"\[([0-9,]+)\]", " ".join(found))]
+
+
+def attended(meshes: list[tuple[int, int]]) -> list:
+    """Attention in a mesh against no mesh, by kernel and mesh: the largest difference, shapes.
+
+    The difference is that of the results and gradients; the shapes those that collectives carry.
+    """
+    rng = np.random.default_rng(0)
+    arrays = [np.float32(rng.standard_normal((8, n, 4, 8))) for n in (13, 9, 9, 13)]
+    forms = {
+        "chunked": chunked.attend,
+        "splash": functools.partial(splash.attend, interpret=True),
+    }
+
+    def run(kernel: str, q: Any, k: Any, v: Any, g: Any) -> list[Any]:
+        y, back = jax.vjp(lambda *x: attention(*x, kernel=kernel), q, k, v)
+        return [y, *back(g)]
+
+    found = []
+    for kernel, attend in forms.items():
+        fake = types.SimpleNamespace(attend=attend, refusal=lambda *_: None)
+        with mock.patch.dict(TABLE, {kernel: fake}), mock.patch.object(chunked, "LARGE", 0):
+            alone = jax.jit(functools.partial(run, kernel))(*arrays)
+            for shape in meshes:
+                mesh = sharding.create_mesh(*shape)
+                step = sharding.on_mesh(mesh, functools.partial(run, kernel))
+                batch = [jax.device_put(x, sharding.batch_sharding(mesh)) for x in arrays]
+                layout = [sharding.batch_sharding(mesh)] * 4
+                program = jax.jit(step, out_shardings=layout).lower(*batch).compile()
+                pairs = zip(program(*batch), alone, strict=True)
+                worst = max(float(np.abs(np.asarray(a) - b).max()) for a, b in pairs)
+                found.append((kernel, shape, worst, carried(program)))
+    return found
 
 
 def losses_of_all(case: str, meshes: list[tuple[int, int]]) -> list:
@@ -218,6 +256,14 @@ def test_rows_stay_on_their_devices(name, changes):
     assert shapes
     assert not [shape for shape in shapes if any(size % 11 == 0 for size in shape)]
     assert of_parameters <= 1.1 * of_data
+
+
+def test_attention_on_eight_devices_equals_one():
+    meshes = [(2, 1), (2, 2), (1, 8)]  # of 4 heads
+    for kernel, mesh, worst, shapes in run(8, "attended", meshes)[0]:
+        assert worst < 1e-4, (kernel, mesh)
+        if mesh[1] == 1:  # each device computes its clips
+            assert not shapes, (kernel, mesh, shapes)
 
 
 def test_stacked_recomputed_and_accumulated():

@@ -60,6 +60,7 @@ HARMLESS = (
     "eval_view.timeout_seconds",
     "input",
     "bad_inputs",
+    "model.attention",
     "mesh",
     "run.log_every_steps",
     "run.keep_checkpoints",

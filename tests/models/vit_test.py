@@ -48,7 +48,7 @@ def test_refuses():
         create_encoder("vit_ti16", width=20)
     with pytest.raises(ValueError, match="drop_path=1.5"):
         tiny(drop_path=1.5)
-    with pytest.raises(ValueError, match="attention='flash' is not one of xla"):
+    with pytest.raises(ValueError, match="attention='flash' is not one of auto, xla"):
         tiny(attention="flash")
 
 

@@ -60,8 +60,13 @@ def compare(found, expected, tolerance):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.02)])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "dtype", "tolerance"),
+    [
+        *((shape, "float32", 1e-5) for shape in SHAPES),
+        *((shape, "bfloat16", 0.02) for shape in ("class token", "pooled keys")),
+    ],
+)
 @pytest.mark.parametrize("form", FORMS)
 def test_kernels_equal_written_out_weights(form, shape, dtype, tolerance, monkeypatch):
     monkeypatch.setattr(chunked, "LARGE", 0)

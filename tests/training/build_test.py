@@ -136,6 +136,11 @@ def test_data_and_views_are_named(read, name, changes, sentences, images):
         (VIDEO, {"model__mlp_ratio": 0}, "model: mlp_ratio=0.0 leaves an MLP of width 8 no ch"),
         ("mae_vit_in1k:b16", {"head__heads": 0}, "head: heads=0 must be 1 or more"),
         (PRETRAIN, {"model__tubelet": (0, 0, 0)}, "view, eval_view and model.tubelet: clip 1x32"),
+        (
+            PRETRAIN,
+            {"model__attention": "cudnn"},
+            "model, head and eval_view: attention='cudnn' needs an NVIDIA GPU, not cpu; use 'auto'",
+        ),
         (PRETRAIN, {"target__window": 3}, "target, view and eval_view: image 32x32 is not a wh"),
         *(
             (name, {"model__dtype": dtype}, f"model: dtype={dtype!r}: expected 'float32' or 'bfl")
