@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 READY = $(VENV)/ready
 
-.PHONY: help setup demo demo-video demo-mae smoke test test-all wheel-test check format clean
+.PHONY: help setup demo demo-video demo-mae smoke test test-all aot wheel-test check format clean
 
 help:  ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -34,6 +34,14 @@ test: $(READY)  ## The tests of every behaviour: minutes
 
 test-all: $(READY)  ## Also long series of kills and damage, every mesh, networks of size L
 	$(RUN) -m pytest -n auto --maxprocesses=8 --dist=worksteal -m "not original and not compilers"
+
+AOT = $(VENV)-aot
+
+aot:  ## Every recipe compiled for TPUs and GPUs that are not there: hours; docs/accelerators.md
+	$(MAKE) setup VENV=$(AOT)
+	$(AOT)/bin/python -m pip install --quiet "jax[tpu]" "jax[cuda12]"
+	$(AOT)/bin/python -m pytest -m compilers
+	$(AOT)/bin/python -m bench.accelerators
 
 wheel-test:  ## The wheel, installed into an empty environment: two minutes
 	PYTHON=$(PYTHON) .ci/wheel_test

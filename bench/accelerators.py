@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -26,7 +27,6 @@ DOCUMENT = ROOT / "docs" / "accelerators.md"
 ALWAYS = {"model.dtype": "bfloat16", "model.scan": True}
 HOSTS = ("v5e:2x4", "v6e:2x4", "v5p:2x2x2", "h100:8")
 DATA, SHARED, MIXED = (1, 1), (8, 1), (4, 2)  # mesh.parameters, mesh.tensor
-GIB = 2**30
 
 
 class Case(NamedTuple):
@@ -123,7 +123,7 @@ def compile_case(case: Case) -> dict[str, Any]:
     settings = {
         "mesh.parameters": parameters,
         "mesh.tensor": tensor,
-        "run.batch_size": case.clips * devices // tensor,
+        "run.batch_size": case.clips * devices,
     }
     config = recipes.override(recipes.load(case.recipe), {**ALWAYS, **case.changes, **settings})
     found = estimate(
@@ -146,7 +146,7 @@ def run(chosen: Iterable[Case]) -> None:
         results = {**stored(), case.key: json.loads(done.stdout.splitlines()[-1])}
         lines = [json.dumps({"case": key, **value}) for key, value in sorted(results.items())]
         RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        print(row(case, results[case.key]), flush=True)
+        print(*step(case, results[case.key]), sep=" | ", flush=True)
 
 
 def stored() -> dict[str, dict[str, Any]]:
@@ -157,43 +157,143 @@ def stored() -> dict[str, dict[str, Any]]:
     return {each.pop("case"): each for each in rows}
 
 
-def row(case: Case, found: Mapping[str, Any]) -> str:
-    """A row of the tables."""
+def table(name: str) -> str:
+    """One of the tables of docs/accelerators.md and docs/scaling.md."""
+    head, cells = TABLES[name]
+    results = stored()
+    chosen = [case for case in cases() if case.table == name and case.key in results]
+    rows = [cells(case, results[case.key]) for case in chosen]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def step(case: Case, found: Mapping[str, Any]) -> list[Any]:
+    """Memory, operations and bytes of a step, of one device."""
     state = found["parameter_bytes"] + found["optimizer_bytes"] + found["average_bytes"]
-    carried = sum(each["bytes"] for each in found["collectives"].values())
-    flops = found["flops_per_step"]
-    each = None if flops is None else flops / math_devices(found)
-    cells = [
-        f"`{case.recipe}`" + "".join(f", {k.split('.')[-1]} {v}" for k, v in case.changes.items()),
-        case.target,
-        " x ".join(str(size) for size in found["mesh"].values()),
-        case.clips,
-        f"{state / GIB:.2f}",
-        f"{found['temporary_bytes'] / GIB:.2f}",
-        f"{found['peak_bytes'] / GIB:.2f} of {found['memory_bytes'] / GIB:.2f}",
-        "" if each is None else f"{each / 1e12:.2f}",
-        "" if found["bytes_accessed"] is None else f"{found['bytes_accessed'] / 1e9:.1f}",
-        f"{carried / GIB:.2f}",
+    moved = found["bytes_accessed"]
+    return [
+        *which(case, found),
+        gib(state),
+        gib(found["temporary_bytes"]),
+        f"{gib(found['peak_bytes'])} of {gib(found['memory_bytes'])}",
+        f"{_products(found) / 1e12:.1f}" if found["flops_per_step"] else "",
+        "" if moved is None else f"{moved / 1e9:.0f}",
         f"{found['compile_seconds']:.0f}",
     ]
-    return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def math_devices(found: Mapping[str, Any]) -> int:
-    return int(found["devices"].split()[0])
+def communication(case: Case, found: Mapping[str, Any]) -> list[Any]:
+    """Memory and collectives of a step, of one device."""
+    state = found["parameter_bytes"] + found["optimizer_bytes"] + found["average_bytes"]
+    kinds = {kind: gib(each["bytes"]) for kind, each in found["collectives"].items()}
+    return [
+        *which(case, found),
+        gib(state),
+        gib(found["temporary_bytes"]),
+        *(kinds.get(kind, "0") for kind in KINDS),
+        gib(sum(each["bytes"] for kind, each in found["collectives"].items() if kind not in KINDS)),
+    ]
+
+
+def scaling(case: Case, found: Mapping[str, Any]) -> list[Any]:
+    """Time of products at the peak against that of collectives at the speed of the links."""
+    speed = SPEEDS[case.target.partition(":")[0]]
+    products = _products(found) / speed.flops
+    # What a device receives; an all-reduce is a reduce-scatter and an all-gather.
+    received = sum(
+        each["bytes"] * (2 if kind == "all-reduce" else 1)
+        for kind, each in found["collectives"].items()
+    )
+    links = received / speed.links
+    return [
+        *which(case, found),
+        f"{gib(found['peak_bytes'])} of {gib(found['memory_bytes'])}",
+        f"{1000 * products:.0f}",
+        gib(received),
+        f"{1000 * links:.0f}",
+        f"{100 * products / (products + links):.0f} %",
+    ]
+
+
+def largest(case: Case, found: Mapping[str, Any]) -> list[Any]:
+    """The largest batch on one device."""
+    return [
+        f"`{case.recipe}`",
+        case.target,
+        case.changes["model.attention"],
+        found["largest_batch"],
+    ]
+
+
+def which(case: Case, found: Mapping[str, Any]) -> list[Any]:
+    """Recipe, target, mesh and clips per device."""
+    more = "".join(f", {key} {value}" for key, value in case.changes.items())
+    mesh = " x ".join(str(size) for size in found["mesh"].values())
+    return [f"`{case.recipe}`{more}", case.target, mesh, case.clips]
+
+
+def gib(size: float) -> str:
+    """GiB with two digits after the point."""
+    return f"{size / 2**30:.2f}"
+
+
+def _products(found: Mapping[str, Any]) -> float:
+    """Operations of matrix products of a device and step."""
+    return found["flops_per_step"] / math.prod(found["mesh"].values())
+
+
+class Speed(NamedTuple):
+    """Of a device: operations per second in bfloat16, bytes per second that its links receive."""
+
+    flops: float
+    links: float
+
+
+# https://docs.cloud.google.com/tpu/docs/v5e (and v5p, v6e): half of the bidirectional bandwidth.
+SPEEDS = {"v5e": Speed(197e12, 200e9), "v5p": Speed(459e12, 600e9), "v6e": Speed(918e12, 400e9)}
+KINDS = ("all-reduce", "reduce-scatter", "all-gather")
+_WHICH = ["recipe", "target", "data x parameters x tensor", "clips per device"]
+TABLES: dict[str, tuple[list[str], Callable[[Case, Mapping[str, Any]], list[Any]]]] = {
+    "host": (
+        [*_WHICH, "state", "temporary", "peak, GiB", "TFLOP", "GB moved", "compiled in, s"],
+        step,
+    ),
+    "mesh": ([*_WHICH, "state", "temporary, GiB", *KINDS, "others, GiB"], communication),
+    "pod": (
+        [*_WHICH, "peak, GiB", "products, ms", "received, GiB", "links, ms", "without overlap"],
+        scaling,
+    ),
+    "largest": (["recipe", "target", "`model.attention`", "largest batch"], largest),
+}
+DOCUMENTS = {"docs/accelerators.md": ("host", "mesh", "largest"), "docs/scaling.md": ("pod",)}
+
+
+def render() -> None:
+    """Writes the tables into the documents, between the comments that name them."""
+    for path, names in DOCUMENTS.items():
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for name in names:
+            begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
+            before, _, rest = text.partition(begin)
+            after = rest.partition(end)[2]
+            text = f"{before}{begin}{table(name)}\n{end}{after}"
+        (ROOT / path).write_text(text, encoding="utf-8")
 
 
 def main(argv: Sequence[str]) -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pattern", nargs="?", default="", help="of the keys of cases")
+    parser.add_argument("--render", action="store_true", help="only write the tables again")
     parser.add_argument("--child", metavar="KEY", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
         (case,) = (case for case in cases() if case.key == args.child)
         print(json.dumps(compile_case(case)))
         return
-    run([case for case in cases() if re.search(args.pattern, case.key)])
+    if not args.render:
+        run([case for case in cases() if re.search(args.pattern, case.key)])
+    render()
 
 
 if __name__ == "__main__":
