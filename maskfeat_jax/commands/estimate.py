@@ -36,7 +36,12 @@ from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.flops import training_flops
 from maskfeat_jax.tasks import Task
 from maskfeat_jax.training.build import Computation, build_computation
-from maskfeat_jax.training.experiment import abstract_state, jitted_eval_step, jitted_step
+from maskfeat_jax.training.experiment import (
+    abstract_params,
+    abstract_state,
+    jitted_eval_step,
+    jitted_step,
+)
 
 BATCHES = 3  # on a device: the one in use and two that are prefetched
 TRIALS = 5  # limit of compilations to find the largest batch
@@ -271,16 +276,6 @@ def _wanted(message: str) -> int | None:
     """Bytes of temporaries, in the message of the TPU's compiler that they do not fit."""
     found = re.search(r"HLO temporaries \(([\d.]+)([KMGT])\)", message)
     return found and int(float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2]))))
-
-
-def abstract_params(task: Task, mesh: Mesh) -> Any:
-    """Shape, dtype and sharding of each parameter."""
-    shapes = jax.eval_shape(task.init, jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
-        shapes,
-        sharding.state_sharding(mesh, shapes),
-    )
 
 
 def batch_shapes(task: Task, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -20,7 +19,7 @@ from maskfeat_jax.optim import OPTIMIZERS, Optimizer, Rule
 from maskfeat_jax.sections import Reader, RecipeError, Section, call, choose, flatten, is_object
 from maskfeat_jax.tasks import Task, task_of
 from maskfeat_jax.tasks.base import INIT_KEYS
-from maskfeat_jax.training.experiment import Experiment
+from maskfeat_jax.training.experiment import Experiment, abstract_params
 from maskfeat_jax.training.initial import InitFrom
 from maskfeat_jax.training.settings import Input, Run
 from maskfeat_jax.workdir.workdir import is_harmless
@@ -127,7 +126,7 @@ def build(recipe: Section) -> Experiment:
     params = optimizer = None
     training, testing = read_loaders(reader, common, task, data, eval_data)
     with problems.gather():
-        params = call(INIT, init_shapes, {}, task=task, mesh=mesh)
+        params = call(INIT, abstract_params, {}, task=task, mesh=mesh)
     with problems.gather():
         if rule and params is not None and training is not None and training.steps_per_epoch:
             optimizer = optimizer_of(rule, run, task, params, training.steps_per_epoch)
@@ -195,7 +194,7 @@ def build_computation(recipe: Section, devices: Sequence[Any] | None = None) -> 
     optimizer = None
     rows = run.batch_size if trains else evaluation_rows(mesh, eval_view, run.batch_size)
     with problems.gather():
-        params = call(INIT, init_shapes, {}, task=task, mesh=mesh)
+        params = call(INIT, abstract_params, {}, task=task, mesh=mesh)
         if rule is not None:
             task.check_batch(rows)
             optimizer = optimizer_of(rule, run, task, params, steps_per_epoch=100)
@@ -345,14 +344,6 @@ def read_rule(reader: Reader, trains: bool) -> Rule | None:
     if "optim" in reader:
         choose("optim", OPTIMIZERS, reader["optim"])
     return None
-
-
-def init_shapes(task: Task, mesh: Mesh) -> Any:
-    """Shapes of the parameters of a task; ValueError if they cannot be made or distributed."""
-    one = sharding.mesh_of(mesh.devices.ravel()[:1])  # `init` has one clip
-    params = jax.eval_shape(sharding.on_mesh(one, task.init), jax.random.key(0))
-    sharding.state_sharding(mesh, params)
-    return params
 
 
 def optimizer_of(

@@ -225,10 +225,23 @@ class Experiment:
         return contextlib.closing(Prefetcher(data.eval_batches(self.on_bad), self.to_devices))
 
 
+def abstract_params(task: Task, mesh: Mesh) -> Any:
+    """Shape, dtype and sharding of each parameter.
+
+    Raises:
+      ValueError: the model does not fit the clips, or see `sharding.state_sharding`.
+    """
+    one = sharding.mesh_of(mesh.devices.ravel()[:1])  # `init` has one clip
+    return _sharded(mesh, jax.eval_shape(sharding.on_mesh(one, task.init), jax.random.key(0)))
+
+
 def abstract_state(task: Task, optimizer: Optimizer, mesh: Mesh) -> TrainState:
     """Shape, dtype and sharding of each array of the train state."""
     create = functools.partial(TrainState.create, optimizer=optimizer)
-    shapes = jax.eval_shape(lambda key: create(task.init(key)), jax.random.key(0))
+    return _sharded(mesh, jax.eval_shape(create, abstract_params(task, mesh)))
+
+
+def _sharded(mesh: Mesh, shapes: Any) -> Any:
     return jax.tree.map(
         lambda leaf, layout: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=layout),
         shapes,

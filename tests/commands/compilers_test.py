@@ -1,0 +1,90 @@
+"""Steps and kernels, compiled for TPUs and GPUs that are not there, by their own compilers."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+
+from maskfeat_jax import recipes, sharding
+from maskfeat_jax.commands.estimate import estimate
+from maskfeat_jax.commands.hardware import hardware
+from maskfeat_jax.ops.attention import TABLE, attention
+from maskfeat_jax.training.build import build_computation
+
+pytestmark = pytest.mark.compilers
+
+STEPS = {
+    "maskfeat_vit_in1k:b16": {"model.depth": 2, "model.scan": True},
+    "maskfeat_mvit_kinetics:s": {"model.depth": 4, "model.stages": (1, 2, 3)},
+    "mae_vit_kinetics:b16": {"model.depth": 2, "head.depth": 1},
+    "finetune_mae_vit_kinetics:b16": {"model.depth": 2, "augment.mix.group": 2},
+    "linear_mae_vit_in1k:b16": {"model.depth": 2},
+}
+# Queries, keys, heads, channels of queries and keys, channels of values.
+SIZES = {
+    "ViT": (197, 197, 12, 64, 64),
+    "ViT-H": (393, 393, 16, 80, 80),
+    "decoder of MAE": (1569, 1569, 16, 32, 32),
+    "MViT": (6273, 1569, 2, 126, 96),
+    "attentive probe": (1, 1568, 16, 64, 64),
+}
+
+
+def devices_of(target):
+    plugin = "libtpu" if target.startswith("v") else "jax_cuda12_plugin"
+    if importlib.util.find_spec(plugin) is None:
+        pytest.skip(f"needs {plugin}")
+    return hardware(target)
+
+
+@pytest.mark.parametrize("target", ["v5e:2x4", "h100:8"])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_of_each_kind_compiles(name, target):
+    devices, memory, options = devices_of(target)
+    changes = {"model.dtype": "bfloat16", "mesh.parameters": 8, "run.batch_size": 32}
+    config = recipes.override(recipes.load(name), {**STEPS[name], **changes})
+    found = estimate(build_computation(config.to_dict(), devices), compiler_options=options)
+    assert 0 < found.peak_bytes < memory
+    assert found.bytes_accessed > found.parameter_bytes
+    gathered = found.collectives["all-gather"].bytes
+    # Weights, for the forward pass and again for the backward pass, in float32 or bfloat16.
+    assert found.parameter_bytes * 8 * 0.4 < gathered < found.parameter_bytes * 8 * 2.1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("target", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "h100:1"])
+def test_no_long_attention_is_written_out(target, name, dtype):
+    devices, _, options = devices_of(target)
+    queries, keys, heads, channels, values = SIZES[name]
+    mesh, clips = sharding.mesh_of(devices), 8
+    rows = jax.NamedSharding(mesh, PartitionSpec(sharding.ROWS))
+    shapes = [(queries, channels), (keys, channels), (keys, values)]
+    arguments = [
+        jax.ShapeDtypeStruct((clips, tokens, heads, size), dtype, sharding=rows)
+        for tokens, size in shapes
+    ]
+
+    def gradient(*arrays):
+        return jax.grad(lambda *x: attention(*x).astype(jnp.float32).sum(), (0, 1, 2))(*arrays)
+
+    compiled = jax.jit(sharding.on_mesh(mesh, gradient)).lower(*arguments).compile(dict(options))
+    if queries * keys > 512**2:
+        weights = clips * heads * queries * keys * jnp.dtype(dtype).itemsize / len(devices)
+        assert compiled.memory_analysis().temp_size_in_bytes < weights / 2
+    if target == "h100:1" and dtype == "bfloat16" and queries > 1:
+        assert "__cudnn$fmha" in compiled.as_text()
+
+
+@pytest.mark.parametrize(("kernel", "target"), [("cudnn", "v5e:2x2"), ("splash", "h100:1")])
+def test_a_kernel_of_other_devices_is_refused(kernel, target):
+    devices = devices_of(target).devices
+    assert kernel in TABLE
+    changes = {"model.attention": kernel, "run.batch_size": 32}
+    config = recipes.override(recipes.load("maskfeat_vit_in1k:b16"), changes)
+    with pytest.raises(ValueError, match=f"attention='{kernel}' needs"):
+        build_computation(config.to_dict(), devices)
