@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
+from maskfeat_jax.ops.devices import device_of_trace
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.typing import Array
 
@@ -22,8 +23,9 @@ def depthwise_conv(
     """Depth-wise 3x3x3 convolution with zero padding and no bias.
 
     Written as 27 shifted products that XLA fuses into one pass, and likewise the gradients:
-    grouped convolutions are many times slower (see docs/performance.md). Sums are computed at least
-    in float32.
+    grouped convolutions are many times slower on CPUs and GPUs (see docs/performance.md). A TPU
+    moves fewer bytes in a convolution, except forward with stride 1. Sums are computed at least in
+    float32.
 
     Args:
       x: grids of tokens; `c` is a whole number of heads of `d` channels, head slowest.
@@ -47,8 +49,26 @@ def depthwise_conv(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _correlate(x: Array, kernel: Array, stride: Size3) -> Array:
     """`depthwise_conv` with a filter for each of the `c` channels."""
+    if _on_tpu() and max(stride) > 1:
+        return convolution(x, kernel, stride)
     products = (_wide(x) * kernel[tap] for tap, x in shifted_by_taps(x, stride))
     return functools.reduce(jnp.add, products).astype(x.dtype)
+
+
+def convolution(x: Array, kernel: Array, stride: Size3) -> Array:
+    """The same as XLA's grouped convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel[:, :, :, None],
+        stride,
+        [(1, 1)] * 3,
+        dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def _on_tpu() -> bool:
+    return device_of_trace().platform == "tpu"
 
 
 def shifted_by_taps(x: Array, stride: Size3) -> Iterator[tuple[tuple[int, ...], Array]]:
@@ -66,6 +86,8 @@ def _correlate_forward(x: Array, kernel: Array, stride: Size3) -> tuple[Array, t
 
 def _correlate_backward(stride: Size3, saved: tuple, g: Array) -> tuple[Array, Array]:
     x, kernel = saved
+    if _on_tpu():
+        return jax.vjp(functools.partial(convolution, stride=stride), x, kernel)[1](g)
     return _input_gradient(g, kernel, stride, x.shape), _kernel_gradient(x, g, stride)
 
 

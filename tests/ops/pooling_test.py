@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from maskfeat_jax.ops import pooling
 from maskfeat_jax.ops.pooling import depthwise_conv, max_pool
 
 STRIDES = [(1, 1, 1), (1, 2, 2), (1, 4, 4), (1, 8, 8)]
@@ -71,6 +72,12 @@ def check_conv(shape, d, stride):
 @pytest.mark.parametrize("sides", [(2, 16, 24), (3, 39, 20), (1, 10, 9)])
 def test_is_a_grouped_convolution_with_heads_slowest(sides, stride):
     check_conv((2, *sides, 6), 2, stride)
+
+
+@pytest.mark.parametrize("stride", STRIDES)
+def test_the_form_for_tpus_is_the_same(stride, monkeypatch):
+    monkeypatch.setattr(pooling, "_on_tpu", lambda: True)
+    check_conv((2, 3, 39, 20, 6), 2, stride)
 
 
 @hypothesis.settings(deadline=None, max_examples=6)
