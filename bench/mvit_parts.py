@@ -98,7 +98,7 @@ def in_chunks(
     long_q, long_k = lengthen(q, k, tables, q_grid, k_grid)
     long_q = jnp.pad(long_q, ((0, 0), (0, -q.shape[1] % size), (0, 0), (0, 0)))
     chunks = jnp.moveaxis(long_q.reshape(len(q), -1, size, *long_q.shape[2:]), 1, 0)
-    some = jax.checkpoint(lambda rows: attention(rows, long_k, v, scale=1.0))
+    some = jax.checkpoint(lambda rows: attention(rows, long_k, v, scale=1.0, kernel="xla"))
     mixed = jnp.moveaxis(lax.map(some, chunks), 0, 1)
     return mixed.reshape(len(q), -1, *q.shape[2:])[:, : q.shape[1]]
 

@@ -231,7 +231,7 @@ def abstract_params(task: Task, mesh: Mesh) -> Any:
     Raises:
       ValueError: the model does not fit the clips, or see `sharding.state_sharding`.
     """
-    one = sharding.mesh_of(mesh.devices.ravel()[:1])  # `init` has one clip
+    one = sharding.mesh_of([mesh.devices.flat[0]])  # `init` has one clip
     return _sharded(mesh, jax.eval_shape(sharding.on_mesh(one, task.init), jax.random.key(0)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def attend(
     k: Float[Array, "b keys heads d"],
     v: Float[Array, "b keys heads e"],
     *,
-    implementation: str = "cudnn",
+    implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "b queries heads e"]:
     """Attention of scaled queries.
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu import splash_attention
 from jaxtyping import Float
 
 from maskfeat_jax.typing import Array
@@ -32,6 +31,9 @@ def attend(
       v: values.
       interpret: run on a CPU, slowly.
     """
+    # Late, as Pallas takes long to import and only TPUs need it.
+    from jax.experimental.pallas.ops.tpu import splash_attention
+
     queries, keys, heads = q.shape[1], k.shape[1], q.shape[2]
     of_keys = block(keys, KEYS // q.dtype.itemsize)
     of_queries = block(queries, LOGITS // q.dtype.itemsize // of_keys)
