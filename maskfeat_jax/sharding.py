@@ -6,6 +6,10 @@ parallelism) and, in attention and MLPs, over `tensor`: each device then compute
 and hidden units for all rows of its group. `RULES` lists which axis of which parameter. The program
 is the same on every mesh. XLA inserts the communication; `ops.rows` keeps the rows of activations
 where they are, so that weights are gathered instead.
+
+Over `tensor`, activations are summed twice in each block, after attention and MLP, and their
+gradients twice, and nothing else of them is sent. If `tensor` does not divide the heads of a block,
+as in the first stages of an MViT, each device computes all of these, and there is no sum.
 """
 
 from __future__ import annotations
@@ -38,8 +42,8 @@ class Rule(NamedTuple):
         averages end like those of their parameters.
       tensor: axis that is sharded over `tensor`, counted from the end, so that stacked blocks (see
         `models.layers.Blocks`) need no extra rule; None for none.
-      parameters: axis that is sharded over `parameters`; if its length is not divisible, the
-        longest other axis that is, if any.
+      parameters: axis that is sharded over `parameters`, may be that of `tensor`; if its length is
+        not divisible, the longest other axis that is, if any.
       everywhere: every model has such a parameter, so a rule that matches none is an error.
     """
 
@@ -50,10 +54,13 @@ class Rule(NamedTuple):
 
 
 # The first match counts. Of two consecutive linear maps, the first is sharded along its outputs and
-# the second along its inputs (heads, hidden units), which needs no communication between them.
+# the second along its inputs (heads, hidden units), which needs no communication between them. Only
+# the kernel of queries, keys and values, one after the other along its outputs, is stored along its
+# inputs: its shards, of one block and before they are gathered over `parameters`, are exchanged for
+# those of the device's heads (`models.layers.Qkv`).
 RULES = (
-    Rule(r"\battn/qkv/kernel", tensor=-1, parameters=-2, everywhere=True),
-    Rule(r"\battn/qkv/bias", tensor=-1, everywhere=True),
+    Rule(r"\battn/qkv/kernel", tensor=-2, parameters=-2, everywhere=True),
+    Rule(r"\battn/qkv/bias", everywhere=True),
     Rule(r"\battn/proj/kernel", tensor=-2, parameters=-1, everywhere=True),
     Rule(r"\bmlp/fc1/kernel", tensor=-1, parameters=-2, everywhere=True),
     Rule(r"\bmlp/fc1/bias", tensor=-1, everywhere=True),
@@ -235,7 +242,7 @@ def _spec(
 ) -> PartitionSpec:
     """The mesh axis, if any, of each axis of an array."""
     tensor, parameters = mesh.shape["tensor"], mesh.shape["parameters"]
-    axes: list[str | None] = [None] * len(shape)
+    axes: list[Any] = [None] * len(shape)
     if rule.tensor is not None and tensor > 1:
         if shape[rule.tensor] % tensor:
             raise MeshError(
@@ -247,9 +254,11 @@ def _spec(
         # Not the axis of stacked blocks: each step of the scan would gather all of them.
         own = range(-len(shape) + any(map(stacked_range, name.split("/"))), 0)
         preferred = sorted(own, key=lambda axis: (axis != rule.parameters, -shape[axis]))
-        free = [axis for axis in preferred if axes[axis] is None and not shape[axis] % parameters]
-        if free:
-            axes[free[0]] = "parameters"
+        for axis in preferred:
+            other = axes[axis]
+            if not shape[axis] % (parameters * (tensor if other else 1)):
+                axes[axis] = ("parameters", other) if other else "parameters"
+                break
     return PartitionSpec(*axes)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import json
+import math
 import os
 import re
 import socket
@@ -20,6 +22,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from maskfeat_jax import masking, recipes, sharding, targets
+from maskfeat_jax.commands.collectives import operations
 from maskfeat_jax.commands.estimate import batch_shapes
 from maskfeat_jax.models import MODELS, VARIANTS, create_model
 from maskfeat_jax.ops.attention import TABLE, attention, chunked, splash
@@ -151,20 +154,18 @@ def losses_by_mesh(case: str, meshes: list[tuple[int, int]], fields: dict, more:
         return [one] + [train(sharding.create_mesh(*mesh), case, 4, **more) for mesh in meshes]
 
 
-def programs(name: str, changes: dict[str, Any], rows: int) -> list:
-    """Of the steps of a recipe, sharded over `data` and over `parameters`.
-
-    The shapes that collectives carry, and the bytes of temporary arrays.
-    """
+def programs(name: str, changes: dict[str, Any], rows: int, meshes: list[tuple[int, int]]) -> list:
+    """The collectives and the bytes of temporary arrays of the step of a recipe, on each mesh."""
     made = []
-    for parameters in (1, 8):
+    for parameters, tensor in meshes:
         config = recipes.override(recipes.load(name), {**changes, "run.batch_size": rows})
-        recipe = {**config.to_dict(), "mesh": {"parameters": parameters}}
+        recipe = {**config.to_dict(), "mesh": {"parameters": parameters, "tensor": tensor}}
         mesh, _, _, task, optimizer, _ = build_computation(recipe)
         state = abstract_state(task, optimizer, mesh)
         step = jitted_step(task, optimizer, state, mesh)
         program = step.lower(state, batch_shapes(task, mesh, rows)).compile()
-        made.append((carried(program), program.memory_analysis().temp_size_in_bytes))
+        found = [one._asdict() for one in operations(program.as_text())]
+        made.append((found, program.memory_analysis().temp_size_in_bytes))
     return made
 
 
@@ -236,26 +237,80 @@ def test_eight_devices_equal_one_in_any_mesh(case, meshes):
 
 
 VIT = {"model.encoder": "vit_s16", "model.depth": 2, "model.scan": True}
-SMALL = {"view.size": 64, "eval_view.size": 64, "mask.window": (2, 4, 4)}
-MVIT = {"model.width": 48, "model.depth": 2, "model.stages": (1,), "model.tubelet": (2, 8, 8)}
+SMALL = {"view.size": 64, "eval_view.size": 64, "view.frames": 4, "eval_view.frames": 4}
+MVIT = {
+    **SMALL,
+    "model.width": 48,
+    "model.heads": 2,
+    "model.depth": 2,
+    "model.stages": (1,),
+    "model.tubelet": (2, 8, 8),
+}
+PROGRAMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "vit": ("maskfeat_vit_in1k:b16", VIT),
+    "mae": ("mae_vit_in1k:b16", {**VIT, "head.depth": 1}),
+    "mvit": ("maskfeat_mvit_kinetics:s", {**MVIT, "mask.window": (2, 4, 4)}),
+    "finetuned vit": ("finetune_vit_in1k:b16", {**VIT, "mix.group": 2}),
+    "finetuned mvit": ("finetune_mvit_kinetics:s", {**MVIT, "mix.group": 2}),
+}
+ROWS = 8 * 2 * 11  # no size of a parameter is a multiple of 11
+
+
+def with_rows(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Collectives that carry an array with an axis of rows."""
+    return [one for one in found if any(not size % 11 for shape in one["shapes"] for size in shape)]
 
 
 @pytest.mark.parametrize(
-    ("name", "changes"),
+    "case",
+    [*list(PROGRAMS)[:-1], pytest.param("finetuned mvit", marks=pytest.mark.slow)],
+)
+def test_rows_stay_on_their_devices(case):
+    """Weights are gathered instead: no array that a collective carries has rows."""
+    programs = run(8, "programs", *PROGRAMS[case], ROWS, [(1, 1), (8, 1)])[0]
+    (_, of_data), (found, of_parameters) = programs
+    assert found
+    assert not with_rows(found)
+    assert of_parameters <= 1.1 * of_data
+
+
+@pytest.mark.parametrize(
+    ("case", "changes", "mesh", "sums"),
     [
-        ("maskfeat_vit_in1k:b16", VIT),
-        ("mae_vit_in1k:b16", VIT),
-        ("finetune_vit_in1k:b16", {**VIT, "mix.group": 2}),
-        ("maskfeat_mvit_kinetics:s", {**SMALL, **MVIT, "view.frames": 4, "eval_view.frames": 4}),
+        ("vit", {}, (4, 2), 2 * 2),
+        ("vit", {"model.heads": 8}, (1, 8), 2 * 2),
+        ("vit", {"model.depth": 3, "model.scan": False}, (4, 2), 3 * 2),
+        ("mae", {}, (4, 2), 3 * 2),  # one block is the decoder's
+        ("mvit", {}, (4, 2), 2 * 2),
+        ("mvit", {"model.heads": 1}, (4, 2), 2 * 2 - 1),  # its first block has one head
+        ("finetuned vit", {}, (4, 2), 2 * 2),
+        pytest.param("finetuned mvit", {}, (4, 2), 2 * 2, marks=pytest.mark.slow),
     ],
 )
-def test_rows_stay_on_their_devices(name, changes):
-    """Weights are gathered instead: no array that a collective carries has rows."""
-    rows = 8 * 2 * 11  # no size of a parameter is a multiple of 11
-    (_, of_data), (shapes, of_parameters) = run(8, "programs", name, changes, rows)[0]
-    assert shapes
-    assert not [shape for shape in shapes if any(size % 11 == 0 for size in shape)]
-    assert of_parameters <= 1.1 * of_data
+def test_tensor_costs_two_sums_a_block(case, changes, mesh, sums):
+    """Forward, and two backward: no other collective carries rows."""
+    name, common = PROGRAMS[case]
+    ((found, _),) = run(8, "programs", name, {**common, **changes}, ROWS, [mesh])[0]
+    carrying = with_rows(found)
+    assert {one["kind"] for one in carrying} == {"all-reduce"}
+    backward = sum(one["times"] for one in carrying if "transpose(" in one["source"])
+    forward = sum(one["times"] for one in carrying) - backward
+    assert (forward, backward) == (sums, sums)
+
+
+def test_weights_are_gathered_block_by_block():
+    """Each block of the scan gathers its own, forward and again backward, and no more at once."""
+    ((found, _),) = run(8, "programs", *PROGRAMS["vit"], ROWS, [(8, 1)])[0]
+    in_scan: collections.Counter[tuple[str, int]] = collections.Counter()
+    for one in found:
+        for size in map(math.prod, one["shapes"]):
+            if one["kind"] == "all-gather":
+                assert size <= 384 * 1536
+                if one["times"] == 2:
+                    in_scan["backward" if "transpose(" in one["source"] else "forward", size] += 1
+    kernels = {384 * 3 * 384: 1, 384 * 384: 1, 384 * 1536: 2}  # of qkv, proj, fc1 and fc2
+    passes = ("forward", "backward")
+    assert in_scan == {(each, size): n for each in passes for size, n in kernels.items()}
 
 
 def test_attention_on_eight_devices_equals_one():
@@ -347,6 +402,17 @@ def fake_mesh(**sizes: int) -> jax.sharding.AbstractMesh:
     return jax.sharding.AbstractMesh(tuple(sizes.values()), tuple(sizes))
 
 
+def sizes(params: Any, mesh: jax.sharding.AbstractMesh) -> tuple[int, int, int]:
+    """Numbers in parameters, in their shards on one device, and in those that are not sharded."""
+    layouts = jax.tree.leaves(sharding.state_sharding(mesh, params))
+    of_leaves = [
+        (leaf.size, math.prod(layout.shard_shape(leaf.shape)), layout.is_fully_replicated)
+        for leaf, layout in zip(jax.tree.leaves(params), layouts, strict=True)
+    ]
+    total, shard, whole = zip(*((n, m, n * kept) for n, m, kept in of_leaves), strict=True)
+    return sum(total), sum(shard), sum(whole)
+
+
 @pytest.mark.parametrize(
     ("model", "variant"),
     [("maskfeat", variant) for variant in VARIANTS] + [(model, "vit_s16") for model in MODELS],
@@ -358,6 +424,7 @@ def test_rules_split_every_model(model, variant):
     for leaf, layout in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True):
         total, shard = total + leaf.size, shard + np.prod(layout.shard_shape(leaf.shape))
     assert total / shard > 10  # of 16: heads, embedding and small tables have fewer shards
+    print(model, variant, total / shard)
     for name, block in shardings["encoder"]["blocks"].items():
         if "-" in name:  # the axis of stacked blocks is not sharded
             assert {layout.spec[0] for layout in jax.tree.leaves(block)} <= {None}
@@ -381,7 +448,7 @@ def test_moments_and_averages_are_sharded_like_their_parameters():
             {spec for name, spec in named.items() if name.endswith(ending)}
             for ending in ("encoder/blocks/3/attn/qkv/kernel", "encoder/blocks/0/attn/qkv/bias")
         ]
-        assert found == [{P("parameters", "tensor")}, {P("tensor")}]
+        assert found == [{P(("parameters", "tensor"), None)}, {P(None)}]
         count = sum(name.endswith("encoder/blocks/3/attn/qkv/kernel") for name in named)
         assert count == {AdamW: 4, Lars: 2}[type(rule)]  # itself, mean, variance, average
 
@@ -397,7 +464,8 @@ def test_an_axis_that_does_not_fit_goes_elsewhere_or_stays_whole():
     assert spec("encoder/blocks/0-7/mlp/fc2/kernel", 8, 4, 5, parameters=8) == P(None, None, None)
     name = "encoder/blocks/0-7/attn/proj/kernel"
     assert spec(name, 8, 16, 9, parameters=4) == P(None, "parameters", None)
-    assert spec(name, 8, 16, 9, parameters=4, tensor=2) == P(None, "tensor", None)
+    assert spec(name, 8, 16, 9, parameters=4, tensor=2) == P(None, ("parameters", "tensor"), None)
+    assert spec(name, 8, 16, 9, parameters=16, tensor=2) == P(None, "tensor", None)
     with pytest.raises(sharding.MeshError, match=r"mesh.tensor=3 does not divide axis -2 of enco"):
         spec(name, 8, 16, 9, tensor=3)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Key
 
 from maskfeat_jax.ops.attention import KERNELS, attention
 from maskfeat_jax.ops.linear import affine, gelu, layer_norm
-from maskfeat_jax.ops.rows import split_rows
+from maskfeat_jax.ops.rows import split_heads, split_rows
 from maskfeat_jax.typing import Array
 
 NORMAL = nn.initializers.normal(0.02)  # the originals truncate at 100 standard deviations
@@ -36,18 +36,64 @@ def uniform(fan_in: int) -> Initialiser:
 
 
 class Dense(nn.Module):
-    """Linear map of the last axis, computed in `dtype`, with parameters in float32."""
+    """Linear map of the last axis, computed in `dtype`, with parameters in float32.
+
+    Attributes:
+      features: of the output.
+      dtype: of the computation.
+      kernel_init: initialiser of the kernel.
+      heads: attention heads that the last axis of the input consists of; 0 for another input.
+    """
 
     features: int
     dtype: Any = jnp.float32
     kernel_init: Initialiser = NORMAL
+    heads: int = 0
 
     @nn.compact
     def __call__(self, x: Float[Array, "*lead inner"]) -> Float[Array, "*lead outer"]:
         """Applies the map."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return split_rows(affine(x.astype(self.dtype), kernel, bias))
+        if not self.heads:
+            return split_rows(affine(x.astype(self.dtype), kernel, bias))
+
+        def of_own_heads(kernel: Array) -> Array:
+            by_head = kernel.reshape(self.heads, -1, self.features)
+            return split_heads(by_head, 0, parameters=2).reshape(kernel.shape)
+
+        return split_rows(affine(x.astype(self.dtype), kernel, bias, of_own_heads))
+
+
+class Qkv(nn.Module):
+    """Linear map to the queries, keys and values of all heads, with one kernel `(d, 3 * width)`.
+
+    Attributes:
+      width: of the queries of all heads together.
+      heads: attention heads.
+      dtype: of the computation.
+      kernel_init: initialiser of the kernel.
+    """
+
+    width: int
+    heads: int
+    dtype: Any = jnp.float32
+    kernel_init: Initialiser = NORMAL
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b n d"]) -> list[Float[Array, "b n {self.heads} size"]]:
+        """Queries, keys and values."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], 3 * self.width))
+        bias = self.param("bias", nn.initializers.zeros, (3 * self.width,))
+        shape = (3, self.heads, self.width // self.heads)
+
+        # A device takes its heads of the weights. Taken of the product, they would be exchanged:
+        # cut in equal parts, its last axis has the queries of all heads on the first devices.
+        def of_own_heads(kernel: Array) -> Array:
+            return split_heads(kernel.reshape(-1, *shape), parameters=0)
+
+        qkv = affine(x.astype(self.dtype), kernel, bias.reshape(shape), of_own_heads)
+        return [split_heads(part.squeeze(2)) for part in jnp.split(split_rows(qkv), 3, axis=2)]
 
 
 class LayerNorm(nn.Module):
@@ -74,11 +120,10 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         """Attends over the tokens."""
-        b, n, d = x.shape
-        qkv = jnp.split(Dense(3 * d, self.dtype, self.kernel_init, name="qkv")(x), 3, axis=-1)
-        q, k, v = (x.reshape(b, n, self.heads, d // self.heads) for x in qkv)
-        mixed = attention(q, k, v, kernel=self.kernel).reshape(b, n, d)
-        return Dense(d, self.dtype, self.kernel_init, name="proj")(mixed)
+        d = x.shape[-1]
+        q, k, v = Qkv(d, self.heads, self.dtype, self.kernel_init, name="qkv")(x)
+        mixed = attention(q, k, v, kernel=self.kernel).reshape(x.shape)
+        return Dense(d, self.dtype, self.kernel_init, self.heads, name="proj")(mixed)
 
 
 class Mlp(nn.Module):

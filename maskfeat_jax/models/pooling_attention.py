@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm, Mlp, drop_path
+from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm, Mlp, Qkv, drop_path
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.ops.pooling import depthwise_conv, max_pool
 from maskfeat_jax.ops.relative_position import relative_attention
@@ -113,7 +113,7 @@ class PoolingAttention(nn.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n2 {self.width}"]:
         """Attends over the tokens."""
         strides = {"q": self.q_stride, "k": self.kv_stride, "v": self.kv_stride}
-        qkv = jnp.split(Dense(3 * self.width, self.dtype, name="qkv")(x), 3, axis=-1)
+        qkv = Qkv(self.width, self.heads, self.dtype, name="qkv")(x)
         q, k, v = (
             self._pool(x, name, stride)
             for x, (name, stride) in zip(qkv, strides.items(), strict=True)
@@ -129,12 +129,12 @@ class PoolingAttention(nn.Module):
         )
         mixed = jnp.concatenate([mixed[:, :1], mixed[:, 1:] + q[:, 1:]], 1)
         mixed = mixed.reshape(*mixed.shape[:2], self.width)
-        return Dense(self.width, self.dtype, name="proj")(mixed)
+        return Dense(self.width, self.dtype, heads=self.heads, name="proj")(mixed)
 
     def _pool(self, x: Array, name: str, stride: int) -> Array:
         """Pools the grid, then applies a layer norm to each head of every token."""
         pool = DepthwiseConv(self.width // self.heads, (1, stride, stride), name=f"pool_{name}")
-        x = on_grid(pool, x, self.grid)
+        x = on_grid(pool, x.reshape(*x.shape[:2], self.width), self.grid)
         return LayerNorm(name=f"norm_{name}")(x.reshape(*x.shape[:2], self.heads, -1))
 
     def _table(self, axis: str, index: int) -> Array:

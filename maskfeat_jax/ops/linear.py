@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,27 +18,44 @@ from jaxtyping import Float
 from maskfeat_jax.typing import Array
 
 
-@jax.custom_vjp
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def affine(
     x: Float[Array, "*lead inner"],
-    kernel: Float[Array, "inner outer"],
-    bias: Float[Array, outer],
-) -> Float[Array, "*lead outer"]:
-    """`x @ kernel + bias` in the dtype of `x`; weight gradients in that of the parameters."""
+    kernel: Float[Array, "*shape"],
+    bias: Float[Array, "*outer"],
+    arrange: Callable[[Array], Array] = lambda kernel: kernel,
+) -> Float[Array, "*lead *outer"]:
+    """`x @ kernel + bias` in the dtype of `x`; weight gradients in that of the parameters.
+
+    Args:
+      x: inputs.
+      kernel: weights, of any shape that `arrange` takes.
+      bias: of the outputs.
+      arrange: linear function that reshapes or shards the kernel before its use. It is called again
+        in the backward pass, so that its result need not be stored.
+    """
     rows = x.reshape(-1, x.shape[-1])
-    y = _product(rows, kernel.astype(x.dtype), (1, 0), x.dtype) + bias.astype(x.dtype)
-    return y.reshape(*x.shape[:-1], kernel.shape[-1])
+    kernel = arrange(kernel).astype(x.dtype)
+    y = _product(rows, kernel, (1,), (0,), x.dtype) + bias.astype(x.dtype)
+    return y.reshape(*x.shape[:-1], *bias.shape)
 
 
-def _affine_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple]:
-    return affine(x, kernel, bias), (x, kernel)
+def _affine_forward(
+    x: Array, kernel: Array, bias: Array, arrange: Callable[[Array], Array]
+) -> tuple[Array, tuple]:
+    return affine(x, kernel, bias, arrange), (x, kernel)
 
 
-def _affine_backward(saved: tuple, cotangent: Array) -> tuple[Array, Array, Array]:
+def _affine_backward(
+    arrange: Callable[[Array], Array], saved: tuple, cotangent: Array
+) -> tuple[Array, Array, Array]:
     x, kernel = saved
-    rows, g = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
-    dx = _product(g, kernel.astype(g.dtype), (1, 1), x.dtype).reshape(x.shape)
-    return dx, _product(rows, g, (0, 0), kernel.dtype), _sum_rows(g, kernel.dtype)
+    arranged, arrange_back = jax.vjp(arrange, kernel)
+    rows, g = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, *arranged.shape[1:])
+    axes = tuple(range(1, g.ndim))
+    dx = _product(g, arranged.astype(g.dtype), axes, axes, x.dtype).reshape(x.shape)
+    (dkernel,) = arrange_back(_product(rows, g, (0,), (0,), kernel.dtype))
+    return dx, dkernel, _sum_over(1, g, kernel.dtype)
 
 
 affine.defvjp(_affine_forward, _affine_backward)
@@ -66,9 +84,9 @@ def _layer_norm_backward(
     g = cotangent.astype(y.dtype)
     gy = g * scale
     dx = inverse * (gy - gy.mean(-1, keepdims=True) - y * (gy * y).mean(-1, keepdims=True))
-    d = x.shape[-1]
-    dscale = _sum_rows((g * y).reshape(-1, d), scale.dtype)
-    return dx.astype(x.dtype), dscale, _sum_rows(g.reshape(-1, d), scale.dtype)
+    lead = x.ndim - 1
+    dscale = _sum_over(lead, g * y, scale.dtype)
+    return dx.astype(x.dtype), dscale, _sum_over(lead, g, scale.dtype)
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
@@ -91,10 +109,14 @@ def _standardise(x: Array, epsilon: float) -> tuple[Array, Array]:
     return centred * inverse, inverse
 
 
-def _product(a: Array, b: Array, axes: tuple[int, int], dtype: jnp.dtype) -> Array:
-    contract = ((axes[0],), (axes[1],))
-    return lax.dot_general(a, b, (contract, ((), ())), preferred_element_type=dtype)
+def _product(
+    a: Array, b: Array, of_a: tuple[int, ...], of_b: tuple[int, ...], dtype: jnp.dtype
+) -> Array:
+    """Sum of products over axes of each."""
+    return lax.dot_general(a, b, ((of_a, of_b), ((), ())), preferred_element_type=dtype)
 
 
-def _sum_rows(rows: Array, dtype: jnp.dtype) -> Array:
-    return _product(jnp.ones((1, rows.shape[0]), rows.dtype), rows, (1, 0), dtype)[0]
+def _sum_over(count: int, x: Array, dtype: jnp.dtype) -> Array:
+    """Sum over the first `count` axes, which are not merged: several may be sharded."""
+    ones = jnp.ones((1, *x.shape[:count]), x.dtype)
+    return _product(ones, x, tuple(range(1, count + 1)), tuple(range(count)), dtype)[0]

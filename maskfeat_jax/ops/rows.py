@@ -26,6 +26,28 @@ def split_rows(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
 
 
+def split_heads(x: Array, axis: int = -2, parameters: int | None = None) -> Array:
+    """The same array, the axis of its heads sharded over `tensor`, if that divides their number.
+
+    If not, each device has all heads. The axis after it, of the values of a head, is not sharded.
+
+    Args:
+      x: activations, or the kernel of a linear map to or from heads.
+      axis: of the heads.
+      parameters: axis of a kernel to shard over `parameters`, so that it is gathered after the
+        exchange over `tensor`, and its gradient scattered before, if its length is divisible.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
+    spec[axis] = None if x.shape[axis] % mesh.shape["tensor"] else "tensor"
+    spec[axis + 1] = None
+    if parameters is not None and not x.shape[parameters] % mesh.shape["parameters"]:
+        spec[parameters] = "parameters"
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
 def on_own_rows(function: Callable[..., Array], *xs: Array, heads: int | None = None) -> Array:
     """`function(*xs)` of a function that computes each row alone: by each device for its rows.
 

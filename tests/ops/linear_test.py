@@ -30,6 +30,11 @@ def arguments(*shapes):
     ("fast", "plain", "shapes"),
     [
         (affine, plain_affine, [(3, 5, 7), (7, 11), (11,)]),
+        (
+            lambda *a: affine(*a, lambda kernel: kernel.reshape(7, 2, 3)),
+            lambda x, kernel, bias: plain_affine(x, kernel, bias.ravel()).reshape(3, 5, 2, 3),
+            [(3, 5, 7), (7, 6), (2, 3)],
+        ),
         (layer_norm, plain_layer_norm, [(3, 5, 7), (7,), (7,)]),
         (
             lambda *a: layer_norm(*a, 0.3),
