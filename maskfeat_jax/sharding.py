@@ -84,7 +84,7 @@ def create_mesh(parameters: int = 1, tensor: int = 1) -> Mesh:
       parameters: devices that share one copy of parameters and optimiser state; 1 keeps a copy on
         each device.
       tensor: devices that compute the same rows together. Should divide the number of attention
-        heads and the number of devices per process.
+        heads, of which otherwise each computes all, and the number of devices per process.
 
     Raises:
       MeshError: `parameters * tensor` does not divide the number of devices.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +16,7 @@ from jaxtyping import Float, Key
 
 from maskfeat_jax.ops.attention import KERNELS, attention
 from maskfeat_jax.ops.linear import affine, gelu, layer_norm
-from maskfeat_jax.ops.rows import split_heads, split_rows
+from maskfeat_jax.ops.rows import split_heads, split_kernel, split_rows, tensor_shards
 from maskfeat_jax.typing import Array
 
 NORMAL = nn.initializers.normal(0.02)  # the originals truncate at 100 standard deviations
@@ -57,12 +58,8 @@ class Dense(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         if not self.heads:
             return split_rows(affine(x.astype(self.dtype), kernel, bias))
-
-        def of_own_heads(kernel: Array) -> Array:
-            by_head = kernel.reshape(self.heads, -1, self.features)
-            return split_heads(by_head, 0, parameters=2).reshape(kernel.shape)
-
-        return split_rows(affine(x.astype(self.dtype), kernel, bias, of_own_heads))
+        from_heads = functools.partial(split_kernel, heads=self.heads, axis=0)
+        return split_rows(affine(x.astype(self.dtype), kernel, bias, from_heads))
 
 
 class Qkv(nn.Module):
@@ -85,15 +82,23 @@ class Qkv(nn.Module):
         """Queries, keys and values."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], 3 * self.width))
         bias = self.param("bias", nn.initializers.zeros, (3 * self.width,))
-        shape = (3, self.heads, self.width // self.heads)
+        x, shape = x.astype(self.dtype), (3, self.heads, self.width // self.heads)
+        if tensor_shards() == 1:
+            qkv, of_parts = affine(x, kernel, bias).reshape(*x.shape[:2], *shape), 2
+        else:
+            # As stored, the queries of all heads would be on the first devices, and so on. Ordered
+            # by head, each device computes queries, keys and values of its own.
+            def by_head(weights: Array) -> Array:
+                parts = weights.reshape(-1, *shape)
+                return jnp.swapaxes(parts, 1, 2).reshape(weights.shape)
 
-        # A device takes its heads of the weights. Taken of the product, they would be exchanged:
-        # cut in equal parts, its last axis has the queries of all heads on the first devices.
-        def of_own_heads(kernel: Array) -> Array:
-            return split_heads(kernel.reshape(-1, *shape), parameters=0)
+            def to_heads(kernel: Array) -> Array:
+                return split_kernel(by_head(kernel), self.heads, axis=1)
 
-        qkv = affine(x.astype(self.dtype), kernel, bias.reshape(shape), of_own_heads)
-        return [split_heads(part.squeeze(2)) for part in jnp.split(split_rows(qkv), 3, axis=2)]
+            qkv, of_parts = affine(x, kernel, by_head(bias), to_heads), 3
+            qkv = qkv.reshape(*x.shape[:2], shape[1], shape[0], shape[2])
+        parts = jnp.split(qkv, 3, axis=of_parts)
+        return [split_heads(part.squeeze(of_parts)) for part in parts]
 
 
 class LayerNorm(nn.Module):

@@ -21,23 +21,23 @@ from maskfeat_jax.typing import Array
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def affine(
     x: Float[Array, "*lead inner"],
-    kernel: Float[Array, "*shape"],
-    bias: Float[Array, "*outer"],
+    kernel: Float[Array, "inner outer"],
+    bias: Float[Array, outer],
     arrange: Callable[[Array], Array] = lambda kernel: kernel,
-) -> Float[Array, "*lead *outer"]:
+) -> Float[Array, "*lead outer"]:
     """`x @ kernel + bias` in the dtype of `x`; weight gradients in that of the parameters.
 
     Args:
       x: inputs.
-      kernel: weights, of any shape that `arrange` takes.
+      kernel: weights.
       bias: of the outputs.
-      arrange: linear function that reshapes or shards the kernel before its use. It is called again
+      arrange: linear function that permutes or shards the kernel before its use. It is called again
         in the backward pass, so that its result need not be stored.
     """
     rows = x.reshape(-1, x.shape[-1])
     kernel = arrange(kernel).astype(x.dtype)
     y = _product(rows, kernel, (1,), (0,), x.dtype) + bias.astype(x.dtype)
-    return y.reshape(*x.shape[:-1], *bias.shape)
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _affine_forward(
@@ -51,9 +51,8 @@ def _affine_backward(
 ) -> tuple[Array, Array, Array]:
     x, kernel = saved
     arranged, arrange_back = jax.vjp(arrange, kernel)
-    rows, g = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, *arranged.shape[1:])
-    axes = tuple(range(1, g.ndim))
-    dx = _product(g, arranged.astype(g.dtype), axes, axes, x.dtype).reshape(x.shape)
+    rows, g = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
+    dx = _product(g, arranged.astype(g.dtype), (1,), (1,), x.dtype).reshape(x.shape)
     (dkernel,) = arrange_back(_product(rows, g, (0,), (0,), kernel.dtype))
     return dx, dkernel, _sum_over(1, g, kernel.dtype)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 from jax.sharding import PartitionSpec
+from jaxtyping import Float
 
 from maskfeat_jax.typing import Array
 
@@ -26,26 +27,44 @@ def split_rows(x: Array) -> Array:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
 
 
-def split_heads(x: Array, axis: int = -2, parameters: int | None = None) -> Array:
-    """The same array, the axis of its heads sharded over `tensor`, if that divides their number.
-
-    If not, each device has all heads. The axis after it, of the values of a head, is not sharded.
-
-    Args:
-      x: activations, or the kernel of a linear map to or from heads.
-      axis: of the heads.
-      parameters: axis of a kernel to shard over `parameters`, so that it is gathered after the
-        exchange over `tensor`, and its gradient scattered before, if its length is divisible.
-    """
+def split_heads(x: Float[Array, "b n heads d"]) -> Float[Array, "b n heads d"]:
+    """The same array, heads sharded over `tensor` if that divides their number, else whole."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return x
-    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * x.ndim
-    spec[axis] = None if x.shape[axis] % mesh.shape["tensor"] else "tensor"
-    spec[axis + 1] = None
-    if parameters is not None and not x.shape[parameters] % mesh.shape["parameters"]:
-        spec[parameters] = "parameters"
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+    heads, free = _over_tensor(x.shape[2]), PartitionSpec.UNCONSTRAINED
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, free, heads, None))
+
+
+def split_kernel(kernel: Float[Array, "inner outer"], heads: int, axis: int) -> Array:
+    """The same kernel of a linear map to or from heads, sharded as these are by `split_heads`.
+
+    The other axis is sharded over `parameters`, if its length allows: the kernel is gathered over
+    these afterwards, and its gradient scattered before.
+
+    Args:
+      kernel: weights; the values of a head are next to each other.
+      heads: their number.
+      axis: 1 of a map to heads, 0 of a map from heads.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return kernel
+    spec: list[Any] = [PartitionSpec.UNCONSTRAINED] * 2
+    if not kernel.shape[1 - axis] % mesh.shape["parameters"]:
+        spec[1 - axis] = "parameters"
+    spec[axis] = _over_tensor(heads)
+    return jax.lax.with_sharding_constraint(kernel, PartitionSpec(*spec))
+
+
+def tensor_shards() -> int:
+    """Devices that compute the same rows together."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.shape["tensor"]
+
+
+def _over_tensor(heads: int) -> str | None:
+    return None if heads % tensor_shards() else "tensor"
 
 
 def on_own_rows(function: Callable[..., Array], *xs: Array, heads: int | None = None) -> Array:
