@@ -34,7 +34,7 @@ from maskfeat_jax.version import VERSION
 _USAGE, _RECIPE = 64, 78  # exit codes
 _CHANGE = re.compile(r"--?(?:no)?config\.([^=]*)")
 _KEY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_FLAGS = ("workdir", "memory_gb", "target", "json")
+_FLAGS = ("workdir", "memory_gb", "target", "json")  # all but the first are for estimate
 _PROCESSES = ("distributed", "coordinator", "num_processes", "process_id", "start_seconds")
 
 
@@ -121,6 +121,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     given: dict[str, Any] = {name: values[name].value for name in _FLAGS}
     options = Options(config, processes, **given)
     command = words[0] if words else "train"
+    for name in _FLAGS[1:]:
+        if command != "estimate" and given[name]:
+            raise UsageError(f"--{name} is for estimate, not for {command}")
     if command != "verify-checkpoint":
         _ = options.recipe  # raises without one, before the seconds of imports
     return CommandLine(command, recipe, options)

@@ -56,7 +56,8 @@ TPUS = {
     "v5p": Tpu(int(95.74 * GIB), _CUBES),
     "v6e": Tpu(int(31.25 * GIB), _FLAT),
 }
-GPUS = ("h100",)  # gpus/<name>.txtpb
+_SPECIFICATIONS = files("maskfeat_jax.commands").joinpath("gpus")
+GPUS = tuple(sorted(file.name.removesuffix(".txtpb") for file in _SPECIFICATIONS.iterdir()))
 # JAX takes this share of a GPU's memory at its start (XLA_PYTHON_CLIENT_MEM_FRACTION).
 GPU_SHARE = 0.75
 # Searching the best form of a matrix product needs the device.
@@ -86,7 +87,7 @@ def hardware(target: str) -> Hardware:
     if name in TPUS:
         return _tpu_slice(name, size)
     if name in GPUS:
-        return _gpus(name, files("maskfeat_jax.commands").joinpath(f"gpus/{name}.txtpb"), size)
+        return _gpus(name, _SPECIFICATIONS.joinpath(f"{name}.txtpb"), size)
     if name.endswith(".txtpb"):
         path = Path(name).expanduser()
         if not path.is_file():

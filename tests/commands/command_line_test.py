@@ -77,6 +77,8 @@ def test_a_section_that_is_none_counts_as_missing(tmp_path):
         (["estimat"], 64, "not understood: estimat; did you mean 'estimate'"),
         (["estimate", "more"], 64, "not understood: estimate more"),
         (["--workdri=a"], 64, "Unknown command line flag 'workdri'. Did you mean: workdir"),
+        (["--config=smoke", "--target=h100:8"], 64, "--target is for estimate, not for train"),
+        (["check-data", "--config=smoke", "--json"], 64, "--json is for estimate"),
         (["--memory_gb=many"], 64, "flag --memory_gb=many"),
         (["--config"], 64, "Missing value for flag --config"),
         (["--config.seed=1"], 64, r"--config\.seed changes a recipe: name one with --config"),
