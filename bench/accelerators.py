@@ -62,18 +62,18 @@ FAMILIES: dict[str, tuple[int, int, int, int]] = {
     "maskfeat_vit_in1k:l16": (16, 32, 128, 64),
     "maskfeat_mvit_kinetics:s": (4, 8, 24, 16),
     "maskfeat_mvit_kinetics:l": (4, 8, 32, 16),
-    "mae_vit_in1k:b16": (128, 256, 512, 256),
+    "mae_vit_in1k:b16": (64, 128, 512, 256),
     "mae_vit_kinetics:b16": (16, 32, 64, 64),
     "mae_vit_kinetics:l16": (8, 16, 64, 32),
     "finetune_vit_in1k:b16": (64, 128, 256, 256),
     "finetune_mvit_kinetics:s": (4, 8, 24, 16),
-    "finetune_mae_vit_kinetics:l16": (2, 4, 16, 8),
+    "finetune_mae_vit_kinetics:l16": (8, 16, 64, 32),
     "linear_mae_vit_in1k:l16": (256, 512, 1024, 512),
 }
 # Where the state of the optimiser needs more than one device.
 SHARED_FAMILIES: dict[str, tuple[int, int, int, int]] = {
     "mae_vit_kinetics:h16": (4, 16, 64, 32),
-    "finetune_mae_vit_kinetics:h16": (2, 4, 8, 8),
+    "finetune_mae_vit_kinetics:h16": (8, 16, 64, 32),
 }
 EVALUATED = {"finetune_mae_vit_kinetics:l16": (8, 16, 32, 16)}
 # Clips per device; of v5e and H100.
@@ -158,7 +158,8 @@ def run(chosen: Iterable[Case]) -> None:
             print(f"{case.key}: {reason}", file=sys.stderr, flush=True)
             continue
         results = {**stored(), case.key: json.loads(done.stdout.splitlines()[-1])}
-        lines = [json.dumps({"case": key, **value}) for key, value in sorted(results.items())]
+        kept = [key for key in all_cases() if key in results]
+        lines = [json.dumps({"case": key, **results[key]}) for key in kept]
         RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(*step(case, results[case.key]), sep=" | ", flush=True)
 

@@ -96,7 +96,9 @@ class Model:
         recipe = self.pretrained.recipe
         if "task" not in recipe:
             raise ValueError(f"{self.pretrained.origin} is no run, so there is no task to draw")
-        reader = Reader(recipe if seed is None else {**recipe, "seed": seed})
+        model = {**recipe["model"], "attention": "auto"}  # the run's devices may be others
+        seeds = {} if seed is None else {"seed": seed}
+        reader = Reader({**recipe, "model": model, **seeds})
         task = task_of(reader).from_recipe(reader, self.clip)
         reader.problems.stop()
         assert task is not None

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from maskfeat_jax.commands.hlo import Program, loop_of, parse, text_of
+from maskfeat_jax.commands.hlo import NAME, Program, called_by, loop_of, parse, text_of
 
 KINDS = (
     "all-gather",
@@ -20,8 +20,6 @@ KINDS = (
     "reduce-scatter",
 )
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
-_CALLED = re.compile(r"\b(?:calls|to_apply|\w+_computations?)=(\{[^}]*\}|%[\w.-]+)")
-_NAME = re.compile(r"%([\w.-]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +72,7 @@ def operations(hlo: str) -> list[Operation]:
     all branches count.
 
     Args:
-      hlo: `compiled.astext_of()` for CPUs, GPUs or TPUs.
+      hlo: `compiled.as_text()` for CPUs, GPUs or TPUs.
     """
     program, entry = parse(hlo)
     found: dict[int | str, Operation] = {}
@@ -94,7 +92,7 @@ def _operations(
     # A TPU's fusion of a sum with a slice of it.
     scatters = fused and name.startswith("all-reduce-scatter")
     for one in program[name]:
-        operands = sum(sizes.get(operand, 0) for operand in _NAME.findall(one.operands))
+        operands = sum(sizes.get(operand, 0) for operand in NAME.findall(one.operands))
         # The result of a start is a tuple with its operands; that of its end is what was received.
         started = one.opcode.endswith("-start")
         sizes[one.name] = operands if started else _bytes(one.type)
@@ -111,10 +109,9 @@ def _operations(
             for called in (loop.condition, loop.body):
                 yield from _operations(program, called, times * loop.times, fused)
         elif one.opcode == "async-start" or not one.opcode.endswith(("-start", "-update", "-done")):
-            for names in _CALLED.findall(one.rest):
-                for called in _NAME.findall(names):
-                    inner = fused or one.opcode == "fusion"
-                    yield from _operations(program, called, times, inner)
+            for called in called_by(one):
+                inner = fused or one.opcode == "fusion"
+                yield from _operations(program, called, times, inner)
 
 
 def _arrays(type_: str) -> Iterator[tuple[int, tuple[int, ...]]]:

@@ -11,9 +11,11 @@ import numpy as np
 from maskfeat_jax.commands.hlo import loops, parse
 
 try:
-    from jaxlib import _hlo, _jax  # type: ignore[attr-defined]  # private, without stubs
+    # Private: JAX's own `cost_analysis` calls the second.
+    from jaxlib._hlo import hlo_module_from_text  # type: ignore[import-not-found]
+    from jaxlib._jax import hlo_module_cost_analysis
 except ImportError:
-    _hlo = _jax = None
+    hlo_module_cost_analysis = None  # type: ignore[assignment]
 
 
 class Costs(NamedTuple):
@@ -38,17 +40,19 @@ def costs(hlo: str) -> Costs | None:
     Args:
       hlo: `compiled.as_text()` for CPUs, GPUs or TPUs.
     """
-    if _jax is None:
+    try:
+        client = jax.devices("cpu")[0].client
+    except RuntimeError:  # JAX_PLATFORMS is that of the accelerator alone
+        return None
+    if hlo_module_cost_analysis is None:
         return None
     program, entry = parse(hlo)
-    client = jax.devices("cpu")[0].client
     once: dict[str, np.ndarray] = {}
 
     def counted_once(name: str) -> np.ndarray:
         if name not in once:
-            found = _jax.hlo_module_cost_analysis(
-                client, _hlo.hlo_module_from_text(_run(hlo, name))
-            )
+            module = hlo_module_from_text(_run(hlo, name))
+            found = hlo_module_cost_analysis(client, module)
             once[name] = np.array([found.get("flops", 0.0), found.get("bytes accessed", 0.0)])
         return once[name]
 

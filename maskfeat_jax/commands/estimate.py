@@ -34,6 +34,7 @@ from maskfeat_jax.commands.hardware import hardware
 from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.flops import training_flops
+from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.tasks import Task
 from maskfeat_jax.training.build import Computation, build_computation
 from maskfeat_jax.training.experiment import (
@@ -182,7 +183,8 @@ def estimate(
       compiler_options: see `Hardware`.
 
     Raises:
-      ValueError: the batch cannot be split into equal slices, or see `sharding.state_sharding`.
+      RecipeError: the batch cannot be split into equal slices.
+      ValueError: see `sharding.state_sharding`.
     """
     mesh, batch_size, accumulate, task, optimizer, views = computation
     shards = sharding.row_shards(mesh)
@@ -190,20 +192,21 @@ def estimate(
         unit = shards * accumulate
         state = abstract_state(task, optimizer, mesh)
         step = jitted_step(task, optimizer, state, mesh, accumulate)
-        params, more = state.params, (state.opt_state, state.ema)
+        params, moments, average = state.params, state.opt_state, state.ema
     else:
         unit = math.lcm(views, shards)
         state = params = abstract_params(task, mesh)
-        step, more = jitted_eval_step(task, mesh, views), ((), ())
+        step, moments, average = jitted_eval_step(task, mesh, views), None, None
     if batch_size < 1 or batch_size % unit:
-        raise ValueError(
-            f"run.batch_size={batch_size} is not a multiple of {unit}: "
-            f"{shards} shards of a batch x {accumulate} slices (run.accumulate)"
+        below = batch_size // unit * unit
+        raise RecipeError(
+            f"run.batch_size={batch_size} is not a multiple of {unit}: {shards} shards of a batch "
+            f"x {accumulate} slices (run.accumulate); the next are {below or unit}, {below + unit}"
         )
 
     @functools.cache
     def compiled(rows: int) -> Compiled:
-        return compile_step(step, state, batch_shapes(task, mesh, rows), compiler_options)
+        return compile_step(step, state, batch_shapes(task, mesh, rows), compiler_options or {})
 
     def peak(rows: int) -> int:
         arguments = bytes_of(state) + BATCHES * bytes_of(batch_shapes(task, mesh, rows))
@@ -228,8 +231,8 @@ def estimate(
         flops_per_clip=flops,
         flops_per_step=None if flops is None else batch_size * flops,
         parameter_bytes=bytes_of(params),
-        optimizer_bytes=bytes_of(more[0]),
-        average_bytes=bytes_of(more[1]),
+        optimizer_bytes=bytes_of(moments),
+        average_bytes=bytes_of(average),
         batch_bytes=bytes_of(batch_shapes(task, mesh, batch_size)),
         temporary_bytes=program.temporary_bytes,
         peak_bytes=peak(batch_size),
@@ -243,7 +246,7 @@ def estimate(
 
 
 def compile_step(
-    step: Any, state: Any, batch: Any, compiler_options: Mapping[str, Any] | None
+    step: Any, state: Any, batch: Any, compiler_options: Mapping[str, Any]
 ) -> Compiled:
     """Compiles a jitted step for shapes.
 
@@ -255,9 +258,9 @@ def compile_step(
     lowered = step.lower(state, batch)
     start = time.monotonic()
     try:
-        program = lowered.compile(compiler_options=dict(compiler_options or {}))
+        program = lowered.compile(compiler_options=dict(compiler_options))
     except jax.errors.JaxRuntimeError as error:
-        if (wanted := _wanted(str(error))) is None:
+        if (wanted := _wanted(str(error), bytes_of((state, batch)))) is None:
             raise
         return Compiled(wanted)
     seconds = time.monotonic() - start
@@ -272,10 +275,15 @@ def compile_step(
     )
 
 
-def _wanted(message: str) -> int | None:
-    """Bytes of temporaries, in the message of the TPU's compiler that they do not fit."""
-    found = re.search(r"HLO temporaries \(([\d.]+)([KMGT])\)", message)
-    return found and int(float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2]))))
+def _wanted(message: str, arguments: int) -> int | None:
+    """Bytes of temporaries, in a message of the TPU's compiler that they do not fit."""
+    for pattern, others in (
+        (r"HLO temporaries \(([\d.]+)([KMGT])\)", 0),
+        (r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm", arguments),
+    ):
+        if found := re.search(pattern, message):
+            return int(float(found[1]) * 2 ** (10 * (1 + "KMGT".index(found[2])))) - others
+    return None
 
 
 def batch_shapes(task: Task, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -128,10 +128,12 @@ def _gpus(name: str, specification: Any, size: str) -> Hardware:
         )
     text = specification.read_text()
     memory = re.search(r"device_memory_size: *(\d+)", text)
-    if memory is None:
+    capability = re.search(r"cuda_compute_capability *\{ *major: *(\d+)", text)
+    if memory is None or capability is None or int(capability[1]) < 8:
         raise UsageError(
-            f"--target: {specification} is not the specification of a GPU (`GpuTargetConfigProto` "
-            "in text form): it has no device_memory_size"
+            f"--target: {specification} is not the specification of an NVIDIA GPU of compute "
+            "capability 8.0 or more (`GpuTargetConfigProto` of OpenXLA in text form, with "
+            "device_memory_size and cuda_compute_capability)"
         )
     hosts, each = max(int(size) // PER_HOST, 1), min(int(size), PER_HOST)
     jax.devices()  # finds the plugin

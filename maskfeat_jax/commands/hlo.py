@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%(\S+) = (.*?) ([a-z][a-z0-9-]*)\(([^)]*)(.*)")
 
+_CALLED = re.compile(r"\b(?:calls|to_apply|\w+_computations?)=(\{[^}]*\}|%[\w.-]+)")
+NAME = re.compile(r"%([\w.-]+)")
+
 
 class Instruction(NamedTuple):
     """A line of a computation: `%name = type opcode(operands), rest`."""
@@ -43,9 +46,20 @@ def parse(hlo: str) -> tuple[Program, str]:
     return program, entry
 
 
+def called_by(instruction: Instruction) -> list[str]:
+    """Names of the computations that an instruction calls; not those of a loop."""
+    return [name for names in _CALLED.findall(instruction.rest) for name in NAME.findall(names)]
+
+
 def loops(program: Program, name: str) -> list[Loop]:
-    """The loops of a computation, not those in them."""
-    return [loop_of(program, one) for one in program[name] if one.opcode == "while"]
+    """The loops of a computation and of those it calls, not those in other loops."""
+    found = []
+    for one in program[name]:
+        if one.opcode == "while":
+            found.append(loop_of(program, one))
+        for called in called_by(one):
+            found += loops(program, called)
+    return found
 
 
 def loop_of(program: Program, instruction: Instruction) -> Loop:

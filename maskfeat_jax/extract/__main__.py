@@ -143,7 +143,7 @@ def extract(features: Features, loader: Loader, dtype: str = "float32") -> Itera
     mesh, views = sharding.create_mesh(), loader.views
     rows = sharding.batch_sharding(mesh)
     params = jax.device_put(features.params, sharding.replicated(mesh))
-    step = jax.jit(features, in_shardings=(None, rows), out_shardings=rows)
+    step = jax.jit(sharding.on_mesh(mesh, features), in_shardings=(None, rows), out_shardings=rows)
 
     def to_device(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], jax.Array]:
         return batch, sharding.to_device(mesh, {"video": batch["video"]})["video"]

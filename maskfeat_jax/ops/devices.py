@@ -12,4 +12,7 @@ def device_of_trace() -> Any:
 
     It has `platform` ("cpu", "gpu" or "tpu") and `device_kind`, and need not be of this machine.
     """
-    return jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if isinstance(default, str):
+        (default, *_) = jax.devices(default)
+    return jax.sharding.get_abstract_mesh().abstract_device or default or jax.devices()[0]

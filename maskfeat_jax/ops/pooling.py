@@ -58,8 +58,8 @@ def _correlate(x: Array, kernel: Array, stride: Size3) -> Array:
 def convolution(x: Array, kernel: Array, stride: Size3) -> Array:
     """The same as XLA's grouped convolution."""
     return lax.conv_general_dilated(
-        x,
-        kernel[:, :, :, None],
+        jnp.asarray(x),
+        jnp.asarray(kernel)[:, :, :, None],
         stride,
         [(1, 1)] * 3,
         dimension_numbers=("NTHWC", "THWIO", "NTHWC"),

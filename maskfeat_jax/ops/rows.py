@@ -7,6 +7,7 @@ Outside `sharding.on_mesh` these functions have no effect.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +21,11 @@ ROWS = ("data", "parameters")  # mesh axes that the rows of a batch are sharded 
 
 
 def split_rows(x: Array) -> Array:
-    """The same array, its first axis sharded as the rows of a batch."""
+    """The same array, its first axis sharded as the rows of a batch, if their number allows."""
     if jax.sharding.get_abstract_mesh().empty:
         return x
     free = (PartitionSpec.UNCONSTRAINED,) * (x.ndim - 1)
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, *free))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(_over_devices(x), *free))
 
 
 def split_heads(x: Float[Array, "b n heads d"]) -> Float[Array, "b n heads d"]:
@@ -33,7 +34,7 @@ def split_heads(x: Float[Array, "b n heads d"]) -> Float[Array, "b n heads d"]:
     if mesh.empty:
         return x
     heads, free = _over_tensor(x.shape[2]), PartitionSpec.UNCONSTRAINED
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS, free, heads, None))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(_over_devices(x), free, heads, None))
 
 
 def split_kernel(kernel: Float[Array, "inner outer"], heads: int, axis: int) -> Array:
@@ -63,6 +64,11 @@ def tensor_shards() -> int:
     return 1 if mesh.empty else mesh.shape["tensor"]
 
 
+def _over_devices(x: Array) -> tuple[str, ...] | None:
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if len(x) % math.prod(mesh.shape[axis] for axis in ROWS) else ROWS
+
+
 def _over_tensor(heads: int) -> str | None:
     return None if heads % tensor_shards() else "tensor"
 
@@ -74,12 +80,12 @@ def on_own_rows(function: Callable[..., Array], *xs: Array, heads: int | None = 
       function: of arrays whose first axis is the rows, as is that of the result.
       *xs: the arrays.
       heads: axis of the arrays and the result along which it computes each entry alone, too; split
-        over `tensor` if that divides its length.
+        over `tensor` if that divides its length. If not, gradients are summed over `tensor`.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return function(*xs)
-    axes: list[Any] = [ROWS]
+    axes: list[Any] = [_over_devices(xs[0])]
     if heads is not None and not xs[0].shape[heads] % mesh.shape["tensor"]:
         axes += [None] * (heads - 1) + ["tensor"]
     spec = PartitionSpec(*axes)

@@ -91,7 +91,7 @@ class Knn(Classify):
           RecipeError: there are fewer than `k` readable examples.
         """
         step = jax.jit(
-            functools.partial(self.features_step, views=views),
+            sharding.on_mesh(mesh, functools.partial(self.features_step, views=views)),
             out_shardings=sharding.replicated(mesh),
         )
         found: list[dict[str, np.ndarray]] = []

@@ -219,7 +219,8 @@ class Experiment:
 
     @functools.cached_property
     def _show_step(self) -> Any:
-        return jax.jit(self.task.show_step, out_shardings=sharding.replicated(self.mesh))
+        step = sharding.on_mesh(self.mesh, self.task.show_step)
+        return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
 
     def _one_pass(self, data: Data) -> contextlib.closing[Prefetcher]:
         return contextlib.closing(Prefetcher(data.eval_batches(self.on_bad), self.to_devices))

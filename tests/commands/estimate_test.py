@@ -16,6 +16,7 @@ from maskfeat_jax.commands.estimate import compile_step, estimate, largest_that_
 from maskfeat_jax.masking import Random
 from maskfeat_jax.models import create_model
 from maskfeat_jax.optim import AdamW
+from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.targets import Pixels
 from maskfeat_jax.tasks import Finetune, Pretrain
 from maskfeat_jax.training.build import Computation
@@ -109,7 +110,8 @@ def test_largest_interpolates_and_returns_only_what_it_tried():
 
 def test_refuses_a_batch_that_cannot_be_split():
     task, optimizer = autoencoder(depth=1)
-    with pytest.raises(ValueError, match=r"run.batch_size=9 is not a multiple of 2: .* x 2 slices"):
+    message = r"run.batch_size=9 is not a multiple of 2: .* x 2 slices .*; the next are 8, 10"
+    with pytest.raises(RecipeError, match=message):
         estimate(computation(task, optimizer, 9, accumulate=2))
 
 
@@ -181,17 +183,31 @@ def test_a_batch_that_does_not_fit_gets_one_that_does():
     assert "this batch does not fit" in found.table()
 
 
-def test_a_refusal_of_the_compiler_is_a_size():
+@pytest.mark.parametrize(
+    ("message", "gib"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (44.95G) exceeds available HBM (15.75G).",
+            44.95,
+        ),
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 22.20G of 15.75G hbm. "
+            "Exceeded hbm capacity by 6.45G.",
+            21.2,  # less the arguments
+        ),
+    ],
+)
+def test_a_refusal_of_the_compiler_is_a_size(message, gib):
     class Lowered:
         def compile(self, compiler_options):
-            raise jax.errors.JaxRuntimeError(
-                "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
-                "temporaries (44.95G) exceeds available HBM (15.75G)."
-            )
+            raise jax.errors.JaxRuntimeError(message)
 
     class Step:
         def lower(self, state, batch):
             return Lowered()
 
-    found = compile_step(Step(), None, {"video": np.zeros((2, 1))}, {})
-    assert found.temporary_bytes == int(44.95 * 2**30)
+    whole = sharding.replicated(sharding.create_mesh())
+    batch = {"video": jax.ShapeDtypeStruct((2**30,), np.uint8, sharding=whole)}
+    found = compile_step(Step(), (), batch, {})
+    assert found.temporary_bytes == pytest.approx(gib * 2**30, abs=1)

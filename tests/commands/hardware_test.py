@@ -65,12 +65,14 @@ def test_gpus_are_hosts_of_eight(size, topology, asked):
 
 def test_a_specification_may_be_given(tmp_path, asked):
     path = tmp_path / "a100.txtpb"
-    path.write_text("gpu_device_info { device_memory_size: 1000 }")
+    info = "gpu_device_info {{ device_memory_size: 1000 cuda_compute_capability {{ major: {} }} }}"
+    path.write_text(info.format(8))
     assert hardware(f"{path}:8").memory_bytes == 750
     assert asked[0][0] == ("a100", "cuda")
-    path.write_text("nothing")
-    with pytest.raises(UsageError, match="is not the specification of a GPU .*device_memory_size"):
-        hardware(f"{path}:8")
+    for text in ("nothing", info.format(7)):
+        path.write_text(text)
+        with pytest.raises(UsageError, match="not the specification of an NVIDIA GPU .* 8.0"):
+            hardware(f"{path}:8")
 
 
 @pytest.mark.parametrize(

@@ -32,14 +32,13 @@ def attend(
     queries, keys, values = q.shape[1], k.shape[1], v.shape[-1]
     size = _rounded(max(q.shape[-1], values), CHANNELS)
     q, k, v = (_padded(x, size) for x in (q, k, v))
-    lengths = (jnp.full(len(q), n, jnp.int32) for n in (queries, keys))
     mixed = jax.nn.dot_product_attention(
         q,
         k,
         v,
         scale=1.0,
-        query_seq_lengths=next(lengths),
-        key_value_seq_lengths=next(lengths),
+        query_seq_lengths=jnp.full(len(q), queries, jnp.int32),
+        key_value_seq_lengths=jnp.full(len(q), keys, jnp.int32),
         implementation=implementation,
     )
     return mixed[:, :queries, :, :values]

@@ -12,6 +12,7 @@ from maskfeat_jax.typing import Array
 
 LANES = 128  # of a TPU's vector registers; blocks are multiples
 # What fits into the 16 MiB that a TPU v4 or v5e gives a kernel, with heads of up to 256 channels.
+CHANNELS = 256
 KEYS = 2**12  # bytes of a channel of the largest block of keys
 LOGITS = 2**20  # bytes of the largest block of queries and keys, in the dtype of the arrays
 
@@ -67,11 +68,14 @@ def attend(
 
 
 def refusal(device: Any, q: Array, v: Array) -> str | None:
-    """Why the kernel cannot run on a device, with the dtype of the arrays."""
+    """Why the kernel cannot run on a device, with the dtype and head size of the arrays."""
     if device.platform != "tpu":
         return f"needs a TPU, not {device.device_kind}"
     if q.dtype.itemsize > 4:
         return f"needs dtype 'float32' or 'bfloat16', not {q.dtype.name!r}"
+    size = max(q.shape[-1], v.shape[-1])
+    if size > CHANNELS:
+        return f"has heads of at most {CHANNELS} channels, not {size}"
     return None
 
 
