@@ -148,20 +148,22 @@ def compile_case(case: Case) -> dict[str, Any]:
     return {**json.loads(found.json()), "memory_bytes": target.memory_bytes}
 
 
-def run(chosen: Iterable[Case]) -> None:
-    """Compiles cases, one at a time, and stores each result."""
+def run(chosen: Iterable[Case]) -> int:
+    """Compiles cases, one at a time, and stores each result; returns how many failed."""
+    failed = 0
     for case in chosen:
         command = [sys.executable, "-m", "bench.accelerators", "--child", case.key]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
         if done.returncode:
-            reason = done.stderr.strip().splitlines()[-1]
-            print(f"{case.key}: {reason}", file=sys.stderr, flush=True)
+            failed += 1
+            print(f"{case.key}: {done.stderr[-2000:]}", file=sys.stderr, flush=True)
             continue
         results = {**stored(), case.key: json.loads(done.stdout.splitlines()[-1])}
         kept = [key for key in all_cases() if key in results]
         lines = [json.dumps({"case": key, **results[key]}) for key in kept]
         RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
         print(*step(case, results[case.key]), sep=" | ", flush=True)
+    return failed
 
 
 def stored() -> dict[str, dict[str, Any]]:
@@ -201,6 +203,8 @@ def communication(case: Case, found: Mapping[str, Any]) -> list[Any]:
     """Memory and collectives of a step, of one device."""
     state = found["parameter_bytes"] + found["optimizer_bytes"] + found["average_bytes"]
     kinds = {kind: gib(each["bytes"]) for kind, each in found["collectives"].items()}
+    if found["peak_bytes"] > found["memory_bytes"]:
+        return [*which(case, found), gib(state), "does not fit", *[""] * (len(KINDS) + 1)]
     return [
         *which(case, found),
         gib(state),
@@ -212,6 +216,8 @@ def communication(case: Case, found: Mapping[str, Any]) -> list[Any]:
 
 def scaling(case: Case, found: Mapping[str, Any]) -> list[Any]:
     """Time of products at the peak against that of collectives at the speed of the links."""
+    if found["peak_bytes"] > found["memory_bytes"]:
+        return [*which(case, found), "does not fit", *[""] * 4]
     speed = SPEEDS[case.target.partition(":")[0]]
     products = _products(found) / speed.flops
     # What a device receives; an all-reduce is a reduce-scatter and an all-gather.
@@ -305,9 +311,11 @@ def main(argv: Sequence[str]) -> None:
     if args.child:
         print(json.dumps(compile_case(all_cases()[args.child])))
         return
+    failed = 0
     if not args.render:
-        run([case for key, case in all_cases().items() if re.search(args.pattern, key)])
+        failed = run([case for key, case in all_cases().items() if re.search(args.pattern, key)])
     render()
+    sys.exit(failed > 0)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ where they are, so that weights are gathered instead.
 
 Over `tensor`, activations are summed twice in each block, after attention and MLP, and their
 gradients twice, and nothing else of them is sent. If `tensor` does not divide the heads of a block,
-as in the first stages of an MViT, each device computes all of these, and there is no sum.
+as in the first stages of an MViT, each device computes all of these; nothing is summed after this
+attention, but the gradients of its queries, keys and values are.
 """
 
 from __future__ import annotations

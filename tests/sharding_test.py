@@ -176,13 +176,13 @@ def carried(program: Any) -> list[list[int]]:
     return [list(map(int, x.split(","))) for x in re.findall(r"\[([0-9,]+)\]", " ".join(found))]
 
 
-def attended(meshes: list[tuple[int, int]]) -> list:
+def attended(clips: int, meshes: list[tuple[int, int]]) -> list:
     """Attention in a mesh against no mesh, by kernel and mesh: the largest difference, shapes.
 
     The difference is that of the results and gradients; the shapes those that collectives carry.
     """
     rng = np.random.default_rng(0)
-    arrays = [np.float32(rng.standard_normal((8, n, 4, 8))) for n in (13, 9, 9, 13)]
+    arrays = [np.float32(rng.standard_normal((clips, n, 4, 8))) for n in (13, 9, 9, 13)]
     forms = {
         "chunked": chunked.attend,
         "splash": functools.partial(splash.attend, interpret=True),
@@ -200,8 +200,10 @@ def attended(meshes: list[tuple[int, int]]) -> list:
             for shape in meshes:
                 mesh = sharding.create_mesh(*shape)
                 step = sharding.on_mesh(mesh, functools.partial(run, kernel))
-                batch = [jax.device_put(x, sharding.batch_sharding(mesh)) for x in arrays]
-                layout = [sharding.batch_sharding(mesh)] * 4
+                whole = clips % sharding.row_shards(mesh)
+                rows = sharding.replicated(mesh) if whole else sharding.batch_sharding(mesh)
+                batch = [jax.device_put(x, rows) for x in arrays]
+                layout = [rows] * 4
                 program = jax.jit(step, out_shardings=layout).lower(*batch).compile()
                 pairs = zip(program(*batch), alone, strict=True)
                 worst = max(float(np.abs(np.asarray(a) - b).max()) for a, b in pairs)
@@ -315,10 +317,16 @@ def test_weights_are_gathered_block_by_block():
 
 def test_attention_on_eight_devices_equals_one():
     meshes = [(2, 1), (2, 2), (1, 8)]  # of 4 heads
-    for kernel, mesh, worst, shapes in run(8, "attended", meshes)[0]:
+    for kernel, mesh, worst, shapes in run(8, "attended", 8, meshes)[0]:
         assert worst < 1e-4, (kernel, mesh)
         if mesh[1] == 1:  # each device computes its clips
             assert not shapes, (kernel, mesh, shapes)
+
+
+def test_attention_of_clips_that_do_not_divide():
+    """As in pictures: each device computes all of them."""
+    for kernel, mesh, worst, _ in run(8, "attended", 6, [(2, 1)])[0]:
+        assert worst < 1e-4, (kernel, mesh)
 
 
 def test_stacked_recomputed_and_accumulated():
@@ -419,12 +427,13 @@ def sizes(params: Any, mesh: jax.sharding.AbstractMesh) -> tuple[int, int, int]:
 )
 def test_rules_split_every_model(model, variant):
     params = params_of(model, variant, scan=True)
-    shardings = sharding.state_sharding(fake_mesh(parameters=8, tensor=2), params)
-    total, shard = 0, 0
-    for leaf, layout in zip(jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True):
-        total, shard = total + leaf.size, shard + np.prod(layout.shard_shape(leaf.shape))
+    total, shard, whole = sizes(params, fake_mesh(parameters=8))
+    assert whole < 0.02 * total  # biases, norms, tables of positions
+    assert shard == (total - whole) / 8 + whole
+    mesh = fake_mesh(parameters=8, tensor=2)
+    total, shard, _ = sizes(params, mesh)
     assert total / shard > 10  # of 16: heads, embedding and small tables have fewer shards
-    print(model, variant, total / shard)
+    shardings = sharding.state_sharding(mesh, params)
     for name, block in shardings["encoder"]["blocks"].items():
         if "-" in name:  # the axis of stacked blocks is not sharded
             assert {layout.spec[0] for layout in jax.tree.leaves(block)} <= {None}

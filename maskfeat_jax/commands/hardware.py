@@ -143,6 +143,8 @@ def _gpus(name: str, specification: Any, size: str) -> Hardware:
         )
     except NotImplementedError as error:
         raise _no_compiler(f"{name}:{size}", "GPUs", "aot-gpu", "jax[cuda12]") from error
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"--target: XLA does not take {specification}: {error}") from error
     return Hardware(list(found.devices), int(GPU_SHARE * int(memory[1])), _WITHOUT_GPU)
 
 

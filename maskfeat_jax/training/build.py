@@ -126,6 +126,7 @@ def build(recipe: Section) -> Experiment:
     params = optimizer = None
     training, testing = read_loaders(reader, common, task, data, eval_data)
     with problems.gather():
+        check_heads(task, mesh)
         params = call(INIT, abstract_params, {}, task=task, mesh=mesh)
     with problems.gather():
         if rule and params is not None and training is not None and training.steps_per_epoch:
@@ -194,6 +195,7 @@ def build_computation(recipe: Section, devices: Sequence[Any] | None = None) -> 
     optimizer = None
     rows = run.batch_size if trains else evaluation_rows(mesh, eval_view, run.batch_size)
     with problems.gather():
+        check_heads(task, mesh)
         params = call(INIT, abstract_params, {}, task=task, mesh=mesh)
         if rule is not None:
             task.check_batch(rows)
@@ -423,6 +425,17 @@ class Loaders(NamedTuple):
             process_count=shares,
             workers=self.workers,
             bad_inputs=self.bad_inputs,
+        )
+
+
+def check_heads(task: Task, mesh: Mesh) -> None:
+    """Raises RecipeError if `mesh.tensor` divides the heads of no block of the encoder."""
+    encoder = task.model.encoder
+    heads = encoder.heads * 2 ** len(getattr(encoder, "stages", ()))  # of the last block
+    if heads % mesh.shape["tensor"]:
+        raise RecipeError(
+            f"mesh.tensor={mesh.shape['tensor']} does not divide the attention heads of "
+            f"model.encoder, {heads}: each device would compute all of them; choose a divisor"
         )
 
 

@@ -219,8 +219,7 @@ class Experiment:
 
     @functools.cached_property
     def _show_step(self) -> Any:
-        step = sharding.on_mesh(self.mesh, self.task.show_step)
-        return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
+        return jitted_show_step(self.task, self.mesh)
 
     def _one_pass(self, data: Data) -> contextlib.closing[Prefetcher]:
         return contextlib.closing(Prefetcher(data.eval_batches(self.on_bad), self.to_devices))
@@ -269,3 +268,9 @@ def jitted_eval_step(task: Task, mesh: Mesh, views: int) -> Any:
     """The jitted `Task.eval_step` of examples with `views` rows each."""
     step = functools.partial(task.eval_step, views=views)
     return jax.jit(sharding.on_mesh(mesh, step), out_shardings=sharding.replicated(mesh))
+
+
+def jitted_show_step(task: Task, mesh: Mesh) -> Any:
+    """The jitted `Task.show_step` of any number of clips."""
+    step = sharding.on_mesh(mesh, task.show_step)
+    return jax.jit(step, out_shardings=sharding.replicated(mesh))

@@ -13,7 +13,10 @@ from maskfeat_jax import recipes, sharding
 from maskfeat_jax.commands.estimate import estimate
 from maskfeat_jax.commands.hardware import hardware
 from maskfeat_jax.ops.attention import TABLE, attention
+from maskfeat_jax.sections import Reader
+from maskfeat_jax.tasks import task_of
 from maskfeat_jax.training.build import build_computation
+from maskfeat_jax.training.experiment import abstract_params, jitted_show_step
 
 pytestmark = pytest.mark.compilers
 
@@ -29,7 +32,7 @@ SIZES = {
     "ViT": (197, 197, 12, 64, 64),
     "ViT-H": (393, 393, 16, 80, 80),
     "decoder of MAE": (1569, 1569, 16, 32, 32),
-    "MViT": (6273, 1569, 2, 126, 96),
+    "MViT": (6273, 1569, 2, 132, 96),
     "attentive probe": (1, 1568, 16, 64, 64),
 }
 
@@ -55,6 +58,25 @@ def test_a_step_of_each_kind_compiles(name, target):
     assert found.parameter_bytes * 8 * 0.4 < gathered < found.parameter_bytes * 8 * 2.1
 
 
+@pytest.mark.parametrize("target", ["v5e:2x4", "h100:8"])
+@pytest.mark.parametrize("name", ["maskfeat_vit_in1k:b16", "knn_mae_vit_in1k:b16"])
+def test_pictures_of_any_number_of_clips_compile(name, target):
+    devices, _, options = devices_of(target)
+    changes = {"model.dtype": "bfloat16", "model.depth": 2, "mesh.parameters": 8}
+    recipe = recipes.override(recipes.load(name), changes).to_dict()
+    reader = Reader(recipe)
+    task = task_of(reader).from_recipe(reader, (1, 224, 224))
+    mesh = sharding.mesh_of(devices, 8)
+    params = abstract_params(task, mesh)
+    clips = jax.ShapeDtypeStruct((6, *task.clip, 3), jnp.uint8, sharding=sharding.replicated(mesh))
+    if task.learns:
+        lowered = jitted_show_step(task, mesh).lower(params, clips)
+    else:  # needs the features of a training set
+        step = sharding.on_mesh(mesh, lambda params, clips: task._features(params, clips, 1))
+        lowered = jax.jit(step).lower(params, clips)
+    assert lowered.compile(dict(options)) is not None
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("target", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2", "h100:1"])
@@ -76,7 +98,7 @@ def test_no_long_attention_is_written_out(target, name, dtype):
     if queries * keys > 512**2:
         weights = clips * heads * queries * keys * jnp.dtype(dtype).itemsize / len(devices)
         assert compiled.memory_analysis().temp_size_in_bytes < weights / 2
-    if target == "h100:1" and dtype == "bfloat16" and queries > 1:
+    if target == "h100:1" and dtype == "bfloat16" and channels <= 128 and queries > 1:
         assert "__cudnn$fmha" in compiled.as_text()
 
 

@@ -13,7 +13,7 @@ from input_pipeline import BadInput
 from input_pipeline.bad_inputs import Problem
 from input_pipeline.loader import Loaded
 from maskfeat_jax.sections import RecipeError
-from maskfeat_jax.training.build import build, build_data, first_clips
+from maskfeat_jax.training.build import build, build_data, check_heads, first_clips
 from tests.recipes import shrunken
 
 PRETRAIN, FINETUNE = "maskfeat_vit_in1k:b16", "finetune_vit_in1k:b16"
@@ -175,3 +175,15 @@ def test_clips_for_pictures_may_be_of_files_that_are_not_those_of_the_index():
     data.source.num_examples = 1
     with pytest.raises(BadInput, match=r"none of the first 1 examples can be read; 0\\n\.mp4: rep"):
         first_clips(data)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "tensor", "heads"),
+    [({"heads": 12}, 8, 12), ({"heads": 1, "stages": (1, 3, 14)}, 16, 8)],
+)
+def test_a_mesh_that_splits_no_heads_is_refused(encoder, tensor, heads):
+    task = SimpleNamespace(model=SimpleNamespace(encoder=SimpleNamespace(**encoder)))
+    message = f"mesh.tensor={tensor} does not divide the attention heads of model.encoder, {heads}:"
+    with pytest.raises(RecipeError, match=message):
+        check_heads(task, SimpleNamespace(shape={"tensor": tensor}))
+    check_heads(task, SimpleNamespace(shape={"tensor": 4}))
