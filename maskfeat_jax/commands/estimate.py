@@ -158,6 +158,7 @@ def command(options: Options, signals: Signals) -> int:
         target = hardware(options.target) if options.target else None
         memory_bytes = int(options.memory_gb * 1e9) if options.memory_gb else None
         if target is not None:
+            jax.config.update("jax_enable_compilation_cache", False)  # it could not be read here
             memory_bytes = memory_bytes or target.memory_bytes
         found = estimate(
             build_computation(options.recipe, target.devices if target else None),

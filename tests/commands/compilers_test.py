@@ -24,7 +24,7 @@ STEPS = {
     "maskfeat_vit_in1k:b16": {"model.depth": 2, "model.scan": True},
     "maskfeat_mvit_kinetics:s": {"model.depth": 4, "model.stages": (1, 2, 3)},
     "mae_vit_kinetics:b16": {"model.depth": 2, "head.depth": 1},
-    "finetune_mae_vit_kinetics:b16": {"model.depth": 2, "augment.mix.group": 2},
+    "finetune_mae_vit_kinetics:b16": {"model.depth": 2, "mix.group": 2},
     "linear_mae_vit_in1k:b16": {"model.depth": 2},
 }
 # Queries, keys, heads, channels of queries and keys, channels of values.
