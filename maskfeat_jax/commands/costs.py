@@ -11,11 +11,10 @@ import numpy as np
 from maskfeat_jax.commands.hlo import loops, parse
 
 try:
-    # Private: JAX's own `cost_analysis` calls the second.
-    from jaxlib._hlo import hlo_module_from_text  # type: ignore[import-not-found]
-    from jaxlib._jax import hlo_module_cost_analysis
+    from jax._src.lib import _jax  # private: JAX's own `cost_analysis` calls the same
+    from jax._src.lib import hlo as _hlo
 except ImportError:
-    hlo_module_cost_analysis = None  # type: ignore[assignment]
+    _hlo = _jax = None  # type: ignore[assignment]
 
 
 class Costs(NamedTuple):
@@ -44,15 +43,15 @@ def costs(hlo: str) -> Costs | None:
         client = jax.devices("cpu")[0].client
     except RuntimeError:  # JAX_PLATFORMS is that of the accelerator alone
         return None
-    if hlo_module_cost_analysis is None:
+    if _hlo is None:
         return None
     program, entry = parse(hlo)
     once: dict[str, np.ndarray] = {}
 
     def counted_once(name: str) -> np.ndarray:
         if name not in once:
-            module = hlo_module_from_text(_run(hlo, name))
-            found = hlo_module_cost_analysis(client, module)
+            module = _hlo.hlo_module_from_text(_run(hlo, name))
+            found = _jax.hlo_module_cost_analysis(client, module)
             once[name] = np.array([found.get("flops", 0.0), found.get("bytes accessed", 0.0)])
         return once[name]
 
