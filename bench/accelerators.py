@@ -20,9 +20,10 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bench.flops import peak_flops
+
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "accelerators.jsonl"
-DOCUMENT = ROOT / "docs" / "accelerators.md"
 # Of the recipes that do not say so themselves.
 ALWAYS = {"model.dtype": "bfloat16", "model.scan": True}
 HOSTS = ("v5e:2x4", "v6e:2x4", "v5p:2x2x2", "h100:8")
@@ -186,11 +187,10 @@ def table(name: str) -> str:
 
 def step(case: Case, found: Mapping[str, Any]) -> list[Any]:
     """Memory, operations and bytes of a step, of one device."""
-    state = found["parameter_bytes"] + found["optimizer_bytes"] + found["average_bytes"]
     moved = found["bytes_accessed"]
     return [
         *which(case, found),
-        gib(state),
+        gib(_state(found)),
         gib(found["temporary_bytes"]),
         f"{gib(found['peak_bytes'])} of {gib(found['memory_bytes'])}",
         f"{_products(found) / 1e12:.1f}" if found["flops_per_step"] else "",
@@ -201,13 +201,12 @@ def step(case: Case, found: Mapping[str, Any]) -> list[Any]:
 
 def communication(case: Case, found: Mapping[str, Any]) -> list[Any]:
     """Memory and collectives of a step, of one device."""
-    state = found["parameter_bytes"] + found["optimizer_bytes"] + found["average_bytes"]
     kinds = {kind: gib(each["bytes"]) for kind, each in found["collectives"].items()}
-    if found["peak_bytes"] > found["memory_bytes"]:
-        return [*which(case, found), gib(state), "does not fit", *[""] * (len(KINDS) + 1)]
+    if not _fits(found):
+        return [*which(case, found), gib(_state(found)), "does not fit", *[""] * (len(KINDS) + 1)]
     return [
         *which(case, found),
-        gib(state),
+        gib(_state(found)),
         gib(found["temporary_bytes"]),
         *(kinds.get(kind, "0") for kind in KINDS),
         gib(sum(each["bytes"] for kind, each in found["collectives"].items() if kind not in KINDS)),
@@ -216,16 +215,17 @@ def communication(case: Case, found: Mapping[str, Any]) -> list[Any]:
 
 def scaling(case: Case, found: Mapping[str, Any]) -> list[Any]:
     """Time of products at the peak against that of collectives at the speed of the links."""
-    if found["peak_bytes"] > found["memory_bytes"]:
+    if not _fits(found):
         return [*which(case, found), "does not fit", *[""] * 4]
-    speed = SPEEDS[case.target.partition(":")[0]]
-    products = _products(found) / speed.flops
+    peak = peak_flops(found["devices"].partition(" of ")[2])
+    assert peak is not None
+    products = _products(found) / peak
     # What a device receives; an all-reduce is a reduce-scatter and an all-gather.
     received = sum(
         each["bytes"] * (2 if kind == "all-reduce" else 1)
         for kind, each in found["collectives"].items()
     )
-    links = received / speed.links
+    links = received / LINKS[case.target.partition(":")[0]]
     return [
         *which(case, found),
         f"{gib(found['peak_bytes'])} of {gib(found['memory_bytes'])}",
@@ -258,20 +258,23 @@ def gib(size: float) -> str:
     return f"{size / 2**30:.2f}"
 
 
+def _state(found: Mapping[str, Any]) -> int:
+    """Bytes of parameters, optimiser and moving average on a device."""
+    return found["parameter_bytes"] + found["optimizer_bytes"] + found["average_bytes"]
+
+
+def _fits(found: Mapping[str, Any]) -> bool:
+    return found["peak_bytes"] <= found["memory_bytes"]
+
+
 def _products(found: Mapping[str, Any]) -> float:
     """Operations of matrix products of a device and step."""
     return found["flops_per_step"] / math.prod(found["mesh"].values())
 
 
-class Speed(NamedTuple):
-    """Of a device: operations per second in bfloat16, bytes per second that its links receive."""
-
-    flops: float
-    links: float
-
-
-# https://docs.cloud.google.com/tpu/docs/v5e (and v5p, v6e): half of the bidirectional bandwidth.
-SPEEDS = {"v5e": Speed(197e12, 200e9), "v5p": Speed(459e12, 600e9), "v6e": Speed(918e12, 400e9)}
+# Bytes per second that the links of a device receive, half of their bidirectional bandwidth:
+# https://docs.cloud.google.com/tpu/docs/v5e (and v5p, v6e).
+LINKS = {"v5e": 200e9, "v5p": 600e9, "v6e": 400e9}
 KINDS = ("all-reduce", "reduce-scatter", "all-gather")
 _WHICH = ["recipe", "target", "data x parameters x tensor", "clips per device"]
 TABLES: dict[str, tuple[list[str], Callable[[Case, Mapping[str, Any]], list[Any]]]] = {

@@ -16,6 +16,7 @@ PEAKS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,  # v5p
+    "TPU v6 lite": 918e12,
 }
 
 

@@ -169,11 +169,9 @@ def programs(name: str, changes: dict[str, Any], rows: int, meshes: list[tuple[i
     return made
 
 
-def carried(program: Any) -> list[list[int]]:
+def carried(program: Any) -> list[tuple[int, ...]]:
     """The shapes that collectives of a compiled program carry."""
-    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all"
-    found = re.findall(rf"= (.*?) (?:{kinds})(?:-start)?\(", program.as_text())
-    return [list(map(int, x.split(","))) for x in re.findall(r"\[([0-9,]+)\]", " ".join(found))]
+    return [shape for one in operations(program.as_text()) for shape in one.shapes]
 
 
 def attended(clips: int, meshes: list[tuple[int, int]]) -> list:

@@ -61,9 +61,8 @@ class Features:
         self, params: Mapping[str, Any], video: UInt8[Array, "b t h w 3"]
     ) -> Float[Array, "b ..."]:
         """Features of clips, at least in float32."""
-        encoder = self.trained.model.encoder.clone(
-            attention="auto"
-        )  # the run's devices may be others
+        # The run's devices may be others.
+        encoder = self.trained.model.encoder.clone(attention="auto")
         clips = self.trained.normalise(video)
         tokens: Any = encoder.apply({"params": params["encoder"]}, clips)
         tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))

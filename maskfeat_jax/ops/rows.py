@@ -86,8 +86,8 @@ def on_own_rows(function: Callable[..., Array], *xs: Array, heads: int | None = 
     if mesh.empty:
         return function(*xs)
     axes: list[Any] = [_over_devices(xs[0])]
-    if heads is not None and not xs[0].shape[heads] % mesh.shape["tensor"]:
-        axes += [None] * (heads - 1) + ["tensor"]
+    if heads is not None:
+        axes += [None] * (heads - 1) + [_over_tensor(xs[0].shape[heads])]
     spec = PartitionSpec(*axes)
     # Unchecked, as kernels do not say over which axes their results vary.
     return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)(*xs)
