@@ -24,6 +24,7 @@ from maskfeat_jax.state import TrainState
 from maskfeat_jax.tasks import task_of
 from maskfeat_jax.training.build import build as build_experiment
 from maskfeat_jax.training.experiment import Experiment
+from maskfeat_jax.training.teachers import teacher_weights
 from maskfeat_jax.typing import Array
 
 __all__ = ["Model", "build", "load", "model", "train"]
@@ -104,7 +105,8 @@ class Model:
         assert task is not None
         if type(task.model) is not type(self.pretrained.model):
             raise ValueError(f"{self.pretrained.origin} holds the encoder alone: nothing to draw")
-        shown = jax.device_get(jax.jit(task.show_step)(self.pretrained.params, video))
+        state = TrainState.frozen(self.pretrained.params, teacher_weights(task))
+        shown = jax.device_get(jax.jit(task.show_step)(state, video))
         names = self.class_names or [f"class {number}" for number in range(task.classes)]
         return task.draw(video, shown, names)
 

@@ -18,6 +18,7 @@ from maskfeat_jax.typing import Array
 Clips = Float[Array, "b t h w 3"]
 
 
+@jax.tree_util.register_static  # constants of what is compiled
 @dataclasses.dataclass(frozen=True)
 class Normalise:
     """Maps uint8 pixels to `(value / 255 - mean) / std`.

@@ -5,10 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 from einops import rearrange
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
+
+from maskfeat_jax.typing import PyTree
 
 _GREY = 128
 _GAP = 4  # pixels between images of a panel
@@ -195,10 +198,10 @@ def panel(
 def draw_features(
     video: UInt8[np.ndarray, "b t h w 3"],
     mask: Bool[np.ndarray, "b gt gh gw"],
-    predicted: Float[np.ndarray, "b gt gh gw d"],
-    targets: Float[np.ndarray, "b gt gh gw d"],
+    predicted: PyTree,
+    targets: PyTree,
     tubelet: tuple[int, int, int],
-    draw: Callable[[np.ndarray], np.ndarray],
+    draw: Callable[[PyTree], np.ndarray],
 ) -> dict[str, UInt8[np.ndarray, "... 3"]]:
     """Input, masked input, predicted features and targets of clips.
 
@@ -208,10 +211,10 @@ def draw_features(
     Args:
       video: RGB.
       mask: True = masked.
-      predicted: features of each token.
+      predicted: features of each token, arrays `(b, gt, gh, gw, d)`.
       targets: likewise.
       tubelet: frames, rows and columns of one token, pixels.
-      draw: features of one frame of tokens, `(gh, gw, d)`, to uint8 `(height, width, 3)`.
+      draw: features of one frame of tokens, arrays `(gh, gw, d)`, to uint8 `(height, width, 3)`.
 
     Returns:
       `predictions`, `(height, width, 3)`: one row per image, four rows per video with time from
@@ -226,12 +229,15 @@ def draw_features(
         )
     titles = ["input", "masked input", "predicted (visible: target)", "target"]
     firsts = video[:, :: tubelet[0]]
-    masked = _each(lambda frame, where: hide(frame, where, tubelet[1:]), firsts, mask)
+    shape = mask.shape[:2]
+    masked = _each(shape, lambda frame, where: hide(frame, where, tubelet[1:]), firsts, mask)
+    hidden = mask[..., None]
+    shown = jax.tree.map(lambda ours, true: np.where(hidden, ours, true), predicted, targets)
     images = [  # [kind][clip][time]
         [*map(list, firsts)],
         masked,
-        _each(draw, np.where(mask[..., None], predicted, targets)),
-        _each(draw, targets),
+        _each(shape, draw, shown),
+        _each(shape, draw, targets),
     ]
     panels = [
         panel([[kind[i][t] for kind in images] for i in range(len(video))], titles, height=224)
@@ -244,6 +250,14 @@ def draw_features(
     columns = [f"frame {t * tubelet[0]}" for t in times]
     strip = panel(rows, columns, _ROW, labels=titles * len(video))
     return {"predictions": strip, "predictions_moving": np.stack(panels)}
+
+
+def stack(images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> UInt8[np.ndarray, "height width 3"]:
+    """Images, enlarged to the width of the widest, one above the other."""
+    width = max(image.shape[1] for image in images)
+    heights = [round(image.shape[0] * width / image.shape[1]) for image in images]
+    scaled = [np.asarray(_to_height(image, h)) for image, h in zip(images, heights, strict=True)]
+    return np.concatenate([image[:, :width] for image in scaled])
 
 
 def draw_titled(
@@ -292,11 +306,15 @@ def encode(picture: UInt8[np.ndarray, "... 3"]) -> tuple[str, bytes]:
     return ".gif", file.getvalue()
 
 
-def _each(draw: Callable[..., np.ndarray], *arrays: np.ndarray) -> list[list[np.ndarray]]:
-    """Draws each frame of each clip."""
-    return [
-        [draw(*frame) for frame in zip(*clip, strict=True)] for clip in zip(*arrays, strict=True)
-    ]
+def _each(
+    shape: tuple[int, ...], draw: Callable[..., np.ndarray], *arrays: PyTree
+) -> list[list[np.ndarray]]:
+    """Draws each frame of each clip; `shape` is their numbers."""
+
+    def of(i: int, t: int) -> np.ndarray:
+        return draw(*jax.tree.map(lambda x: x[i, t], arrays))
+
+    return [[of(i, t) for t in range(shape[1])] for i in range(shape[0])]
 
 
 def _evenly(n: int) -> list[int]:

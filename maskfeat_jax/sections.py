@@ -169,10 +169,13 @@ class Reader:
         return self.call(where, table[name], rest, name=name, **given)
 
     def note(self, where: str, keys: Section) -> None:
-        """Adds keys of a section to `resolved`."""
-        section = self.resolved.get(where)
-        old = section if isinstance(section, Mapping) else {}
-        self.resolved[where] = {**old, **{key: as_json(value) for key, value in keys.items()}}
+        """Adds keys of a section, or of a section in a section (`a.b`), to `resolved`."""
+        tree, *path = self.resolved, *where.split(".")
+        for word in path:
+            if not isinstance(tree.get(word), dict):
+                tree[word] = {}
+            tree = tree[word]
+        tree |= {key: as_json(value) for key, value in keys.items()}
 
 
 def call(where: str, function: Callable, section: Any, **given: Any) -> Any:

@@ -14,7 +14,9 @@ RECENT_STEPS = 128
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a checkpoint contains; order of data and random keys follow from `step`.
+    """What a step takes and returns; order of data and random keys follow from `step`.
+
+    A checkpoint contains all of it but `teacher`.
 
     Attributes:
       step: batches consumed, int32.
@@ -24,6 +26,8 @@ class TrainState(struct.PyTreeNode):
       ema: moving average of the parameters, or None.
       recent: loss and gradient norm of the last 128 steps, non-finite ones left out, `(128, 2)`
         float32, NaN until filled; None in a state that is only evaluated.
+      teacher: weights of the target's frozen networks, see `targets.Target.teacher`; not trained,
+        and read from their own file instead of from a checkpoint.
     """
 
     step: Any
@@ -32,9 +36,10 @@ class TrainState(struct.PyTreeNode):
     opt_state: Any
     ema: Any
     recent: Any = None
+    teacher: Any = ()
 
     @classmethod
-    def create(cls, params: Any, optimizer: Optimizer) -> TrainState:
+    def create(cls, params: Any, optimizer: Optimizer, teacher: Any = ()) -> TrainState:
         """The state before the first step."""
         return cls(
             step=jnp.int32(0),
@@ -43,12 +48,18 @@ class TrainState(struct.PyTreeNode):
             opt_state=optimizer.tx.init(params),
             ema=jax.tree.map(jnp.copy, params) if optimizer.ema_decay else None,
             recent=jnp.full((RECENT_STEPS, 2), jnp.nan),
+            teacher=teacher,
         )
 
     @classmethod
-    def frozen(cls, params: Any) -> TrainState:
+    def frozen(cls, params: Any, teacher: Any = ()) -> TrainState:
         """A state for evaluation only."""
-        return cls(step=0, skipped=0, params=params, opt_state=(), ema=None)
+        return cls(step=0, skipped=0, params=params, opt_state=(), ema=None, teacher=teacher)
+
+    @property
+    def stored(self) -> TrainState:
+        """What a checkpoint contains."""
+        return self.replace(teacher=())
 
     @property
     def evaluated(self) -> Any:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.state import RECENT_STEPS, TrainState
-from maskfeat_jax.typing import Array
+from maskfeat_jax.typing import Array, PyTree
 
 Batch = dict[str, Array]
 Metrics = dict[str, Array]
@@ -41,35 +41,42 @@ def forward(
 
 
 def accumulated_gradient(
-    loss_of: Callable[..., Float[Array, ""]],
+    loss_of: Callable[..., tuple[Float[Array, ""], Metrics]],
     params: Any,
     key: Array,
-    inputs: tuple[Array, ...],
+    inputs: tuple[PyTree, ...],
     slices: int,
-) -> tuple[Float[Array, ""], Any]:
-    """Loss and gradient of a batch, accumulated over equal slices of it.
+) -> tuple[tuple[Float[Array, ""], Metrics], Any]:
+    """Loss with other metrics, and gradient of a batch, accumulated over equal slices of it.
 
     `loss_of` must divide by the count of the whole batch: then the sum over the slices is exactly
     the loss of the batch.
     """
+    gradient = jax.value_and_grad(loss_of, has_aux=True)
     if slices == 1:
-        return jax.value_and_grad(loss_of)(params, key, *inputs)
+        return gradient(params, key, *inputs)
 
     def split(rows: Array) -> Array:  # each slice has rows of every device
         return jnp.swapaxes(rows.reshape(len(rows) // slices, slices, *rows.shape[1:]), 0, 1)
 
     def add(total: Any, one: Any) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of)(params, *one)), None
+        return jax.tree.map(jnp.add, total, gradient(params, *one)), None
 
-    zero = (jnp.float32(0), jax.tree.map(jnp.zeros_like, params))
-    total, _ = jax.lax.scan(add, zero, (jax.random.split(key, slices), *map(split, inputs)))
+    every = (jax.random.split(key, slices), *jax.tree.map(split, inputs))
+    shapes = jax.eval_shape(gradient, params, *jax.tree.map(lambda x: x[0], every))
+    zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, zero, every)
     return total
 
 
 def update(
-    state: TrainState, loss: Float[Array, ""], grads: Any, optimizer: Optimizer
+    state: TrainState,
+    loss: Float[Array, ""],
+    grads: Any,
+    optimizer: Optimizer,
+    others: Metrics | None = None,
 ) -> tuple[TrainState, Metrics]:
-    """Applies the gradient, or skips the update.
+    """Applies the gradient, or skips the update; `others` are added to the metrics.
 
     Skipped are updates whose loss or gradient norm is not finite, and spikes if the optimiser has
     `skip_spikes`. A skipped update only increments `step` and `skipped`, and a finite spike enters
@@ -79,7 +86,7 @@ def update(
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     now = jnp.stack([loss, norm]).astype(jnp.float32)
     sigmas = jnp.where(finite, deviations(now, state.recent), 0)
-    metrics = {"loss": loss, "grad_norm": norm, "nonfinite": ~finite}
+    metrics = {"loss": loss, **(others or {}), "grad_norm": norm, "nonfinite": ~finite}
     metrics |= {"loss_sigmas": sigmas[0], "grad_norm_sigmas": sigmas[1]}
     take = finite
     if optimizer.skip_spikes:

@@ -31,7 +31,7 @@ from maskfeat_jax.models import MODELS, VARIANTS, create_encoder
 from maskfeat_jax.optim import OPTIMIZERS
 from maskfeat_jax.sections import Reader, choose
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.targets import TARGETS, Target
+from maskfeat_jax.targets import TARGETS, Hog, Inputs, Pixels, Target
 from maskfeat_jax.tasks import TASKS, task_of
 from tests.input_pipeline.samples import encode, picture
 from tests.input_pipeline.video_samples import encode_video
@@ -77,6 +77,9 @@ def batch(clip, rows=8):
 # Targets
 
 
+TARGET_FIELDS = {"sum": {"parts": {"hog": Hog((2, 8, 16)), "pixels": Pixels((2, 8, 16))}}}
+
+
 def check_target(make) -> None:
     """Checks the protocol of a target, made by `make(tubelet=...)`."""
     tubelet = (2, 8, 16)
@@ -86,22 +89,40 @@ def check_target(make) -> None:
     assert target.tubelet == tubelet
     normalise = Normalise()
     clips = normalise(batch((4, 16, 48), rows=2)["video"])
-    features = jax.jit(target)(clips)
-    assert features.shape == (2, 2, 2, 3, target.dim)
-    assert features.dtype == np.float32
-    np.testing.assert_allclose(features, target(clips), atol=1e-5)
-    np.testing.assert_allclose(features[1:], target(clips[1:]), atol=1e-5)
-    restored = target.restore(features, clips)
-    assert restored.shape == features.shape
-    drawn = target.draw(np.asarray(restored[0, 1]), normalise.mean, normalise.std)
-    assert drawn.dtype == np.uint8
-    height, width, _ = drawn.shape
-    assert height * 3 == width  # of 2x3 tokens of 8x16 pixels
+    inputs = Inputs(clips, normalise, jax.tree.map(some_weights, target.teacher))
+    features = jax.jit(target)(inputs)
+    some = target(inputs._replace(clips=clips[1:]))
+    for each, alone in zip(*map(jax.tree.leaves, (features, some)), strict=True):
+        assert each.shape[:4] == (2, 2, 2, 3)
+        np.testing.assert_allclose(each[1:], alone, atol=1e-5)
+    predicted = jax.random.normal(KEY, (2, 2, 2, 3, target.dim))
+    values = jax.jit(lambda *given: target.loss(*given))(predicted, features)
+    assert {(x.shape, x.dtype) for x in values.values()} == {((2, 2, 2, 3), np.dtype("float32"))}
+    assert np.isfinite(values["loss"]).all()
+    means = {name: x.mean((0, 1, 2, 3)) for name, x in target.loss.statistics(features).items()}
+    constant = target.loss.best_constant(jax.device_get(means))
+    assert 0 <= constant["loss"] < values["loss"].mean()
+    assert set(constant) == set(values)
+    shown = [
+        target.restore(features, inputs, predicted=False),
+        target.restore(predicted, inputs, predicted=True),
+    ]
+    for restored in shown:
+        frame = jax.tree.map(lambda x: np.asarray(x[0, 1]), restored)
+        drawn = target.draw(frame, normalise.mean, normalise.std)
+        assert drawn.dtype == np.uint8
+        assert drawn.shape[0] * 3 == drawn.shape[1] * len(getattr(target, "parts", "1"))
+    assert len({jax.tree.structure(restored) for restored in shown}) == 1
+
+
+def some_weights(shape):
+    rng = np.random.default_rng(0)
+    return jnp.asarray(0.05 * rng.standard_normal(shape.shape), shape.dtype)
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_targets(name):
-    check_target(TARGETS[name])
+    check_target(functools.partial(TARGETS[name], **TARGET_FIELDS.get(name, {})))
 
 
 def test_the_example_of_contributing_is_a_target_that_trains(tmp_path, monkeypatch):
@@ -117,7 +138,9 @@ def test_the_example_of_contributing_is_a_target_that_trains(tmp_path, monkeypat
     check_target(example.MeanColour)
     x = np.random.default_rng(0).random((1, 2, 8, 24, 3), np.float32)
     np.testing.assert_allclose(
-        example.MeanColour((2, 8, 8))(x)[0, 0, 0, 1], x[0, 0, :, 8:16].mean((0, 1)), rtol=1e-5
+        example.MeanColour((2, 8, 8))(Inputs(x))[0, 0, 0, 1],
+        x[0, 0, :, 8:16].mean((0, 1)),
+        rtol=1e-5,
     )
     monkeypatch.setitem(TARGETS, "mean_colour", example.MeanColour)
     config = ConfigDict(shrunken("smoke"))
@@ -290,6 +313,7 @@ def test_tasks(name, head):
     rows = batch(task.clip)
     params = jax.eval_shape(task.init, KEY)
     assert set(task.init_parts) <= set(params)
+    evaluated = TrainState.frozen(params)
     task.check_batch(len(rows["video"]))
     if task.learns:
         state = jax.eval_shape(lambda key: TrainState.create(task.init(key), optimizer), KEY)
@@ -301,7 +325,8 @@ def test_tasks(name, head):
     if task.needs_data:
         mesh = sharding.create_mesh()
         params = task.with_data(task.init(KEY), iter([rows]), views=1, mesh=mesh)
-    sums, each = jax.eval_shape(functools.partial(task.eval_step, views=2), params, rows)
+        evaluated = TrainState.frozen(params)
+    sums, each = jax.eval_shape(functools.partial(task.eval_step, views=2), evaluated, rows)
     assert sums["examples"].shape == ()
     examples = len(rows["video"]) // 2
     assert all(len(leaf.shape) and leaf.shape[0] == examples for leaf in each.values())
@@ -312,7 +337,7 @@ def test_tasks(name, head):
     for file, table in task.tables(ones, zeros(each), classes, str).items():
         assert file.endswith(".csv")
         assert len({tuple(row) for row in table}) == 1
-    outputs = zeros(jax.eval_shape(task.show_step, params, rows["video"]))
+    outputs = zeros(jax.eval_shape(task.show_step, evaluated, rows["video"]))
     drawn = task.draw(rows["video"], outputs, classes)
     assert drawn
     assert {(p.dtype, p.shape[-1]) for p in drawn.values()} == {(np.dtype("uint8"), 3)}

@@ -13,7 +13,7 @@ from maskfeat_jax.masking import Block, Random
 from maskfeat_jax.models import create_model
 from maskfeat_jax.optim import AdamW, Lars
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.targets import Hog, Pixels
+from maskfeat_jax.targets import Hog, Inputs, Pixels
 from maskfeat_jax.tasks import Finetune, Pretrain, Probe
 
 FIELDS = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 8, 8)}
@@ -217,7 +217,7 @@ def test_moving_average():
 def test_evaluation_sums_over_valid_rows_only():
     state, task, _ = finetuning()
     examples = batch()
-    sums, _ = jax.jit(task.eval_step)(state.params, examples)
+    sums, _ = jax.jit(task.eval_step)(state, examples)
     logits = np.asarray(
         task.model.apply({"params": state.params}, task.normalise(examples["video"]))
     )
@@ -227,7 +227,7 @@ def test_evaluation_sums_over_valid_rows_only():
     assert float(sums["examples"]) == 8
     examples["valid"][:3] = False
     examples["label"][:3] = -1
-    sums, _ = jax.jit(task.eval_step)(state.params, examples)
+    sums, _ = jax.jit(task.eval_step)(state, examples)
     assert (int(sums["top1"]), float(sums["examples"])) == (best[3:].sum(), 5)
     assert np.isfinite(float(sums["loss"]))
 
@@ -240,7 +240,7 @@ def test_views_of_an_example_are_averaged_and_count_once():
         False  # one view of the third example is missing: the example does not count
     )
     step = functools.partial(task.eval_step, views=3)
-    sums, each = jax.device_get(jax.jit(step)(state.params, views))
+    sums, each = jax.device_get(jax.jit(step)(state, views))
     logits = task.model.apply({"params": state.params}, task.normalise(views["video"]))
     scores = np.asarray(jax.nn.softmax(logits)).reshape(4, 3, 5).mean(1)
     right = scores.argmax(-1) == [0, 1, 1, 3]
@@ -257,11 +257,11 @@ def test_views_of_an_example_are_averaged_and_count_once():
 
 def test_pretraining_evaluation_knows_the_best_constant():
     state, task, _ = autoencoding()
-    sums, each = jax.device_get(jax.jit(task.eval_step)(state.params, batch()))
+    sums, each = jax.device_get(jax.jit(task.eval_step)(state, batch()))
     assert each == {}
     clips = task.normalise(batch()["video"])
     mask = np.asarray(task.masker(jax.random.key(3), 8, (1, 4, 4)))
-    targets = np.asarray(task.target(clips))[mask]
+    targets = np.asarray(task.target(Inputs(clips)))[mask]
     predicted = np.asarray(task.model.apply({"params": state.params}, clips, mask))[mask]
     assert (sums["tokens"], sums["examples"]) == (mask.sum(), 8)
     error = np.square(predicted - targets).mean()

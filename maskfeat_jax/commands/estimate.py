@@ -38,7 +38,6 @@ from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.tasks import Task
 from maskfeat_jax.training.build import Computation, build_computation
 from maskfeat_jax.training.experiment import (
-    abstract_params,
     abstract_state,
     jitted_eval_step,
     jitted_step,
@@ -65,6 +64,7 @@ class Estimate:
       parameter_bytes: of the parameters.
       optimizer_bytes: of the optimiser state.
       average_bytes: of the moving average.
+      teacher_bytes: of the frozen networks of the target.
       batch_bytes: of one of the `BATCHES` batches.
       temporary_bytes: gradients, activations and other temporaries of the compiled step.
       peak_bytes: sum of all the above.
@@ -88,6 +88,7 @@ class Estimate:
     parameter_bytes: int
     optimizer_bytes: int
     average_bytes: int
+    teacher_bytes: int
     batch_bytes: int
     temporary_bytes: int
     peak_bytes: int
@@ -124,6 +125,8 @@ class Estimate:
             ("  temporary", f"{_mib(self.temporary_bytes)}  (gradients, activations)"),
             ("  peak", _mib(self.peak_bytes)),
         ]
+        if self.teacher_bytes:
+            rows.insert(-3, ("  teacher", _mib(self.teacher_bytes)))
         if self.memory_bytes is not None:
             verdict = "" if self.peak_bytes <= self.memory_bytes else "  this batch does not fit"
             rows.append(("  memory", f"{_mib(self.memory_bytes)}{verdict}"))
@@ -193,11 +196,10 @@ def estimate(
         unit = shards * accumulate
         state = abstract_state(task, optimizer, mesh)
         step = jitted_step(task, optimizer, state, mesh, accumulate)
-        params, moments, average = state.params, state.opt_state, state.ema
     else:
         unit = math.lcm(views, shards)
-        state = params = abstract_params(task, mesh)
-        step, moments, average = jitted_eval_step(task, mesh, views), None, None
+        state = abstract_state(task, None, mesh)
+        step = jitted_eval_step(task, mesh, views)
     if batch_size < 1 or batch_size % unit:
         below = batch_size // unit * unit
         raise RecipeError(
@@ -222,18 +224,20 @@ def estimate(
         largest = unit * largest_that_fits(lambda units: peak(units * unit), start, memory_bytes)
     flops = training_flops(task.model, task.clip) if optimizer is not None else None
     program = compiled(batch_size)
+    trainable = _trainable(state.params, task.model.frozen) if optimizer is not None else {}
     return Estimate(
         devices=f"{mesh.size} of {mesh.devices.flat[0].device_kind}",
         mesh=dict(mesh.shape),
         batch_size=batch_size,
         accumulate=accumulate,
-        parameters=_count(params),
-        trainable=_count(_trainable(params, task.model.frozen)) if optimizer is not None else 0,
+        parameters=_count(state.params),
+        trainable=_count(trainable),
         flops_per_clip=flops,
         flops_per_step=None if flops is None else batch_size * flops,
-        parameter_bytes=bytes_of(params),
-        optimizer_bytes=bytes_of(moments),
-        average_bytes=bytes_of(average),
+        parameter_bytes=bytes_of(state.params),
+        optimizer_bytes=bytes_of(state.opt_state),
+        average_bytes=bytes_of(state.ema),
+        teacher_bytes=bytes_of(state.teacher),
         batch_bytes=bytes_of(batch_shapes(task, mesh, batch_size)),
         temporary_bytes=program.temporary_bytes,
         peak_bytes=peak(batch_size),

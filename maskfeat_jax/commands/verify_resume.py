@@ -158,7 +158,7 @@ def _metrics(workdir: Path) -> list[Mapping[str, Any]]:
 def _same_state(
     experiment: Experiment, whole: Path, other: Path, step: int, report: Callable[[str], object]
 ) -> None:
-    like = experiment.abstract_state
+    like = experiment.abstract_state.stored
     states = (Checkpoints(w / "checkpoints").restore(step, like)[0] for w in (whole, other))
     ours, theirs = (named_leaves(state) for state in states)
     differ = [name for name, leaf in ours.items() if not _same_bits(leaf, theirs[name])]

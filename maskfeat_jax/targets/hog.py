@@ -12,11 +12,13 @@ from jaxtyping import Float, UInt8
 from maskfeat_jax import pictures
 from maskfeat_jax.ops.hog import check_hog_settings, hog
 from maskfeat_jax.ops.patches import Size3, token_grid
+from maskfeat_jax.ops.rows import on_own_rows
+from maskfeat_jax.targets.base import Inputs, Target
 from maskfeat_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Hog:
+class Hog(Target):
     """Histograms of oriented gradients of the cells of a token, in its first frame.
 
     The values of a token are ordered channel, bin, cell row, cell column.
@@ -60,8 +62,19 @@ class Hog:
         rows, columns = self.cells
         return self.channels * self.bins * rows * columns
 
-    def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
+    def __call__(self, inputs: Inputs) -> Float[Array, "b gt gh gw d"]:
         """Histograms by token."""
+        return on_own_rows(self._by_token, inputs.clips)
+
+    def draw(
+        self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
+    ) -> UInt8[np.ndarray, "height width 3"]:
+        """Strokes along the edges, see `pictures.draw_hog`."""
+        cells = pictures.tokens_to_cells(features, self.bins, self.channels, self.cells)
+        scale = max(1, 448 // (cells.shape[0] * self.cell))
+        return pictures.draw_hog(cells, self.cell, scale, signed=self.signed)
+
+    def _by_token(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
         token_grid(clips.shape[1:4], self.tubelet)
         histograms = hog(
             clips[:, :: self.tubelet[0]],
@@ -76,17 +89,3 @@ class Hog:
         return einops.rearrange(
             histograms, "b t (h y) (w x) c k -> b t h w (c k y x)", y=rows, x=columns
         )
-
-    def restore(
-        self, features: Float[Array, "b gt gh gw d"], clips: Float[Array, "b t h w 3"]
-    ) -> Float[Array, "b gt gh gw d"]:
-        """The features, unchanged."""
-        return features
-
-    def draw(
-        self, features: Float[np.ndarray, "gh gw d"], mean: Sequence[float], std: Sequence[float]
-    ) -> UInt8[np.ndarray, "height width 3"]:
-        """Strokes along the edges, see `pictures.draw_hog`."""
-        cells = pictures.tokens_to_cells(features, self.bins, self.channels, self.cells)
-        scale = max(1, 448 // (cells.shape[0] * self.cell))
-        return pictures.draw_hog(cells, self.cell, scale, signed=self.signed)

@@ -12,11 +12,13 @@ from jaxtyping import Float, UInt8
 
 from maskfeat_jax import pictures
 from maskfeat_jax.ops.patches import Size3, token_grid
+from maskfeat_jax.ops.rows import on_own_rows
+from maskfeat_jax.targets.base import Inputs, Target
 from maskfeat_jax.typing import Array
 
 
 @dataclasses.dataclass(frozen=True)
-class Pixels:
+class Pixels(Target):
     """Pixels of a token, in one of its frames or all.
 
     Attributes:
@@ -58,16 +60,12 @@ class Pixels:
         frames, height, width = self.tubelet
         return (frames if self.frames == "all" else 1) * height * width * 3
 
-    def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
+    def __call__(self, inputs: Inputs) -> Float[Array, "b gt gh gw d"]:
         """Pixels by token."""
-        tokens = self._tokens(clips)
-        if not self.normalise:
-            return tokens
-        mean, std = self._scale(tokens)
-        return (tokens - mean) / std
+        return on_own_rows(self._by_token, inputs.clips)
 
     def restore(
-        self, features: Float[Array, "b gt gh gw d"], clips: Float[Array, "b t h w 3"]
+        self, features: Float[Array, "b gt gh gw d"], inputs: Inputs, *, predicted: bool
     ) -> Float[Array, "b gt gh gw d"]:
         """Pixels; undoes `normalise` with the mean and variance of the true pixels.
 
@@ -76,7 +74,7 @@ class Pixels:
         """
         if not self.normalise:
             return features
-        mean, std = self._scale(self._tokens(clips))
+        mean, std = self._scale(self._tokens(inputs.clips))
         return features * std + mean
 
     def draw(
@@ -92,6 +90,13 @@ class Pixels:
     @property
     def _order(self) -> str:
         return "u c p q" if self.channels == "first" else "u p q c"
+
+    def _by_token(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
+        tokens = self._tokens(clips)
+        if not self.normalise:
+            return tokens
+        mean, std = self._scale(tokens)
+        return (tokens - mean) / std
 
     def _tokens(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
         grid = token_grid(clips.shape[1:4], self.tubelet)

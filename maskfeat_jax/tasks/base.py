@@ -19,7 +19,7 @@ from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.sections import Reader, RecipeError, member
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
-from maskfeat_jax.typing import Array
+from maskfeat_jax.typing import Array, PyTree
 
 # Of the section `model`, not of its encoder.
 INIT_KEYS = ("init_from", "init_parts", "init_resize", "init_classes")
@@ -62,6 +62,11 @@ class Task(abc.ABC):
         """Number of classes that the model predicts; 0 if it predicts something else."""
         return 0
 
+    @property
+    def teacher(self) -> PyTree:
+        """Shapes and dtypes of the frozen weights in the state, see `targets.Target.teacher`."""
+        return ()
+
     @classmethod
     @abc.abstractmethod
     def from_recipe(cls, reader: Reader, clip: Size3) -> Task | None:
@@ -78,7 +83,9 @@ class Task(abc.ABC):
         raise NotImplementedError(f"{type(self).__name__} trains nothing")
 
     @abc.abstractmethod
-    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> tuple[Metrics, Metrics]:
+    def eval_step(
+        self, state: TrainState, batch: Batch, *, views: int = 1
+    ) -> tuple[Metrics, Metrics]:
         """Evaluates a batch of examples with `views` rows each.
 
         Returns:
@@ -108,12 +115,12 @@ class Task(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def show_step(self, params: Any, video: Array) -> dict[str, Array]:
+    def show_step(self, state: TrainState, video: Array) -> dict[str, PyTree]:
         """Outputs of the model that `draw` needs, for uint8 clips `(b, t, h, w, 3)`."""
 
     @abc.abstractmethod
     def draw(
-        self, video: np.ndarray, outputs: Mapping[str, np.ndarray], class_names: Sequence[str]
+        self, video: np.ndarray, outputs: Mapping[str, PyTree], class_names: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """Pictures of clips and the outputs of `show_step` for them, by name.
 
@@ -127,7 +134,7 @@ class Task(abc.ABC):
         """Raises RecipeError if the task cannot be trained with batches of this size."""
 
     def with_data(self, params: Any, batches: Iterator[Batch], *, views: int, mesh: Mesh) -> Any:
-        """What `eval_step` takes as parameters: those of the model, and data of the training set.
+        """Parameters of the state to evaluate: those of the model, and data of the training set.
 
         Args:
           params: on the devices.

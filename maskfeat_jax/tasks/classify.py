@@ -32,7 +32,7 @@ from maskfeat_jax.tasks.base import (
     head_name,
     normalise_and_augment,
 )
-from maskfeat_jax.typing import Array
+from maskfeat_jax.typing import Array, PyTree
 
 _BEST = 5  # classes of each example in `predictions.csv`
 
@@ -82,7 +82,9 @@ class Classify(Task):
         """See `Task`."""
         return self.model.init(key, np.zeros((1, *self.clip, 3), np.float32))["params"]
 
-    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> tuple[Metrics, Metrics]:
+    def eval_step(
+        self, state: TrainState, batch: Batch, *, views: int = 1
+    ) -> tuple[Metrics, Metrics]:
         """Sums over the examples whose views are all valid, and the best classes of each.
 
         The score of an example is the mean of the probabilities of its views.
@@ -90,14 +92,14 @@ class Classify(Task):
         Returns:
           `loss`, and see `class_sums`; see `best_classes`.
         """
-        logits = steps.forward(self.model, params, self.normalise(batch["video"]))
+        logits = steps.forward(self.model, state.evaluated, self.normalise(batch["video"]))
         by_view = jax.nn.log_softmax(logits).reshape(-1, views, logits.shape[-1])
         scores = jax.nn.logsumexp(by_view, axis=1) - math.log(views)
         valid = jnp.asarray(batch["valid"]).reshape(-1, views).all(1)
         labels = jnp.where(valid, batch["label"][::views], 0)
         targets = jax.nn.one_hot(labels, scores.shape[-1])
-        loss = losses.soft_cross_entropy(scores, targets, valid.astype(jnp.float32))
-        sums = {"loss": loss, **class_sums(scores, labels, valid)}
+        loss = losses.soft_cross_entropy(scores, targets)
+        sums = {"loss": jnp.sum(loss * valid), **class_sums(scores, labels, valid)}
         return sums, best_classes(jnp.exp(scores), batch, valid)
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
@@ -139,9 +141,9 @@ class Classify(Task):
             by_example.append(row)
         return {"per_class.csv": by_class, "predictions.csv": by_example}
 
-    def show_step(self, params: Any, video: Array) -> dict[str, Array]:
+    def show_step(self, state: TrainState, video: Array) -> dict[str, PyTree]:
         """Class probabilities."""
-        logits = steps.forward(self.model, params, self.normalise(video))
+        logits = steps.forward(self.model, state.evaluated, self.normalise(video))
         return {"probabilities": jax.nn.softmax(logits)}
 
     def draw(
@@ -201,10 +203,12 @@ class Finetune(Classify):
 
         def loss_of(params: Any, key: Array, clips: Array, targets: Array, weight: Array):
             logits = steps.forward(self.model, params, clips, dropout=key)
-            return losses.soft_cross_entropy(logits, targets, weight) / total
+            return jnp.sum(losses.soft_cross_entropy(logits, targets) * weight) / total, {}
 
         rows = (clips, targets, weight)
-        loss, grads = steps.accumulated_gradient(loss_of, state.params, drop_key, rows, accumulate)
+        (loss, _), grads = steps.accumulated_gradient(
+            loss_of, state.params, drop_key, rows, accumulate
+        )
         return steps.update(state, loss, grads, optimizer)
 
 
@@ -246,7 +250,7 @@ class Probe(Classify):
             logits, changed = self.model.apply(
                 {"params": params}, clips, batch["valid"], train=True, mutable=[RUNNING]
             )
-            loss = losses.soft_cross_entropy(logits, targets, weight)
+            loss = jnp.sum(losses.soft_cross_entropy(logits, targets) * weight)
             return loss / jnp.maximum(weight.sum(), 1), changed.get(RUNNING, {})
 
         (loss, running), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)

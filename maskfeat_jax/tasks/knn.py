@@ -19,7 +19,7 @@ from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.tasks.classify import Classify, best_classes, class_sums
-from maskfeat_jax.typing import Array
+from maskfeat_jax.typing import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,18 +106,21 @@ class Knn(Classify):
             "labels": jax.make_array_from_callback(labels.shape, sharded, labels.__getitem__),
         }
 
-    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> tuple[Metrics, Metrics]:
+    def eval_step(
+        self, state: TrainState, batch: Batch, *, views: int = 1
+    ) -> tuple[Metrics, Metrics]:
         """See `class_sums`; and `best_classes`, by share of the votes."""
-        queries = self.features_step(params["model"], batch, views=views)
-        votes = self._votes(params, queries["features"])
+        queries = self.features_step(state.params["model"], batch, views=views)
+        votes = self._votes(state.params, queries["features"])
         # A class without votes must not be in the top 5 only because few classes have any.
         scores = jnp.where(votes > 0, votes, -jnp.inf)
         sums = class_sums(scores, queries["label"], queries["valid"])
         return sums, best_classes(votes, batch, queries["valid"])
 
-    def show_step(self, params: Any, video: Array) -> dict[str, Array]:
+    def show_step(self, state: TrainState, video: Array) -> dict[str, PyTree]:
         """Share of the votes of each class."""
-        return {"probabilities": self._votes(params, self._features(params["model"], video, 1))}
+        features = self._features(state.params["model"], video, 1)
+        return {"probabilities": self._votes(state.params, features)}
 
     def _features(self, params: Any, video: Array, views: int) -> Array:
         features = steps.forward(self.model, params, self.normalise(video))

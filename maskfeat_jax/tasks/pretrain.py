@@ -12,16 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from maskfeat_jax import losses, pictures, steps
+from maskfeat_jax import pictures, steps
 from maskfeat_jax.masking import MASKERS, Masker
 from maskfeat_jax.models import MODELS
 from maskfeat_jax.ops.patches import Size3, token_grid
-from maskfeat_jax.ops.rows import on_own_rows
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.sections import Reader, RecipeError, call
+from maskfeat_jax.sections import Reader, RecipeError, call, named, shorten
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
-from maskfeat_jax.targets import TARGETS, Target
+from maskfeat_jax.targets import TARGETS, Inputs, Sum, Target
 from maskfeat_jax.tasks.base import (
     TRAINING_SECTIONS,
     Task,
@@ -29,7 +28,9 @@ from maskfeat_jax.tasks.base import (
     head_name,
     normalise_and_augment,
 )
-from maskfeat_jax.typing import Array
+from maskfeat_jax.typing import Array, PyTree
+
+_CONSTANT = "constant/"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,16 +58,15 @@ class Pretrain(Task):
             grid = call("view, eval_view and model.tubelet", encoder.grid, {}, clip=clip)
         with problems.gather():
             if encoder is not None:
-                target = reader.choose("target", TARGETS, Target, tubelet=encoder.tubelet)
+                target = target_of(reader, "target", reader["target"], encoder.tubelet)
                 if target.tubelet != encoder.tubelet:
                     raise RecipeError(
                         f"target: tubelet {target.tubelet} differs from {encoder.tubelet}, "
                         "that of the model"
                     )
             if grid is not None:
-                clips = jax.ShapeDtypeStruct((1, *clip, 3), np.float32)
                 where = "target, view and eval_view"
-                call(where, lambda clips: jax.eval_shape(target, clips), {}, clips=clips)
+                call(where, shapes_of, {}, target=target, clip=clip)
         with problems.gather():
             masker = reader.choose("mask", MASKERS, Masker)
             if grid is not None:
@@ -98,6 +98,11 @@ class Pretrain(Task):
         return reader.choose("head", MODELS, **given)
 
     @property
+    def teacher(self) -> PyTree:
+        """See `Task`."""
+        return self.target.teacher
+
+    @property
     def grid(self) -> Size3:
         """Tokens along time, height and width of a clip."""
         return token_grid(self.clip, self.target.tubelet)
@@ -113,64 +118,80 @@ class Pretrain(Task):
         """One update: mask tokens, predict their targets, apply the gradient."""
         augment_key, mask_key, drop_key = steps.step_keys(self.seed, state.step)
         clips = self.augment(augment_key, self.normalise(batch["video"]))
-        targets = jax.lax.stop_gradient(on_own_rows(self.target, clips))
+        targets = jax.lax.stop_gradient(self.target(self._inputs(state, clips)))
         mask = self.masker(mask_key, len(clips), self.grid)  # True = masked
         counted = mask & batch["valid"][:, None, None, None]  # masked, in a readable clip
-        total = jnp.maximum(counted.sum() * self.target.dim, 1)  # values in the whole batch
+        total = jnp.maximum(counted.sum(), 1)  # in the whole batch
 
         def loss_of(
-            params: Any, key: Array, clips: Array, targets: Array, mask: Array, counted: Array
+            params: Any, key: Array, clips: Array, targets: PyTree, mask: Array, counted: Array
         ):
             predicted = steps.forward(self.model, params, clips, mask, dropout=key)
-            return losses.masked_mse(predicted, targets, counted) / total
+            by_token = self.target.loss(predicted, targets)
+            means = {name: jnp.sum(x * counted) / total for name, x in by_token.items()}
+            return means.pop("loss"), means
 
         rows = (clips, targets, mask, counted)
-        loss, grads = steps.accumulated_gradient(loss_of, state.params, drop_key, rows, accumulate)
-        return steps.update(state, loss, grads, optimizer)
+        (loss, others), grads = steps.accumulated_gradient(
+            loss_of, state.params, drop_key, rows, accumulate
+        )
+        return steps.update(state, loss, grads, optimizer, others)
 
-    def eval_step(self, params: Any, batch: Batch, *, views: int = 1) -> tuple[Metrics, Metrics]:
+    def eval_step(
+        self, state: TrainState, batch: Batch, *, views: int = 1
+    ) -> tuple[Metrics, Metrics]:
         """Sums over the masked tokens of the examples whose views are all valid.
 
         Masks depend on `seed` and the row in the batch only.
 
         Returns:
-          `examples`; masked `tokens`; `loss`, the squared error averaged over the values of a
-          token; sum and sum of squares of the targets, `(d,)`, for the loss of the best constant.
-          Nothing by example.
+          `examples`; masked `tokens`; `loss` and the other values of the target's loss; under
+          names with `constant/`, its statistics for the loss of the best constant. Nothing by
+          example.
         """
         complete = batch["valid"].reshape(-1, views).all(1)
         clips = self.normalise(batch["video"])
-        targets = on_own_rows(self.target, clips)
+        targets = self.target(self._inputs(state, clips))
         mask = self.masker(jax.random.key(self.seed), len(clips), self.grid)
-        predicted = steps.forward(self.model, params, clips, mask)
+        predicted = steps.forward(self.model, state.evaluated, clips, mask)
         counted = mask & jnp.repeat(complete, views)[:, None, None, None]
-        weight = counted[..., None].astype(jnp.float32)
-        sums = {
-            "examples": jnp.sum(complete),
-            "tokens": jnp.sum(weight),
-            "loss": losses.masked_mse(predicted, targets, counted) / self.target.dim,
-            "targets": jnp.sum(targets * weight, (0, 1, 2, 3)),
-            "targets_squared": jnp.sum(jnp.square(targets) * weight, (0, 1, 2, 3)),
+        of_constant = self.target.loss.statistics(targets)
+        by_token = {
+            **self.target.loss(predicted, targets),
+            **{f"{_CONSTANT}{name}": x for name, x in of_constant.items()},
         }
-        return sums, {}
+        sums = {
+            name: jnp.tensordot(counted.astype(jnp.float32), x, counted.ndim)
+            for name, x in by_token.items()
+        }
+        return {"examples": jnp.sum(complete), "tokens": jnp.sum(counted), **sums}, {}
 
     def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """`loss`, and the loss of the best constant prediction for the same tokens."""
-        mean, square = (sums[name] / sums["tokens"] for name in ("targets", "targets_squared"))
-        constant = float(np.mean(square - mean**2))
-        return {"loss": float(sums["loss"] / sums["tokens"]), "loss_of_best_constant": constant}
+        """Means over the masked tokens, and those of the best constant prediction for them."""
+        means = {name: x / sums["tokens"] for name, x in sums.items()}
+        of_constant = self.target.loss.best_constant(
+            {k.removeprefix(_CONSTANT): x for k, x in means.items() if k.startswith(_CONSTANT)}
+        )
+        found = {}
+        for name, constant in of_constant.items():
+            found[name] = float(means[name])
+            found[f"{name}_of_best_constant"] = constant
+        return found
 
-    def show_step(self, params: Any, video: Array) -> dict[str, Array]:
+    def show_step(self, state: TrainState, video: Array) -> dict[str, PyTree]:
         """Mask, predicted features and targets, restored for drawing."""
         clips = self.normalise(video)
+        inputs = self._inputs(state, clips)
         mask = self.masker(jax.random.key(self.seed), len(video), self.grid)
-        predicted = steps.forward(self.model, params, clips, mask)
-        restored = {"predicted": predicted, "targets": self.target(clips)}
-        restored = {name: self.target.restore(x, clips) for name, x in restored.items()}
-        return {"mask": mask, **restored}
+        predicted = steps.forward(self.model, state.evaluated, clips, mask)
+        return {
+            "mask": mask,
+            "predicted": self.target.restore(predicted, inputs, predicted=True),
+            "targets": self.target.restore(self.target(inputs), inputs, predicted=False),
+        }
 
     def draw(
-        self, video: np.ndarray, outputs: Mapping[str, np.ndarray], class_names: Sequence[str]
+        self, video: np.ndarray, outputs: Mapping[str, PyTree], class_names: Sequence[str]
     ) -> dict[str, np.ndarray]:
         """Input, masked input, predicted features, targets."""
         mean, std = self.normalise.mean, self.normalise.std
@@ -182,3 +203,33 @@ class Pretrain(Task):
             self.target.tubelet,
             lambda features: self.target.draw(features, mean, std),
         )
+
+    def _inputs(self, state: TrainState, clips: Array) -> Inputs:
+        return Inputs(clips, self.normalise, state.teacher)
+
+
+def target_of(reader: Reader, where: str, section: Any, tubelet: Size3) -> Target:
+    """The target of a section, and of the sections of its parts if it is a sum."""
+    if not isinstance(section, Mapping) or section.get("name") != "sum":
+        return reader.choose(where, TARGETS, Target, section, tubelet=tubelet)
+    _, rest = named(where, TARGETS, section)
+    parts = rest.pop("parts", {})
+    if not isinstance(parts, Mapping):
+        raise RecipeError(f"{where}.parts={shorten(parts)}: expected sections by name")
+    targets = {}
+    for name, part in parts.items():
+        part = {"name": name, **part} if isinstance(part, Mapping) else part
+        targets[name] = target_of(reader, f"{where}.parts.{name}", part, tubelet)
+    return reader.call(where, Sum, rest, name="sum", tubelet=tubelet, parts=targets)
+
+
+def shapes_of(target: Target, clip: Size3) -> PyTree:
+    """Shapes and dtypes of the targets of one clip.
+
+    Raises:
+      ValueError: the target does not fit the clip.
+    """
+    clips = jax.ShapeDtypeStruct((1, *clip, 3), np.float32)
+    return jax.eval_shape(
+        lambda *given: target(Inputs(given[0], teacher=given[1])), clips, target.teacher
+    )

@@ -22,6 +22,7 @@ from maskfeat_jax.tasks.base import INIT_KEYS
 from maskfeat_jax.training.experiment import Experiment, abstract_params
 from maskfeat_jax.training.initial import InitFrom
 from maskfeat_jax.training.settings import Input, Run
+from maskfeat_jax.training.teachers import check_files, with_teachers
 from maskfeat_jax.workdir.workdir import is_harmless
 
 # Sections of every recipe; a task adds its own. Any may be missing.
@@ -87,7 +88,7 @@ def build(recipe: Section) -> Experiment:
       RecipeError: lists all problems of the recipe and the data.
       BadInput: none of the first examples can be read.
     """
-    reader = Reader(recipe)
+    reader = Reader(with_teachers(recipe))
     problems = reader.problems
     task_class, trains = read_task(reader)
 
@@ -123,6 +124,7 @@ def build(recipe: Section) -> Experiment:
             f"run.batch_size={run.batch_size} is not divisible by {sharding.row_shards(mesh)} "
             f"devices x {run.accumulate} slices (run.accumulate)"
         )
+    problems.attempt(check_files, task)
     params = optimizer = None
     training, testing = read_loaders(reader, common, task, data, eval_data)
     with problems.gather():
@@ -183,7 +185,7 @@ def build_computation(recipe: Section, devices: Sequence[Any] | None = None) -> 
     Raises:
       RecipeError: lists all problems of the recipe.
     """
-    reader = Reader(recipe)
+    reader = Reader(with_teachers(recipe))
     problems = reader.problems
     task_class, trains = read_task(reader)
     mesh, run, _, _, eval_view, _ = read_common(reader, trains, devices)
@@ -211,7 +213,7 @@ def build_data(recipe: Section) -> tuple[dict[str, input_pipeline.Loader], str]:
     Raises:
       RecipeError: lists all problems of these sections, and with the classes of the task.
     """
-    reader = Reader(recipe)
+    reader = Reader(with_teachers(recipe))
     problems = reader.problems
     task_class, trains = read_task(reader)
     common = read_common(reader, trains)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from maskfeat_jax.faults import fault_point
+from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Metrics
 from maskfeat_jax.training.prefetch import Batch, Prefetcher
 
@@ -25,7 +26,7 @@ def never(waiting: bool) -> bool:
 
 
 def evaluate(
-    params: Any,
+    state: TrainState,
     batches: Prefetcher,
     *,
     step: Callable[[Any, Batch], tuple[Metrics, Metrics]],
@@ -35,7 +36,7 @@ def evaluate(
     """Sums over a dataset, in float64, and arrays by example, both of an evaluation step.
 
     Args:
-      params: on the devices.
+      state: on the devices.
       batches: one pass over the dataset; rows with `valid` False do not count.
       step: the compiled `Task.eval_step`.
       expected: number of examples in the dataset.
@@ -56,7 +57,7 @@ def evaluate(
         if batch is None or interrupted(False):
             raise Interrupted
         fault_point("evaluate.batch")
-        of_batch, of_examples = step(params, batch)
+        of_batch, of_examples = step(state, batch)
         by_batch.append(jax.device_get(of_examples))
         # float32 is exact enough for the sums of a batch, not for those of a dataset.
         added = {name: np.asarray(x, np.float64) for name, x in of_batch.items()}

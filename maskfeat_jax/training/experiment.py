@@ -27,6 +27,8 @@ from maskfeat_jax.training.evaluate import Interrupt, evaluate, never
 from maskfeat_jax.training.initial import InitFrom, initial_params
 from maskfeat_jax.training.prefetch import Batch, Prefetcher
 from maskfeat_jax.training.settings import Run
+from maskfeat_jax.training.teachers import teacher_weights
+from maskfeat_jax.typing import PyTree
 from maskfeat_jax.workdir.workdir import write_table
 
 
@@ -120,6 +122,12 @@ class Experiment:
         return round(self.run.epochs * self.data.steps_per_epoch)
 
     @functools.cached_property
+    def teacher(self) -> PyTree:
+        """Weights of the target's frozen networks, on the devices; empty if it has none."""
+        weights = teacher_weights(self.task)
+        return jax.device_put(weights, sharding.state_sharding(self.mesh, weights))
+
+    @functools.cached_property
     def abstract_state(self) -> TrainState:
         """Shape, dtype and sharding of each array of the train state."""
         assert self.optimizer is not None
@@ -137,14 +145,15 @@ class Experiment:
         params = initial_params(self.task, self.seed, self.init_from, self.class_names)
         if self.optimizer is not None:
             create = functools.partial(TrainState.create, optimizer=self.optimizer)
-            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-            return jax.jit(create, out_shardings=shardings)(params)
+            shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state.stored)
+            state = jax.jit(create, out_shardings=shardings)(params)
+            return state.replace(teacher=self.teacher)
         params = jax.device_put(params, sharding.state_sharding(self.mesh, params))
         if self.training is not None:
             with self._one_pass(self.training) as batches:
                 views = self.training.views
                 params = self.task.with_data(params, batches, views=views, mesh=self.mesh)
-        return TrainState.frozen(params)
+        return TrainState.frozen(params, self.teacher)
 
     def batches(self, state: TrainState) -> Generator[Batch]:
         """Batches on the devices, from the state's step to the last step of the run."""
@@ -188,7 +197,7 @@ class Experiment:
         source = self.testing.source
         with self._one_pass(self.testing) as batches:
             sums, examples = evaluate(
-                state.evaluated,
+                state,
                 batches,
                 step=self._eval_step,
                 expected=source.num_examples,
@@ -204,8 +213,8 @@ class Experiment:
 
     def draw(self, state: TrainState) -> dict[str, np.ndarray]:
         """Pictures of `sample_clips` and the outputs of the model, by name."""
-        outputs = self._show_step(state.evaluated, self.sample_clips)
-        on_host = {name: np.asarray(x.addressable_data(0)) for name, x in outputs.items()}
+        outputs = self._show_step(state, self.sample_clips)
+        on_host = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), outputs)
         return self.task.draw(self.sample_clips, on_host, self.data.source.class_names or ())
 
     def to_devices(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
@@ -235,10 +244,13 @@ def abstract_params(task: Task, mesh: Mesh) -> Any:
     return _sharded(mesh, jax.eval_shape(sharding.on_mesh(one, task.init), jax.random.key(0)))
 
 
-def abstract_state(task: Task, optimizer: Optimizer, mesh: Mesh) -> TrainState:
-    """Shape, dtype and sharding of each array of the train state."""
+def abstract_state(task: Task, optimizer: Optimizer | None, mesh: Mesh) -> TrainState:
+    """Shape, dtype and sharding of each array of the state to train, or else to evaluate."""
+    params = abstract_params(task, mesh)
+    if optimizer is None:
+        return TrainState.frozen(params, _sharded(mesh, task.teacher))
     create = functools.partial(TrainState.create, optimizer=optimizer)
-    return _sharded(mesh, jax.eval_shape(create, abstract_params(task, mesh)))
+    return _sharded(mesh, jax.eval_shape(create, params, teacher=task.teacher))
 
 
 def _sharded(mesh: Mesh, shapes: Any) -> Any:

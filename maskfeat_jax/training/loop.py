@@ -176,7 +176,9 @@ class Training:
             "window": self._metrics.rows(),
             "evaluation": due and self._evaluated_at != self._done,
         }
-        self.checkpoints.save(self._done, self.state, {**self.facts, "unfinished": unfinished})
+        self.checkpoints.save(
+            self._done, self.state.stored, {**self.facts, "unfinished": unfinished}
+        )
         self._report_checkpoints()
 
     def _report_checkpoints(self) -> None:

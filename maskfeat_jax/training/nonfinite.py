@@ -53,7 +53,7 @@ def keep_evidence(
         step=jnp.full_like(state.step, first.step), skipped=state.skipped - len(bad)
     )
     checkpoints = Checkpoints(folder)
-    checkpoints.save(first.step, then, {"examples": first.examples})
+    checkpoints.save(first.step, then.stored, {"examples": first.examples})
     checkpoints.finish()
     np.savez(folder / f"batch_{first.step}_{jax.process_index()}.npz", **batch)
     norms = jax.device_get(_norms(state.params))

@@ -83,7 +83,7 @@ def run_training(
         done = int(state.step)
         length = {"total_steps": experiment.total_steps, "steps_per_epoch": data.steps_per_epoch}
         report = stack.enter_context(_report(experiment, workdir, **length, resume_step=done))
-        checkpoints.check_space(state)
+        checkpoints.check_space(state.stored)
         for sentence in checkpoints.messages():
             report.message(sentence)
         if unfinished["evaluation"]:
@@ -145,7 +145,8 @@ def _first_state(
     if newest is None:
         return experiment.init(), NOTHING_UNFINISHED
     fault_point("restore.before")
-    state, stored = checkpoints.restore(newest, experiment.abstract_state)
+    state, stored = checkpoints.restore(newest, experiment.abstract_state.stored)
+    state = state.replace(teacher=experiment.teacher)
     fault_point("restore.after")
     if stored.get("data") != facts["data"]:
         raise RecipeError(

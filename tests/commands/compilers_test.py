@@ -16,7 +16,7 @@ from maskfeat_jax.ops.attention import TABLE, attention
 from maskfeat_jax.sections import Reader
 from maskfeat_jax.tasks import task_of
 from maskfeat_jax.training.build import build_computation
-from maskfeat_jax.training.experiment import abstract_params, jitted_show_step
+from maskfeat_jax.training.experiment import abstract_state, jitted_show_step
 
 pytestmark = pytest.mark.compilers
 
@@ -69,13 +69,13 @@ def test_pictures_of_any_number_of_clips_compile(name, target):
     reader = Reader(recipe)
     task = task_of(reader).from_recipe(reader, (1, 224, 224))
     mesh = sharding.mesh_of(devices, 8)
-    params = abstract_params(task, mesh)
+    state = abstract_state(task, None, mesh)
     clips = jax.ShapeDtypeStruct((6, *task.clip, 3), jnp.uint8, sharding=sharding.replicated(mesh))
     if task.learns:
-        lowered = jitted_show_step(task, mesh).lower(params, clips)
+        lowered = jitted_show_step(task, mesh).lower(state, clips)
     else:  # needs the features of a training set
-        step = sharding.on_mesh(mesh, lambda params, clips: task._features(params, clips, 1))
-        lowered = jax.jit(step).lower(params, clips)
+        step = sharding.on_mesh(mesh, lambda state, clips: task._features(state.params, clips, 1))
+        lowered = jax.jit(step).lower(state, clips)
     assert lowered.compile(dict(options)) is not None
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from maskfeat_jax.ops.hog import hog
-from maskfeat_jax.targets import Hog
+from maskfeat_jax.targets import Hog, Inputs
 from tests.targets.clips import clips
 
 
@@ -33,7 +33,9 @@ def integers():
     ],
 )
 def test_hog_golden_numbers_of_both_originals(window, total, weighted, some):
-    features = np.asarray(Hog((1, 16, 16), window=window)(integers()), np.float64).reshape(196, 108)
+    features = np.asarray(Hog((1, 16, 16), window=window)(Inputs(integers())), np.float64).reshape(
+        196, 108
+    )
     np.testing.assert_allclose(features.sum(), total, rtol=1e-6)
     np.testing.assert_allclose((features**2).sum(), 2352, rtol=1e-6)
     n, j = np.mgrid[1:197, 1:109]
@@ -45,7 +47,7 @@ def test_hog_golden_numbers_of_both_originals(window, total, weighted, some):
 def test_hog_layout_is_channel_bin_row_column():
     x = clips(t=1)
     target = Hog((1, 16, 16), bins=6, cell=4)
-    tokens, cells = np.asarray(target(x)), np.asarray(hog(x, bins=6, cell=4))
+    tokens, cells = np.asarray(target(Inputs(x))), np.asarray(hog(x, bins=6, cell=4))
     for c, k, row, column in ((0, 0, 0, 0), (2, 5, 3, 1), (1, 3, 2, 0)):
         j = ((c * 6 + k) * 4 + row) * 4 + column
         np.testing.assert_array_equal(tokens[1, 0, 1, 2, j], cells[1, 0, 4 + row, 8 + column, c, k])
@@ -56,7 +58,7 @@ def test_hog_layout_is_channel_bin_row_column():
 def test_hog_is_of_the_first_frame_of_a_token():
     target, changed = Hog((2, 16, 16)), clips()
     changed[:, 1::2] += 1
-    np.testing.assert_array_equal(target(clips()), target(changed))
+    np.testing.assert_array_equal(target(Inputs(clips())), target(Inputs(changed)))
 
 
 def test_refuses():
@@ -66,4 +68,4 @@ def test_refuses():
 
 def test_clips_are_whole_tubelets():
     with pytest.raises(ValueError, match="4x32x40 is not a whole number of 2x16x16 tubelets"):
-        Hog((2, 16, 16))(np.zeros((2, 4, 32, 40, 3), np.float32))
+        Hog((2, 16, 16))(Inputs(np.zeros((2, 4, 32, 40, 3), np.float32)))

@@ -1,0 +1,86 @@
+"""Teachers, the frozen networks of targets: what their files say, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from maskfeat_jax.sections import RecipeError, Section
+from maskfeat_jax.targets import TARGETS, Sum, Target
+from maskfeat_jax.tasks import Task
+from maskfeat_jax.tasks.pretrain import Pretrain
+from maskfeat_jax.typing import PyTree
+
+
+class Files(NamedTuple):
+    """How the teacher's file of a kind of target is read.
+
+    Attributes:
+      describe: keys of the target's section that `file` decides, its `sha256` among them, from that
+        section; raises ValueError or OSError for a file that does not fit.
+      load: weights as numpy arrays, in the shapes of `Target.teacher`.
+    """
+
+    describe: Callable[[Section], Section]
+    load: Callable[[Any], PyTree]
+
+
+FILES: dict[type[Target], Files] = {}
+
+
+def with_teachers(recipe: Section) -> Section:
+    """A recipe whose section `target` has what its teacher's file says.
+
+    Raises:
+      RecipeError: the file does not exist or does not fit.
+    """
+    if not isinstance(recipe.get("target"), Mapping):
+        return recipe
+    return {**recipe, "target": _described("target", recipe["target"])}
+
+
+def check_files(task: Task) -> None:
+    """Raises RecipeError if the target of a task needs a teacher, but has no file."""
+    if isinstance(task, Pretrain):
+        _check("target", task.target)
+
+
+def teacher_weights(task: Task) -> PyTree:
+    """Weights as numpy arrays, in the shapes of `Task.teacher`."""
+    return _weights(task.target) if isinstance(task, Pretrain) else ()
+
+
+def _check(where: str, target: Target) -> None:
+    for name, part in _parts(target).items():
+        _check(f"{where}.parts.{name}", part)
+    if type(target) in FILES and target.teacher and not getattr(target, "file", ""):
+        raise RecipeError(f"{where}.file: missing; set it to the weights of the teacher")
+
+
+def _weights(target: Target) -> PyTree:
+    if parts := _parts(target):
+        return {name: _weights(part) for name, part in parts.items()}
+    return FILES[type(target)].load(target) if target.teacher else ()
+
+
+def _described(where: str, section: Section) -> Section:
+    parts = section.get("parts")
+    if isinstance(parts, Mapping):
+        found = {name: _part(f"{where}.parts.{name}", name, part) for name, part in parts.items()}
+        return {**section, "parts": found}
+    kind = TARGETS.get(section.get("name", ""))
+    files = FILES.get(kind) if kind else None
+    if files is None or not section.get("file"):
+        return section
+    try:
+        return {**section, **files.describe(section)}
+    except (ValueError, OSError) as error:
+        raise RecipeError(f"{where}.file={section['file']!r}: {error}") from error
+
+
+def _part(where: str, name: str, part: Any) -> Any:
+    return _described(where, {"name": name, **part}) if isinstance(part, Mapping) else part
+
+
+def _parts(target: Target) -> Mapping[str, Target]:
+    return target.parts if isinstance(target, Sum) else {}
