@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -124,8 +124,9 @@ class Experiment:
     @functools.cached_property
     def teacher(self) -> PyTree:
         """Weights of the target's frozen networks, on the devices; empty if it has none."""
-        weights = teacher_weights(self.task)
-        return jax.device_put(weights, sharding.state_sharding(self.mesh, weights))
+        shapes = abstract_state(self.task, self.optimizer, self.mesh).teacher
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+        return jax.device_put(teacher_weights(self.task), shardings)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
@@ -246,10 +247,10 @@ def abstract_params(task: Task, mesh: Mesh) -> Any:
 
 def abstract_state(task: Task, optimizer: Optimizer | None, mesh: Mesh) -> TrainState:
     """Shape, dtype and sharding of each array of the state to train, or else to evaluate."""
+    create: Callable[..., TrainState] = TrainState.frozen
+    if optimizer is not None:
+        create = functools.partial(TrainState.create, optimizer=optimizer)
     params = abstract_params(task, mesh)
-    if optimizer is None:
-        return TrainState.frozen(params, _sharded(mesh, task.teacher))
-    create = functools.partial(TrainState.create, optimizer=optimizer)
     return _sharded(mesh, jax.eval_shape(create, params, teacher=task.teacher))
 
 
