@@ -60,7 +60,8 @@ class Estimate:
       trainable: number of parameters that are not frozen; 0 in evaluation.
       flops_per_clip: operations of matrix products, forward and backward, see
         `flops.training_flops`; None in evaluation.
-      flops_per_step: likewise, over all devices.
+      flops_per_step: likewise, over all devices, with those of the teacher.
+      teacher_flops_per_clip: of the frozen networks of the target, forward.
       parameter_bytes: of the parameters.
       optimizer_bytes: of the optimiser state.
       average_bytes: of the moving average.
@@ -85,6 +86,7 @@ class Estimate:
     trainable: int
     flops_per_clip: float | None
     flops_per_step: float | None
+    teacher_flops_per_clip: float
     parameter_bytes: int
     optimizer_bytes: int
     average_bytes: int
@@ -114,6 +116,8 @@ class Estimate:
         ]
         if self.flops_per_clip is not None and self.flops_per_step is not None:
             rows.append(("operations", f"{self.flops_per_clip / 1e9:,.1f} GFLOP per clip"))
+            if self.teacher_flops_per_clip:
+                rows.append(("", f"{self.teacher_flops_per_clip / 1e9:,.1f} GFLOP of the teacher"))
             rows.append(("", f"{self.flops_per_step / 1e12:,.2f} TFLOP per step"))
         rows += [
             ("batch", f"{self.batch_size} clips{slices}, {self.batch_size // shards} per device"),
@@ -224,6 +228,7 @@ def estimate(
         largest = unit * largest_that_fits(lambda units: peak(units * unit), start, memory_bytes)
     flops = training_flops(task.model, task.clip) if optimizer is not None else None
     program = compiled(batch_size)
+    teacher_flops = 2.0 * task.teacher_products
     trainable = _trainable(state.params, task.model.frozen) if optimizer is not None else {}
     return Estimate(
         devices=f"{mesh.size} of {mesh.devices.flat[0].device_kind}",
@@ -233,7 +238,8 @@ def estimate(
         parameters=_count(state.params),
         trainable=_count(trainable),
         flops_per_clip=flops,
-        flops_per_step=None if flops is None else batch_size * flops,
+        flops_per_step=None if flops is None else batch_size * (flops + teacher_flops),
+        teacher_flops_per_clip=teacher_flops,
         parameter_bytes=bytes_of(state.params),
         optimizer_bytes=bytes_of(state.opt_state),
         average_bytes=bytes_of(state.ema),

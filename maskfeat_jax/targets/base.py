@@ -55,6 +55,10 @@ class Target(abc.ABC):
         """Shapes and dtypes of the weights of frozen networks; empty if the target needs none."""
         return ()
 
+    def teacher_products(self, clip: Size3) -> int:
+        """Multiply-adds of the frozen networks for a clip of so many frames, rows and columns."""
+        return 0
+
     @abc.abstractmethod
     def __call__(self, inputs: Inputs) -> PyTree:
         """The targets, arrays `(b, gt, gh, gw, ...)`; the training step stops their gradient."""

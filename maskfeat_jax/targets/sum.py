@@ -67,6 +67,10 @@ class Sum(Target):
         """See `Target`; by part."""
         return {name: part.teacher for name, part in self.parts.items()}
 
+    def teacher_products(self, clip: Size3) -> int:
+        """See `Target`."""
+        return sum(part.teacher_products(clip) for part in self.parts.values())
+
     def __call__(self, inputs: Inputs) -> dict[str, PyTree]:
         """The targets of each part."""
         return {name: part(self._of(name, inputs)) for name, part in self.parts.items()}

@@ -67,6 +67,11 @@ class Task(abc.ABC):
         """Shapes and dtypes of the frozen weights in the state, see `targets.Target.teacher`."""
         return ()
 
+    @property
+    def teacher_products(self) -> int:
+        """Multiply-adds per clip of the networks of `teacher`."""
+        return 0
+
     @classmethod
     @abc.abstractmethod
     def from_recipe(cls, reader: Reader, clip: Size3) -> Task | None:

@@ -103,6 +103,11 @@ class Pretrain(Task):
         return self.target.teacher
 
     @property
+    def teacher_products(self) -> int:
+        """See `Task`."""
+        return self.target.teacher_products(self.clip)
+
+    @property
     def grid(self) -> Size3:
         """Tokens along time, height and width of a clip."""
         return token_grid(self.clip, self.target.tubelet)
