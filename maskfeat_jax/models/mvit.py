@@ -114,6 +114,19 @@ class MViT(nn.Module):
             grid = pooled_grid(grid, stride)
         return grid
 
+    def shortened(self, depth: int) -> MViT:
+        """The encoder up to its block `depth`, counted from 1; its parameters are the same.
+
+        Raises:
+          ValueError: this block doubles the width for the next stage.
+        """
+        if depth in self.stages and self.widen_in == "mlp":
+            raise ValueError(f"block {depth - 1} doubles the width for the next stage")
+        stages = tuple(stage for stage in self.stages if stage < depth)
+        halved = min(len(stages), (self.tubelet[1] // PATCH[1]).bit_length() - 1)
+        tubelet = (PATCH[0], PATCH[1] << halved, PATCH[2] << halved)
+        return self.clone(depth=depth, stages=stages, tubelet=tubelet)
+
     @nn.compact
     def __call__(
         self,

@@ -85,6 +85,10 @@ class ViT(nn.Module):
         """
         return token_grid(clip, self.tubelet)
 
+    def shortened(self, depth: int) -> ViT:
+        """The encoder up to its block `depth`, counted from 1; its parameters are the same."""
+        return self.clone(depth=depth)
+
     @property
     def frozen(self) -> tuple[str, ...]:
         """Regular expressions for the paths of parameters that are not trained."""
