@@ -160,7 +160,7 @@ def parser() -> argparse.ArgumentParser:
     add("--pool", choices=["class", "mean"], help="pooling of a classifier, if not in the file")
     add("--mask-ratio", type=float, help="masked fraction of an autoencoder, if not in the file")
     add("--epsilon", type=float, help="epsilon of the layer norms, if not in the file")
-    add("--activation", help="activation of the MLPs; only gelu (exact) is supported")
+    add("--activation", help="activation of the MLPs: gelu (exact) or quick_gelu")
     two = argparse.BooleanOptionalAction
     add("--residual-pooling", action=two, help="of an MViT; only True is supported")
     add("--fixed-sincos", action=two, help="USE_FIXED_SINCOS_POS; only False is supported")

@@ -56,6 +56,8 @@ def _vit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
         "positions": _positions(shapes, "encoder"),
         "class_token": ("encoder", "cls_token") in shapes,
         "epsilon": hints.get("epsilon") or form.epsilon,
+        "activation": hints.get("activation") or form.activation,
+        "norm_first": ("encoder", "norm_pre", "scale") in shapes,
         **form.encoder_fields,
     }
     if hints.get("tubelet") not in (None, tubelet):
@@ -157,6 +159,8 @@ def _mvit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
         raise ConvertError(f"heads={hints['heads']}, but the tensors have {heads[0]} heads")
     if hints.get("epsilon") not in (None, 1e-6):
         raise ConvertError(f"epsilon={hints['epsilon']}: the layer norms of an MViT have 1e-6 here")
+    if hints.get("activation") not in (None, "gelu"):
+        raise ConvertError(f"activation={hints['activation']!r}: an MViT has 'gelu' here")
     frames = (_block(shapes, 0, "attn", "rel_pos_t")[0] + 1) // 2 * PATCH[0]
     side = (_block(shapes, 0, "attn", "rel_pos_h")[0] + 1) // 2 * PATCH[1]
     clip = hints.get("clip") or (frames, side, side)

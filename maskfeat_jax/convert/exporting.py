@@ -174,6 +174,10 @@ def _export_as(trained: Pretrained, form: Form) -> State:
     kind = "mvit" if isinstance(encoder, MViT) else "vit"
     if (head["name"], kind) != (form.head, form.encoder):
         raise ConvertError(f"it supports {form.head} on {form.encoder}")
+    if form.read_only:
+        raise ConvertError("it is read only")
+    if getattr(encoder, "activation", "gelu") != "gelu":
+        raise ConvertError("it supports encoders with activation='gelu'")
     if head["name"] != "features":
         _check_pool(head, form)
     for name, value in form.encoder_fields.items():

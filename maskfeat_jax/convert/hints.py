@@ -11,6 +11,7 @@ import numpy as np
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.models.classifier import NORM_OF, POOLS
+from maskfeat_jax.models.layers import ACTIVATIONS
 from maskfeat_jax.sections import nearest
 
 Hints = Mapping[str, Any]
@@ -47,7 +48,7 @@ def _colours(value: Any) -> bool:
 
 
 # Settings of originals of which the models here have one value.
-ONLY = {"activation": "gelu", "residual_pooling": True, "fixed_sincos": False}
+ONLY = {"residual_pooling": True, "fixed_sincos": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,7 @@ HINTS: dict[str, Hint] = {
     "mask_ratio": Hint("fraction of masked tokens, from 0 to below 1", _fraction),
     "normalise": Hint("mean and standard deviation of the pixels, from 0 to 1", _colours),
     "epsilon": Hint("of the layer norms, between 0 and 1", _epsilon),
-    "activation": Hint("'gelu' (exact), the only one here", lambda value: value == "gelu"),
+    "activation": Hint(" or ".join(ACTIVATIONS), lambda value: value in ACTIVATIONS),
     "residual_pooling": Hint(
         "True: an MViT adds pooled queries to the output, but for the class token",
         lambda value: value is True,

@@ -183,7 +183,7 @@ def _build(
         raise ConvertError(f"{contents.path}: {error}\n  {report}") from error
     params, missing, wrong, used = _fill(source, model, clip, shapes)
     spare = [name for name in source.tensors if name not in used]
-    ignored = [name for name in spare if name in form.extras or name in form.ignored]
+    ignored = [name for name in spare if name in form.extras or form.ignores(name)]
     beyond = [name for name in given if not _has_setting(trained, name, known)]
     remarks = [f"given, but not a setting of this model: {', '.join(beyond)}"] if beyond else []
     report = _report(
@@ -202,7 +202,8 @@ def _build(
 def _corrected(document: Mapping[str, Any], given: Hints, form: Form) -> dict[str, Any]:
     """A description in which given hints replace its values."""
     model, head = dict(document["model"]), dict(document["head"])
-    of_encoder = ("heads", "kv_stride", "tubelet", "epsilon")
+    of_encoder = ["heads", "kv_stride", "tubelet", "epsilon"]
+    of_encoder += [] if form.encoder == "mvit" else ["activation"]
     model |= {name: given[name] for name in of_encoder if name in given}
     if "decoder_heads" in given:
         head["heads"] = given["decoder_heads"]
@@ -227,11 +228,12 @@ def _inferred(source: Source, hints: Hints, origin: str) -> Pretrained:
     names, classes = hints.get("class_names"), getattr(model, "num_classes", None)
     if names and classes not in (None, len(names)):
         raise ConvertError(f"{len(names)} names of classes, but the tensors are for {classes}")
+    usual = source.form.normalise or (IMAGENET if clip[0] == 1 else KINETICS)
     return Pretrained(
         model=model,
         params={},
         clip=clip,
-        normalise=hints.get("normalise") or (IMAGENET if clip[0] == 1 else KINETICS),
+        normalise=hints.get("normalise") or usual,
         recipe={"model": section, "head": head, **view},
         origin=origin,
         class_names=tuple(names) if names and classes else None,
@@ -370,7 +372,7 @@ def _defaults(source: Source, trained: Pretrained) -> Iterable[tuple[str, Any]]:
     unused = "fixed_sincos" if isinstance(encoder, MViT) else "residual_pooling"
     for name in source.layout.free:
         if name != unused:
-            yield name, {"epsilon": encoder.epsilon, **ONLY}[name]
+            yield name, ONLY[name] if name in ONLY else getattr(encoder, name, "gelu")
 
 
 def _halved_elsewhere(encoder: MViT, clip: Size3) -> bool:

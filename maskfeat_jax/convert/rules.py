@@ -60,7 +60,9 @@ class Rule:
             image = array.ndim == 5 and array.shape[0] == 1 and not self.volume
             array = array.transpose((1, 0) if array.ndim == 2 else (4, 3, 0, 1, 2))
             array = array[:, :, 0] if image else array
-        return np.split(array.reshape(-1) if self.flat else array, len(self.theirs))
+        while self.flat and array.shape[0] == 1:
+            array = array[0]
+        return np.split(array, len(self.theirs))
 
     def from_torch(self, leaf: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """The inverse of `to_torch`."""
@@ -68,7 +70,7 @@ class Rule:
         if leaf == "kernel":
             array = array[:, :, None] if array.ndim == 4 else array
             array = array.transpose((1, 0) if array.ndim == 2 else (2, 3, 4, 1, 0))
-        return array.reshape(1, 1, -1) if self.flat else array
+        return array.reshape((1,) * (3 - array.ndim) + array.shape) if self.flat else array
 
     def renamed(self, change: Mapping[str, str] | Sequence[str], prefix: str = "") -> Rule:
         """A copy with substrings of the names replaced and a prefix added."""

@@ -166,7 +166,7 @@ def _read_as(layout: Layout, form: Form, tensors: Mapping[str, Tensor]) -> Sourc
         found = read(name, tensor.shape)
         if found is not None:
             parameters.setdefault(found[0], {})[found[1]] = name
-        elif name not in form.extras and name not in form.ignored:
+        elif name not in form.extras and not form.ignores(name):
             unknown.append(name)
     return Source(layout, form, named, parameters, tuple(unknown))
 

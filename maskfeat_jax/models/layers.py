@@ -15,13 +15,14 @@ import numpy as np
 from jaxtyping import Float, Key
 
 from maskfeat_jax.ops.attention import KERNELS, attention
-from maskfeat_jax.ops.linear import affine, gelu, layer_norm
+from maskfeat_jax.ops.linear import affine, gelu, layer_norm, quick_gelu
 from maskfeat_jax.ops.rows import split_heads, split_kernel, split_rows, tensor_shards
 from maskfeat_jax.typing import Array
 
 NORMAL = nn.initializers.normal(0.02)  # the originals truncate at 100 standard deviations
 # Initialisers of linear maps: PySlowFast's and MAE's (one matrix for query, key and value).
 INITS = {"normal": NORMAL, "xavier": nn.initializers.xavier_uniform()}
+ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
 Params = Any  # nested dict of arrays
 Initialiser = Callable[..., Array]
 
@@ -132,17 +133,19 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear maps with a GELU between them."""
+    """Two linear maps with an activation between them."""
 
     hidden: int
     width: int
     dtype: Any = jnp.float32
     kernel_init: Initialiser = NORMAL
+    activation: str = "gelu"
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n {self.width}"]:
         """Applies the two maps."""
-        hidden = gelu(Dense(self.hidden, self.dtype, self.kernel_init, name="fc1")(x))
+        hidden = Dense(self.hidden, self.dtype, self.kernel_init, name="fc1")(x)
+        hidden = ACTIVATIONS[self.activation](hidden)
         return Dense(self.width, self.dtype, self.kernel_init, name="fc2")(hidden)
 
 
@@ -165,6 +168,7 @@ class Block(nn.Module):
       dtype: of the computation.
       kernel_init: of the linear maps.
       epsilon: of the layer norms.
+      activation: of the MLP, key of `ACTIVATIONS`.
     """
 
     heads: int
@@ -174,6 +178,7 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Initialiser = NORMAL
     epsilon: float = 1e-6
+    activation: str = "gelu"
 
     @nn.compact
     def __call__(
@@ -182,7 +187,8 @@ class Block(nn.Module):
         """Returns the new tokens, and None (`nn.scan` requires a pair)."""
         width = x.shape[-1]
         attend = Attention(self.heads, self.kernel, self.dtype, self.kernel_init, name="attn")
-        mlp = Mlp(int(width * self.mlp_ratio), width, self.dtype, self.kernel_init, name="mlp")
+        hidden = int(width * self.mlp_ratio)
+        mlp = Mlp(hidden, width, self.dtype, self.kernel_init, self.activation, name="mlp")
         x = x + self._drop(attend(LayerNorm(self.epsilon, name="norm1")(x)), rate)
         x = x + self._drop(mlp(LayerNorm(self.epsilon, name="norm2")(x)), rate)
         return x, None

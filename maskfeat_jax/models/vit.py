@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Bool, Float, Key
 
 from maskfeat_jax.models.layers import (
+    ACTIVATIONS,
     INITS,
     NORMAL,
     Block,
     Blocks,
     Initialiser,
+    LayerNorm,
     check_choice,
     check_epsilon,
     check_fields,
@@ -33,7 +35,7 @@ class ViT(nn.Module):
     """ViT without the final norm, which is part of the heads.
 
     Pre-norm blocks, a class token by default, absolute positions for it and every token of the
-    grid, exact GELU.
+    grid.
 
     Attributes:
       width: of the tokens.
@@ -50,6 +52,8 @@ class ViT(nn.Module):
       dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
       class_token: whether to have one (VideoMAE has none).
       epsilon: of the layer norms, also of the head's; transformers has 1e-12 by default.
+      activation: of the MLPs, "gelu" (exact) or "quick_gelu" (CLIP).
+      norm_first: a layer norm before the first block (CLIP).
 
     Source: ViT (arXiv:2010.11929) as in PySlowFast's MaskFeat configs.
     """
@@ -68,6 +72,8 @@ class ViT(nn.Module):
     dtype: str = "float32"
     class_token: bool = True
     epsilon: float = 1e-6
+    activation: str = "gelu"
+    norm_first: bool = False
 
     def __post_init__(self) -> None:
         check_sizes(self.width, self.depth, self.heads, self.mlp_ratio)
@@ -75,6 +81,7 @@ class ViT(nn.Module):
         check_positions(self.positions, self.width)
         check_epsilon(self.epsilon)
         check_choice("kernel_init", self.kernel_init, INITS)
+        check_choice("activation", self.activation, ACTIVATIONS)
         super().__post_init__()
 
     def grid(self, clip: Sequence[int]) -> Size3:
@@ -141,6 +148,8 @@ class ViT(nn.Module):
             )
         cls_token = jnp.broadcast_to(cls_token + of_class, (b, first, self.width))
         tokens = jnp.concatenate([cls_token, tokens + of_tokens], 1)
+        if self.norm_first:
+            tokens = LayerNorm(self.epsilon, name="norm_pre")(tokens)
         blocks = blocks_like(self, self.depth, self.heads, self.drop_path)
         return blocks(tokens, train=train)
 
@@ -159,6 +168,7 @@ def blocks_like(encoder: ViT, depth: int, heads: int, drop_path: float = 0.0) ->
         "dtype": jnp.dtype(encoder.dtype),
         "kernel_init": INITS[encoder.kernel_init],
         "epsilon": encoder.epsilon,
+        "activation": encoder.activation,
     }
     return Blocks(Block, (block,) * depth, drop_path, encoder.scan, encoder.remat, name="blocks")
 

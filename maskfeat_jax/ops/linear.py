@@ -97,6 +97,12 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return (0.5 * wide * (1.0 + lax.erf(wide * math.sqrt(0.5)))).astype(x.dtype)
 
 
+def quick_gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """`x * sigmoid(1.702 x)`, at least in float32 (CLIP)."""
+    wide = _wide(x)
+    return (wide * jax.nn.sigmoid(1.702 * wide)).astype(x.dtype)
+
+
 def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

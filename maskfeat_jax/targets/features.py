@@ -173,7 +173,9 @@ class Features(Target):
     def _normalised(self, tokens: Float[Array, "b gt gh gw d"]) -> Float[Array, "b gt gh gw d"]:
         if self.normalise == "l2":
             return unit(tokens)
-        return jax.nn.standardize(tokens, epsilon=1e-5) if self.normalise == "layer_norm" else tokens
+        return (
+            jax.nn.standardize(tokens, epsilon=1e-5) if self.normalise == "layer_norm" else tokens
+        )
 
 
 class Teacher(nn.Module):

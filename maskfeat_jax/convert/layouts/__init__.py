@@ -6,6 +6,7 @@ To add one, write a module like the others and add it to `LAYOUTS`.
 from __future__ import annotations
 
 from maskfeat_jax.convert.layouts.base import Form, Layout
+from maskfeat_jax.convert.layouts.clip import CLIP
 from maskfeat_jax.convert.layouts.hf import HF
 from maskfeat_jax.convert.layouts.mae import MAE
 from maskfeat_jax.convert.layouts.mae_st import MAE_ST
@@ -18,5 +19,6 @@ __all__ = ["LAYOUTS", "Form", "Layout"]
 
 # If several fit a file, the first is used.
 LAYOUTS: dict[str, Layout] = {
-    layout.name: layout for layout in (TIMM, MAE, MAE_ST, PYSLOWFAST, MMPRETRAIN, HF, TORCHVISION)
+    layout.name: layout
+    for layout in (TIMM, MAE, MAE_ST, PYSLOWFAST, MMPRETRAIN, HF, CLIP, TORCHVISION)
 }

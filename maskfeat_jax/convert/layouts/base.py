@@ -18,6 +18,7 @@ Tensors = dict[str, Any]  # of torch, by their name in a file
 Document = dict[str, Any]  # JSON-serialisable
 IMAGENET = Normalise()
 KINETICS = Normalise((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
+CLIP = Normalise((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 # Names that PySlowFast, MAE and timm share.
 BLOCK: Rows = {
@@ -45,6 +46,16 @@ IMAGE_STEM: Rows = {**STEM, "pos_embed": "pos_embed"}
 IMAGE_VIT = below("encoder/", "", {**IMAGE_STEM, **below("blocks/*/", "blocks.*.", BLOCK)})
 
 
+# A ViT of CLIP, whose patch embedding has no bias.
+CLIP_FIELDS = {"class_token": True, "norm_first": True}
+CLIP_SETTINGS: dict[str, Any] = {
+    "images": True,
+    "epsilon": 1e-5,
+    "activation": "quick_gelu",
+    "normalise": CLIP,
+    "encoder_fields": CLIP_FIELDS,
+    "read_only": True,
+}
 HAS_CLASS = {"class_token": True}  # fields of encoders if the original always has one
 
 
@@ -65,12 +76,19 @@ class Form:
     norm_of: str = "pooled"  # what its norm is applied to if it takes the mean
     epsilon: float = 1e-6  # of the layer norms, if the file does not contain it
     last_epsilon: float | None = None  # of the last one, if the original fixes another
+    activation: str = "gelu"  # of the MLPs, if the file does not contain it
+    normalise: Normalise | None = None  # of the pixels, likewise; None for that of the data set
     fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     encoder_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     images: bool = False  # for images only
     square: bool = False  # for square clips only
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    ignored: tuple[str, ...] = ()  # names of other tensors that are neither read nor written
+    ignored: tuple[str, ...] = ()  # patterns for other tensors that are neither read nor written
+    read_only: bool = False  # no files are written
+
+    def ignores(self, name: str) -> bool:
+        """Whether the name is one of `ignored`."""
+        return any(re.fullmatch(pattern, name) for pattern in self.ignored)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,15 @@ from typing import Any
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.layouts.base import IMAGE_VIT, Document, Form, Layout, class_names
-from maskfeat_jax.convert.rules import table
+from maskfeat_jax.convert.layouts.base import (
+    CLIP_SETTINGS,
+    IMAGE_VIT,
+    Document,
+    Form,
+    Layout,
+    class_names,
+)
+from maskfeat_jax.convert.rules import Rows, Rule, table
 from maskfeat_jax.models import Classifier, Features
 
 HEAD = {"projection": "head"}
@@ -29,6 +36,21 @@ OF_POOLED = Form(
     "classifier", table(IMAGE_VIT, HEAD, MEAN_NORM), pool="mean", other_pool=True, images=True
 )
 ENCODER = Form("features", table(IMAGE_VIT, NORM), images=True)
+# CLIP's image encoder; its projection to the space of texts is a classifier.
+CLIP_VIT: Rows = {
+    **IMAGE_VIT,
+    "encoder/patch_embed": Rule(("patch_embed.proj",), (None,)),
+    "encoder/norm_pre": "norm_pre",
+}
+OF_CLIP = Form(
+    "classifier",
+    table(CLIP_VIT, HEAD, NORM),
+    pool="class",
+    other_pool=True,
+    norm_of="tokens",
+    **CLIP_SETTINGS,
+)
+CLIP_ENCODER = Form("features", table(CLIP_VIT, NORM), **CLIP_SETTINGS)
 POOLS = {"token": "class", "avg": "mean"}
 # Arguments of timm that follow from the tensors, or change nothing after training.
 KNOWN = {"img_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "global_pool"}
@@ -38,6 +60,7 @@ KNOWN |= {"drop_rate", "drop_path_rate", "proj_drop_rate", "attn_drop_rate", "po
 KNOWN |= {"patch_drop_rate", "dynamic_img_size"}
 # Architectures with the usual layer norm and activation.
 PLAIN = r"(vit|deit)_(tiny|small|base|large|huge)_patch\d+_\d+"
+CLIP_NAME = r"vit_\w+_patch\d+_clip_\w+"
 # Names of architectures by width, depth and patch.
 NAMES = {
     (192, 12, 16): "vit_tiny_patch16_224",
@@ -108,6 +131,8 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
     if re.fullmatch(PLAIN, str(config.get("architecture"))):
         known |= {"epsilon": 1e-6, "activation": "gelu"}
     prepared = config.get("pretrained_cfg") or {}
+    if re.fullmatch(CLIP_NAME, str(config.get("architecture"))):
+        known |= {"epsilon": 1e-5, "activation": _activation_of_clip(config, prepared)}
     for section in (prepared, config):
         for key in ("labels", "label_names"):
             known |= class_names(section.get(key), f"config.json: {key}")
@@ -124,9 +149,15 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
     return known
 
 
+def _activation_of_clip(config: Document, prepared: Document) -> str:
+    """That of the training; the same weights are in timm as both architectures."""
+    notes = f"{config['architecture']} {prepared.get('notes')}".lower()
+    return "quick_gelu" if "quickgelu" in notes or prepared.get("tag") == "openai" else "gelu"
+
+
 TIMM = Layout(
     name="timm",
-    forms=(OF_POOLED, OF_TOKENS, ENCODER),
+    forms=(OF_POOLED, OF_TOKENS, ENCODER, OF_CLIP, CLIP_ENCODER),
     file="model.safetensors",
     documents=documents,
     hints=hints,

@@ -21,6 +21,7 @@ from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.importing import about
 from maskfeat_jax.convert.source import find_source
 from maskfeat_jax.convert.verify.base import Case, Original, prefix_of
+from maskfeat_jax.convert.verify.clip import CLIP
 from maskfeat_jax.convert.verify.hf import HF
 from maskfeat_jax.convert.verify.mae import MAE
 from maskfeat_jax.convert.verify.mae_st import MAE_ST
@@ -41,6 +42,7 @@ ORIGINALS: dict[str, Original] = {
     "pyslowfast": PYSLOWFAST,
     "mmpretrain": MMPRETRAIN,
     "hf": HF,
+    "clip": CLIP,
     "torchvision": TORCHVISION,
 }
 TOLERANCE = 1e-4  # relative to the largest number: float32, dozens of blocks
