@@ -118,6 +118,15 @@ def load_params(path: str | os.PathLike[str]) -> Weights:
     return Weights(body["step"], tree["params"], tree.get("ema"), _class_names(body["facts"]))
 
 
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of the manifest of the step that `load_params` reads, without reading its arrays.
+
+    See `load_params` for the path and the errors.
+    """
+    directory, _ = _step_of(path, "length")
+    return manifest.sha256(directory / manifest.FILE)
+
+
 def class_names_of(path: str | os.PathLike[str]) -> tuple[str, ...] | None:
     """Names of the classes of a saved classifier, without reading its arrays; None if unknown.
 

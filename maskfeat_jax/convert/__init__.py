@@ -8,7 +8,7 @@ On the command line: `python -m maskfeat_jax.convert --help`.
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.exporting import Export, export, save, to_torch, write
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.importing import load, load_torch, resized
+from maskfeat_jax.convert.importing import load, load_torch, resized, sha256
 from maskfeat_jax.convert.layouts import LAYOUTS
 from maskfeat_jax.convert.source import Report
 
@@ -23,6 +23,7 @@ __all__ = [
     "load_torch",
     "resized",
     "save",
+    "sha256",
     "to_torch",
     "write",
 ]

@@ -95,6 +95,14 @@ def read(path: str | os.PathLike[str], *, ema: bool = True) -> Contents:
     return Contents(path, *_read_file(path, ema), documents)
 
 
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The files of tensors that `read` reads: one, or all shards, by name."""
+    path = _file_of(local_path(path))
+    if not path.name.endswith(INDEX):
+        return [path]
+    return [path.with_name(shard) for shard in sorted(set(_document(path)["weight_map"].values()))]
+
+
 def _read_file(path: Path, ema: bool) -> tuple[Tensors, tuple[str, ...], Mapping[str, Any]]:
     """The first entries of `Contents` of one file."""
     with path.open("rb") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Mapping
@@ -74,6 +75,19 @@ def load(
     except pretrained.DescriptionError as error:
         raise ConvertError(str(error)) from error
     return trained if resize in (None, trained.clip) else resized(trained, resize)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256, in hexadecimal digits, of what `load` reads.
+
+    Of a PyTorch file; of the digits of all shards that an index lists; or of the manifest of a step
+    of this package, which has those of its files. See `load` for the errors.
+    """
+    path = local_path(path)
+    if pretrained.is_ours(path):
+        return pretrained.sha256_of(path)
+    digits = [manifest.sha256(file) for file in files.files_of(path)]
+    return digits[0] if len(digits) == 1 else hashlib.sha256("".join(digits).encode()).hexdigest()
 
 
 def load_torch(

@@ -32,17 +32,17 @@ class Features(Target):
     """Tokens of a frozen encoder that sees the whole clip.
 
     An image teacher (`clip` of one frame) sees the first frame of each tubelet, others the clip.
-    Frames are resized to those of `clip` (antialiased bicubic), tokens to the grid of the model, see
-    `resampled`.
+    Frames are resized to those of `clip` (antialiased bicubic), tokens to the grid of the model,
+    see `resampled`.
 
     Attributes:
       tubelet: frames, rows and columns of one token of the model, pixels.
       file: of the teacher: a run, a checkpoint, or a PyTorch file that `convert` reads.
-      sha256: of this file, in hexadecimal digits; of a run, that of the manifest of its step. Filled
-        in from the file.
+      sha256: of this file, in hexadecimal digits; of a run, that of the manifest of its step.
+        Filled in from the file.
       model: the encoder, as in the section `model` of a recipe. Filled in from the file.
-      clip: frames, height and width that the teacher sees. Positions of the file are interpolated if
-        they are for another size. Filled in from the file.
+      clip: frames, height and width that the teacher sees. Positions of the file are interpolated
+        if they are for another size. Filled in from the file.
       mean: of the teacher's normalisation of pixels, on the scale 0 to 1. Filled in from the file.
       std: likewise.
       block: index of the block whose tokens are taken; negative ones count from the end.
@@ -55,8 +55,8 @@ class Features(Target):
 
     With "l2", "mse" is `dim` times smaller than "cosine", and so is its gradient.
 
-    Source: MaskFeat (arXiv:2112.09133) section 3.2, with L2 and cosine; "layer_norm" and "smooth_l1"
-    are those of data2vec (arXiv:2202.03555).
+    Source: MaskFeat (arXiv:2112.09133) section 3.2, with L2 and cosine; "layer_norm" and
+    "smooth_l1" are those of data2vec (arXiv:2202.03555).
     """
 
     tubelet: Size3
@@ -173,9 +173,9 @@ class Features(Target):
     def _normalised(self, tokens: Float[Array, "b gt gh gw d"]) -> Float[Array, "b gt gh gw d"]:
         if self.normalise == "l2":
             return unit(tokens)
-        return (
-            jax.nn.standardize(tokens, epsilon=1e-5) if self.normalise == "layer_norm" else tokens
-        )
+        if self.normalise == "layer_norm":
+            return jax.nn.standardize(tokens, epsilon=1e-5)
+        return tokens
 
 
 class Teacher(nn.Module):

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from maskfeat_jax.sections import RecipeError, Section
-from maskfeat_jax.targets import TARGETS, Sum, Target
+from maskfeat_jax.targets import TARGETS, Features, Sum, Target
 from maskfeat_jax.tasks import Task
 from maskfeat_jax.tasks.pretrain import Pretrain
+from maskfeat_jax.training import encoder_files
 from maskfeat_jax.typing import PyTree
 
 
@@ -25,7 +26,9 @@ class Files(NamedTuple):
     load: Callable[[Any], PyTree]
 
 
-FILES: dict[type[Target], Files] = {}
+FILES: dict[type[Target], Files] = {
+    Features: Files(encoder_files.describe, encoder_files.load),
+}
 
 
 def with_teachers(recipe: Section) -> Section:

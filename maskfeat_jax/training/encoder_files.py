@@ -1,0 +1,82 @@
+"""Files of the teacher of `targets.Features`: a run, a checkpoint, or a PyTorch file."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from maskfeat_jax import convert
+from maskfeat_jax.checkpoints.description import fields_of, sections_of
+from maskfeat_jax.checkpoints.pretrained import Pretrained, is_ours
+from maskfeat_jax.checkpoints.storage import CheckpointError
+from maskfeat_jax.files import local_path
+from maskfeat_jax.models import VARIANTS
+from maskfeat_jax.sections import Section, as_json
+from maskfeat_jax.targets import Features
+from maskfeat_jax.transfer import transfer
+from maskfeat_jax.typing import PyTree
+
+# Fields of an encoder that its tokens do not depend on.
+FREE = ("attention", "drop_path", "dtype", "kernel_init", "remat", "scan")
+# Fields that a PyTorch file may not contain, and that `convert` takes.
+HINTS = ("heads", "epsilon", "activation", "tubelet", "kv_stride")
+
+
+def describe(section: Section) -> Section:
+    """Keys of the section of a target: `model`, `clip`, `mean`, `std`, `sha256`.
+
+    Raises:
+      ValueError: the file cannot be read, has another SHA-256, or another encoder than `model`.
+    """
+    given = section.get("model") or {}
+    trained = _read(section["file"], section.get("sha256") or "", given)
+    if trained.report and trained.report.assumed:
+        warnings.warn(
+            f"{section['file']}: not in the file, assumed: {', '.join(trained.report.assumed)}; "
+            "where the recipe says otherwise, it decides",
+            stacklevel=2,
+        )
+    fields = as_json(fields_of(trained.model.encoder))
+    for key, value in as_json(_expanded(given)).items():
+        if key not in FREE and fields.get(key) != value:
+            raise ValueError(f"its encoder has {key}={fields.get(key)!r}, but `model` {value!r}")
+    model = sections_of(trained.model)["model"]
+    model = {key: value for key, value in model.items() if key not in FREE}
+    model |= {"scan": given.get("scan", False)}
+    found = {"clip": trained.clip, **dataclasses.asdict(trained.normalise)}
+    chosen = {key: section[key] for key in found if section.get(key) is not None}
+    return {**found, **chosen, "model": model, "sha256": convert.sha256(section["file"])}
+
+
+def load(target: Features) -> PyTree:
+    """Weights as numpy arrays, in the shapes of `Features.teacher`.
+
+    Raises:
+      ValueError: the file cannot be read, or has another SHA-256 than `target.sha256`.
+    """
+    trained = _read(target.file, target.sha256, target.model)
+    if trained.clip != target.clip:
+        trained = convert.resized(trained, target.clip)
+    return transfer(target.teacher, trained.params, parts=tuple(target.teacher))
+
+
+def _read(file: str, sha256: str, model: Mapping[str, Any]) -> Pretrained:
+    path = local_path(file)
+    hints = {key: value for key, value in _expanded(model).items() if key in HINTS}
+    try:
+        trained = convert.load(path) if is_ours(path) else convert.load_torch(path, **hints)
+        digits = convert.sha256(path)
+    except CheckpointError as error:
+        raise ValueError(str(error)) from error
+    if sha256 not in ("", digits):
+        raise ValueError(f"its SHA-256 is {digits}, but `sha256` {sha256}: another teacher")
+    return trained
+
+
+def _expanded(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a section `model`, with those of its variant."""
+    _, sizes = VARIANTS.get(model.get("encoder", ""), (None, {}))
+    fields = {**sizes, **{key: value for key, value in model.items() if key != "encoder"}}
+    return {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}
