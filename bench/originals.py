@@ -6,6 +6,7 @@
 | `MAE_ST_DIR`     | facebookresearch/mae_st   | `models_mae.py`, `util/`   |
 | `MAE_DIR`        | facebookresearch/mae      | `models_mae.py`, `util/`   |
 | `MMPRETRAIN_DIR` | open-mmlab/mmpretrain     | `mmpretrain/`              |
+| `DALL_E_DIR`     | openai/DALL-E             | `dall_e/`                  |
 
 `TRANSFORMERS_4_DIR` is not a checkout but a folder into which pip has installed transformers 4
 (`pip install --target`), as another version is installed in the environment.
@@ -60,6 +61,7 @@ KNOWN_BY = {
     "MAE_ST_DIR": "util/video_vit.py",
     "MAE_DIR": "util/lars.py",
     "MMPRETRAIN_DIR": "mmpretrain/models/selfsup/maskfeat.py",
+    "DALL_E_DIR": "dall_e/encoder.py",
     "TRANSFORMERS_4_DIR": "transformers/models/videomae/feature_extraction_videomae.py",
 }
 
@@ -103,6 +105,7 @@ def make_importable(name: str) -> None:
 # Missing modules of OpenMMLab packages, or of their dependencies, that are never called here.
 _UNUSED = {
     "MMPRETRAIN_DIR": ("mmpretrain.models", {"modelindex", "mat4py"}),
+    "DALL_E_DIR": ("dall_e", {"requests"}),
     "mmaction": (
         "mmaction.models",
         {"decord", "mmaction.models.localizers.drn", "mmaction.models.multimodal"},

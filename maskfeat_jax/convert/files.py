@@ -261,7 +261,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _load(path: Path) -> Any:
     torch = require_torch(f"to read {path.name}")
-    _check_archive(path)
+    check_archive(path)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -273,7 +273,7 @@ def _load(path: Path) -> Any:
         raise ConvertError(f"{path} is damaged: {type(error).__name__} {error}") from error
 
 
-def _check_archive(path: Path) -> None:
+def check_archive(path: Path) -> None:
     """Refuses files that are no archive, or could take more memory than their length."""
     if not zipfile.is_zipfile(path):
         raise ConvertError(

@@ -291,13 +291,13 @@ def _fill(
                 missing.append(theirs)
             else:
                 used.append(theirs)
-                arrays += _numbers(theirs, source.tensors[theirs], tensor.shape, wrong)
+                arrays += numbers_of(theirs, source.tensors[theirs], tensor.shape, wrong)
         if len(arrays) == len(expected):
             params[name] = np.ascontiguousarray(rule.from_torch(name[-1], arrays))
     return nest(params), missing, wrong, used
 
 
-def _numbers(
+def numbers_of(
     name: str, tensor: Tensor, shape: tuple[int, ...], wrong: list[str]
 ) -> list[np.ndarray]:
     """The tensor in float32; if it is wrong, nothing, and a sentence is added to `wrong`."""
