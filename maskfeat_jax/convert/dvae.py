@@ -120,7 +120,9 @@ def _blocks(tensors: Tensors) -> int:
 def _fill(path: Any, tensors: Tensors, model: nn.Module, inputs: Any) -> Params:
     shapes = jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]
     params: dict[Name, np.ndarray] = {}
-    missing, wrong, expected = [], [], set()
+    missing: list[str] = []
+    wrong: list[str] = []
+    expected: set[str] = set()
     for name, leaf in named_leaves(shapes).items():
         theirs, shape = _their_name(name), leaf.shape
         expected.add(theirs)

@@ -101,7 +101,8 @@ def _unpickle(path: Path, file: IO[bytes], widths: dict[str, int]) -> Any:
 
     # Functions of this call: a pickle can set attributes of what it names.
     def tensor(storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> _View:
-        return _View(*storage, offset, shape, strides)
+        key, dtype = storage
+        return _View(key, dtype, offset, shape, strides)
 
     def parameter(view: Any, *_: Any) -> Any:
         return view
@@ -145,7 +146,7 @@ def _tensors(path: Path, module: Any, storage_of: Callable[[str], bytes]) -> Ten
     if size > path.stat().st_size:
         raise ValueError("tensors overlap and are larger than the file")
     arrays = {name: view.read(storage_of(view.key)) for name, view in views.items()}
-    return {n: Tensor(a.shape, str(a.dtype), lambda a=a: a) for n, a in arrays.items()}
+    return {n: Tensor(a.shape, str(a.dtype), a.view) for n, a in arrays.items()}
 
 
 def _parameters(module: Any, prefix: str = "") -> Iterator[tuple[str, _View]]:
