@@ -77,7 +77,10 @@ def batch(clip, rows=8):
 # Targets
 
 
-TARGET_FIELDS = {"sum": {"parts": {"hog": Hog((2, 8, 16)), "pixels": Pixels((2, 8, 16))}}}
+TARGET_FIELDS = {
+    "dvae": {"hidden": 8, "blocks": 1, "vocabulary": 16, "dtype": "float32"},
+    "sum": {"parts": {"hog": Hog((2, 8, 16)), "pixels": Pixels((2, 8, 16))}},
+}
 
 
 def check_target(make) -> None:

@@ -15,7 +15,7 @@ import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import Float
 
-from maskfeat_jax.typing import Array
+from maskfeat_jax.typing import Array, PyTree
 
 ROWS = ("data", "parameters")  # mesh axes that the rows of a batch are sharded over
 
@@ -73,7 +73,9 @@ def _over_tensor(heads: int) -> str | None:
     return None if heads % tensor_shards() else "tensor"
 
 
-def on_own_rows(function: Callable[..., Array], *xs: Array, heads: int | None = None) -> Array:
+def on_own_rows(
+    function: Callable[..., Array], *xs: Array, heads: int | None = None, weights: PyTree = None
+) -> Array:
     """`function(*xs)` of a function that computes each row alone: by each device for its rows.
 
     Args:
@@ -81,13 +83,17 @@ def on_own_rows(function: Callable[..., Array], *xs: Array, heads: int | None = 
       *xs: the arrays.
       heads: axis of the arrays and the result along which it computes each entry alone, too; split
         over `tensor` if that divides its length. If not, gradients are summed over `tensor`.
+      weights: arrays that each device gets whole; if given, the last argument of the function.
     """
     mesh = jax.sharding.get_abstract_mesh()
+    shared = () if weights is None else (weights,)
     if mesh.empty:
-        return function(*xs)
+        return function(*xs, *shared)
     axes: list[Any] = [_over_devices(xs[0])]
     if heads is not None:
         axes += [None] * (heads - 1) + [_over_tensor(xs[0].shape[heads])]
     spec = PartitionSpec(*axes)
     # Unchecked, as kernels do not say over which axes their results vary.
-    return jax.shard_map(function, in_specs=spec, out_specs=spec, check_vma=False)(*xs)
+    specs = (*(spec for _ in xs), *(PartitionSpec() for _ in shared))
+    split = jax.shard_map(function, in_specs=specs, out_specs=spec, check_vma=False)
+    return split(*xs, *shared)
