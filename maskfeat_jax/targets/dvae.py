@@ -115,7 +115,7 @@ class Dvae(Target):
             grid = token_grid(clips.shape[1:4], self.tubelet)
             frames = einops.rearrange(clips[:, :: self.tubelet[0]], "b t h w c -> (b t) h w c")
             images = self._resized(jnp.clip(frames * std + mean, 0, 1), grid)
-            logits = self.encoder_model.apply({"params": weights}, map_pixels(images))
+            logits: Any = self.encoder_model.apply({"params": weights}, map_pixels(images))
             return logits.argmax(-1).astype(jnp.int32).reshape(len(clips), *grid)
 
         return on_own_rows(ids, inputs.clips, weights=inputs.teacher["encoder"])
@@ -128,7 +128,7 @@ class Dvae(Target):
 
         def pixels(ids: Array, weights: PyTree) -> Array:
             frames = einops.rearrange(ids, "b t h w -> (b t) h w")
-            images = self.decoder_model.apply({"params": weights}, frames)
+            images: Any = self.decoder_model.apply({"params": weights}, frames)
             pattern = "(b t) (h p) (w q) c -> b t h w (p q c)"
             return einops.rearrange(images, pattern, b=len(ids), p=STRIDE, q=STRIDE)
 
