@@ -2,7 +2,8 @@
 
 safetensors files contain no code. Files of `torch.save` are pickles: only
 `torch.load(weights_only=True)` reads them, with `argparse.Namespace` allowed, in which the training
-programs of timm, MAE and mae_st store their arguments.
+programs of timm, MAE and mae_st store their arguments. `modules` reads the pickled networks of
+DALL-E.
 """
 
 from __future__ import annotations
