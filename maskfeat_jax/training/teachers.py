@@ -77,9 +77,15 @@ def _described(where: str, section: Section) -> Section:
     if files is None or not section.get("file"):
         return section
     try:
-        return {**section, **files.describe(section)}
+        found = files.describe(section)
     except (ValueError, OSError) as error:
         raise RecipeError(f"{where}.file={section['file']!r}: {error}") from error
+    if section.get("sha256") not in (None, "", found["sha256"]):
+        raise RecipeError(
+            f"{where}.file={section['file']!r} has the SHA-256 {found['sha256']}, but "
+            f"{where}.sha256 is {section['sha256']}; give the file that has it, or remove sha256"
+        )
+    return {**section, **found}
 
 
 def _part(where: str, name: str, part: Any) -> Any:
