@@ -3,4 +3,4 @@
 from __future__ import annotations
 
 # Imported when they run. `visualize` has flags of its own: see command_line.py.
-COMMANDS = ("check-data", "estimate", "train", "verify-checkpoint", "verify-resume")
+COMMANDS = ("check-data", "estimate", "sweep", "train", "verify-checkpoint", "verify-resume")

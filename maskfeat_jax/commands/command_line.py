@@ -6,6 +6,7 @@ The same command again resumes. --config.SECTION.KEY=VALUE changes the recipe. O
 the first word:
     estimate           parameters, operations and memory of a recipe, here or on a --target
     check-data         reads every example of a recipe's data once
+    sweep              runs of changed recipes and several seeds, and a table of their results
     verify-resume      trains a little with and without a kill, and compares to the bit
     verify-checkpoint  compares every file of a work directory's checkpoints with its checksum
     visualize          pictures of what a run makes of files: visualize RUN FILE ... --out=a.png
@@ -34,7 +35,9 @@ from maskfeat_jax.version import VERSION
 _USAGE, _RECIPE = 64, 78  # exit codes
 _CHANGE = re.compile(r"--?(?:no)?config\.([^=]*)")
 _KEY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_FLAGS = ("workdir", "memory_gb", "target", "json")  # all but the first are for estimate
+# Flags of one command.
+_OWN = {"memory_gb": "estimate", "target": "estimate", "json": "estimate", "share": "sweep"}
+_FLAGS = ("workdir", *_OWN)
 _PROCESSES = ("distributed", "coordinator", "num_processes", "process_id", "start_seconds")
 
 
@@ -121,9 +124,9 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     given: dict[str, Any] = {name: values[name].value for name in _FLAGS}
     options = Options(config, processes, **given)
     command = words[0] if words else "train"
-    for name in _FLAGS[1:]:
-        if command != "estimate" and given[name]:
-            raise UsageError(f"--{name} is for estimate, not for {command}")
+    for name, of in _OWN.items():
+        if command != of and given[name]:
+            raise UsageError(f"--{name} is for {of}, not for {command}")
     if command != "verify-checkpoint":
         _ = options.recipe  # raises without one, before the seconds of imports
     return CommandLine(command, recipe, options)
@@ -148,6 +151,7 @@ def _flags() -> flags.FlagValues:
     )
     flags.DEFINE_string("target", None, "estimate: devices, such as v5e:2x4 or h100:8.", values)
     flags.DEFINE_bool("json", False, "estimate: one line of JSON.", values)
+    flags.DEFINE_string("share", None, "sweep: share of the rows, such as 2/8.", values)
     flags.DEFINE_bool("distributed", False, "JAX finds the others: Slurm, TPU pod.", values)
     flags.DEFINE_string("coordinator", None, "host:port of process 0.", values)
     flags.DEFINE_integer("num_processes", None, "How many processes there are.", None, None, values)

@@ -28,6 +28,7 @@ class Options:
       memory_gb: `--memory_gb`.
       target: `--target`, see `hardware.hardware`.
       json: `--json`.
+      share: `--share`, see `sweep.share_of`.
     """
 
     config: Any
@@ -36,6 +37,7 @@ class Options:
     memory_gb: float | None = None
     target: str | None = None
     json: bool = False
+    share: str | None = None
 
     @property
     def recipe(self) -> dict[str, Any]:
