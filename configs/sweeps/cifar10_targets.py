@@ -5,7 +5,7 @@ docs/experiments.md, which also says how the 2,000 images are chosen. A row of M
 its target with `mae_` before it. What follows the colon is the folder of `cifar10` and
 `cifar10-2000`.
 
-Run: python main.py sweep --config=configs/sweeps/cifar10_targets.py:. --workdir=runs/cifar10_targets
+Run: python main.py sweep --config=configs/sweeps/cifar10_targets.py:. --workdir=runs/cifar10
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,31 +93,9 @@ def build(recipe: Section) -> Experiment:
     problems = reader.problems
     task_class, trains = read_task(reader)
 
-    # Read each section.
-    common = read_common(reader, trains)
+    sections = read_sections(reader, task_class, trains)
+    common, task, data, eval_data, rule, init_from = sections
     mesh, run = common.mesh, common.run
-    reads_data = trains or task_class.needs_data
-    data = problems.attempt(read_data, reader) if reads_data else None
-    eval_data = problems.attempt(read_eval_data, reader)
-    task = task_for(task_class, reader, common.eval_view)
-    rule = problems.attempt(read_rule, reader, trains)
-    init_from = problems.attempt(read_init_from, reader, task_class, trains)
-    problems.stop()
-
-    # Check that nothing is missing.
-    if not init_from.path and (not trains or set(ENCODER) <= set(task.model.frozen)):
-        problems.append(
-            "model.init_from: missing; set it to the run or checkpoint to evaluate or probe"
-        )
-    if init_from.path and not Path(init_from.path).exists():
-        problems.append(f"model.init_from={init_from.path!r}: no such file or directory")
-    if not trains and eval_data is None:
-        problems.append("eval_data.name: missing; set the dataset to evaluate on")
-    if reads_data and data is None:
-        problems.append(
-            "data.name: missing; set the dataset to train on (for knn: to take neighbours from)"
-        )
-    problems.stop()
 
     # Build what depends on several sections.
     if run.batch_size % (sharding.row_shards(mesh) * run.accumulate):
@@ -290,6 +268,61 @@ def read_common(reader: Reader, trains: bool, devices: Sequence[Any] | None = No
         eval_view=eval_view,
         bad_inputs=attempt(reader.call, "bad_inputs", input_pipeline.BadInputs),
     )
+
+
+class Sections(NamedTuple):
+    """What the sections of a recipe describe, each by itself."""
+
+    common: Common
+    task: Any
+    data: Any
+    eval_data: Any
+    rule: Rule | None
+    init_from: InitFrom
+
+
+def read_sections(
+    reader: Reader, task_class: type[Task], trains: bool, later: Collection[str] = ()
+) -> Sections:
+    """Reads the sections, and checks that none is missing.
+
+    Args:
+      reader: of the recipe.
+      task_class: see `read_task`.
+      trains: see `read_task`.
+      later: paths that `model.init_from` may name before they exist.
+
+    Raises:
+      RecipeError: lists all problems.
+    """
+    problems = reader.problems
+
+    # Read each section.
+    common = read_common(reader, trains)
+    reads_data = trains or task_class.needs_data
+    data = problems.attempt(read_data, reader) if reads_data else None
+    eval_data = problems.attempt(read_eval_data, reader)
+    task = task_for(task_class, reader, common.eval_view)
+    rule = problems.attempt(read_rule, reader, trains)
+    init_from = problems.attempt(read_init_from, reader, task_class, trains)
+    problems.stop()
+
+    # Check that nothing is missing.
+    if not init_from.path and (not trains or set(ENCODER) <= set(task.model.frozen)):
+        problems.append(
+            "model.init_from: missing; set it to the run or checkpoint to evaluate or probe"
+        )
+    expected = init_from.path and init_from.path not in later
+    if expected and not Path(init_from.path).exists():
+        problems.append(f"model.init_from={init_from.path!r}: no such file or directory")
+    if not trains and eval_data is None:
+        problems.append("eval_data.name: missing; set the dataset to evaluate on")
+    if reads_data and data is None:
+        problems.append(
+            "data.name: missing; set the dataset to train on (for knn: to take neighbours from)"
+        )
+    problems.stop()
+    return Sections(common, task, data, eval_data, rule, init_from)
 
 
 def task_for(task_class: type[Task], reader: Reader, eval_view: Any) -> Any:
