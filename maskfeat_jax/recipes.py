@@ -70,11 +70,14 @@ def _file_of(path: str) -> Path:
         return file
     if (file / "config.json").is_file():
         raise RecipeNotFound(f"{path} is the directory of a run; expected a recipe")
-    shipped = {each.stem: each for each in SHIPPED.glob("*.py")}
+    shipped = {
+        each.relative_to(SHIPPED).as_posix().removesuffix(".py"): each
+        for each in SHIPPED.rglob("*.py")
+    }
     for other in ("__init__", "common"):
         shipped.pop(other, None)
-    if file.parent in (Path(), Path("configs")) and file.name.removesuffix(".py") in shipped:
-        return shipped[file.stem]
+    if (name := path.removeprefix("configs/").removesuffix(".py")) in shipped:
+        return shipped[name]
     raise RecipeNotFound(f"{path} does not exist{nearest(file.stem, shipped)}")
 
 

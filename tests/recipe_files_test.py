@@ -23,6 +23,10 @@ def test_recipes_of_the_package_are_found_from_anywhere(name, folder):
     assert load(name).task == "pretrain"
 
 
+def test_sweeps_are_found_by_their_folder(folder):
+    assert load("sweeps/demo").stages == load("configs/sweeps/demo.py").stages
+
+
 @pytest.mark.parametrize("name", ["smok", "mine/smoke.py", "common", "__init__", ".", ""])
 def test_others_are_not_taken_for_them(name, folder):
     with pytest.raises(RecipeNotFound, match=r"does not exist; .*[Cc]hoices: .*smoke"):

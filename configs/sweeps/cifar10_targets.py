@@ -15,7 +15,6 @@ TARGETS = dict(
     pixels=dict(name="pixels"),
     hog=HOG,
     hog_unnormalised=dict(**HOG, normalise="none"),
-    features=dict(name="features", file="{hog/pretrain}"),
     hog_pixels=dict(
         name="sum", parts=dict(hog=dict(cell=4), pixels=dict()), weights=dict(hog=1.0, pixels=1.0)
     ),

@@ -39,11 +39,13 @@ _PROGRAM = '''"""{name} of a sweep."""
 
 from ml_collections import ConfigDict
 
+RECIPE = (
+{recipe}
+)
+
 
 def get_config():
-    return ConfigDict(
-        {recipe}
-    )
+    return ConfigDict(RECIPE)
 '''
 _POLL_SECONDS, _WAIT_SECONDS = 0.1, 10.0
 _MORE_SECONDS = 5.0  # than its run has to end after a signal
@@ -128,13 +130,14 @@ def sweep(
     while pending:
         states = {run.workdir: state_of(run) for run in runs}
         unknown = {path for run in pending for path in run.needs if states[path] == MISSING}
-        run = next((run for run in pending if unknown.isdisjoint(run.needs)), None)
-        if run is None:
+        ready = [run for run in pending if unknown.isdisjoint(run.needs)]
+        if not ready:
             for path in sorted(unknown - waiting - {run.workdir for run in own}):
                 report(f"waiting for {path}, a run of another share")
             waiting |= unknown
             _pause(signals, _WAIT_SECONDS)
             continue
+        run = ready[0]
         pending.remove(run)
         failed = [path for path in run.needs if states[path] == FAILED]
         if failed:

@@ -256,8 +256,9 @@ def _changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     result = dict(recipe)
     for key, value in changes.items():
         old = result.get(key)
-        added = isinstance(value, Mapping) and isinstance(old, Mapping) and "name" not in value
-        result[key] = {**old, **value} if added else value
+        if isinstance(value, Mapping) and isinstance(old, Mapping) and "name" not in value:
+            value = {**old, **value}
+        result[key] = value
     return result
 
 

@@ -82,7 +82,7 @@ def write_results(runs: Sequence[Run], workdir: Path) -> None:
     with warn_on_oserror("table.md"):
         write_atomically(workdir / "table.md", _markdown(runs, states, cells))
     with warn_on_oserror("figure.png"), replacing(workdir / "figure.png") as path:
-        _draw(path, cells)
+        draw(path, cells)
 
 
 class Cell(NamedTuple):
@@ -155,8 +155,8 @@ def _shown(name: str, value: float) -> str:
     return f"{100 * value:.1f}" if name in _PERCENT else f"{value:.4g}"
 
 
-def _draw(path: Path, cells: Cells) -> None:
-    """A panel for each column: mean and standard deviation of each row, and each seed."""
+def draw(path: Path, cells: Cells) -> None:
+    """Draws a panel for each column: each seed of each row, mean and standard deviation."""
     from matplotlib.figure import Figure  # takes a second
 
     rows = list(dict.fromkeys(row for column in cells.values() for row in column))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-import input_pipeline
 from maskfeat_jax import sharding
 from maskfeat_jax.sections import Reader, Section, arguments, flatten, named
 from maskfeat_jax.targets import TARGETS
@@ -52,7 +51,7 @@ class _WithoutData(Reader):
         **given: Any,
     ) -> Any:
         """As `Reader.choose`; of a dataset the class."""
-        if kind is not input_pipeline.Source:
+        if where not in ("data", "eval_data"):
             return super().choose(where, table, kind, section, **given)
         name, rest = named(where, table, self[where] if section is None else section)
         arguments(where, table[name], rest, given)
