@@ -89,3 +89,25 @@ def moving_shapes():
     config.eval_view = dict(resize=32)
     config.normalise = dict(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
     return config
+
+
+def ablation(tables, chosen, pretrain, finetune, scratch="", **changes):
+    """A sweep of one of several tables, whose rows change sections of the pre-training.
+
+    `chosen` is the table, and after commas the rows if not all are wanted. None instead of sections
+    is a row without pre-training, with the recipe `scratch`.
+    """
+    name, *rows = chosen.split(",")
+    table = pick(tables, name)
+    config = ConfigDict()
+    config.stages = dict(
+        pretrain=dict(config=pretrain, changes=changes),
+        finetune=dict(config=finetune, init_from="pretrain"),
+    )
+    config.rows = [
+        dict(name=row, pretrain=pick(table, row))
+        if pick(table, row) is not None
+        else dict(name=row, pretrain=None, finetune=dict(config=scratch))
+        for row in rows or table
+    ]
+    return config

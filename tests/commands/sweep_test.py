@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import importlib
 import math
 import os
 import signal
@@ -334,6 +335,21 @@ def test_shares_are_those_of_the_flag_or_of_slurm():
         share_of(None, {**task, "SLURM_ARRAY_TASK_ID": "6"})
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "sweeps").glob("*.py")), ids=str)
-def test_the_sweeps_of_the_package_have_no_mistakes(path, tmp_path):
-    assert len(plan(load(str(path)).to_dict(), tmp_path)) > 3
+def names_of_sweeps():
+    for path in sorted((ROOT / "configs" / "sweeps").glob("*.py")):
+        module = importlib.import_module(f"maskfeat_jax.configs.sweeps.{path.stem}")
+        yield from (f"sweeps/{path.stem}:{table}" for table in getattr(module, "TABLES", ()))
+        if not hasattr(module, "TABLES"):
+            yield f"sweeps/{path.stem}"
+
+
+@pytest.mark.parametrize("name", names_of_sweeps())
+def test_the_sweeps_of_the_package_have_no_mistakes(name, tmp_path):
+    recipe = load(name).to_dict()
+    recipe.setdefault("common", {"data": {"path": "/data"}})
+    if "demo" in name:
+        recipe["common"] = {}
+    runs = plan(recipe, tmp_path)
+    assert len({run.name for run in runs}) == len(runs) > 3
+    recipes = [str(run.recipe) for run in runs if run.stage == "pretrain"]
+    assert len({*recipes}) == len(recipes), "two rows are the same"
