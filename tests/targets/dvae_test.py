@@ -199,7 +199,7 @@ def test_files_that_do_not_fit_are_refused(recipe, tmp_path):
         ({"file": ""}, "target.file: missing"),
         ({"file": "none.pkl"}, "target.file='none.pkl': none.pkl: no such file"),
         ({"file": target["decoder"]}, "first convolution .* an encoder"),
-        ({"sha256": "00"}, "has the SHA-256 [0-9a-f]{64}, but sha256='00'"),
+        ({"sha256": "00"}, "has the SHA-256 [0-9a-f]{64}, but target.sha256 is 00"),
         ({"decoder": other}, "has 16 ids, but decoder=.* has 32"),
     ):
         with pytest.raises(RecipeError, match=message):
