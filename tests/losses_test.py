@@ -57,13 +57,14 @@ def random_targets(loss):
 def test_the_best_constant_has_that_loss_and_no_other_constant_a_lower_one(loss):
     targets = random_targets(loss)
 
-    @jax.jit
     def mean(constant):
         return loss(jnp.broadcast_to(constant, (1, 5, 4, 6, 7)), targets)["loss"].mean()
 
-    constant = jnp.full(7, 0.1)
-    for _ in range(4000):
-        constant = constant - 0.3 * jax.grad(mean)(constant)
+    @jax.jit
+    def descend(constant):
+        return jax.lax.fori_loop(0, 4000, lambda _, x: x - 0.3 * jax.grad(mean)(x), constant)
+
+    constant = descend(jnp.full(7, 0.1))
     statistics = loss.statistics(targets)
     means = {name: np.asarray(x, np.float64).mean((0, 1, 2, 3)) for name, x in statistics.items()}
     best = loss.best_constant(means)
