@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,6 +107,17 @@ class Dvae(Target):
             shapes["decoder"] = _shapes(self.decoder_model, ids)
         return shapes
 
+    def teacher_products(self, clip: Size3) -> int:
+        """See `Target`; of the encoder."""
+        sides = {"input": 8, "group_1": 8, "group_2": 4, "group_3": 2}  # pixels of a token
+        per_token = sum(
+            sides.get(module, 1) ** 2 * kernel.size
+            for module, arrays in self.teacher["encoder"].items()
+            for kernel in jax.tree.leaves(arrays)
+            if kernel.ndim == 4
+        )
+        return math.prod(token_grid(clip, self.tubelet)) * per_token
+
     def __call__(self, inputs: Inputs) -> Int[Array, "b gt gh gw"]:
         """The ids, int32."""
         mean, std = (
@@ -168,5 +181,6 @@ def colours(ids: Int[np.ndarray, "*shape"]) -> UInt8[np.ndarray, "*shape 3"]:
     return np.stack([mixed >> 24, mixed >> 16, mixed >> 8], -1).astype(np.uint8)
 
 
+@functools.cache
 def _shapes(model: Any, inputs: jax.ShapeDtypeStruct) -> PyTree:
     return jax.eval_shape(model.init, jax.random.key(0), inputs)["params"]

@@ -104,6 +104,8 @@ def test_weights_are_those_of_the_published_encoder_in_bfloat16():
     assert sum(leaf.size for leaf in leaves) == 53_786_240
     assert {str(leaf.dtype) for leaf in leaves} == {"bfloat16", "float32"}
     assert Dvae((1, 16, 16)).dim == 8192
+    assert Dvae((1, 16, 16)).teacher_products((1, 224, 224)) == pytest.approx(26.06e9, rel=1e-3)
+    assert Dvae((2, 16, 16)).teacher_products((16, 224, 224)) == pytest.approx(208e9, rel=3e-3)
 
 
 def test_pictures_of_ids_and_of_decoded_images():
