@@ -13,9 +13,11 @@ from maskfeat_jax.configs import common
 HOG = dict(name="hog")
 PIXELS = dict(name="pixels", normalise=False)  # but for mean and standard deviation of the data
 CUBE = dict(name="cube", window=(8, 7, 7))
+DVAE = dict(name="dvae", file="teachers/dalle_encoder.pkl")
 TABLES = dict(
     targets=dict(
         pixels=dict(target=PIXELS),
+        dvae=dict(target=DVAE),
         hog=dict(target=HOG),
         hog_pixels=dict(target=dict(name="sum", parts=dict(hog=HOG, pixels=PIXELS))),
     ),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import csv
 import importlib
+import json
 import math
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -346,10 +348,57 @@ def names_of_sweeps():
 @pytest.mark.parametrize("name", names_of_sweeps())
 def test_the_sweeps_of_the_package_have_no_mistakes(name, tmp_path):
     recipe = load(name).to_dict()
-    recipe.setdefault("common", {"data": {"path": "/data"}})
-    if "demo" in name:
-        recipe["common"] = {}
-    runs = plan(recipe, tmp_path)
+    recipe.setdefault("common", {} if "demo" in name else {"data": {"path": "/data"}})
+    with_teacher = [row for row in recipe["rows"] if "teachers/" in str(row)]
+    if with_teacher:
+        with pytest.raises(RecipeError) as raised:
+            plan({**recipe, "rows": with_teacher}, tmp_path)
+        lines = str(raised.value).splitlines()[len(with_teacher) > 1 :]
+        assert all("teachers/" in line for line in lines)
+        assert len(lines) == len(with_teacher)
+    rows = [row for row in recipe["rows"] if row not in with_teacher]
+    runs = plan({**recipe, "rows": rows}, tmp_path)
     assert len({run.name for run in runs}) == len(runs) > 3
     recipes = [str(run.recipe) for run in runs if run.stage == "pretrain"]
     assert len({*recipes}) == len(recipes), "two rows are the same"
+
+
+TINY = ["--config.seeds=1", "--config.common.run.log_every_steps=1"]
+TINY += ["--config.common.run.checkpoint_every_epochs=1.0", "--config.common.run.batch_size=32"]
+TINY += ["--config.common.data.num_examples=64", "--config.common.model.depth=1"]
+TINY += [
+    "--config.stages.pretrain.changes.run.epochs=40",
+    "--config.common.eval_data.num_examples=64",
+]
+TINY += ["--config.stages.finetune.changes.run.epochs=40"]
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_and_stopped_ends_with_the_same_table(tmp_path):
+    def begin(name):
+        command = [sys.executable, "main.py", "sweep", "--config=configs/sweeps/demo.py"]
+        return subprocess.Popen([*command, f"--workdir={tmp_path / name}", *TINY], cwd=ROOT)
+
+    def training(run):
+        metrics = tmp_path / "killed" / run / "metrics.jsonl"
+        while not metrics.exists() or metrics.read_text().count("\n") < 4:
+            time.sleep(0.02)
+
+    assert begin("whole").wait() == 0
+    sweep = begin("killed")
+    training("hog/pretrain_0")
+    owner = (tmp_path / "killed" / "hog" / "pretrain_0" / "lock").read_text()
+    sweep.kill()
+    os.kill(int(owner.split()[1]), signal.SIGKILL)
+    assert sweep.wait() == -signal.SIGKILL
+    sweep = begin("killed")
+    training("hog/finetune_0")
+    sweep.terminate()
+    assert sweep.wait() == 75
+    status = json.loads((tmp_path / "killed" / "hog" / "finetune_0" / "STATUS.json").read_text())
+    assert status["state"] == "stopped"
+    assert begin("killed").wait() == 0
+    for name in ("table.csv", "table.md"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    log = (tmp_path / "killed" / "hog" / "finetune_0.log").read_text()
+    assert "resuming from step" in log
