@@ -12,6 +12,7 @@ HOG = dict(name="hog", cell=4)
 PLAIN_HOG = dict(name="hog", cell=4, normalise="none")
 PIXELS = dict(name="pixels")
 SUM = dict(name="sum", parts=dict(hog=HOG, pixels=PIXELS))
+FEATURES = dict(name="features", file="{hog/pretrain}")
 MAE = "configs/mae_vit_cifar10.py"
 
 
@@ -39,9 +40,11 @@ def get_config():
         dict(name="hog"),
         dict(name="hog-plain", pretrain=dict(target=PLAIN_HOG)),
         dict(name="hog-pixels", pretrain=dict(target=SUM)),
+        dict(name="features", pretrain=dict(target=FEATURES)),
         dict(name="mae-pixels", pretrain=dict(config=MAE)),
         dict(name="mae-hog", pretrain=dict(config=MAE, target=HOG)),
         dict(name="mae-hog-plain", pretrain=dict(config=MAE, target=PLAIN_HOG)),
         dict(name="mae-hog-pixels", pretrain=dict(config=MAE, target=SUM)),
+        dict(name="mae-features", pretrain=dict(config=MAE, target=FEATURES)),
     ]
     return config

@@ -14,10 +14,12 @@ HOG = dict(name="hog")
 PIXELS = dict(name="pixels", normalise=False)  # but for mean and standard deviation of the data
 CUBE = dict(name="cube", window=(8, 7, 7))
 DVAE = dict(name="dvae", file="teachers/dalle_encoder.pkl")
+DINO = dict(name="features", file="teachers/dino_vit_b16.pth")
 TABLES = dict(
     targets=dict(
         pixels=dict(target=PIXELS),
         dvae=dict(target=DVAE),
+        dino=dict(target=DINO),
         hog=dict(target=HOG),
         hog_pixels=dict(target=dict(name="sum", parts=dict(hog=HOG, pixels=PIXELS))),
     ),

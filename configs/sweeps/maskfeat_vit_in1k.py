@@ -15,12 +15,14 @@ from maskfeat_jax.configs import common
 HOG = dict(name="hog")
 PIXELS = dict(name="pixels", normalise=False)  # but for mean and standard deviation of the data
 DVAE = dict(name="dvae", file="teachers/dalle_encoder.pkl")
+DINO = dict(name="features", file="teachers/dino_vit_b16.pth")
 TABLES = dict(
     targets=dict(
         none=None,
         pixels=dict(target=PIXELS),
         pixels_normalised=dict(target=dict(name="pixels")),
         dvae=dict(target=DVAE),
+        dino=dict(target=DINO),
         hog=dict(target=HOG),
         hog_pixels=dict(target=dict(name="sum", parts=dict(hog=HOG, pixels=PIXELS))),
     ),

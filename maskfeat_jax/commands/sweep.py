@@ -61,6 +61,10 @@ def command(options: Options, signals: Signals) -> int:
     with signals.nothing_to_lose():
         share, shares = share_of(options.share, os.environ)
         runs = plan(options.recipe, options.directory)
+        try:
+            options.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--workdir: {error}") from error
         program = (sys.executable, str(Path(sys.argv[0]).absolute()))
     return sweep(runs, options.directory, program, signals, share, shares)
 
@@ -105,7 +109,7 @@ def sweep(
 
     Args:
       runs: all of the sweep.
-      workdir: gets the tables, and a directory for each row.
+      workdir: an existing directory; gets the tables, and a directory for each row.
       program: command that starts a run; `--config=` and `--workdir=` are appended.
       signals: requests to stop.
       share: of the rows, from 0.
@@ -124,7 +128,6 @@ def sweep(
     for run in pending:
         forget(run)
     report(f"{len(own)} runs, {len(own) - len(pending)} of them complete")
-    workdir.mkdir(parents=True, exist_ok=True)
     write_results(runs, workdir)
     waiting: set[Path] = set()
     while pending:
@@ -147,6 +150,8 @@ def sweep(
             record(run, *_train(run, program, signals))
         report(f"{run.name}: {summary(run)}")
         write_results(runs, workdir)
+        if signals.stopping:
+            raise Stopped(f"{signals.reason} came when {run.name} had ended")
     complete = sum(state_of(run) == COMPLETE for run in own)
     report(f"{complete} of {len(own)} runs are complete: {workdir / 'table.md'}")
     return 0 if complete == len(own) else SOME_FAILED
@@ -180,7 +185,10 @@ def _train(run: Run, program: Sequence[str], signals: Signals) -> tuple[int, str
         time.sleep(_POLL_SECONDS)
     signals.before_exit = None
     if signals.stopping and child.returncode:
-        raise Stopped(f"{signals.reason}; so has {run.name}, with exit code {child.returncode}")
+        raise Stopped(
+            f"{signals.reason} was passed on to {run.name}, which ended with code "
+            f"{child.returncode}"
+        )
     text = log.read_bytes()[start:].decode(errors="replace")
     return child.returncode, last_words(text)
 

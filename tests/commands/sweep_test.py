@@ -97,6 +97,7 @@ def start(tmp_path, signals, figures):
         (tmp_path / "started").write_text("")
         said = []
         workdir = tmp_path / "runs"
+        workdir.mkdir(exist_ok=True)
         runs = plan(recipe, workdir)
         command = (sys.executable, "-I", "-S", str(program))
         code = sweep(runs, workdir, command, signals, share, shares, report or said.append)
@@ -298,7 +299,7 @@ def test_a_signal_stops_the_run_and_then_the_sweep(start, tmp_path):
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    with pytest.raises(Stopped, match="SIGTERM; so has none/finetune_0, with exit code 75"):
+    with pytest.raises(Stopped, match="passed on to none/finetune_0, which ended with code 75"):
         start()
     thread.join()
     assert (tmp_path / "runs" / "none" / "finetune_0" / "saved").exists()
