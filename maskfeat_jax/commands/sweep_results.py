@@ -78,11 +78,12 @@ def write_results(runs: Sequence[Run], workdir: Path) -> None:
         line = {"row": run.row, "stage": run.stage, "seed": run.seed, "state": states[run.name]}
         lines.append({**line, **{name: values.get(name) for name in names}})
     write_table(workdir / "table.csv", lines)
+    rows = list(dict.fromkeys(run.row for run in runs))
     cells = _cells(runs, states)
     with warn_on_oserror("table.md"):
         write_atomically(workdir / "table.md", _markdown(runs, states, cells))
     with warn_on_oserror("figure.png"), replacing(workdir / "figure.png") as path:
-        draw(path, cells)
+        draw(path, rows, cells)
 
 
 class Cell(NamedTuple):
@@ -155,11 +156,10 @@ def _shown(name: str, value: float) -> str:
     return f"{100 * value:.1f}" if name in _PERCENT else f"{value:.4g}"
 
 
-def draw(path: Path, cells: Cells) -> None:
+def draw(path: Path, rows: Sequence[str], cells: Cells) -> None:
     """Draws a panel for each column: each seed of each row, mean and standard deviation."""
     from matplotlib.figure import Figure  # takes a second
 
-    rows = list(dict.fromkeys(row for column in cells.values() for row in column))
     figure = Figure(figsize=(1.5 + 3 * len(cells), 1.2 + 0.3 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
     for panel, ((stage, name), column) in zip(panels, cells.items(), strict=True):
@@ -174,6 +174,7 @@ def draw(path: Path, cells: Cells) -> None:
             panel.errorbar(mean, at, xerr=spread, fmt="o", color="C0", capsize=3)
         panel.set_xlabel(f"{stage} {_title(name)}")
         panel.grid(axis="x", color="0.9")
+        panel.locator_params(axis="x", nbins=5)
     panels[0].set_yticks(range(len(rows)), rows)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     figure.savefig(path, format="png", dpi=150)

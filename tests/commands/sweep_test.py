@@ -79,9 +79,9 @@ def figures(monkeypatch):
     """Columns of figures, in place of drawing them."""
     drawn = []
 
-    def draw(path, cells):
+    def draw(path, rows, cells):
         path.touch()
-        drawn.append(cells)
+        drawn.append((rows, cells))
 
     monkeypatch.setattr(sweep_results, "draw", draw)
     return drawn
@@ -232,7 +232,8 @@ def test_runs_start_once_and_make_a_table(start, figures, tmp_path):
     last = {"row": "hog", "stage": "finetune", "seed": "1", "state": "complete"}
     assert lines[-1] == {**last, "top1": "0.6", "loss": ""}
     assert len(figures) == 9  # at the start, and after each run
-    cells = figures[-1]
+    rows, cells = figures[-1]
+    assert rows == ["none", "features", "hog"]
     assert list(cells) == [("pretrain", "loss"), ("finetune", "top1")]
     assert start(recipe)[:2] == ([], 0)
 
@@ -242,7 +243,7 @@ def test_a_figure_has_a_panel_for_each_metric(tmp_path):
     sizes = []
     for panels in (1, 2):
         cells = {("finetune", f"top{k}"): column for k in range(panels)}
-        sweep_results.draw(tmp_path / "a.png", cells)
+        sweep_results.draw(tmp_path / "a.png", list("abc"), cells)
         picture = Image.open(tmp_path / "a.png").convert("L")
         assert picture.getextrema()[1] == 255
         assert picture.getextrema()[0] < 50
