@@ -365,25 +365,34 @@ def test_the_sweeps_of_the_package_have_no_mistakes(name, tmp_path):
     assert len({*recipes}) == len(recipes), "two rows are the same"
 
 
-TINY = ["--config.seeds=1", "--config.common.run.log_every_steps=1"]
-TINY += ["--config.common.run.checkpoint_every_epochs=1.0", "--config.common.run.batch_size=32"]
-TINY += ["--config.common.data.num_examples=64", "--config.common.model.depth=1"]
-TINY += [
-    "--config.stages.pretrain.changes.run.epochs=40",
-    "--config.common.eval_data.num_examples=64",
-]
-TINY += ["--config.stages.finetune.changes.run.epochs=40"]
+# One row of a few small runs.
+TINY = """
+from maskfeat_jax.configs.sweeps import demo
+
+def get_config():
+    config = demo.get_config()
+    config.seeds, config.rows = 1, [dict(name="hog")]
+    config.common = dict(data=dict(num_examples=64), eval_data=dict(num_examples=64))
+    config.common.model = dict(depth=1, width=32)
+    for stage in config.stages.values():
+        stage.changes.run.update(epochs=60.0, batch_size=32, log_every_steps=1)
+        stage.changes.run.checkpoint_every_epochs = 10.0
+    return config
+"""
 
 
 @pytest.mark.slow
 def test_a_sweep_that_is_killed_and_stopped_ends_with_the_same_table(tmp_path):
+    (tmp_path / "tiny.py").write_text(TINY)
+
     def begin(name):
-        command = [sys.executable, "main.py", "sweep", "--config=configs/sweeps/demo.py"]
-        return subprocess.Popen([*command, f"--workdir={tmp_path / name}", *TINY], cwd=ROOT)
+        words = ["sweep", f"--config={tmp_path / 'tiny.py'}", f"--workdir={tmp_path / name}"]
+        return subprocess.Popen([sys.executable, "main.py", *words], cwd=ROOT)
 
     def training(run):
+        """Waits until it is after its first checkpoint."""
         metrics = tmp_path / "killed" / run / "metrics.jsonl"
-        while not metrics.exists() or metrics.read_text().count("\n") < 4:
+        while not metrics.exists() or metrics.read_text().count("\n") < 30:
             time.sleep(0.02)
 
     assert begin("whole").wait() == 0
