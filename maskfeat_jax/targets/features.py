@@ -113,7 +113,7 @@ class Features(Target):
         grid = token_grid(inputs.clips.shape[1:4], self.tubelet)
         tokens: Any = self._network.apply({"params": inputs.teacher}, self._seen(inputs))
         tokens = tokens.reshape(len(inputs.clips), -1, *tokens.shape[2:])  # frames of an image
-        return self._normalised(resampled(tokens, grid))
+        return normalised(resampled(tokens, grid), self.normalise)
 
     def restore(
         self, features: Float[Array, "b gt gh gw d"], inputs: Inputs, *, predicted: bool
@@ -141,7 +141,10 @@ class Features(Target):
             raise ValueError(f"model={dict(self.model)} is no encoder: {error}") from error
         if not -encoder.depth <= self.block < encoder.depth:
             raise ValueError(f"block={self.block}: the teacher has {encoder.depth} blocks")
-        return Teacher(encoder.shortened(self.block % encoder.depth + 1), self.norm)
+        shortened = encoder.shortened(self.block % encoder.depth + 1)
+        if self.norm and getattr(shortened, "stages", ()) != getattr(encoder, "stages", ()):
+            raise ValueError(f"block={self.block} is not in the last stage; set norm to False")
+        return Teacher(shortened, self.norm)
 
     @functools.cached_property
     def _shapes(self) -> tuple[Any, Any]:
@@ -169,13 +172,6 @@ class Features(Target):
             for numbers in (inputs.normalise.mean, inputs.normalise.std, self.mean, self.std)
         )
         return clips * (net_std / std) + (net_mean - mean) / std
-
-    def _normalised(self, tokens: Float[Array, "b gt gh gw d"]) -> Float[Array, "b gt gh gw d"]:
-        if self.normalise == "l2":
-            return unit(tokens)
-        if self.normalise == "layer_norm":
-            return jax.nn.standardize(tokens, epsilon=1e-5)
-        return tokens
 
 
 class Teacher(nn.Module):
@@ -211,6 +207,13 @@ def resampled(
             groups = tokens.reshape(*shape[: axis + 1], -1, *shape[axis + 1 :])
             tokens = groups.mean(axis + 1)
     return tokens
+
+
+def normalised(tokens: Float[Array, "*rows d"], how: str) -> Float[Array, "*rows d"]:
+    """Each token normalised, see `Features`."""
+    if how == "l2":
+        return unit(tokens)
+    return jax.nn.standardize(tokens, epsilon=1e-5) if how == "layer_norm" else tokens
 
 
 def _as_colours(
