@@ -74,15 +74,16 @@ def _described(where: str, section: Section) -> Section:
         return {**section, "parts": found}
     kind = TARGETS.get(section.get("name", ""))
     files = FILES.get(kind) if kind else None
-    if files is None or not section.get("file"):
+    file = section.get("file")
+    if files is None or not file or not isinstance(file, str):
         return section
     try:
         found = files.describe(section)
     except (ValueError, OSError) as error:
-        raise RecipeError(f"{where}.file={section['file']!r}: {error}") from error
+        raise RecipeError(f"{where}.file={file!r}: {error}") from error
     if section.get("sha256") not in (None, "", found["sha256"]):
         raise RecipeError(
-            f"{where}.file={section['file']!r} has the SHA-256 {found['sha256']}, but "
+            f"{where}.file={file!r} has the SHA-256 {found['sha256']}, but "
             f"{where}.sha256 is {section['sha256']}; give the file that has it, or remove sha256"
         )
     return {**section, **found}
