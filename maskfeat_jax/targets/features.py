@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from maskfeat_jax import pictures
 from maskfeat_jax.losses import MSE, Cosine, Loss, SmoothL1, unit
 from maskfeat_jax.models import create_encoder
-from maskfeat_jax.models.layers import LayerNorm, check_choice
+from maskfeat_jax.models.layers import Dense, LayerNorm, check_choice
 from maskfeat_jax.ops.patches import Size3, token_grid
 from maskfeat_jax.targets.base import Inputs, Target
 from maskfeat_jax.typing import Array, PyTree
@@ -47,6 +47,8 @@ class Features(Target):
       std: likewise.
       block: index of the block whose tokens are taken; negative ones count from the end.
       norm: apply the layer norm that follows the last block.
+      projection: values of the linear map that follows the norm (512 in CLIP's ViT-B/16, to the
+        space of texts); 0 not to apply it.
       normalise: each token: "l2", to unit length; "layer_norm", to zero mean and unit variance; or
         "none".
       distance: the loss: "cosine", `2 - 2 cos`; "mse"; or "smooth_l1".
@@ -55,8 +57,9 @@ class Features(Target):
 
     With "l2", "mse" is `dim` times smaller than "cosine", and so is its gradient.
 
-    Source: MaskFeat (arXiv:2112.09133) section 3.2, with L2 and cosine; "layer_norm" and
-    "smooth_l1" are those of data2vec (arXiv:2202.03555).
+    Source: MaskFeat (arXiv:2112.09133) section 3.2, with L2 and cosine; `projection` of CLIP is
+    predicted by EVA (arXiv:2211.07636), as in mmpretrain; "layer_norm" and "smooth_l1" are those of
+    data2vec (arXiv:2202.03555).
     """
 
     tubelet: Size3
@@ -68,6 +71,7 @@ class Features(Target):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     block: int = -1
     norm: bool = True
+    projection: int = 0
     normalise: str = "l2"
     distance: str = "cosine"
     beta: float = 2.0
@@ -79,6 +83,8 @@ class Features(Target):
         object.__setattr__(self, "model", FrozenDict(self.model))  # hashable, as other targets are
         if not self.model:
             raise ValueError("file: missing; set it to the teacher (or `model` to its encoder)")
+        if self.projection < 0:
+            raise ValueError(f"projection={self.projection} is negative")
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std} must be positive")
         self._shapes  # noqa: B018  checks block, clip and model
@@ -96,7 +102,7 @@ class Features(Target):
 
     @property
     def teacher(self) -> PyTree:
-        """See `Target`: `encoder` and perhaps `norm`.
+        """See `Target`: `encoder` and perhaps `norm` and `projection`.
 
         In `dtype`, but for scales and biases, which a norm needs in float32.
         """
@@ -144,7 +150,7 @@ class Features(Target):
         shortened = encoder.shortened(self.block % encoder.depth + 1)
         if self.norm and getattr(shortened, "stages", ()) != getattr(encoder, "stages", ()):
             raise ValueError(f"block={self.block} is not in the last stage; set norm to False")
-        return Teacher(shortened, self.norm)
+        return Teacher(shortened, self.norm, self.projection)
 
     @functools.cached_property
     def _shapes(self) -> tuple[Any, Any]:
@@ -180,10 +186,12 @@ class Teacher(nn.Module):
     Attributes:
       encoder: outputs the class token, if it has one, and the tokens of the grid.
       normed: apply a layer norm.
+      outputs: of a linear map that follows; 0 for none.
     """
 
     encoder: nn.Module
     normed: bool
+    outputs: int
 
     @nn.compact
     def __call__(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b gt gh gw d"]:
@@ -192,6 +200,8 @@ class Teacher(nn.Module):
         tokens = tokens.astype(jnp.promote_types(tokens.dtype, jnp.float32))
         if self.normed:
             tokens = LayerNorm(self.encoder.epsilon, name="norm")(tokens)
+        if self.outputs:
+            tokens = Dense(self.outputs, tokens.dtype, name="projection")(tokens)
         return tokens.reshape(len(clips), *self.encoder.grid(clips.shape[1:4]), -1)
 
 

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from maskfeat_jax import convert
 from maskfeat_jax.checkpoints.description import fields_of, sections_of
 from maskfeat_jax.checkpoints.pretrained import Pretrained, is_ours
@@ -32,16 +34,16 @@ def describe(section: Section) -> Section:
     """
     given = section.get("model") or {}
     trained = _read(section["file"], section.get("sha256") or "", given)
-    if trained.report and trained.report.assumed:
-        warnings.warn(
-            f"{section['file']}: not in the file, assumed: {', '.join(trained.report.assumed)}; "
-            "where the recipe says otherwise, it decides",
-            stacklevel=2,
-        )
+    if assumed := _assumed(trained, section):
+        warnings.warn(f"{section['file']}: not in the file, assumed: {assumed}", stacklevel=2)
     fields = as_json(fields_of(trained.model.encoder))
     for key, value in as_json(_expanded(given)).items():
         if key not in FREE and fields.get(key) != value:
             raise ValueError(f"its encoder has {key}={fields.get(key)!r}, but `model` {value!r}")
+    if wanted := section.get("projection"):
+        outputs = trained.params.get("projection", {}).get("kernel", np.zeros(0)).shape[-1]
+        if outputs != wanted:
+            raise ValueError(f"projection={wanted}, but its linear map has {outputs} outputs")
     model = sections_of(trained.model)["model"]
     model = {key: value for key, value in model.items() if key not in FREE}
     model |= {"scan": given.get("scan", False)}
@@ -73,6 +75,14 @@ def _read(file: str, sha256: str, model: Mapping[str, Any]) -> Pretrained:
     if sha256 not in ("", digits):
         raise ValueError(f"its SHA-256 is {digits}, but `sha256` {sha256}: another teacher")
     return trained
+
+
+def _assumed(trained: Pretrained, section: Section) -> str:
+    """Settings that the tokens depend on, and that neither the file nor the section has."""
+    known = {"pool", "decoder_heads", "mask_ratio"}
+    known |= {"normalise"} if section.get("mean") and section.get("std") else set()
+    assumed = trained.report.assumed if trained.report else ()
+    return ", ".join(each for each in assumed if each.partition("=")[0] not in known)
 
 
 def _expanded(model: Mapping[str, Any]) -> dict[str, Any]:

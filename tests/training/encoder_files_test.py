@@ -102,6 +102,7 @@ def test_the_file_may_move_but_not_change(folder, tmp_path):
         ({"file": "timm", "sha256": "0" * 64}, "its SHA-256 is .*, but `sha256` 0000"),
         ({"file": "ours", "model": {"heads": 4}}, "has heads=2, but `model` 4"),
         ({"file": "ours", "model": {"encoder": "vit_b16"}}, "has width=32, but `model` 768"),
+        ({"file": "timm", "projection": 6}, "projection=6, but its linear map has 5 outputs"),
         ({"file": "timm", "block": 2}, "block=2: the teacher has 2 blocks"),
         ({"file": "timm", "clip": (1, 50, 48)}, "target: .*50"),
         ({"file": "mvit"}, "takes clips of 4 frames, .* have 1; set target.clip"),
