@@ -80,7 +80,8 @@ class Features(Target):
     def __post_init__(self) -> None:
         check_choice("normalise", self.normalise, NORMALISE)
         check_choice("distance", self.distance, DISTANCES)
-        object.__setattr__(self, "model", FrozenDict(self.model))  # hashable, as other targets are
+        model = {k: tuple(v) if isinstance(v, list) else v for k, v in self.model.items()}
+        object.__setattr__(self, "model", FrozenDict(model))  # hashable, as other targets are
         if not self.model:
             raise ValueError("file: missing; set it to the teacher (or `model` to its encoder)")
         if self.projection < 0:
@@ -139,8 +140,13 @@ class Features(Target):
 
     @functools.cached_property
     def _network(self) -> Teacher:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in self.model.items()}
-        fields |= {"dtype": self.dtype, "attention": "auto", "drop_path": 0.0, "remat": False}
+        fields = {
+            **self.model,
+            "dtype": self.dtype,
+            "attention": "auto",
+            "drop_path": 0.0,
+            "remat": False,
+        }
         try:
             encoder = create_encoder(fields.pop("encoder", ""), **fields)
         except (KeyError, TypeError, ValueError) as error:

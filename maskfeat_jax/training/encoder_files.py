@@ -30,10 +30,10 @@ def describe(section: Section) -> Section:
     """Keys of the section of a target: `model`, `clip`, `mean`, `std`, `sha256`.
 
     Raises:
-      ValueError: the file cannot be read, has another SHA-256, or another encoder than `model`.
+      ValueError: the file cannot be read, or has another encoder than `model`.
     """
     given = section.get("model") or {}
-    trained = _read(section["file"], section.get("sha256") or "", given)
+    trained = _read(section["file"], given)
     if assumed := _assumed(trained, section):
         warnings.warn(f"{section['file']}: not in the file, assumed: {assumed}", stacklevel=2)
     fields = as_json(fields_of(trained.model.encoder))
@@ -58,23 +58,21 @@ def load(target: Features) -> PyTree:
     Raises:
       ValueError: the file cannot be read, or has another SHA-256 than `target.sha256`.
     """
-    trained = _read(target.file, target.sha256, target.model)
+    trained = _read(target.file, target.model)
+    if target.sha256 not in ("", found := convert.sha256(target.file)):
+        raise ValueError(f"target.file={target.file!r} has the SHA-256 {found}, not target.sha256")
     if trained.clip != target.clip:
         trained = convert.resized(trained, target.clip)
     return transfer(target.teacher, trained.params, parts=tuple(target.teacher))
 
 
-def _read(file: str, sha256: str, model: Mapping[str, Any]) -> Pretrained:
+def _read(file: str, model: Mapping[str, Any]) -> Pretrained:
     path = local_path(file)
     hints = {key: value for key, value in _expanded(model).items() if key in HINTS}
     try:
-        trained = convert.load(path) if is_ours(path) else convert.load_torch(path, **hints)
-        digits = convert.sha256(path)
+        return convert.load(path) if is_ours(path) else convert.load_torch(path, **hints)
     except CheckpointError as error:
         raise ValueError(str(error)) from error
-    if sha256 not in ("", digits):
-        raise ValueError(f"its SHA-256 is {digits}, but `sha256` {sha256}: another teacher")
-    return trained
 
 
 def _assumed(trained: Pretrained, section: Section) -> str:

@@ -174,6 +174,14 @@ def test_refuses(fields, words):
         features(VIDEO, **fields)
 
 
+def test_a_section_of_a_json_file_is_the_same_target():
+    def made(stages):
+        return features(VIDEO, {**MULTISCALE, "stages": stages}, clip=(4, 32, 32))
+
+    assert made([1, 3]) == made((1, 3))
+    assert hash(made([1, 3])) == hash(made((1, 3)))
+
+
 def test_a_video_teacher_needs_its_number_of_frames():
     target = features(VIDEO, MULTISCALE, clip=(8, 32, 32))
     inputs = Inputs(clips(h=32), NORMALISE, target.teacher)

@@ -3,6 +3,7 @@ fit, before a device is used."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import jax
@@ -58,6 +59,8 @@ def test_the_recipe_has_what_the_file_says(name, folder):
     expected["encoder"] = {k: v for k, v in expected["encoder"].items() if k != "mask_token"}
     rounded = jax.tree.map(lambda x, shape: x.astype(shape.dtype), expected, target.teacher)
     assert_same(encoder_files.load(target), rounded)
+    with pytest.raises(ValueError, match="not target.sha256"):
+        encoder_files.load(dataclasses.replace(target, sha256="0" * 64))
     # Without the file, as in `mf.load` of a run whose teacher is gone.
     reader = Reader({**experiment.recipe, "target": {**section, "file": "gone"}})
     again = task_of(reader).from_recipe(reader, experiment.task.clip)
@@ -99,7 +102,7 @@ def test_the_file_may_move_but_not_change(folder, tmp_path):
         ({"file": "other.safetensors"}, "none of the layouts .* has names like fc.weight"),
         ({"file": "bare.safetensors"}, "not a standard size.*give heads"),
         ({"file": "damaged"}, "damaged"),
-        ({"file": "timm", "sha256": "0" * 64}, "its SHA-256 is .*, but `sha256` 0000"),
+        ({"file": "timm", "sha256": "0" * 64}, "has the SHA-256 .*, but target.sha256 is 0000"),
         ({"file": "ours", "model": {"heads": 4}}, "has heads=2, but `model` 4"),
         ({"file": "ours", "model": {"encoder": "vit_b16"}}, "has width=32, but `model` 768"),
         ({"file": "timm", "projection": 6}, "projection=6, but its linear map has 5 outputs"),
