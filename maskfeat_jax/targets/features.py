@@ -88,7 +88,7 @@ class Features(Target):
             raise ValueError(f"projection={self.projection} is negative")
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std} must be positive")
-        self._shapes  # noqa: B018  checks block, clip and model
+        self.loss, self._shapes  # noqa: B018  check beta; block, clip and model
 
     @property
     def dim(self) -> int:
@@ -99,7 +99,9 @@ class Features(Target):
     @property
     def loss(self) -> Loss:
         """See `Target`."""
-        return {"cosine": Cosine(), "mse": MSE(), "smooth_l1": SmoothL1(self.beta)}[self.distance]
+        if self.distance == "smooth_l1":
+            return SmoothL1(self.beta)
+        return Cosine() if self.distance == "cosine" else MSE()
 
     @property
     def teacher(self) -> PyTree:
@@ -140,13 +142,8 @@ class Features(Target):
 
     @functools.cached_property
     def _network(self) -> Teacher:
-        fields = {
-            **self.model,
-            "dtype": self.dtype,
-            "attention": "auto",
-            "drop_path": 0.0,
-            "remat": False,
-        }
+        fields = {**self.model, "dtype": self.dtype, "attention": "auto"}
+        fields |= {"drop_path": 0.0, "remat": False}
         try:
             encoder = create_encoder(fields.pop("encoder", ""), **fields)
         except (KeyError, TypeError, ValueError) as error:

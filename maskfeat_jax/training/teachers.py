@@ -70,8 +70,8 @@ def _weights(target: Target) -> PyTree:
 def _described(where: str, section: Section) -> Section:
     parts = section.get("parts")
     if isinstance(parts, Mapping):
-        found = {name: _part(f"{where}.parts.{name}", name, part) for name, part in parts.items()}
-        return {**section, "parts": found}
+        own = {name: _part(f"{where}.parts.{name}", name, part) for name, part in parts.items()}
+        return {**section, "parts": own}
     kind = TARGETS.get(section.get("name", ""))
     files = FILES.get(kind) if kind else None
     file = section.get("file")

@@ -48,7 +48,8 @@ def run(model: Module, case: Case) -> Tensor:
     if not isinstance(case.trained.model, Features):
         return output.image_embeds
     # transformers applies this norm to the class token only.
-    return getattr(model, "vision_model", model).post_layernorm(output.last_hidden_state)
+    network: Module = getattr(model, "vision_model", model)
+    return network.post_layernorm(output.last_hidden_state)
 
 
 def _class(trained: Pretrained) -> Any:
