@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from flax.core import FrozenDict
 from jaxtyping import Float, UInt8
 
 from maskfeat_jax import pictures
+from maskfeat_jax.flops import encoder_products, output_width
 from maskfeat_jax.losses import MSE, Cosine, Loss, SmoothL1, unit
 from maskfeat_jax.models import create_encoder
 from maskfeat_jax.models.layers import Dense, LayerNorm, check_choice
@@ -116,6 +118,14 @@ class Features(Target):
 
         _, params = self._shapes
         return jax.tree_util.tree_map_with_path(stored, params)
+
+    def teacher_products(self, clip: Size3) -> int:
+        """See `Target`."""
+        encoder = self._network.encoder
+        products = encoder_products(encoder, self.clip)
+        tokens = math.prod(encoder.grid(self.clip))
+        products += tokens * output_width(encoder) * self.projection
+        return products * (clip[0] // self.tubelet[0] if self.clip[0] == 1 else 1)
 
     def __call__(self, inputs: Inputs) -> Float[Array, "b gt gh gw d"]:
         """Normalised features by token."""

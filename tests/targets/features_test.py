@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -172,6 +174,15 @@ def test_pictures_show_predictions_in_the_colours_of_the_true_features():
 def test_refuses(fields, words):
     with pytest.raises(ValueError, match=words):
         features(VIDEO, **fields)
+
+
+def test_products_of_a_published_size():
+    """17.6 G multiply-adds of ViT-B/16 per image, for each frame of tokens."""
+    target = Features((2, 16, 16), model={"encoder": "vit_b16"})
+    assert target.teacher_products((16, 224, 224)) / 8e9 == pytest.approx(17.56, abs=0.02)
+    projected = dataclasses.replace(target, projection=512)
+    more = projected.teacher_products((2, 224, 224)) - target.teacher_products((2, 224, 224))
+    assert more == 196 * 768 * 512
 
 
 def test_a_section_of_a_json_file_is_the_same_target():
