@@ -25,6 +25,12 @@ A batch holds the rows of this process, b = batch_size / process_count:
     index  (b,) int64                    which example of the source; -1 for padding
     view   (b,) int32                    which clip of the example
 
+and, of a source with label maps (see `label_maps.LabelMaps`):
+
+    map_logits   (b, k, h, w) float16    of the whole image
+    map_classes  (b, k, h, w) int16      classes of these logits
+    box          (b, 4) float32          the clip in it: left, top, right, bottom, as fractions
+
 The clips of an example follow each other. Which example a row holds, its frames, crop and
 augmentation are functions of (seed, pass, position) alone: neither workers, nor processes, nor the
 step at which iteration starts change them.

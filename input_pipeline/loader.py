@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from input_pipeline.bad_inputs import BadInput, BadInputs, BadMedia, Problem, media_boundary
+from input_pipeline.label_maps import LabelMap, LabelMaps
 from input_pipeline.source import Source, Video
 from input_pipeline.texts import printable
 from input_pipeline.views.clips import View
@@ -40,6 +41,8 @@ class Loaded(NamedTuple):
     example: int  # index in the source; -1 is padding
     read: int  # see `Read`
     problem: Problem | None  # None if the example can be used
+    boxes: np.ndarray | None = None  # see `Cut`; None for an image that cannot be used
+    label_map: LabelMap | None = None  # likewise, or if the source has no label maps
 
 
 class Loader:
@@ -97,6 +100,7 @@ class Loader:
         if workers is not None and workers < 1:
             raise ValueError(f"workers is {workers}; it must be at least 1")
         self.source, self.view, self.seed = source, view, seed
+        self._maps: LabelMaps | None = getattr(source, "label_maps", None)
         self.batch_size, self._clips = batch_size, clips
         self._reads, self._local_reads = batch_size // clips, batch_size // clips // process_count
         self.process_index = process_index
@@ -175,10 +179,10 @@ class Loader:
         num_bytes = None
         try:
             with media_boundary():
-                data, label = self.source.read(index)
+                data, label, label_map = self.source.read(index)
             if not isinstance(data, Video):
                 num_bytes = len(data) if isinstance(data, bytes) else data.nbytes
-            video = self.view(data, example_generator(self.seed, pass_index, index), read)
+            cut = self.view.cut(data, example_generator(self.seed, pass_index, index), read)
         except BadMedia as bad:
             problem = Problem(bad.kind, bad.reason, num_bytes)
             return Loaded(self._empty(), 0, index, read, problem)
@@ -190,7 +194,7 @@ class Loader:
             )
         stale = getattr(data, "stale", "")
         not_indexed = Problem("stale", stale, None) if stale else None
-        return Loaded(video, label or 0, index, read, not_indexed)
+        return Loaded(cut.video, label or 0, index, read, not_indexed, cut.boxes, label_map)
 
     def train_read(self, local_position: int) -> Read:
         """The read at a training position of this process."""
@@ -212,6 +216,16 @@ class Loader:
 
     def _empty(self) -> np.ndarray:
         return np.zeros((self._clips, *self.view.shape), np.uint8)
+
+    def _with_map(
+        self, boxes: np.ndarray | None, label_map: LabelMap | None
+    ) -> tuple[np.ndarray, ...]:
+        """Boxes, logits and classes, zeros if there are none; nothing of a source without maps."""
+        if self._maps is None:
+            return ()
+        if boxes is None or label_map is None:
+            return np.zeros((self._clips, 4), np.float32), *self._maps.empty
+        return boxes, *label_map
 
     def _train_batches(self, start_step: int) -> Generator[Batch]:
         for batch, problems in self._batches(self.train_read, start_step, None, usable="stale"):
@@ -246,29 +260,36 @@ class Loader:
         problems: dict[int, Problem] = {}
 
         def load(position: int) -> tuple:
-            video, label, example, read, problem = self.load(*read_at(position))
+            video, label, example, read, problem, *maps = self.load(*read_at(position))
             if problem is not None:
                 problems[position] = problem
             valid = example >= 0 and (problem is None or problem.kind == usable)
-            return video, np.int32(label), np.bool_(valid), np.int64(example), np.int32(read)
+            row = video, np.int32(label), np.bool_(valid), np.int64(example), np.int32(read)
+            return row + self._with_map(*maps)
 
         dtypes = (tf.int32, tf.bool, tf.int64, tf.int32)
         arrays = in_order(
             load,
             [tf.TensorSpec((self._clips, *self.view.shape), tf.uint8)]
-            + [tf.TensorSpec((), dtype) for dtype in dtypes],
+            + [tf.TensorSpec((), dtype) for dtype in dtypes]
+            + [tf.TensorSpec(x.shape, x.dtype) for x in self._with_map(None, None)],
             start=start * self._local_reads,
             stop=None if stop is None else stop * self._local_reads,
             rows=self._local_reads,
             workers=self.workers,
         )
-        for step, (video, label, valid, index, read) in enumerate(arrays, start):
+        for step, (video, label, valid, index, read, *maps) in enumerate(arrays, start):
             view = read[:, None] * self._clips + np.arange(self._clips, dtype=read.dtype)
             batch = {"video": video.reshape(-1, *self.view.shape), "view": view.reshape(-1)}
             columns = {"valid": valid, "index": index}
             if self.source.class_names is not None:
                 columns["label"] = label
             batch |= {name: np.repeat(x, self._clips) for name, x in columns.items()}
+            if self._maps is not None:
+                boxes, logits, classes = maps
+                batch["box"] = boxes.reshape(-1, 4)
+                batch["map_logits"] = np.repeat(logits, self._clips, 0)
+                batch["map_classes"] = np.repeat(classes, self._clips, 0)
             positions = range(step * self._local_reads, (step + 1) * self._local_reads)
             yield batch, [problems.pop(position, None) for position in positions]
 

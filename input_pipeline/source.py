@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+from input_pipeline.label_maps import LabelMap
 from input_pipeline.texts import printable
 
 _ENDINGS = 8  # of files that are left out, in a sentence
@@ -93,6 +94,7 @@ class Example(NamedTuple):
 
     data: bytes | np.ndarray | Video  # an image file; pixels: uint8 (height, width, 3), RGB
     label: int | None  # class index; None when the dataset has no labels
+    label_map: LabelMap | None = None  # of a source that has `label_maps`
 
 
 @runtime_checkable
@@ -100,7 +102,8 @@ class Source(Protocol):
     """A finite, ordered list of examples that can be read in any order, from several threads.
 
     Optional attributes: `flippable = False` means that mirroring an example changes its class;
-    `left_out`, a `LeftOut`, counts the other files of its folder; runs report it.
+    `left_out`, a `LeftOut`, counts the other files of its folder; runs report it; `label_maps`, a
+    `LabelMaps`, are those that its examples have.
     """
 
     num_examples: int

@@ -14,6 +14,7 @@ from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.datasets.video_index import VideoIndex
 from input_pipeline.decode.kinds import ENDINGS, SIDE_FILES, Media, kind_of, read_head
 from input_pipeline.decode.regular_files import read_regular
+from input_pipeline.label_maps import LabelMaps
 from input_pipeline.paths import local_path
 from input_pipeline.source import Example, LeftOut, fingerprint
 from input_pipeline.texts import printable
@@ -122,9 +123,35 @@ class ImageFolder(FileTree):
     MEDIA = ("image",)
     NOUN = "images"
 
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        path: str,
+        labels: Literal["auto", "folders", "none"] = "auto",
+        label_maps: str | None = None,
+        map_classes: int = 1000,
+    ):
+        """Lists the files as `FileTree` does, and reads the first label map.
+
+        Args:
+          split: see `FileTree`.
+          path: see `FileTree`.
+          labels: see `FileTree`.
+          label_maps: folder with a label map of each image, see `LabelMaps`; if it has folders of
+            splits, that of the split.
+          map_classes: number of classes of the label maps.
+        """
+        super().__init__(split, path=path, labels=labels)
+        self.label_maps: LabelMaps | None = None
+        if label_maps is not None:
+            root = _split_root(local_path(label_maps), split, "label maps", "label_maps")
+            self.label_maps = LabelMaps(root, self._files, map_classes)
+
     def read(self, index: int) -> Example:
         """The bytes of the file; raises OSError if it is unreadable, BadMedia if not a file."""
-        return Example(read_regular(self.name_of(index)), self.label_of(index))
+        label_map = None if self.label_maps is None else self.label_maps.read(index)
+        return Example(read_regular(self.name_of(index)), self.label_of(index), label_map)
 
 
 class VideoFolder(FileTree):
@@ -163,10 +190,10 @@ class VideoFolder(FileTree):
         )
 
 
-def _split_root(path: Path, split: str, noun: str) -> Path:
+def _split_root(path: Path, split: str, noun: str, key: str = "path") -> Path:
     """The folder of a split; see `FileTree` for the rule, and for `ValueError`."""
     if not path.is_dir():
-        raise ValueError(f"{path} is not a folder; set path to the root of the {noun}")
+        raise ValueError(f"{path} is not a folder; set {key} to the root of the {noun}")
     if (path / split).is_dir():
         return path / split
     found = [name for name in SPLITS if (path / name).is_dir()]

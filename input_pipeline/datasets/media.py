@@ -33,9 +33,9 @@ class MediaList(VideoList):
 
     def read(self, index: int) -> Example:
         """See `open_media`; raises BadMedia if the index marks a video as bad."""
-        video, label = super().read(index)
+        video = super().read(index)
         media = open_media(self.name_of(index))
-        return Example(media if isinstance(media, bytes) else video, label)
+        return video._replace(data=media) if isinstance(media, bytes) else video
 
 
 class OneFile:

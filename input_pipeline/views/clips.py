@@ -60,6 +60,13 @@ class Frame(NamedTuple):
         return self.pixels
 
 
+class Cut(NamedTuple):
+    """The clips of one read."""
+
+    video: np.ndarray  # uint8 (clips, frames, height, width, 3)
+    boxes: np.ndarray  # float32 (clips, 4): where in the image, see `crops.Box`
+
+
 class Clip(NamedTuple):
     """An open example; an image is a video of one frame."""
 
@@ -137,11 +144,15 @@ class View(abc.ABC):
     def clips_per_read(self) -> int:
         """Number of clips per read."""
 
-    @abc.abstractmethod
     def __call__(
         self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0
     ) -> np.ndarray:
-        """The clips of one read: uint8 (clips_per_read, *shape), RGB.
+        """The clips of one read: uint8 (clips_per_read, *shape), RGB; see `cut`."""
+        return self.cut(data, rng, read).video
+
+    @abc.abstractmethod
+    def cut(self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0) -> Cut:
+        """The clips of one read, and their boxes.
 
         Args:
           data: an image file, its pixels, or a video.

@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of the image
+WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
+
 
 class Window(NamedTuple):
     """A rectangle of an image, in pixels."""
@@ -15,6 +18,11 @@ class Window(NamedTuple):
     left: int
     height: int
     width: int
+
+    def within(self, height: int, width: int) -> Box:
+        """The window of an image of this size, as fractions of it."""
+        right, bottom = self.left + self.width, self.top + self.height
+        return self.left / width, self.top / height, right / width, bottom / height
 
 
 def random_resized_crop(

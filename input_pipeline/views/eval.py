@@ -9,7 +9,7 @@ import numpy as np
 from input_pipeline.bad_inputs import media_boundary
 from input_pipeline.source import Video
 from input_pipeline.views import crops
-from input_pipeline.views.clips import View, open_clip, resize_and_crop, size_of
+from input_pipeline.views.clips import Cut, View, open_clip, resize_and_crop, size_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,10 +51,8 @@ class EvalView(View):
         """The number of crops."""
         return self.crops
 
-    def __call__(
-        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0
-    ) -> np.ndarray:
-        """Decodes, resizes and crops: uint8 (crops, *shape), see `View`; `rng` is not used."""
+    def cut(self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0) -> Cut:
+        """Decodes, resizes and crops, see `View`; `rng` is not used."""
         short_side = int(self.size / 0.875) if self.resize is None else self.resize
         with media_boundary(), open_clip(data, self.limits) as clip:
             chosen = self.sampler.fixed(read, self.clips, clip.num_frames, clip.fps)
@@ -70,4 +68,5 @@ class EvalView(View):
             cut = resize_and_crop(frame, height, width, windows, self.interpolation, True)
             for out, pixels in zip(clips, cut, strict=True):
                 out[position] = np.asarray(pixels)
-        return clips
+        boxes = [window.within(height, width) for window in windows]
+        return Cut(clips, np.array(boxes, np.float32))

@@ -15,6 +15,7 @@ from input_pipeline.decode.images import Picture
 from input_pipeline.source import Video
 from input_pipeline.views import crops
 from input_pipeline.views.clips import (
+    Cut,
     Frame,
     Pixels,
     View,
@@ -104,10 +105,8 @@ class TrainView(View):
         """The number of repeats."""
         return self.repeats
 
-    def __call__(
-        self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0
-    ) -> np.ndarray:
-        """Decodes, crops and augments: uint8 (repeats, *shape), see `View`; `read` is 0."""
+    def cut(self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0) -> Cut:
+        """Decodes, crops and augments, see `View`; `read` is 0."""
         with media_boundary(), open_clip(data, self.limits) as clip:
             draws = self.repeats if self.new_frames else 1
             chosen = [self.sampler.random(rng, clip.num_frames, clip.fps) for _ in range(draws)]
@@ -115,41 +114,52 @@ class TrainView(View):
             starts = [self.frames * (i % draws) for i in range(self.repeats)]
             decoded = [self._decode(pictures[i : i + self.frames], rng) for i in starts]
         clips = np.empty((self.repeats, *self.shape), np.uint8)
-        for out, frames in zip(clips, decoded, strict=True):
-            for target, frame in zip(out, self._finish(frames, rng), strict=True):
+        boxes = np.empty((self.repeats, 4), np.float32)
+        for i, (frames, box) in enumerate(decoded):
+            finished, boxes[i] = self._finish(frames, box, rng)
+            for target, frame in zip(clips[i], finished, strict=True):
                 target[:] = np.asarray(frame)
-        return clips
+        return Cut(clips, boxes)
 
-    def _decode(self, pictures: list[Picture | Frame], rng: np.random.Generator) -> list[Pixels]:
+    def _decode(
+        self, pictures: list[Picture | Frame], rng: np.random.Generator
+    ) -> tuple[list[Pixels], crops.Box]:
         """Decodes whole frames, or only the crop of each if augmentation comes after it."""
         if self.augment_first or self.scale_jitter:
-            return [picture.whole() for picture in pictures]
-        window = self._window(rng, pictures[0].height, pictures[0].width)
-        return [picture.crop(window) for picture in pictures]
+            return [picture.whole() for picture in pictures], crops.WHOLE
+        size = pictures[0].height, pictures[0].width
+        window = self._window(rng, *size)
+        return [picture.crop(window) for picture in pictures], window.within(*size)
 
-    def _finish(self, frames: list[Pixels], rng: np.random.Generator) -> list[Pixels]:
+    def _finish(
+        self, frames: list[Pixels], box: crops.Box, rng: np.random.Generator
+    ) -> tuple[list[Pixels], crops.Box]:
         """Augments, crops and resizes."""
         if self.augment_first:
             frames = self._augment(frames, rng)
         if self.scale_jitter:
-            frames = self._jitter(frames, rng)
+            frames, box = self._jitter(frames, rng)
         elif self.augment_first:
-            window = self._window(rng, *size_of(frames[0]))
-            frames = [crop(frame, window) for frame in frames]
+            size = size_of(frames[0])
+            window = self._window(rng, *size)
+            frames, box = [crop(frame, window) for frame in frames], window.within(*size)
         if not self.scale_jitter:
             frames = [self._resize(frame, self.size, self.size) for frame in frames]
-        return frames if self.augment_first else self._augment(frames, rng)
+        return (frames if self.augment_first else self._augment(frames, rng)), box
 
     def _window(self, rng: np.random.Generator, height: int, width: int) -> crops.Window:
         return crops.random_resized_crop(rng, height, width, self.crop_area, self.crop_ratio)
 
-    def _jitter(self, frames: list[Pixels], rng: np.random.Generator) -> list[Pixels]:
+    def _jitter(
+        self, frames: list[Pixels], rng: np.random.Generator
+    ) -> tuple[list[Pixels], crops.Box]:
         assert self.scale_jitter is not None
         height, width, window = crops.jittered_square(
             rng, *size_of(frames[0]), self.scale_jitter, self.size
         )
         settings = height, width, [window], self.interpolation, self.antialias
-        return [cut for frame in frames for cut in resize_and_crop(frame, *settings)]
+        cut = [pixels for frame in frames for pixels in resize_and_crop(frame, *settings)]
+        return cut, window.within(height, width)
 
     def _augment(self, frames: list[Pixels], rng: np.random.Generator) -> list[Pixels]:
         if not self._augmentations:

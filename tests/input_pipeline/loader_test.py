@@ -29,6 +29,7 @@ from input_pipeline.bad_inputs import BadMedia, Problem, TooManyBadInputs
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.loader import example_generator, permutation
 from input_pipeline.prepare import __main__ as prepare
+from input_pipeline.views.clips import Cut
 from input_pipeline.views.sampling import Dense
 from tests.input_pipeline.samples import FakeVideo, InMemory, encode, picture
 from tests.input_pipeline.video_samples import encode_video
@@ -264,9 +265,10 @@ class Count:
 
     shape, reads, clips_per_read = (1, 1, 1, 3), 1, 1
 
-    def __call__(self, data, rng, read):
+    def cut(self, data, rng, read):
         with data.open() as video:
-            return np.full((1, *self.shape), video.num_frames, np.uint8)
+            pixels = np.full((1, *self.shape), video.num_frames, np.uint8)
+        return Cut(pixels, np.zeros((1, 4), np.float32))
 
 
 @pytest.mark.parametrize("dataset", [VideoFolder, VideoList])
@@ -337,7 +339,7 @@ def test_a_dead_mount_stops_training(tree):
 
 def test_errors_that_are_not_bad_files_come_out_as_they_are():
     class BrokenView(TrainView):
-        def __call__(self, data, rng, read):
+        def cut(self, data, rng, read):
             raise ZeroDivisionError("a mistake of ours")
 
     with pytest.raises(ZeroDivisionError, match="a mistake of ours"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import zipfile
 
 import numpy as np
 from PIL import Image
@@ -71,3 +72,43 @@ class InMemory:
             raise item
         label = None if self.class_names is None else index % len(self.class_names)
         return Example(item, label)
+
+
+def tensor_file(
+    values: np.ndarray,
+    shape: tuple[int, ...] | None = None,
+    strides: tuple[int, ...] | None = None,
+    *,
+    offset: int = 0,
+    rebuild: str = "torch._utils _rebuild_tensor_v2",
+    storage: str = "",
+) -> bytes:
+    """A file of `torch.save` with one tensor, as torch 2.13 writes it (`torch_tensor_test`).
+
+    Shape, strides and offset count elements of the values; by default those of the array.
+    """
+    shape = values.shape if shape is None else shape
+    strides = tuple(s // values.itemsize for s in values.strides) if strides is None else strides
+    storage = storage or {2: "HalfStorage", 4: "FloatStorage"}[values.itemsize]
+
+    def number(value: int) -> bytes:
+        return b"J" + value.to_bytes(4, "little", signed=True)
+
+    def text(value: str) -> bytes:
+        return b"X" + len(value).to_bytes(4, "little") + value.encode()
+
+    def names(value: str) -> bytes:
+        return b"c" + value.replace(" ", "\n").encode() + b"\n"
+
+    def tuple_of(numbers: tuple[int, ...]) -> bytes:
+        return b"(" + b"".join(map(number, numbers)) + b"t"
+
+    of_storage = text("storage") + names(f"torch {storage}") + text("0") + text("cpu")
+    pickled = b"\x80\x02" + names(rebuild) + b"((" + of_storage + number(values.size) + b"tQ"
+    pickled += number(offset) + tuple_of(shape) + tuple_of(strides) + b"\x89"
+    pickled += names("collections OrderedDict") + b")RtR."
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("map/data.pkl", pickled)
+        archive.writestr("map/data/0", values.tobytes())
+    return file.getvalue()

@@ -316,3 +316,29 @@ def test_windows_of_an_enlarged_strip_are_those_of_the_whole():
 
 def test_rand_augment_can_be_switched_off_by_a_word():
     assert TrainView(rand_augment="none") == TrainView()
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        TrainView(size=32, repeats=6, interpolation="bilinear", antialias=False),
+        TrainView(size=32, repeats=6, augment_first=True),
+        TrainView(size=32, repeats=6, scale_jitter=(32, 64)),
+        EvalView(size=32, crops=3),
+        EvalView(size=32, resize=32),
+    ],
+)
+@pytest.mark.parametrize("shape", [(120, 200), (200, 120)])
+def test_boxes_are_where_the_pixels_are_from(view, shape):
+    rows, columns = (np.arange(n, dtype=np.float32) + 0.5 for n in shape)
+    position = np.stack(np.broadcast_arrays(columns / shape[1], rows[:, None] / shape[0], 0.0), -1)
+    video, boxes = view.cut((position * 255).astype(np.uint8), np.random.default_rng(0))
+    assert boxes.shape == (len(video), 4)
+    centres = (np.arange(32) + 0.5) / 32
+    for clip, (left, top, right, bottom) in zip(video[:, 0] / 255, boxes, strict=True):
+        np.testing.assert_allclose(
+            clip[:, :, 0].mean(0), left + (right - left) * centres, atol=0.02
+        )
+        np.testing.assert_allclose(clip[:, :, 1].mean(1), top + (bottom - top) * centres, atol=0.02)
+    if isinstance(view, TrainView):
+        assert len(np.unique(boxes, axis=0)) == 6
