@@ -260,12 +260,13 @@ class Loader:
         problems: dict[int, Problem] = {}
 
         def load(position: int) -> tuple:
-            video, label, example, read, problem, *maps = self.load(*read_at(position))
+            loaded = self.load(*read_at(position))
+            video, label, example, read, problem, boxes, label_map = loaded
             if problem is not None:
                 problems[position] = problem
             valid = example >= 0 and (problem is None or problem.kind == usable)
             row = video, np.int32(label), np.bool_(valid), np.int64(example), np.int32(read)
-            return row + self._with_map(*maps)
+            return row + self._with_map(boxes, label_map)
 
         dtypes = (tf.int32, tf.bool, tf.int64, tf.int32)
         arrays = in_order(

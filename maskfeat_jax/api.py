@@ -106,7 +106,7 @@ class Model:
         if type(task.model) is not type(self.pretrained.model):
             raise ValueError(f"{self.pretrained.origin} holds the encoder alone: nothing to draw")
         state = TrainState.frozen(self.pretrained.params, teacher_weights(task))
-        shown = jax.device_get(jax.jit(task.show_step)(state, video))
+        shown = jax.device_get(jax.jit(task.show_step)(state, {"video": video}))
         names = self.class_names or [f"class {number}" for number in range(task.classes)]
         return task.draw(video, shown, names)
 

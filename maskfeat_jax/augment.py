@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Key, UInt8
+from jaxtyping import Bool, Float, Int, Key, UInt8
 
 from maskfeat_jax.typing import Array
 
@@ -62,11 +62,16 @@ class Augment:
 
     def __call__(self, key: Key[Array, ""], clips: Clips) -> Clips:
         """Augmented clips."""
-        flip_key, erase_key = jax.random.split(key)
+        _, erase_key = jax.random.split(key)
         if self.flip:
-            flipped = jax.random.bernoulli(flip_key, float(self.flip), (len(clips), 1, 1, 1, 1))
+            flipped = self.flipped(key, len(clips))[:, None, None, None, None]
             clips = jnp.where(flipped, clips[:, :, :, ::-1], clips)
         return random_erasing(erase_key, clips, self.erase) if self.erase else clips
+
+    def flipped(self, key: Key[Array, ""], b: int) -> Bool[Array, " b"]:
+        """Which of `b` clips are flipped."""
+        flip_key, _ = jax.random.split(key)
+        return jax.random.bernoulli(flip_key, float(self.flip), (b,))
 
 
 def random_erasing(key: Key[Array, ""], clips: Clips, probability: float) -> Clips:

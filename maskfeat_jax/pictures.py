@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 from einops import rearrange
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from maskfeat_jax.typing import PyTree
@@ -19,6 +19,8 @@ _LINE = 18  # pixels, height of a title line
 _LABEL = 80  # pixels, width of the labels of rows
 _ROW = 144  # pixels, height of a frame in a strip
 _COLUMNS = 8  # most frames in a strip
+_DRAWN = 224  # pixels, least height of a picture with words
+_WRITTEN = 5  # classes
 _LOOP_MS = 2000  # duration of an animation: that of 16 frames with stride 4 at 30 frames/s
 
 
@@ -109,6 +111,42 @@ def tokens_to_cells(
         )
     pattern = "gh gw (c bin y x) -> (gh y) (gw x) c bin"
     return rearrange(features, pattern, c=channels, bin=bins, y=y, x=x)
+
+
+def draw_classes(
+    classes: Int[np.ndarray, "grid_h grid_w"],
+    probabilities: Float[np.ndarray, "grid_h grid_w"],
+    patch: tuple[int, int],
+    names: Sequence[str] = (),
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Draws the class of each patch as a colour, the greyer the less probable.
+
+    The classes of most patches are written in the middle of these.
+
+    Args:
+      classes: by patch.
+      probabilities: likewise.
+      patch: rows and columns of a patch in pixels of the image.
+      names: by class; without them, numbers are written.
+    """
+    hues = classes * 0.618034 % 1  # neighbours in number differ most
+    saturation = 255 * np.clip(np.nan_to_num(probabilities), 0, 1)
+    hsv = np.stack([255 * hues, saturation, np.full(hues.shape, 200)], -1)
+    height, width = (n * side for n, side in zip(classes.shape, patch, strict=True))
+    scale = -(-_DRAWN // height)
+    image = Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB")
+    image = image.resize((scale * width, scale * height), Image.Resampling.NEAREST)
+    pencil, font = ImageDraw.Draw(image), ImageFont.load_default(size=13)
+    numbers, counts = np.unique(classes, return_counts=True)
+    for number in numbers[np.argsort(-counts, kind="stable")][:_WRITTEN]:
+        where = np.argwhere(classes == number)
+        row, column = where[np.square(where - where.mean(0)).sum(1).argmin()]
+        text = names[number] if names else str(number)
+        y = scale * patch[0] * (row + 0.5)
+        room = font.getlength(text) / 2 + 2
+        x = min(max(scale * patch[1] * (column + 0.5), room), image.width - room)
+        pencil.text((x, y), text, "white", font, "mm", stroke_width=1, stroke_fill="black")
+    return np.array(image)
 
 
 def to_uint8(

@@ -345,7 +345,7 @@ def test_tasks(name, head):
     for file, table in task.tables(ones, zeros(each), classes, str).items():
         assert file.endswith(".csv")
         assert len({tuple(row) for row in table}) == 1
-    outputs = zeros(jax.eval_shape(task.show_step, evaluated, rows["video"]))
+    outputs = zeros(jax.eval_shape(task.show_step, evaluated, rows))
     drawn = task.draw(rows["video"], outputs, classes)
     assert drawn
     assert {(p.dtype, p.shape[-1]) for p in drawn.values()} == {(np.dtype("uint8"), 3)}

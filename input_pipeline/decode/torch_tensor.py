@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-_DTYPES = {"HalfStorage": np.dtype("<f2"), "FloatStorage": np.dtype("<f4")}
+_DTYPES: dict[str, np.dtype] = {"HalfStorage": np.dtype("<f2"), "FloatStorage": np.dtype("<f4")}
 _NAMES = {
     ("torch._utils", "_rebuild_tensor_v2"),
     ("collections", "OrderedDict"),  # of hooks: empty
@@ -38,11 +38,11 @@ def read_tensor(data: bytes) -> np.ndarray:
         pickled = archive.read(name)
         if len(pickled) > _MAX_PICKLE:
             raise ValueError(f"a pickle of {len(pickled)} bytes, expected one tensor")
-        saved = _Unpickler(io.BytesIO(pickled)).load()
+        saved: Any = _Unpickler(io.BytesIO(pickled)).load()
         if not isinstance(saved, tuple):
             raise ValueError(f"a {type(saved).__name__}, expected one tensor")
-        (_, storage, key, _, _), offset, shape, strides, *_ = saved
-        values = np.frombuffer(archive.read(f"{name.removesuffix('.pkl')}/{key}"), _DTYPES[storage])
+        (_, kind, key, *_), offset, shape, strides, *_ = saved
+        values = np.frombuffer(archive.read(f"{name.removesuffix('.pkl')}/{key}"), _DTYPES[kind])
     return _elements(values, offset, shape, strides)
 
 

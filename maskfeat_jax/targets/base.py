@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.losses import MSE, Loss
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.typing import Array, PyTree
+
+
+class LabelMaps(NamedTuple):
+    """What a classifier said of images, and where in them clips are.
+
+    Attributes:
+      logits: of the likeliest classes at each position of the images; others have the logit 0.
+      classes: of these logits.
+      boxes: of the clips: left, top, right, bottom, as fractions of their images.
+      flipped: whether the clip was flipped afterwards.
+    """
+
+    logits: Float[Array, "b k h w"]
+    classes: Int[Array, "b k h w"]
+    boxes: Float[Array, "b 4"]
+    flipped: Bool[Array, " b"]
 
 
 class Inputs(NamedTuple):
@@ -22,13 +38,13 @@ class Inputs(NamedTuple):
       clips: normalised, augmented, unmasked; float32 `(b, t, h, w, 3)`.
       normalise: how their pixels were normalised.
       teacher: weights of the target's frozen networks, in the shapes of `Target.teacher`.
-      label_maps: of the batch, cut and flipped as the clips; None if the data has none.
+      label_maps: of the images of the clips; None if the data has none.
     """
 
     clips: Float[Array, "b t h w 3"]
     normalise: Normalise = Normalise()
     teacher: PyTree = ()
-    label_maps: Any = None
+    label_maps: LabelMaps | None = None
 
 
 class Target(abc.ABC):
@@ -59,6 +75,11 @@ class Target(abc.ABC):
         """Multiply-adds of the frozen networks for a clip of so many frames, rows and columns."""
         return 0
 
+    @property
+    def map_classes(self) -> int:
+        """Number of classes of the label maps that the target needs; 0 if it needs none."""
+        return 0
+
     @abc.abstractmethod
     def __call__(self, inputs: Inputs) -> PyTree:
         """The targets, arrays `(b, gt, gh, gw, ...)`; the training step stops their gradient."""
@@ -84,3 +105,7 @@ class Target(abc.ABC):
           mean: of the normalisation of colour channels, on the scale of pixels / 255.
           std: likewise.
         """
+
+    def named(self, class_names: Sequence[str]) -> Target:
+        """The target for drawing, with the names of the classes of the data."""
+        return self

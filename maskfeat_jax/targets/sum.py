@@ -71,6 +71,11 @@ class Sum(Target):
         """See `Target`."""
         return sum(part.teacher_products(clip) for part in self.parts.values())
 
+    @property
+    def map_classes(self) -> int:
+        """See `Target`."""
+        return max(part.map_classes for part in self.parts.values())
+
     def __call__(self, inputs: Inputs) -> dict[str, PyTree]:
         """The targets of each part."""
         return {name: part(self._of(name, inputs)) for name, part in self.parts.items()}
@@ -89,6 +94,11 @@ class Sum(Target):
         """The pictures of all parts, one above the other."""
         drawn = (part.draw(features[name], mean, std) for name, part in self.parts.items())
         return pictures.stack(list(drawn))
+
+    def named(self, class_names: Sequence[str]) -> Sum:
+        """See `Target`."""
+        parts = {name: part.named(class_names) for name, part in self.parts.items()}
+        return dataclasses.replace(self, parts=parts)
 
     def _weight(self, name: str) -> float:
         return self.weights.get(name, 1.0)

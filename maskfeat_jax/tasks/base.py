@@ -19,7 +19,7 @@ from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.sections import Reader, RecipeError, member
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
-from maskfeat_jax.typing import Array, PyTree
+from maskfeat_jax.typing import PyTree
 
 # Of the section `model`, not of its encoder.
 INIT_KEYS = ("init_from", "init_parts", "init_resize", "init_classes")
@@ -120,8 +120,8 @@ class Task(abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def show_step(self, state: TrainState, video: Array) -> dict[str, PyTree]:
-        """Outputs of the model that `draw` needs, for uint8 clips `(b, t, h, w, 3)`."""
+    def show_step(self, state: TrainState, batch: Batch) -> dict[str, PyTree]:
+        """Outputs of the model that `draw` needs, for the clips `video` of a batch."""
 
     @abc.abstractmethod
     def draw(

@@ -141,9 +141,9 @@ class Classify(Task):
             by_example.append(row)
         return {"per_class.csv": by_class, "predictions.csv": by_example}
 
-    def show_step(self, state: TrainState, video: Array) -> dict[str, PyTree]:
+    def show_step(self, state: TrainState, batch: Batch) -> dict[str, PyTree]:
         """Class probabilities."""
-        logits = steps.forward(self.model, state.evaluated, self.normalise(video))
+        logits = steps.forward(self.model, state.evaluated, self.normalise(batch["video"]))
         return {"probabilities": jax.nn.softmax(logits)}
 
     def draw(

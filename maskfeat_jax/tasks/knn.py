@@ -117,9 +117,9 @@ class Knn(Classify):
         sums = class_sums(scores, queries["label"], queries["valid"])
         return sums, best_classes(votes, batch, queries["valid"])
 
-    def show_step(self, state: TrainState, video: Array) -> dict[str, PyTree]:
+    def show_step(self, state: TrainState, batch: Batch) -> dict[str, PyTree]:
         """Share of the votes of each class."""
-        features = self._features(state.params["model"], video, 1)
+        features = self._features(state.params["model"], batch["video"], 1)
         return {"probabilities": self._votes(state.params, features)}
 
     def _features(self, params: Any, video: Array, views: int) -> Array:

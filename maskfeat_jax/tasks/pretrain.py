@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from maskfeat_jax import pictures, steps
+from maskfeat_jax.augment import Normalise
 from maskfeat_jax.masking import MASKERS, Masker
 from maskfeat_jax.models import MODELS
 from maskfeat_jax.ops.patches import Size3, token_grid
@@ -20,7 +21,7 @@ from maskfeat_jax.optim import Optimizer
 from maskfeat_jax.sections import Reader, RecipeError, call, named, shorten
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
-from maskfeat_jax.targets import TARGETS, Inputs, Sum, Target
+from maskfeat_jax.targets import TARGETS, Inputs, LabelMaps, Sum, Target
 from maskfeat_jax.tasks.base import (
     TRAINING_SECTIONS,
     Task,
@@ -31,6 +32,12 @@ from maskfeat_jax.tasks.base import (
 from maskfeat_jax.typing import Array, PyTree
 
 _CONSTANT = "constant/"
+# Of a batch: a label map as Token Labeling makes them; the size does not change the targets.
+MAP = {
+    "map_logits": ((5, 18, 18), jnp.float16),
+    "map_classes": ((5, 18, 18), jnp.int16),
+    "box": ((4,), jnp.float32),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +130,9 @@ class Pretrain(Task):
         """One update: mask tokens, predict their targets, apply the gradient."""
         augment_key, mask_key, drop_key = steps.step_keys(self.seed, state.step)
         clips = self.augment(augment_key, self.normalise(batch["video"]))
-        targets = jax.lax.stop_gradient(self.target(self._inputs(state, clips)))
+        flipped = self.augment.flipped(augment_key, len(clips))
+        inputs = self._inputs(state, clips, batch, flipped)
+        targets = jax.lax.stop_gradient(self.target(inputs))
         mask = self.masker(mask_key, len(clips), self.grid)  # True = masked
         counted = mask & batch["valid"][:, None, None, None]  # masked, in a readable clip
         total = jnp.maximum(counted.sum(), 1)  # in the whole batch
@@ -156,7 +165,7 @@ class Pretrain(Task):
         """
         complete = batch["valid"].reshape(-1, views).all(1)
         clips = self.normalise(batch["video"])
-        targets = self.target(self._inputs(state, clips))
+        targets = self.target(self._inputs(state, clips, batch))
         mask = self.masker(jax.random.key(self.seed), len(clips), self.grid)
         predicted = steps.forward(self.model, state.evaluated, clips, mask)
         counted = mask & jnp.repeat(complete, views)[:, None, None, None]
@@ -183,11 +192,11 @@ class Pretrain(Task):
             found[f"{name}_of_best_constant"] = constant
         return found
 
-    def show_step(self, state: TrainState, video: Array) -> dict[str, PyTree]:
+    def show_step(self, state: TrainState, batch: Batch) -> dict[str, PyTree]:
         """Mask, predicted features and targets, restored for drawing."""
-        clips = self.normalise(video)
-        inputs = self._inputs(state, clips)
-        mask = self.masker(jax.random.key(self.seed), len(video), self.grid)
+        clips = self.normalise(batch["video"])
+        inputs = self._inputs(state, clips, batch)
+        mask = self.masker(jax.random.key(self.seed), len(clips), self.grid)
         predicted = steps.forward(self.model, state.evaluated, clips, mask)
         return {
             "mask": mask,
@@ -200,17 +209,38 @@ class Pretrain(Task):
     ) -> dict[str, np.ndarray]:
         """Input, masked input, predicted features, targets."""
         mean, std = self.normalise.mean, self.normalise.std
+        target = self.target.named(class_names)
         return pictures.draw_features(
             video,
             outputs["mask"],
             outputs["predicted"],
             outputs["targets"],
             self.target.tubelet,
-            lambda features: self.target.draw(features, mean, std),
+            lambda features: target.draw(features, mean, std),
         )
 
-    def _inputs(self, state: TrainState, clips: Array) -> Inputs:
-        return Inputs(clips, self.normalise, state.teacher)
+    def check_labels(self, where: str, source: Any) -> None:
+        """See `Task`: the data needs label maps if the target does."""
+        maps, classes = getattr(source, "label_maps", None), self.target.map_classes
+        if not classes:
+            return
+        if maps is None:
+            raise RecipeError(
+                f"{where}.label_maps: missing; set it to the folder of the label maps of its images"
+            )
+        if maps.classes != classes:
+            raise RecipeError(
+                f"{where}.map_classes={maps.classes} differs from target.classes={classes}"
+            )
+
+    def _inputs(
+        self, state: TrainState, clips: Array, batch: Batch, flipped: Array | None = None
+    ) -> Inputs:
+        maps = None
+        if self.target.map_classes and "box" in batch:
+            flipped = jnp.zeros(len(clips), bool) if flipped is None else flipped
+            maps = LabelMaps(batch["map_logits"], batch["map_classes"], batch["box"], flipped)
+        return Inputs(clips, self.normalise, state.teacher, maps)
 
 
 def target_of(reader: Reader, where: str, section: Any, tubelet: Size3) -> Target:
@@ -235,6 +265,11 @@ def shapes_of(target: Target, clip: Size3) -> PyTree:
       ValueError: the target does not fit the clip.
     """
     clips = jax.ShapeDtypeStruct((1, *clip, 3), np.float32)
+    logits, classes, box = (np.zeros((1, *shape), dtype) for shape, dtype in MAP.values())
+    maps = LabelMaps(logits, classes, box, np.zeros(1, bool))
     return jax.eval_shape(
-        lambda *given: target(Inputs(given[0], teacher=given[1])), clips, target.teacher
+        lambda *given: target(Inputs(given[0], Normalise(), *given[1:])),
+        clips,
+        target.teacher,
+        maps,
     )

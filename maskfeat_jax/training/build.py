@@ -54,8 +54,10 @@ PICTURED_CLIPS = 6  # clips in pictures
 HARMLESS = (
     "data.path",
     "data.root",
+    "data.label_maps",
     "eval_data.path",
     "eval_data.root",
+    "eval_data.label_maps",
     "view.timeout_seconds",
     "eval_view.timeout_seconds",
     "input",
@@ -121,7 +123,7 @@ def build(recipe: Section) -> Experiment:
         seed=reader["seed"],
         training=training,
         testing=testing,
-        sample_clips=first_clips(
+        samples=first_clips(
             testing or loaders_of(reader, common).evaluation(data, common.eval_view)
         ),
         optimizer=optimizer,
@@ -488,6 +490,8 @@ def check_training(task: Task, run: Run, training: Any) -> None:
     task.check_batch(run.batch_size)
     if task.augment.flip and not getattr(training.source, "flippable", True):
         raise RecipeError("augment.flip must be 0: a horizontal flip changes the classes of data")
+    if getattr(training.source, "label_maps", None) and training.view.rand_augment != "none":
+        raise RecipeError('view.rand_augment must be "none": data.label_maps do not follow it')
     if not training.steps_per_epoch:
         raise RecipeError(
             f"run.batch_size={run.batch_size} clips, but data has only "
@@ -503,27 +507,32 @@ def with_classes_of(data: Any, eval_data: Any) -> Any:
     return Aligned(eval_data, names[0], owner="data", wanted_by="eval_data")
 
 
-def first_clips(data: Any) -> np.ndarray:
-    """The first readable clips, for pictures; the same in each process.
+def first_clips(data: Any) -> dict[str, np.ndarray]:
+    """A batch of the first readable clips, for pictures; the same in each process.
 
     Raises:
       BadInput: none of the first hundred examples can be read.
     """
     rows = [data.load(0, index) for index in range(min(PICTURED_CLIPS, data.source.num_examples))]
-    if not _clips_of(rows):
+    if not any(map(_is_readable, rows)):
         rows = [data.load(0, index) for index in range(min(100, data.source.num_examples))]
-    readable = _clips_of(rows)
+    readable = [row for row in rows if _is_readable(row)][:PICTURED_CLIPS]
     if not readable:
         name, problem = printable(data.source.name_of(0)), rows[0].problem
         raise input_pipeline.BadInput(
             f"none of the first {len(rows)} examples can be read; {name}: {problem.reason}"
         )
-    return np.stack(readable[:PICTURED_CLIPS])
+    clips = {"video": [row.video[0] for row in readable]}
+    if readable[0].label_map is not None:
+        clips["box"] = [row.boxes[0] for row in readable]
+        clips["map_logits"] = [row.label_map.logits for row in readable]
+        clips["map_classes"] = [row.label_map.classes for row in readable]
+    return {name: np.stack(rows) for name, rows in clips.items()}
 
 
-def _clips_of(rows: list[Any]) -> list[np.ndarray]:
-    """The first clip of each example; stale files are read, without their index."""
-    return [row.video[0] for row in rows if not row.problem or row.problem.kind == "stale"]
+def _is_readable(row: Any) -> bool:
+    """Whether a row has clips; stale files are read, without their index."""
+    return not row.problem or row.problem.kind == "stale"
 
 
 def fixed_recipe(recipe: Section) -> dict[str, str]:

@@ -86,7 +86,7 @@ class Experiment:
       seed: of the initial parameters.
       training: training data (a task that only evaluates may need it); None if not needed.
       testing: evaluation data; None for no evaluation.
-      sample_clips: clips for pictures, uint8 `(b, t, h, w, 3)`.
+      samples: clips for pictures, a batch for `Task.show_step`.
       optimizer: None if nothing is trained.
       init_from: source of the initial parameters.
       on_bad: what evaluation does with unreadable files, "fail" or "skip".
@@ -101,13 +101,18 @@ class Experiment:
     seed: int
     training: Data | None
     testing: Data | None
-    sample_clips: np.ndarray
+    samples: Mapping[str, np.ndarray]
     optimizer: Optimizer | None
     init_from: InitFrom
     on_bad: str
     bad_inputs: Any
     recipe: Mapping[str, Any]
     fixed_recipe: Mapping[str, str]
+
+    @property
+    def sample_clips(self) -> np.ndarray:
+        """Clips for pictures, uint8 `(b, t, h, w, 3)`."""
+        return self.samples["video"]
 
     @property
     def data(self) -> Data:
@@ -214,7 +219,7 @@ class Experiment:
 
     def draw(self, state: TrainState) -> dict[str, np.ndarray]:
         """Pictures of `sample_clips` and the outputs of the model, by name."""
-        outputs = self._show_step(state, self.sample_clips)
+        outputs = self._show_step(state, dict(self.samples))
         on_host = jax.tree.map(lambda x: np.asarray(x.addressable_data(0)), outputs)
         return self.task.draw(self.sample_clips, on_host, self.data.source.class_names or ())
 

@@ -72,7 +72,7 @@ def test_pictures_of_any_number_of_clips_compile(name, target):
     state = abstract_state(task, None, mesh)
     clips = jax.ShapeDtypeStruct((6, *task.clip, 3), jnp.uint8, sharding=sharding.replicated(mesh))
     if task.learns:
-        lowered = jitted_show_step(task, mesh).lower(state, clips)
+        lowered = jitted_show_step(task, mesh).lower(state, {"video": clips})
     else:  # needs the features of a training set
         step = sharding.on_mesh(mesh, lambda state, clips: task._features(state.params, clips, 1))
         lowered = jax.jit(step).lower(state, clips)

@@ -171,7 +171,7 @@ def test_clips_for_pictures_may_be_of_files_that_are_not_those_of_the_index():
             return Loaded(np.full((1, 2), index), 0, index, 0, problem)
 
     data = Data()
-    assert first_clips(data).tolist() == [[1, 1]]
+    assert first_clips(data)["video"].tolist() == [[1, 1]]
     data.source.num_examples = 1
     with pytest.raises(BadInput, match=r"none of the first 1 examples can be read; 0\\n\.mp4: rep"):
         first_clips(data)
