@@ -77,13 +77,15 @@ def batch(clip, rows=8):
 # Targets
 
 
+TEACHER = {
+    "model": {"encoder": "vit_b16", "width": 16, "depth": 1, "heads": 2},
+    "clip": (1, 16, 48),
+    "dtype": "float32",
+}
 TARGET_FIELDS = {
     "dvae": {"hidden": 8, "blocks": 1, "vocabulary": 16, "dtype": "float32"},
-    "features": {
-        "model": {"encoder": "vit_b16", "width": 16, "depth": 1, "heads": 2},
-        "clip": (1, 16, 48),
-        "dtype": "float32",
-    },
+    "features": TEACHER,
+    "pseudo_label": {"classes": 5, **TEACHER},
     "sum": {"parts": {"hog": Hog((2, 8, 16)), "pixels": Pixels((2, 8, 16))}},
 }
 

@@ -226,7 +226,8 @@ class Pretrain(Task):
             return
         if maps is None:
             raise RecipeError(
-                f"{where}.label_maps: missing; set it to the folder of the label maps of its images"
+                f"{where}.label_maps: missing; set it to the folder of the label maps of its "
+                "images, or target.file to a classifier"
             )
         if maps.classes != classes:
             raise RecipeError(

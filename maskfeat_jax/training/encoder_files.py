@@ -1,4 +1,4 @@
-"""Files of the teacher of `targets.Features`: a run, a checkpoint, or a PyTorch file."""
+"""Files of the teachers of `Features` and `PseudoLabel`: a run, a checkpoint, or of PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from maskfeat_jax.checkpoints.storage import CheckpointError
 from maskfeat_jax.files import local_path
 from maskfeat_jax.models import VARIANTS
 from maskfeat_jax.sections import Section, as_json
-from maskfeat_jax.targets import Features
+from maskfeat_jax.targets import Features, PseudoLabel
 from maskfeat_jax.transfer import transfer
 from maskfeat_jax.typing import PyTree
 
@@ -32,8 +32,27 @@ def describe(section: Section) -> Section:
     Raises:
       ValueError: the file cannot be read, or has another encoder than `model`.
     """
+    return _described(section, _read(section["file"], section.get("model") or {}))
+
+
+def describe_classifier(section: Section) -> Section:
+    """As `describe`, and the `classes` of the classifier and their `names`.
+
+    Raises:
+      ValueError: likewise; or the file has no classifier, or one of other classes.
+    """
+    trained = _read(section["file"], section.get("model") or {})
+    if "projection" not in trained.params:
+        raise ValueError("it has no class head; give the file of a classifier")
+    classes = trained.model.num_classes
+    if section.get("classes") not in (None, classes):
+        raise ValueError(f"it has {classes} classes, but `classes` is {section['classes']}")
+    names = section.get("names") or trained.class_names or ()
+    return {**_described(section, trained), "classes": classes, "names": names}
+
+
+def _described(section: Section, trained: Pretrained) -> Section:
     given = section.get("model") or {}
-    trained = _read(section["file"], given)
     if assumed := _assumed(trained, section):
         warnings.warn(f"{section['file']}: not in the file, assumed: {assumed}", stacklevel=2)
     fields = as_json(fields_of(trained.model.encoder))
@@ -52,8 +71,8 @@ def describe(section: Section) -> Section:
     return {**found, **chosen, "model": model, "sha256": convert.sha256(section["file"])}
 
 
-def load(target: Features) -> PyTree:
-    """Weights as numpy arrays, in the shapes of `Features.teacher`.
+def load(target: Features | PseudoLabel) -> PyTree:
+    """Weights as numpy arrays, in the shapes of `target.teacher`.
 
     Raises:
       ValueError: the file cannot be read, or has another SHA-256 than `target.sha256`.

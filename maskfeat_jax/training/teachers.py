@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from maskfeat_jax.sections import RecipeError, Section
-from maskfeat_jax.targets import TARGETS, Dvae, Features, Sum, Target
+from maskfeat_jax.targets import TARGETS, Dvae, Features, PseudoLabel, Sum, Target
 from maskfeat_jax.tasks import Task
 from maskfeat_jax.tasks.pretrain import Pretrain
 from maskfeat_jax.training import dvae_files, encoder_files
@@ -29,6 +29,7 @@ class Files(NamedTuple):
 FILES: dict[type[Target], Files] = {
     Dvae: Files(dvae_files.describe, dvae_files.load),
     Features: Files(encoder_files.describe, encoder_files.load),
+    PseudoLabel: Files(encoder_files.describe_classifier, encoder_files.load),
 }
 
 

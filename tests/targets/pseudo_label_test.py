@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ from input_pipeline import EvalView, ImageFolder, Loader, TrainView
 from maskfeat_jax.augment import Augment, Normalise
 from maskfeat_jax.targets import Inputs, LabelMaps, PseudoLabel
 from maskfeat_jax.targets.pseudo_label import logits_of_clips
+from tests.convert.models import VIT, small
 from tests.input_pipeline.samples import encode, tensor_file
 
 POSITIONS = np.arange(16, dtype=np.float32).reshape(4, 4)
@@ -82,8 +85,6 @@ def coloured(tmp_path):
 
 @pytest.mark.parametrize("view", [TrainView(size=32, repeats=4), EvalView(size=32, crops=3)])
 def test_maps_follow_crop_and_flip(coloured, view):
-    import jax
-
     source = ImageFolder("train", **coloured, map_classes=3)
     loader = Loader(source, view, batch_size=24, seed=3)
     trains = isinstance(view, TrainView)
@@ -104,12 +105,34 @@ def test_maps_follow_crop_and_flip(coloured, view):
 def test_clips_without_maps_and_videos_are_refused():
     target = PseudoLabel((1, 4, 4), classes=3)
     clips = np.zeros((1, 1, 8, 8, 3), np.float32)
-    with pytest.raises(ValueError, match="label maps are needed"):
+    with pytest.raises(ValueError, match="needs label maps, and these clips have none"):
         target(Inputs(clips))
     with pytest.raises(ValueError, match="label maps are of images, but the clips are videos"):
         target(Inputs(clips.repeat(2, 1)))
     with pytest.raises(ValueError, match="classes=1"):
         PseudoLabel((1, 4, 4), classes=1)
+
+
+def test_a_classifier_is_applied_to_each_of_its_tokens():
+    trained = small("class")
+    target = PseudoLabel(
+        (2, 16, 16), classes=5, model=VIT, clip=trained.clip, mean=(0.4,) * 3, dtype="float32"
+    )
+    assert target.map_classes == 0
+    assert jax.tree.map(jnp.shape, target.teacher) == jax.tree.map(jnp.shape, trained.params)
+    clips = np.random.default_rng(0).normal(size=(2, 4, 48, 48, 3)).astype(np.float32)
+    found = target(Inputs(clips, Normalise(), trained.params))
+    assert found.shape == (2, 2, 3, 3, 5)
+    std, mean = np.float32(Normalise.std), np.float32(Normalise.mean)
+    frame = (clips[1:, 2:3] * std + mean - 0.4) / std
+    encoder, norm, head = (trained.params[key] for key in ("encoder", "norm", "projection"))
+    tokens = trained.model.encoder.apply({"params": encoder}, frame)[0, 1:]
+    tokens = jax.nn.standardize(tokens, epsilon=trained.model.encoder.epsilon)
+    logits = (tokens * norm["scale"] + norm["bias"]) @ head["kernel"] + head["bias"]
+    expected = jax.nn.softmax(logits).reshape(3, 3, 5)
+    np.testing.assert_allclose(found[1, 1], expected, atol=2e-6)
+    coarse = PseudoLabel((2, 48, 16), classes=5, model=VIT, clip=trained.clip, dtype="float32")
+    assert coarse(Inputs(clips, Normalise(), trained.params)).shape == (2, 2, 1, 3, 5)
 
 
 def test_pictures_show_the_most_probable_classes():
