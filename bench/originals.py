@@ -1,12 +1,13 @@
 """Imports the PyTorch originals from checkouts, without their dependencies.
 
-| variable         | checkout of               | contains                   |
-|------------------|---------------------------|----------------------------|
-| `SLOWFAST_DIR`   | facebookresearch/SlowFast | `slowfast/` and `configs/` |
-| `MAE_ST_DIR`     | facebookresearch/mae_st   | `models_mae.py`, `util/`   |
-| `MAE_DIR`        | facebookresearch/mae      | `models_mae.py`, `util/`   |
-| `MMPRETRAIN_DIR` | open-mmlab/mmpretrain     | `mmpretrain/`              |
-| `DALL_E_DIR`     | openai/DALL-E             | `dall_e/`                  |
+| variable             | checkout of               | contains                    |
+|----------------------|---------------------------|-----------------------------|
+| `SLOWFAST_DIR`       | facebookresearch/SlowFast | `slowfast/` and `configs/`  |
+| `MAE_ST_DIR`         | facebookresearch/mae_st   | `models_mae.py`, `util/`    |
+| `MAE_DIR`            | facebookresearch/mae      | `models_mae.py`, `util/`    |
+| `MMPRETRAIN_DIR`     | open-mmlab/mmpretrain     | `mmpretrain/`               |
+| `DALL_E_DIR`         | openai/DALL-E             | `dall_e/`                   |
+| `TOKEN_LABELING_DIR` | zihangJiang/TokenLabeling | `tlt/`, `generate_label.py` |
 
 `TRANSFORMERS_4_DIR` is not a checkout but a folder into which pip has installed transformers 4
 (`pip install --target`), as another version is installed in the environment.
@@ -62,6 +63,7 @@ KNOWN_BY = {
     "MAE_DIR": "util/lars.py",
     "MMPRETRAIN_DIR": "mmpretrain/models/selfsup/maskfeat.py",
     "DALL_E_DIR": "dall_e/encoder.py",
+    "TOKEN_LABELING_DIR": "tlt/data/mixup.py",
     "TRANSFORMERS_4_DIR": "transformers/models/videomae/feature_extraction_videomae.py",
 }
 
