@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,10 +75,7 @@ class PseudoLabel(Target):
 
     def teacher_products(self, clip: Size3) -> int:
         """See `Target`."""
-        if self._encoder is None:
-            return 0
-        projection = math.prod(token_grid(clip, self.tubelet)) * self._encoder.dim * self.classes
-        return self._encoder.teacher_products(clip) + projection
+        return 0 if self._encoder is None else self._encoder.teacher_products(clip)
 
     @property
     def map_classes(self) -> int:
