@@ -77,6 +77,11 @@ SHARED_FAMILIES: dict[str, tuple[int, int, int, int]] = {
     "finetune_mae_vit_kinetics:h16": (8, 16, 64, 32),
 }
 EVALUATED = {"finetune_mae_vit_kinetics:l16": (8, 16, 32, 16)}
+# Changes of the recipe of MaskFeat with ViT-B: frozen networks that compute its targets.
+TEACHERS: tuple[dict[str, Any], ...] = (
+    {"target.name": "features", "target.model.encoder": "vit_b16"},
+    {"target.name": "dvae"},
+)
 # Clips per device; of v5e and H100.
 MESHES = {
     "mae_vit_kinetics:h16": (4, 8),
@@ -109,6 +114,10 @@ def cases() -> dict[str, list[Case]]:
         for recipe, clips in families.items():
             targets = zip(HOSTS, clips, strict=True)
             host += [Case(recipe, target, n, axes, changes) for target, n in targets]
+    for changes in TEACHERS:
+        recipe, (v5e, *_, h100) = "maskfeat_vit_in1k:b16", FAMILIES["maskfeat_vit_in1k:b16"]
+        host += [Case(recipe, "v5e:2x4", v5e, DATA, changes)]
+        host += [Case(recipe, "h100:8", h100, DATA, changes)]
     for recipe, clips in MESHES.items():
         for target, n in zip(("v5e:2x4", "h100:8"), clips, strict=True):
             mesh += [Case(recipe, target, n, axes) for axes in (DATA, SHARED, MIXED)]
@@ -259,8 +268,9 @@ def gib(size: float) -> str:
 
 
 def _state(found: Mapping[str, Any]) -> int:
-    """Bytes of parameters, optimiser and moving average on a device."""
-    return found["parameter_bytes"] + found["optimizer_bytes"] + found["average_bytes"]
+    """Bytes of parameters, optimiser, moving average and teacher on a device."""
+    of = ("parameter", "optimizer", "average", "teacher")
+    return sum(found.get(f"{name}_bytes", 0) for name in of)
 
 
 def _fits(found: Mapping[str, Any]) -> bool:
