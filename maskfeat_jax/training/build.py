@@ -63,6 +63,7 @@ HARMLESS = (
     "input",
     "bad_inputs",
     "target.file",  # the same contents: `target.sha256` may not change
+    "target.parts.*.file",
     "model.attention",
     "mesh",
     "run.log_every_steps",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import fnmatch
 import io
 import json
 import math
@@ -152,8 +153,8 @@ def check_workdir(
 
 
 def is_harmless(key: str, harmless: Sequence[str]) -> bool:
-    """Whether a dotted key is one of some keys, or in one of some sections."""
-    return any(key == safe or key.startswith(f"{safe}.") for safe in harmless)
+    """Whether a dotted key is one of some keys (`*` is any name), or in one of some sections."""
+    return any(fnmatch.fnmatchcase(key, safe) or key.startswith(f"{safe}.") for safe in harmless)
 
 
 def read_recipe(workdir: str | os.PathLike[str]) -> dict[str, Any]:
