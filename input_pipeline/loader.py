@@ -17,7 +17,7 @@ import numpy as np
 
 from input_pipeline.bad_inputs import BadInput, BadInputs, BadMedia, Problem, media_boundary
 from input_pipeline.label_maps import LabelMap, LabelMaps
-from input_pipeline.source import Source, Video
+from input_pipeline.source import Source
 from input_pipeline.texts import printable
 from input_pipeline.views.clips import View
 
@@ -180,7 +180,7 @@ class Loader:
         try:
             with media_boundary():
                 data, label, label_map = self.source.read(index)
-            if not isinstance(data, Video):
+            if isinstance(data, bytes | np.ndarray):
                 num_bytes = len(data) if isinstance(data, bytes) else data.nbytes
             cut = self.view.cut(data, example_generator(self.seed, pass_index, index), read)
         except BadMedia as bad:

@@ -172,7 +172,7 @@ def open_clip(data: bytes | np.ndarray | Video, limits: Limits) -> Iterator[Clip
       BadMedia: not an image or video, or beyond the limits.
       Exception: any other error of the decoder.
     """
-    if not isinstance(data, Video):
+    if isinstance(data, bytes | np.ndarray):
         picture = open_picture(data, limits.image_pixels)
         yield Clip(1, 1.0, lambda indices, _: [picture for _ in indices])
         return
