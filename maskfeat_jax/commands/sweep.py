@@ -86,8 +86,9 @@ def share_of(flag: str | None, environment: Mapping[str, str]) -> tuple[int, int
         return int(found[1]) - 1, int(found[2])
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return 0, 1
-    task, first, count = (
-        int(environment[f"SLURM_ARRAY_TASK_{name}"]) for name in ("ID", "MIN", "COUNT")
+    task = int(environment["SLURM_ARRAY_TASK_ID"])
+    first, count = (
+        int(environment.get(f"SLURM_ARRAY_TASK_{name}", 0)) for name in ("MIN", "COUNT")
     )
     if not task - first < count:
         raise UsageError(

@@ -179,6 +179,10 @@ class _Table:
         where, settings = f"rows.{row}.{stage}", self.stages[stage]
         changes = dict(self.rows[row].get(stage, {}))
         config = changes.pop("config", settings.config)
+        if not isinstance(config, str):
+            raise RecipeError(f"{where}.config={shorten(config)}: expected the name of a recipe")
+        if "seed" in changes:
+            raise RecipeError(f"{where}.seed: each run has its own; set `seeds`")
         try:
             recipe = load(config).to_dict()
         except LookupError as error:

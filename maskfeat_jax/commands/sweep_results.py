@@ -5,6 +5,7 @@ Beside the work directory of a run is a file `<stage>_<seed>.json` with its end 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import statistics
@@ -29,6 +30,7 @@ def state_of(run: Run) -> str:
         return FAILED
     same = not differences(fixed_recipe(found.get("recipe", {})), fixed_recipe(as_json(run.recipe)))
     status = _status(run)
+    same = same and found.get("needs") == _needs(run)
     done = found.get("state") == COMPLETE and status.get("state") == "finished"
     return COMPLETE if done and same and {*run.metrics} <= {*status} else MISSING
 
@@ -44,6 +46,7 @@ def record(run: Run, exit_code: int | None, last_words: str) -> None:
     status = _status(run)
     lacking = [name for name in run.metrics if name not in status]
     end: dict[str, Any] = {"state": COMPLETE, "exit_code": exit_code, "recipe": run.recipe}
+    end["needs"] = _needs(run)
     if exit_code is None:
         end.update(state=FAILED, reason=last_words)
     elif exit_code:
@@ -181,7 +184,20 @@ def draw(path: Path, rows: Sequence[str], cells: Cells) -> None:
 
 
 def _record_of(run: Run) -> Path:
-    return Path(f"{run.workdir}.json")
+    return _record_at(run.workdir)
+
+
+def _record_at(workdir: Path) -> Path:
+    return Path(f"{workdir}.json")
+
+
+def _needs(run: Run) -> dict[str, str]:
+    """SHA-256 of the records of the runs that it needs; after others it is not complete."""
+    records = {"/".join(path.parts[-2:]): _read(_record_at(path)) for path in run.needs}
+    return {
+        name: hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+        for name, found in records.items()
+    }
 
 
 def _status(run: Run) -> dict[str, Any]:

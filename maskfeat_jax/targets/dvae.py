@@ -42,7 +42,8 @@ class Dvae(Target):
       decoder_hidden, decoder_blocks, decoder_initial: of the decoder; taken from its file.
       resize: "mean" over blocks of pixels, for patches of a multiple of 8; or "lanczos", as Pillow
         resizes the uint8 image, for any patch.
-      dtype: of the computation, but for the last convolution; "float32" or "bfloat16".
+      dtype: of the computation, but for the last convolution; "float32" or "bfloat16", in which
+        ids of equal logits may depend on the number of devices.
 
     Source: MaskFeat (arXiv:2112.09133) section 3.2, BEiT (arXiv:2106.08254); openai/DALL-E.
     """
@@ -63,6 +64,8 @@ class Dvae(Target):
     def __post_init__(self) -> None:
         check_choice("resize", self.resize, RESIZE)
         check_fields(0, "auto", self.dtype)
+        if min(self.hidden, self.blocks, self.vocabulary) < 1:
+            raise ValueError("hidden, blocks and vocabulary must be positive")
         _, height, width = self.tubelet
         if self.resize == "mean" and (height % STRIDE or width % STRIDE):
             raise ValueError(

@@ -88,6 +88,8 @@ class Features(Target):
             raise ValueError("file: missing; set it to the teacher (or `model` to its encoder)")
         if self.projection < 0:
             raise ValueError(f"projection={self.projection} is negative")
+        if min(self.clip) < 1:
+            raise ValueError(f"clip={self.clip} must be positive")
         if min(self.std) <= 0:
             raise ValueError(f"std={self.std} must be positive")
         self.loss, self._shapes  # noqa: B018  check beta; block, clip and model

@@ -56,6 +56,8 @@ class PseudoLabel(Target):
         object.__setattr__(self, "model", FrozenDict(model))  # hashable, as other targets are
         if self.classes < 2:
             raise ValueError(f"classes={self.classes}: expected 2 or more")
+        if len(self.names) not in (0, self.classes):
+            raise ValueError(f"names: {len(self.names)} for {self.classes} classes")
         self.teacher  # noqa: B018  checks it
 
     @property

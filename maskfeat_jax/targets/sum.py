@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,18 +34,21 @@ class Sum(Target):
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("parts", "weights"):  # hashable, as other targets are
-            object.__setattr__(self, name, FrozenDict(getattr(self, name)))
+        for name in ("parts", "weights"):  # hashable, as other targets are, in one order
+            object.__setattr__(self, name, FrozenDict(sorted(getattr(self, name).items())))
         if not self.parts:
             raise ValueError("parts: empty; name one target or more")
         if unknown := self.weights.keys() - self.parts.keys():
             raise ValueError(
                 f"weights.{min(unknown)}: no such part; there are {', '.join(self.parts)}"
             )
-        if any(weight < 0 for weight in self.weights.values()):
-            raise ValueError(f"weights={dict(self.weights)}: one is negative")
+        for name, weight in self.weights.items():
+            if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise ValueError(f"weights.{name}={weight!r}: expected a number of 0 or more")
         if not sum(self._weight(name) for name in self.parts):
             raise ValueError(f"weights={dict(self.weights)}: their sum is zero")
+        if len({part.map_classes for part in self.parts.values()} - {0}) > 1:
+            raise ValueError("parts: two of them need label maps of different numbers of classes")
 
     @property
     def dim(self) -> int:

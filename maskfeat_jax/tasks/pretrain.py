@@ -174,8 +174,9 @@ class Pretrain(Task):
             **self.target.loss(predicted, targets),
             **{f"{_CONSTANT}{name}": x for name, x in of_constant.items()},
         }
+        weight = counted.astype(jnp.float32)
         sums = {
-            name: jnp.tensordot(counted.astype(jnp.float32), x, counted.ndim)
+            name: jnp.tensordot(weight, x, weight.ndim, precision="highest")
             for name, x in by_token.items()
         }
         return {"examples": jnp.sum(complete), "tokens": jnp.sum(counted), **sums}, {}

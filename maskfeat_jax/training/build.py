@@ -64,6 +64,8 @@ HARMLESS = (
     "bad_inputs",
     "target.file",  # the same contents: `target.sha256` may not change
     "target.parts.*.file",
+    "target.decoder",  # for pictures
+    "target.parts.*.decoder",
     "model.attention",
     "mesh",
     "run.log_every_steps",

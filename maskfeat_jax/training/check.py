@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -26,7 +27,7 @@ def check(recipe: Section, later: Collection[str] = ()) -> None:
     """
     target = recipe.get("target", {})
     # The shape of a target may depend on the file of its teacher.
-    known = {f'"{path}"' for path in later}.isdisjoint(flatten(target).values())
+    known = set(map(json.dumps, later)).isdisjoint(flatten(target).values())
     read = with_teachers(recipe) if known else {**recipe, "target": _ANY_TARGET}
     reader = _WithoutData({**read, "mesh": {}})  # the mesh is that of other devices
     task_class, trains = read_task(reader)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import jax
 
-from maskfeat_jax.checkpoints import manifest
 from maskfeat_jax.convert import dvae
-from maskfeat_jax.files import local_path
 from maskfeat_jax.sections import Section
 from maskfeat_jax.targets import Dvae
 from maskfeat_jax.typing import PyTree
 
 
 def describe(section: Section) -> Section:
-    """Keys of the section of a target: sizes of both networks, and `sha256` of the encoder's file.
+    """Keys of the section of a target: sizes of both networks.
 
     Raises:
       ValueError: a file cannot be read, or they are of different networks.
@@ -29,7 +27,7 @@ def describe(section: Section) -> Section:
             )
         of_decoder = ("hidden", "blocks", "initial")
         found |= {f"decoder_{name}": getattr(decoder, name) for name in of_decoder}
-    return {**found, "sha256": manifest.sha256(local_path(section["file"]))}
+    return found
 
 
 def load(target: Dvae) -> PyTree:

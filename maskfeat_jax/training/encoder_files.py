@@ -7,15 +7,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from maskfeat_jax import convert
 from maskfeat_jax.checkpoints.description import fields_of, sections_of
 from maskfeat_jax.checkpoints.pretrained import Pretrained, is_ours
-from maskfeat_jax.checkpoints.storage import CheckpointError
 from maskfeat_jax.files import local_path
 from maskfeat_jax.models import VARIANTS
-from maskfeat_jax.sections import Section, as_json
+from maskfeat_jax.models.classifier import Classifier
+from maskfeat_jax.sections import Section, as_json, member
 from maskfeat_jax.targets import Features, PseudoLabel
 from maskfeat_jax.transfer import transfer
 from maskfeat_jax.typing import PyTree
@@ -27,7 +25,7 @@ HINTS = ("heads", "epsilon", "activation", "tubelet", "kv_stride")
 
 
 def describe(section: Section) -> Section:
-    """Keys of the section of a target: `model`, `clip`, `mean`, `std`, `sha256`.
+    """Keys of the section of a target: `model`, `clip`, `mean`, `std`.
 
     Raises:
       ValueError: the file cannot be read, or has another encoder than `model`.
@@ -42,9 +40,7 @@ def describe_classifier(section: Section) -> Section:
       ValueError: likewise; or the file has no classifier, or one of other classes.
     """
     trained = _read(section["file"], section.get("model") or {})
-    if "projection" not in trained.params:
-        raise ValueError("it has no class head; give the file of a classifier")
-    classes = trained.model.num_classes
+    classes = _classifier(trained).num_classes
     if section.get("classes") not in (None, classes):
         raise ValueError(f"it has {classes} classes, but `classes` is {section['classes']}")
     names = section.get("names") or trained.class_names or ()
@@ -59,27 +55,24 @@ def _described(section: Section, trained: Pretrained) -> Section:
     for key, value in as_json(_expanded(given)).items():
         if key not in FREE and fields.get(key) != value:
             raise ValueError(f"its encoder has {key}={fields.get(key)!r}, but `model` {value!r}")
-    if wanted := section.get("projection"):
-        outputs = trained.params.get("projection", {}).get("kernel", np.zeros(0)).shape[-1]
-        if outputs != wanted:
-            raise ValueError(f"projection={wanted}, but its linear map has {outputs} outputs")
+    wanted = section.get("projection")
+    if wanted and (outputs := _classifier(trained).num_classes) != wanted:
+        raise ValueError(f"projection={wanted}, but its linear map has {outputs} outputs")
     model = sections_of(trained.model)["model"]
     model = {key: value for key, value in model.items() if key not in FREE}
     model |= {"scan": given.get("scan", False)}
     found = {"clip": trained.clip, **dataclasses.asdict(trained.normalise)}
     chosen = {key: section[key] for key in found if section.get(key) is not None}
-    return {**found, **chosen, "model": model, "sha256": convert.sha256(section["file"])}
+    return {**found, **chosen, "model": model}
 
 
 def load(target: Features | PseudoLabel) -> PyTree:
     """Weights as numpy arrays, in the shapes of `target.teacher`.
 
     Raises:
-      ValueError: the file cannot be read, or has another SHA-256 than `target.sha256`.
+      ValueError: the file cannot be read.
     """
     trained = _read(target.file, target.model)
-    if target.sha256 not in ("", found := convert.sha256(target.file)):
-        raise ValueError(f"target.file={target.file!r} has the SHA-256 {found}, not target.sha256")
     if trained.clip != target.clip:
         trained = convert.resized(trained, target.clip)
     return transfer(target.teacher, trained.params, parts=tuple(target.teacher))
@@ -88,10 +81,17 @@ def load(target: Features | PseudoLabel) -> PyTree:
 def _read(file: str, model: Mapping[str, Any]) -> Pretrained:
     path = local_path(file)
     hints = {key: value for key, value in _expanded(model).items() if key in HINTS}
-    try:
-        return convert.load(path) if is_ours(path) else convert.load_torch(path, **hints)
-    except CheckpointError as error:
-        raise ValueError(str(error)) from error
+    return convert.load(path) if is_ours(path) else convert.load_torch(path, **hints)
+
+
+def _classifier(trained: Pretrained) -> Classifier:
+    """The model, whose norm and linear map follow the encoder; probes have more between them."""
+    if not isinstance(trained.model, Classifier):
+        raise ValueError(
+            f"it has no class head, but is a {type(trained.model).__name__}; give the file of a "
+            "classifier, such as a fine-tuned run"
+        )
+    return trained.model
 
 
 def _assumed(trained: Pretrained, section: Section) -> str:
@@ -104,6 +104,8 @@ def _assumed(trained: Pretrained, section: Section) -> str:
 
 def _expanded(model: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a section `model`, with those of its variant."""
-    _, sizes = VARIANTS.get(model.get("encoder", ""), (None, {}))
+    sizes: Mapping[str, Any] = {}
+    if "encoder" in model:
+        _, sizes = member("model.encoder", VARIANTS, model["encoder"])
     fields = {**sizes, **{key: value for key, value in model.items() if key != "encoder"}}
     return {key: tuple(x) if isinstance(x, list) else x for key, x in fields.items()}

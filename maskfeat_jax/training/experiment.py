@@ -126,9 +126,11 @@ class Experiment:
         """Number of updates of the whole run."""
         return round(self.run.epochs * self.data.steps_per_epoch)
 
-    @functools.cached_property
-    def teacher(self) -> PyTree:
-        """Weights of the target's frozen networks, on the devices; empty if it has none."""
+    def load_teacher(self) -> PyTree:
+        """Weights of the target's frozen networks, on the devices; empty if it has none.
+
+        A state needs its own, as the step donates it.
+        """
         shapes = abstract_state(self.task, self.optimizer, self.mesh).teacher
         shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
         return jax.device_put(teacher_weights(self.task), shardings)
@@ -153,13 +155,13 @@ class Experiment:
             create = functools.partial(TrainState.create, optimizer=self.optimizer)
             shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state.stored)
             state = jax.jit(create, out_shardings=shardings)(params)
-            return state.replace(teacher=self.teacher)
+            return state.replace(teacher=self.load_teacher())
         params = jax.device_put(params, sharding.state_sharding(self.mesh, params))
         if self.training is not None:
             with self._one_pass(self.training) as batches:
                 views = self.training.views
                 params = self.task.with_data(params, batches, views=views, mesh=self.mesh)
-        return TrainState.frozen(params, self.teacher)
+        return TrainState.frozen(params, self.load_teacher())
 
     def batches(self, state: TrainState) -> Generator[Batch]:
         """Batches on the devices, from the state's step to the last step of the run."""

@@ -146,7 +146,7 @@ def _first_state(
         return experiment.init(), NOTHING_UNFINISHED
     fault_point("restore.before")
     state, stored = checkpoints.restore(newest, experiment.abstract_state.stored)
-    state = state.replace(teacher=experiment.teacher)
+    state = state.replace(teacher=experiment.load_teacher())
     fault_point("restore.after")
     if stored.get("data") != facts["data"]:
         raise RecipeError(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from maskfeat_jax.sections import RecipeError, Section
+from maskfeat_jax import convert
+from maskfeat_jax.checkpoints.storage import CheckpointError
+from maskfeat_jax.sections import RecipeError, Section, arguments, named
 from maskfeat_jax.targets import TARGETS, Dvae, Features, PseudoLabel, Sum, Target
 from maskfeat_jax.tasks import Task
 from maskfeat_jax.tasks.pretrain import Pretrain
@@ -17,8 +20,8 @@ class Files(NamedTuple):
     """How the teacher's file of a kind of target is read.
 
     Attributes:
-      describe: keys of the target's section that `file` decides, its `sha256` among them, from that
-        section; raises ValueError or OSError for a file that does not fit.
+      describe: keys of the target's section that `file` decides, from that section; raises
+        ValueError or OSError for a file that does not fit.
       load: weights as numpy arrays, in the shapes of `Target.teacher`.
     """
 
@@ -51,8 +54,12 @@ def check_files(task: Task) -> None:
 
 
 def teacher_weights(task: Task) -> PyTree:
-    """Weights as numpy arrays, in the shapes of `Task.teacher`."""
-    return _weights(task.target) if isinstance(task, Pretrain) else ()
+    """Weights as numpy arrays, in the shapes of `Task.teacher`.
+
+    Raises:
+      RecipeError: a file has gone, or has other contents.
+    """
+    return _weights("target", task.target) if isinstance(task, Pretrain) else ()
 
 
 def _check(where: str, target: Target) -> None:
@@ -62,10 +69,34 @@ def _check(where: str, target: Target) -> None:
         raise RecipeError(f"{where}.file: missing; set it to the weights of the teacher")
 
 
-def _weights(target: Target) -> PyTree:
+def _weights(where: str, target: Any) -> PyTree:
     if parts := _parts(target):
-        return {name: _weights(part) for name, part in parts.items()}
-    return FILES[type(target)].load(target) if target.teacher else ()
+        return {name: _weights(f"{where}.parts.{name}", part) for name, part in parts.items()}
+    if not target.teacher:
+        return ()
+    with _naming(where, target.file):
+        _check_contents(target.file, target.sha256)
+        return FILES[type(target)].load(target)
+
+
+@contextlib.contextmanager
+def _naming(where: str, file: str) -> Iterator[None]:
+    """Errors in this context name the file."""
+    try:
+        yield
+    except (CheckpointError, ValueError, OSError) as error:
+        raise RecipeError(f"{where}.file={file!r}: {error}") from error
+
+
+def _check_contents(file: str, expected: str) -> str:
+    """The SHA-256 of a file; ValueError if another one is expected."""
+    found = convert.sha256(file)
+    if expected not in ("", found):
+        raise ValueError(
+            f"it has the SHA-256 {found}, but sha256 is {expected}; give the file that has it, or "
+            "remove sha256"
+        )
+    return found
 
 
 def _described(where: str, section: Section) -> Section:
@@ -73,21 +104,13 @@ def _described(where: str, section: Section) -> Section:
     if isinstance(parts, Mapping):
         own = {name: _part(f"{where}.parts.{name}", name, part) for name, part in parts.items()}
         return {**section, "parts": own}
-    kind = TARGETS.get(section.get("name", ""))
-    files = FILES.get(kind) if kind else None
-    file = section.get("file")
-    if files is None or not file or not isinstance(file, str):
+    name, rest = named(where, TARGETS, section)
+    if TARGETS[name] not in FILES or not rest.get("file"):
         return section
-    try:
-        found = files.describe(section)
-    except (ValueError, OSError) as error:
-        raise RecipeError(f"{where}.file={file!r}: {error}") from error
-    if section.get("sha256") not in (None, "", found["sha256"]):
-        raise RecipeError(
-            f"{where}.file={file!r} has the SHA-256 {found['sha256']}, but "
-            f"{where}.sha256 is {section['sha256']}; give the file that has it, or remove sha256"
-        )
-    return {**section, **found}
+    given = arguments(where, TARGETS[name], rest, {"tubelet": None})  # of the right types
+    with _naming(where, given["file"]):
+        digits = _check_contents(given["file"], given["sha256"])
+        return {**section, **FILES[TARGETS[name]].describe(section), "sha256": digits}
 
 
 def _part(where: str, name: str, part: Any) -> Any:

@@ -116,7 +116,7 @@ def test_rows_go_through_stages_with_seeds(tmp_path):
         rows=[
             {"name": "none", "pretrain": None, "finetune": {"config": f"{DEMO}:scratch"}},
             {"name": "hog", "pretrain": {"target": {"name": "hog", "bins": 6}}},
-            {"name": "cell", "pretrain": {"mask": {"ratio": 0.3}}, "finetune": {"seed": 9}},
+            {"name": "cell", "pretrain": {"mask": {"ratio": 0.3}}},
         ],
     )
     recipe["stages"]["finetune"]["seeds"] = 3
@@ -168,6 +168,8 @@ def row(**stages):
         ({"rows": row(pretrain=3)}, r"rows\.a\.pretrain=3: expected sections, or None"),
         ({"rows": row(pretrain={"config": "smok"})}, r"rows\.a\.pretrain: smok does not exist"),
         ({"rows": row(pretrain={"config": "smoke:b"})}, "smoke has no sizes"),
+        ({"rows": row(pretrain={"config": 3})}, r"rows\.a\.pretrain\.config=3: expected the name"),
+        ({"rows": row(pretrain={"seed": 9})}, r"rows\.a\.pretrain\.seed: each run has its own"),
         (
             {"rows": row(pretrain={"target": {"cel": 4}})},
             r"rows\.a\.pretrain: target\.cel: no such key; did you mean 'cell'",

@@ -185,13 +185,14 @@ def test_training_takes_the_network_from_its_file(recipe):
     )
     assert experiment.recipe["target"]["sha256"] == target.sha256 != ""
     kernel = filled(encoder_shapes(8, 1, 16))["blocks.input.w"]
-    found = np.asarray(experiment.teacher["encoder"]["input"]["kernel"])
+    teacher = experiment.load_teacher()
+    found = np.asarray(teacher["encoder"]["input"]["kernel"])
     np.testing.assert_array_equal(found, kernel.transpose(2, 3, 1, 0))
     step = functools.partial(experiment.task.train_step, optimizer=experiment.optimizer)
     batch = batch_shapes(experiment.task, experiment.mesh, 8)
     state, metrics = jax.eval_shape(step, experiment.abstract_state, batch)
     assert {"loss", "accuracy"} <= set(metrics)
-    assert jax.tree.structure(state.teacher) == jax.tree.structure(experiment.teacher)
+    assert jax.tree.structure(state.teacher) == jax.tree.structure(teacher)
 
 
 def test_files_that_do_not_fit_are_refused(recipe, tmp_path):
@@ -201,7 +202,7 @@ def test_files_that_do_not_fit_are_refused(recipe, tmp_path):
         ({"file": ""}, "target.file: missing"),
         ({"file": "none.pkl"}, "target.file='none.pkl': none.pkl: no such file"),
         ({"file": target["decoder"]}, "first convolution .* an encoder"),
-        ({"sha256": "00"}, "has the SHA-256 [0-9a-f]{64}, but target.sha256 is 00"),
+        ({"sha256": "00"}, "has the SHA-256 [0-9a-f]{64}, but sha256 is 00"),
         ({"decoder": other}, "has 16 ids, but decoder=.* has 32"),
     ):
         with pytest.raises(RecipeError, match=message):

@@ -58,7 +58,9 @@ def test_a_sum_is_read_from_a_recipe():
         ({"parts": {"hog": {"cells": 4}}}, "target.parts.hog.cells: no such key; did you mean"),
         ({"weights": {"pixel": 1.0}}, "target: weights.pixel: no such part; there are hog, pixels"),
         ({"weights": {"hog": 0.0, "pixels": 0.0}}, "target: weights=.*: their sum is zero"),
-        ({"weights": {"hog": -1.0}}, "target: weights=.*: one is negative"),
+        ({"weights": {"hog": float("nan")}}, "target: weights.hog=nan: expected a number"),
+        ({"weights": {"hog": "1"}}, "target: weights.hog='1': expected a number"),
+        ({"weights": {"hog": -1.0}}, "target: weights.hog=-1.0: expected a number of 0 or more"),
     ],
 )
 def test_refuses(change, message):

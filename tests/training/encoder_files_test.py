@@ -17,6 +17,7 @@ from maskfeat_jax.sections import Reader, RecipeError, differences
 from maskfeat_jax.tasks import task_of
 from maskfeat_jax.training import encoder_files
 from maskfeat_jax.training.build import build
+from maskfeat_jax.training.teachers import teacher_weights
 from tests.convert.models import assert_same, small
 from tests.recipes import shrunken
 
@@ -59,8 +60,10 @@ def test_the_recipe_has_what_the_file_says(name, folder):
     expected["encoder"] = {k: v for k, v in expected["encoder"].items() if k != "mask_token"}
     rounded = jax.tree.map(lambda x, shape: x.astype(shape.dtype), expected, target.teacher)
     assert_same(encoder_files.load(target), rounded)
-    with pytest.raises(ValueError, match="not target.sha256"):
-        encoder_files.load(dataclasses.replace(target, sha256="0" * 64))
+    task = dataclasses.replace(experiment.task, target=dataclasses.replace(target, sha256="0" * 64))
+    with pytest.raises(RecipeError, match="it has the SHA-256 .*, but sha256 is 0000"):
+        teacher_weights(task)
+    assert_same(jax.device_get(experiment.load_teacher()), encoder_files.load(target))
     # Without the file, as in `mf.load` of a run whose teacher is gone.
     reader = Reader({**experiment.recipe, "target": {**section, "file": "gone"}})
     again = task_of(reader).from_recipe(reader, experiment.task.clip)
@@ -80,6 +83,14 @@ def test_what_the_recipe_says_decides(folder):
     larger = convert.resized(small("class"), (1, 64, 64)).params["encoder"]
     np.testing.assert_array_equal(loaded["encoder"]["pos_embed"], larger["pos_embed"])
     assert loaded["encoder"]["blocks"].keys() == {"0"}
+
+
+def test_each_state_has_its_own_teacher(folder):
+    """A step donates it."""
+    experiment = build(recipe(file=str(folder / "timm")))
+    first = experiment.init()
+    jax.tree.map(lambda leaf: leaf.delete(), first.teacher)
+    assert np.isfinite(experiment.init().teacher["encoder"]["pos_embed"]).all()
 
 
 def test_the_file_may_move_but_not_change(folder, tmp_path):
@@ -102,10 +113,12 @@ def test_the_file_may_move_but_not_change(folder, tmp_path):
         ({"file": "other.safetensors"}, "none of the layouts .* has names like fc.weight"),
         ({"file": "bare.safetensors"}, "not a standard size.*give heads"),
         ({"file": "damaged"}, "damaged"),
-        ({"file": "timm", "sha256": "0" * 64}, "has the SHA-256 .*, but target.sha256 is 0000"),
+        ({"file": "timm", "sha256": "0" * 64}, "has the SHA-256 .*, but sha256 is 0000"),
         ({"file": "ours", "model": {"heads": 4}}, "has heads=2, but `model` 4"),
         ({"file": "ours", "model": {"encoder": "vit_b16"}}, "has width=32, but `model` 768"),
         ({"file": "timm", "projection": 6}, "projection=6, but its linear map has 5 outputs"),
+        ({"file": "timm", "model": {"encoder": "vit_b61"}}, "vit_b61.*did you mean 'vit_b16'"),
+        ({"file": "timm", "model": "vit_b16"}, "target.model='vit_b16': expected"),
         ({"file": "timm", "block": 2}, "block=2: the teacher has 2 blocks"),
         ({"file": "timm", "clip": (1, 50, 48)}, "target: .*50"),
         ({"file": "mvit"}, "takes clips of 4 frames, .* have 1; set target.clip"),
