@@ -14,7 +14,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from tqdm import tqdm
 
-from input_pipeline.datasets.shapes import Drawn
+from input_pipeline.datasets.shapes import OUTLINES, Drawn, draw
 from input_pipeline.decode.video import VideoFile
 from input_pipeline.paths import local_path
 from input_pipeline.source import Example, fingerprint
@@ -22,6 +22,7 @@ from input_pipeline.source import Example, fingerprint
 FRAMES_PER_SECOND = 12
 GOP = 12  # frames from one keyframe to the next
 _SPEEDS = (1 / 64, 1 / 32)  # cycles per frame: sides of the picture, rotations, or whole zooms
+_TRAVEL_SPEEDS = (1 / 32, 1 / 12)  # of outlines that travel, sides of the picture per frame
 _SWING_RATES = (1 / 24, 1 / 16)  # cycles per frame of oscillations and circles
 _SWINGS = (0.10, 0.16)  # their amplitude, as a fraction of the side
 _RADII = (0.17, 0.36)  # of a shape, as a fraction of the side
@@ -42,6 +43,11 @@ class MovingShapes(Drawn):
     down, growing and shrinking), so the order of the frames matters. A horizontal flip keeps the
     class.
 
+    With `outlines`, the class is one of the ten outlines of `Shapes` and whether it travels to the
+    left or to the right, 20 classes, in the colours of `Shapes`. The shape leaves the picture on one
+    side and enters on the other, and starts anywhere: a single frame tells the outline, and nothing
+    about the direction. A horizontal flip changes the class.
+
     The videos are MP4 files (H.264; MPEG-4 if the encoder is missing) with 12 frames per second and
     a keyframe every 12 frames. Classes alternate, as in `Shapes`.
     """
@@ -56,6 +62,7 @@ class MovingShapes(Drawn):
         num_examples: int | None = None,
         size: int = 64,
         frames: int = 32,
+        outlines: bool = False,
         seed: int = 0,
     ):
         """Generates missing files on all cores, which takes about half a minute by default.
@@ -64,23 +71,25 @@ class MovingShapes(Drawn):
 
         Args:
           split: "train", "validation" or "test": independent videos.
-          path: folder of the files; each choice of size, frames and seed has its own subfolder.
+          path: folder of the files; each choice of what follows but their number has a subfolder.
           num_examples: how many, from the first; None means 2,000 of train, 400 of others.
           size: side of the frames, in pixels, even.
           frames: number of frames of each video.
+          outlines: whether the class is an outline and a direction.
           seed: of the dataset; another seed gives other videos.
 
         Raises:
           ValueError: no such split, or a number out of range.
           OSError: the files cannot be written.
         """
-        super().__init__(split, num_examples, seed, tuple(_MOTIONS))
+        super().__init__(split, num_examples, seed, tuple(_TRAVELS if outlines else _MOTIONS))
+        self.flippable = not outlines
         if size < 32 or size % 2:
             raise ValueError(f"size is {size}; it must be even and at least 32 pixels")
         if frames < 1:
             raise ValueError(f"frames is {frames}; it must be at least 1")
-        self._size, self._frames = size, frames
-        settings = f"{size}px_{frames}frames_seed{seed}"
+        self._size, self._frames, self._outlines = size, frames, outlines
+        settings = f"{size}px_{frames}frames_seed{seed}" + "_outlines" * outlines
         self._folder = local_path(path) / settings / split
         self._make_missing()
         self.fingerprint = fingerprint(
@@ -92,8 +101,8 @@ class MovingShapes(Drawn):
         return str(self._folder / f"{index:06d}.mp4")
 
     def read(self, index: int) -> Example:
-        """One video; its frames are a pure function of (seed, split, size, frames, index)."""
-        return Example(VideoFile(self.name_of(index)), index % len(_MOTIONS))
+        """One video; its frames are a pure function of its settings and the index."""
+        return Example(VideoFile(self.name_of(index)), index % len(self.class_names))
 
     def _make_missing(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -124,12 +133,24 @@ class MovingShapes(Drawn):
 
     def _draw(self, index: int) -> np.ndarray:
         rng = self.generator(index)
+        if self._outlines:
+            outline, sign = list(_TRAVELS.values())[index % len(_TRAVELS)]
+            speed = sign * rng.uniform(*_TRAVEL_SPEEDS)
+            shifts = self._size * (rng.uniform() + speed * np.arange(self._frames))
+            return draw(rng, outline, self._size, shifts.round().astype(int))
         motion = list(_MOTIONS.values())[index % len(_MOTIONS)]
         start = rng.uniform(size=4)
         frame = np.arange(self._frames)[:, None]
         states = (start + motion(rng, frame)) % 1
         return _draw_frames(rng, states, self._size)
 
+
+# An outline and the sign of its speed to the right.
+_TRAVELS = {
+    f"{name}_{direction}": (outline, sign)
+    for name, outline in OUTLINES.items()
+    for direction, sign in (("left", -1), ("right", 1))
+}
 
 # A motion adds to position (right, down), angle and size, each in cycles: (frames, 4).
 _RIGHT, _DOWN, _ANGLE, _SIZE = np.eye(4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -30,8 +31,9 @@ def _box(left: float, top: float, right: float, bottom: float) -> np.ndarray:
     return np.array([[left, top], [right, top], [right, bottom], [left, bottom]])
 
 
+Outlines = tuple[list[np.ndarray], list[np.ndarray]]
 # Class -> outlines to fill and outlines to cut out again.
-_OUTLINES: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {
+OUTLINES: dict[str, Outlines] = {
     "arrow": (
         [np.array([[0, -1], [0.9, 0], [0.3, 0], [0.3, 1], [-0.3, 1], [-0.3, 0], [-0.9, 0]])],
         [],
@@ -46,7 +48,7 @@ _OUTLINES: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {
     "star": ([_ring_points([1.2, 0.5] * 5, start=-np.pi / 2)], []),
     "triangle": ([_ring_points([1.1] * 3, start=-np.pi / 2)], []),
 }
-_SHAPES = tuple(_OUTLINES.values())  # by class index; the names above are in order
+SHAPES = tuple(OUTLINES.values())  # by class index; the names above are in order
 
 
 class Drawn:
@@ -103,7 +105,7 @@ class Shapes(Drawn):
         Raises:
           ValueError: no such split, or a number out of range.
         """
-        super().__init__(split, num_examples, seed, tuple(_OUTLINES))
+        super().__init__(split, num_examples, seed, tuple(OUTLINES))
         if not 16 <= size <= 4096:
             raise ValueError(f"size is {size}; expected 16 to 4096 pixels")
         self._size = size
@@ -117,22 +119,36 @@ class Shapes(Drawn):
 
     def read(self, index: int) -> Example:
         """Draws one picture: a pure function of (seed, split, size, index)."""
-        label = index % len(_OUTLINES)
-        return Example(_draw(self.generator(index), _SHAPES[label], self._size), label)
+        label = index % len(OUTLINES)
+        return Example(draw(self.generator(index), SHAPES[label], self._size)[0], label)
 
 
-def _draw(rng: np.random.Generator, outlines, size: int) -> np.ndarray:
+def draw(
+    rng: np.random.Generator, outlines: Outlines, size: int, shifts: Sequence[int] = (0,)
+) -> np.ndarray:
+    """A picture in which the shape moves: uint8 (frames, size, size, 3).
+
+    Args:
+      rng: decides about everything but the outlines.
+      outlines: to fill, and to cut out again.
+      size: side of the picture, in pixels.
+      shifts: by how many pixels the shape is moved right in each frame; it wraps around.
+    """
     angle = rng.uniform(0, np.pi)
     colour = rng.uniform(80, 176, size=3)
-    picture = _stripes(rng, angle, colour, size)
-    layers = [(_clutter(rng, size), rng.uniform(0, np.pi))]
-    layers.append((_shape_mask(rng, outlines, size), angle + rng.uniform(np.pi / 5, 4 * np.pi / 5)))
-    for mask, turned in layers:
+    frames = np.repeat(_stripes(rng, angle, colour, size)[None], len(shifts), axis=0)
+    layers = [(_clutter(rng, size), rng.uniform(0, np.pi), [0] * len(shifts))]
+    mask = _shape_mask(rng, outlines, size)
+    layers.append((mask, angle + rng.uniform(np.pi / 5, 4 * np.pi / 5), shifts))
+    for mask, turned, moves in layers:
         covered = np.asarray(mask, np.float32)[..., None] / 255
         step = rng.uniform(*_CONTRASTS, size=3) * rng.choice([-1, 1])
-        picture += covered * (_stripes(rng, turned, colour + step, size) - picture)
-    picture += rng.normal(0, rng.uniform(0, _NOISE), size=picture.shape)
-    return picture.clip(0, 255).astype(np.uint8)
+        stripes = _stripes(rng, turned, colour + step, size)
+        for picture, move in zip(frames, moves, strict=True):
+            opacity, pixels = (np.roll(layer, move, axis=1) for layer in (covered, stripes))
+            picture += opacity * (pixels - picture)
+    frames += rng.normal(0, rng.uniform(0, _NOISE), size=frames.shape)
+    return frames.clip(0, 255).astype(np.uint8)
 
 
 def _stripes(rng: np.random.Generator, angle: float, colour: np.ndarray, size: int) -> np.ndarray:

@@ -112,6 +112,40 @@ def test_one_frame_does_not_tell_the_class_and_motion_does(videos):
     assert ridge_accuracy(np.stack([motion(video) for video in videos]), labels, 0.1) > 0.5
 
 
+@pytest.fixture(scope="module")
+def travels(tmp_path_factory) -> MovingShapes:
+    path = str(tmp_path_factory.mktemp("travels"))
+    return MovingShapes(path=path, num_examples=160, size=SIZE, frames=4, outlines=True)
+
+
+def test_classes_with_outlines_are_outline_and_direction(travels):
+    assert travels.class_names[:3] == ("arrow_left", "arrow_right", "bars_left")
+    assert travels.class_names == tuple(sorted(travels.class_names))
+    assert [travels.read(index).label for index in (0, 19, 20)] == [0, 19, 0]
+    assert len(travels.class_names) == 20
+    assert not travels.flippable
+
+
+def test_outlines_travel_in_the_direction_of_their_class(travels):
+    shifts = np.arange(3, 9)  # pixels in three frames
+    hits = 0
+    for index in range(travels.num_examples):
+        first, *_, last = decode(travels, index).astype(float)
+        left, right = (
+            min(np.abs(np.roll(first, sign * shift, axis=1) - last).mean() for shift in shifts)
+            for sign in (-1, 1)
+        )
+        hits += (right < left) == travels.class_names[index % 20].endswith("right")
+    assert hits > 0.9 * travels.num_examples
+
+
+def test_one_frame_does_not_tell_the_direction_of_outlines(travels):
+    drawn = np.stack([travels._draw(index) for index in range(1200)])
+    directions = np.arange(len(drawn)) % 2
+    for frame in (0, 3):  # 300 are tested: the standard deviation of chance is 0.029
+        assert ridge_accuracy(one_frame(drawn[:, frame]), directions, 0.1) < 0.5 + 0.1
+
+
 def test_an_interrupted_making_goes_on(tmp_path, monkeypatch):
     settings = dict(path=str(tmp_path), num_examples=12, size=SIZE, frames=4)
     encode = moving_shapes._encode
