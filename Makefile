@@ -20,7 +20,7 @@ setup: $(READY)  ## The virtual environment
 demo: $(READY)  ## Pre-train, fine-tune and evaluate on drawn pictures: minutes, no download
 	$(RUN) demo.py
 
-demo-video: $(READY)  ## The same on videos, with MViTv2
+demo-video: $(READY)  ## The same on videos
 	$(RUN) demo.py --video
 
 demo-mae: $(READY)  ## A masked autoencoder on videos

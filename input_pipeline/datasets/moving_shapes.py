@@ -43,10 +43,10 @@ class MovingShapes(Drawn):
     down, growing and shrinking), so the order of the frames matters. A horizontal flip keeps the
     class.
 
-    With `outlines`, the class is one of the ten outlines of `Shapes` and whether it travels to the
-    left or to the right, 20 classes, in the colours of `Shapes`. The shape leaves the picture on one
-    side and enters on the other, and starts anywhere: a single frame tells the outline, and nothing
-    about the direction. A horizontal flip changes the class.
+    With `outlines`, pictures are those of `Shapes`, and the class is one of its ten outlines and
+    whether it travels to the left or to the right. A shape that leaves on one side enters on the
+    other, and it starts anywhere: a single frame tells the outline, but not the direction. A
+    horizontal flip changes the class.
 
     The videos are MP4 files (H.264; MPEG-4 if the encoder is missing) with 12 frames per second and
     a keyframe every 12 frames. Classes alternate, as in `Shapes`.
