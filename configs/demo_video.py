@@ -20,7 +20,7 @@ from maskfeat_jax.configs import common
 
 # The optimiser of each stage.
 STAGES = {
-    "pretrain": dict(lr=2e-3, lr_batch=64, warmup_epochs=1.0),
+    "pretrain": dict(lr=2e-3, lr_batch=32, warmup_epochs=0.6),
     "finetune": dict(lr=2e-3, lr_batch=64, warmup_epochs=2.0, layer_decay=0.75),
     "scratch": dict(lr=1e-3, lr_batch=64, warmup_epochs=2.0),
 }
@@ -42,13 +42,13 @@ def get_config(stage="pretrain"):
         config.mask = dict(name="random", ratio=0.5)
         config.target = dict(name="hog", cell=4)
         config.head = dict(name="maskfeat")
-        config.run = dict(epochs=16.0, batch_size=64, **common.AT_THE_END)
+        config.run = dict(epochs=12.0, batch_size=32, **common.AT_THE_END)
     else:
         config.task = "finetune"
-        # With another seed all videos differ; those for testing are always the same 2,000.
+        # With another seed all videos differ; those for testing are always the same 1,000.
         config.data = dict(num_examples=2000, seed=1, **VIDEOS)
-        config.eval_data = dict(split="test", seed=0, num_examples=2000)
+        config.eval_data = dict(split="test", seed=0, num_examples=1000)
         config.mix = dict(probability=0.0)
         config.head = dict(name="classifier", num_classes=20)
-        config.run = dict(epochs=16.0, batch_size=50, **common.AT_THE_END)
+        config.run = dict(epochs=12.0, batch_size=50, **common.AT_THE_END)
     return config

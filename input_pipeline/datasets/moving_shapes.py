@@ -22,7 +22,7 @@ from input_pipeline.source import Example, fingerprint
 FRAMES_PER_SECOND = 12
 GOP = 12  # frames from one keyframe to the next
 _SPEEDS = (1 / 64, 1 / 32)  # cycles per frame: sides of the picture, rotations, or whole zooms
-_TRAVEL_SPEEDS = (1 / 32, 1 / 12)  # of outlines that travel, sides of the picture per frame
+_TRAVEL_SPEEDS = (1 / 16, 1 / 8)  # of outlines that travel, sides of the picture per frame
 _SWING_RATES = (1 / 24, 1 / 16)  # cycles per frame of oscillations and circles
 _SWINGS = (0.10, 0.16)  # their amplitude, as a fraction of the side
 _RADII = (0.17, 0.36)  # of a shape, as a fraction of the side

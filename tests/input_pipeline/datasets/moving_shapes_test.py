@@ -127,7 +127,7 @@ def test_classes_with_outlines_are_outline_and_direction(travels):
 
 
 def test_outlines_travel_in_the_direction_of_their_class(travels):
-    shifts = np.arange(3, 9)  # pixels in three frames
+    shifts = np.arange(6, 13)  # pixels in three frames
     hits = 0
     for index in range(travels.num_examples):
         first, *_, last = decode(travels, index).astype(float)
