@@ -50,5 +50,5 @@ def get_config(stage="pretrain"):
         config.eval_data = dict(split="test", seed=0, num_examples=1000)
         config.mix = dict(probability=0.0)
         config.head = dict(name="classifier", num_classes=20)
-        config.run = dict(epochs=12.0, batch_size=50, **common.AT_THE_END)
+        config.run = dict(epochs=16.0, batch_size=50, **common.AT_THE_END)
     return config

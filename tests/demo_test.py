@@ -61,6 +61,12 @@ def test_recipes_of_the_demo_train_the_same_network_on_the_same_labels(kind):
     assert finetune == scratch
 
 
+def test_videos_from_scratch_may_stay_at_chance():
+    summary = dataclasses.replace(LEARNT, pairs=(demo.Pair(0, 0.7, 0.05),), min_scratch=0.0)
+    assert summary.failures() == []
+    assert len(dataclasses.replace(summary, pairs=(demo.Pair(0, 0.5, 0.05),)).failures()) == 1
+
+
 def run_demo(workdir: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "demo.py", "--quick", "--seeds=1", f"--workdir={workdir}"]
     return subprocess.run(
