@@ -30,7 +30,7 @@ VIDEOS = dict(name="moving_shapes", outlines=True, size=32, frames=8)
 def get_config(stage="pretrain"):
     config = ConfigDict()
     config.optim = dict(name="adamw", clip_norm=1.0, **common.pick(STAGES, stage))
-    config.view = dict(size=32, frames=4, stride=1, sampling="strided", crop_area=(0.8, 1.0))
+    config.view = dict(size=32, frames=4, sampling="strided", crop_area=(0.8, 1.0))
     config.eval_view = dict(resize=32)
     config.augment = dict(flip=0.0)  # left and right tell classes apart
     config.normalise = dict(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
