@@ -102,7 +102,8 @@ class MovingShapes(Drawn):
 
     def read(self, index: int) -> Example:
         """One video; its frames are a pure function of its settings and the index."""
-        return Example(VideoFile(self.name_of(index)), index % len(self.class_names))
+        classes = _TRAVELS if self._outlines else _MOTIONS
+        return Example(VideoFile(self.name_of(index)), index % len(classes))
 
     def _make_missing(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -137,7 +138,7 @@ class MovingShapes(Drawn):
             outline, sign = list(_TRAVELS.values())[index % len(_TRAVELS)]
             speed = sign * rng.uniform(*_TRAVEL_SPEEDS)
             shifts = self._size * (rng.uniform() + speed * np.arange(self._frames))
-            return draw(rng, outline, self._size, shifts.round().astype(int))
+            return draw(rng, outline, self._size, shifts.round().astype(int).tolist())
         motion = list(_MOTIONS.values())[index % len(_MOTIONS)]
         start = rng.uniform(size=4)
         frame = np.arange(self._frames)[:, None]

@@ -137,9 +137,10 @@ def draw(
     angle = rng.uniform(0, np.pi)
     colour = rng.uniform(80, 176, size=3)
     frames = np.repeat(_stripes(rng, angle, colour, size)[None], len(shifts), axis=0)
-    layers = [(_clutter(rng, size), rng.uniform(0, np.pi), [0] * len(shifts))]
+    still = [0] * len(shifts)
+    layers = [(_clutter(rng, size), rng.uniform(0, np.pi), still)]
     mask = _shape_mask(rng, outlines, size)
-    layers.append((mask, angle + rng.uniform(np.pi / 5, 4 * np.pi / 5), shifts))
+    layers.append((mask, angle + rng.uniform(np.pi / 5, 4 * np.pi / 5), list(shifts)))
     for mask, turned, moves in layers:
         covered = np.asarray(mask, np.float32)[..., None] / 255
         step = rng.uniform(*_CONTRASTS, size=3) * rng.choice([-1, 1])
