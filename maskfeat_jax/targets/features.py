@@ -82,8 +82,7 @@ class Features(Target):
     def __post_init__(self) -> None:
         check_choice("normalise", self.normalise, NORMALISE)
         check_choice("distance", self.distance, DISTANCES)
-        model = {k: tuple(v) if isinstance(v, list) else v for k, v in self.model.items()}
-        object.__setattr__(self, "model", FrozenDict(model))  # hashable, as other targets are
+        object.__setattr__(self, "model", hashable(self.model))
         if not self.model:
             raise ValueError("file: missing; set it to the teacher (or `model` to its encoder)")
         if self.projection < 0:
@@ -218,6 +217,11 @@ class Teacher(nn.Module):
         if self.outputs:
             tokens = Dense(self.outputs, tokens.dtype, name="projection")(tokens)
         return tokens.reshape(len(clips), *self.encoder.grid(clips.shape[1:4]), -1)
+
+
+def hashable(section: Mapping[str, Any]) -> FrozenDict:
+    """The section of an encoder, perhaps from JSON, as a part of a target, which is hashable."""
+    return FrozenDict({k: tuple(v) if isinstance(v, list) else v for k, v in section.items()})
 
 
 def resampled(

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.core import FrozenDict
 from jaxtyping import Float, UInt8
 
 from maskfeat_jax import pictures
@@ -18,7 +17,7 @@ from maskfeat_jax.losses import SoftCrossEntropy
 from maskfeat_jax.ops.patches import Size3, token_grid
 from maskfeat_jax.ops.roi_align import roi_align
 from maskfeat_jax.targets.base import Inputs, LabelMaps, Target
-from maskfeat_jax.targets.features import Features
+from maskfeat_jax.targets.features import Features, hashable
 from maskfeat_jax.typing import Array, PyTree
 
 
@@ -52,8 +51,7 @@ class PseudoLabel(Target):
     dtype: str = Features.dtype
 
     def __post_init__(self) -> None:
-        model = {k: tuple(v) if isinstance(v, list) else v for k, v in self.model.items()}
-        object.__setattr__(self, "model", FrozenDict(model))  # hashable, as other targets are
+        object.__setattr__(self, "model", hashable(self.model))
         if self.classes < 2:
             raise ValueError(f"classes={self.classes}: expected 2 or more")
         if len(self.names) not in (0, self.classes):
