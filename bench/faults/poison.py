@@ -46,8 +46,8 @@ class _Poison:
 
     def gradient(self, accumulated: Any) -> Any:
         def poisoned(*words: Any, **named: Any) -> Any:
-            loss, grads = accumulated(*words, **named)
-            return self._put("loss", loss), self.tree("gradient", grads)
+            (loss, others), grads = accumulated(*words, **named)
+            return (self._put("loss", loss), others), self.tree("gradient", grads)
 
         return poisoned
 
