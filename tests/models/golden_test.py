@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from maskfeat_jax.models import create_model
-from maskfeat_jax.targets import Hog
+from maskfeat_jax.targets import Hog, Inputs
 from tests.golden import CLASSIFIER, PRETRAINING, fill
 from tests.models.initial import shapes_of
 
@@ -34,7 +34,7 @@ def test_vit_b_pretraining(scan):
     assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 85_882_476
     params = fill(shapes, PRETRAINING)
     predicted = np.asarray(jax.jit(model.apply)({"params": params}, clips, mask))[mask]
-    expected = np.asarray(Hog((1, 16, 16))(clips))[mask]
+    expected = np.asarray(Hog((1, 16, 16))(Inputs(clips)))[mask]
     first = [-1.150179693, 1.020930894, 2.795666357, -0.372684813, -1.479412747, -2.636218350]
     np.testing.assert_allclose(predicted[0, :6], first, atol=1e-8)
     np.testing.assert_allclose(

@@ -9,7 +9,7 @@ import pytest
 
 from maskfeat_jax.models import create_model
 from maskfeat_jax.models.pooling_attention import PoolingBlock
-from maskfeat_jax.targets import Hog
+from maskfeat_jax.targets import Hog, Inputs
 from tests.golden import CLASSIFIER, PRETRAINING, fill
 
 
@@ -67,7 +67,7 @@ def test_mvit_s_pretraining():
     last = [3.348499247, -0.441832457, -0.624741045]
     np.testing.assert_allclose(predicted[-1, -3:], last, atol=1e-8)
     np.testing.assert_allclose([predicted.mean(), predicted.std()], [-0.0142037249, 1.4179353912])
-    expected = np.asarray(Hog((2, 16, 16))(clips))[mask]
+    expected = np.asarray(Hog((2, 16, 16))(Inputs(clips)))[mask]
     first = [0.477365732, 0.188796192, 0.596809506, 0.277838260, 0.221271843, 0.234515131]
     np.testing.assert_allclose(expected[0, :6], first, atol=1e-6)
     np.testing.assert_allclose(expected.sum(), 20784.069614, rtol=1e-6)
