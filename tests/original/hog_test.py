@@ -13,7 +13,7 @@ import pytest
 
 from bench.originals import original, stand_ins
 from maskfeat_jax.ops.hog import hog
-from maskfeat_jax.targets import Hog
+from maskfeat_jax.targets import Hog, Inputs
 
 pytestmark = pytest.mark.original
 
@@ -49,7 +49,7 @@ def test_hog_layer_of_pyslowfast(seed, window):
 def test_hog_generator_of_openmmlab(seed):
     clips = images(seed, (224, 224))
     theirs = torch_run(openmmlab().HOGGenerator(), clips)
-    ours = np.asarray(Hog((1, 16, 16), window=16)(clips[:, None])).reshape(theirs.shape)
+    ours = np.asarray(Hog((1, 16, 16), window=16)(Inputs(clips[:, None]))).reshape(theirs.shape)
     assert_same_cells(ours.reshape(*theirs.shape[:2], -1, 4), theirs.reshape(3, 196, -1, 4))
 
 
