@@ -8,6 +8,13 @@ from ml_collections import ConfigDict
 # Of runs of minutes: nothing between start and end.
 AT_THE_END = dict(checkpoint_every_epochs=0.0, evaluate_every_epochs=0.0, pictures_every_epochs=0.0)
 
+# Targets of the tables of ablations. Teachers are looked for in the folder `teachers`.
+HOG = dict(name="hog")
+PIXELS = dict(name="pixels", normalise=False)  # but for mean and standard deviation of the data
+DVAE = dict(name="dvae", file="teachers/dalle_encoder.pkl")
+DINO = dict(name="features", file="teachers/dino_vit_b16.pth")
+LABELS = dict(name="pseudo_label", file="teachers/classifier_vit_b16.safetensors")
+
 
 def pick(table, name):
     """`table[name]`; a LookupError that says what there is."""
@@ -77,17 +84,6 @@ def cifar10(task):
     config.eval_view = dict(resize=32)
     config.normalise = dict(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.262))
     config.model = dict(encoder="vit_ti16", tubelet=(1, 8, 8), width=96, depth=3)
-    return config
-
-
-def moving_shapes():
-    """Small MP4 files that are drawn on first use: clips of 8 frames, every second."""
-    config = ConfigDict(dict(data=dict(name="moving_shapes", size=32)))
-    config.eval_data = dict(split="test", num_examples=200)
-    config.view = dict(size=32, frames=8, stride=2, sampling="strided", crop_area=(0.6, 1.0))
-    config.view.update(interpolation="bilinear", antialias=False)
-    config.eval_view = dict(resize=32)
-    config.normalise = dict(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
     return config
 
 

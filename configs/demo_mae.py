@@ -7,13 +7,16 @@ Cost: about four minutes on two CPU cores.
 Run: python main.py --config=configs/demo_mae.py --workdir=runs/demo_mae
 """
 
-from maskfeat_jax.configs import common
+from ml_collections import ConfigDict
 
 
 def get_config():
-    config = common.moving_shapes()
-    config.task = "pretrain"
-    config.view.update(repeats=2, new_frames=True)
+    config = ConfigDict(dict(task="pretrain", data=dict(name="moving_shapes", size=32)))
+    config.eval_data = dict(split="test", num_examples=200)
+    config.view = dict(size=32, frames=8, stride=2, sampling="strided", crop_area=(0.6, 1.0))
+    config.view.update(interpolation="bilinear", antialias=False, repeats=2, new_frames=True)
+    config.eval_view = dict(resize=32)
+    config.normalise = dict(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
     config.mask = dict(name="random", ratio=0.9)
     config.target = dict(name="pixels", channels="last")
     config.model = dict(encoder="vit_ti16", width=128, depth=4, heads=4)

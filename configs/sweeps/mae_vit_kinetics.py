@@ -10,13 +10,12 @@ Run: python main.py sweep --config=configs/sweeps/mae_vit_kinetics.py:masks \
 
 from maskfeat_jax.configs import common
 
-DVAE = dict(name="dvae", file="teachers/dalle_encoder.pkl")
 TABLES = dict(
     targets=dict(
         pixels_normalised=dict(target=dict(name="pixels", channels="last")),
         pixels=dict(target=dict(name="pixels", channels="last", normalise=False)),
-        dvae=dict(target=DVAE),
-        hog=dict(target=dict(name="hog")),
+        dvae=dict(target=common.DVAE),
+        hog=dict(target=common.HOG),
     ),
     masks=dict(
         random90=dict(mask=dict(ratio=0.9)),

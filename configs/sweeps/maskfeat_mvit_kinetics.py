@@ -10,20 +10,15 @@ Run: python main.py sweep --config=configs/sweeps/maskfeat_mvit_kinetics.py:mask
 
 from maskfeat_jax.configs import common
 
-HOG = dict(name="hog")
-PIXELS = dict(name="pixels", normalise=False)  # but for mean and standard deviation of the data
 CUBE = dict(name="cube", window=(8, 7, 7))
-DVAE = dict(name="dvae", file="teachers/dalle_encoder.pkl")
-DINO = dict(name="features", file="teachers/dino_vit_b16.pth")
-LABELS = dict(name="pseudo_label", file="teachers/classifier_vit_b16.safetensors")
 TABLES = dict(
     targets=dict(
-        pixels=dict(target=PIXELS),
-        dvae=dict(target=DVAE),
-        dino=dict(target=DINO),
-        pseudo_label=dict(target=LABELS),
-        hog=dict(target=HOG),
-        hog_pixels=dict(target=dict(name="sum", parts=dict(hog=HOG, pixels=PIXELS))),
+        pixels=dict(target=common.PIXELS),
+        dvae=dict(target=common.DVAE),
+        dino=dict(target=common.DINO),
+        pseudo_label=dict(target=common.LABELS),
+        hog=dict(target=common.HOG),
+        hog_pixels=dict(target=dict(name="sum", parts=dict(hog=common.HOG, pixels=common.PIXELS))),
     ),
     masks=dict(
         cube=dict(mask=CUBE),

@@ -12,32 +12,27 @@ Run: python main.py sweep --config=configs/sweeps/maskfeat_vit_in1k.py:targets \
 
 from maskfeat_jax.configs import common
 
-HOG = dict(name="hog")
-PIXELS = dict(name="pixels", normalise=False)  # but for mean and standard deviation of the data
-DVAE = dict(name="dvae", file="teachers/dalle_encoder.pkl")
-DINO = dict(name="features", file="teachers/dino_vit_b16.pth")
-LABELS = dict(name="pseudo_label", file="teachers/classifier_vit_b16.safetensors")
 TABLES = dict(
     targets=dict(
         none=None,
-        pixels=dict(target=PIXELS),
+        pixels=dict(target=common.PIXELS),
         pixels_normalised=dict(target=dict(name="pixels")),
-        dvae=dict(target=DVAE),
-        dino=dict(target=DINO),
-        pseudo_label=dict(target=LABELS),
-        hog=dict(target=HOG),
-        hog_pixels=dict(target=dict(name="sum", parts=dict(hog=HOG, pixels=PIXELS))),
+        dvae=dict(target=common.DVAE),
+        dino=dict(target=common.DINO),
+        pseudo_label=dict(target=common.LABELS),
+        hog=dict(target=common.HOG),
+        hog_pixels=dict(target=dict(name="sum", parts=dict(hog=common.HOG, pixels=common.PIXELS))),
     ),
     hog=dict(
-        l2=dict(target=HOG),
-        l1=dict(target=dict(**HOG, normalise="l1")),
-        none=dict(target=dict(**HOG, normalise="none")),
-        bins6=dict(target=dict(**HOG, bins=6)),
-        bins12=dict(target=dict(**HOG, bins=12)),
-        cell4=dict(target=dict(**HOG, cell=4)),
-        cell16=dict(target=dict(**HOG, cell=16)),
-        grey=dict(target=dict(**HOG, colour="grey")),
-        signed=dict(target=dict(**HOG, signed=True, bins=18)),
+        l2=dict(target=common.HOG),
+        l1=dict(target=dict(**common.HOG, normalise="l1")),
+        none=dict(target=dict(**common.HOG, normalise="none")),
+        bins6=dict(target=dict(**common.HOG, bins=6)),
+        bins12=dict(target=dict(**common.HOG, bins=12)),
+        cell4=dict(target=dict(**common.HOG, cell=4)),
+        cell16=dict(target=dict(**common.HOG, cell=16)),
+        grey=dict(target=dict(**common.HOG, colour="grey")),
+        signed=dict(target=dict(**common.HOG, signed=True, bins=18)),
     ),
     masks=dict(
         block=dict(mask=dict(ratio=0.4)),
