@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from maskfeat_jax.ops.neighbours import unit
 from maskfeat_jax.typing import Array, PyTree
 
 ByToken = Float[Array, "b t h w"]
@@ -233,11 +234,6 @@ def soft_cross_entropy(
 ) -> Float[Array, "*rows"]:
     """Cross-entropy with the probability of each class."""
     return -jnp.sum(targets * jax.nn.log_softmax(logits.astype(jnp.float32)), -1)
-
-
-def unit(x: Float[Array, "*rows d"]) -> Float[Array, "*rows d"]:
-    """Vectors scaled to unit length; zero stays zero."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), -1, keepdims=True), 1e-12))
 
 
 def entropy(probabilities: Float[np.ndarray, " classes"]) -> float:

@@ -36,7 +36,6 @@ from maskfeat_jax.distributed.preemption import Signals
 from maskfeat_jax.flops import training_flops
 from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.tasks import Task
-from maskfeat_jax.tasks.pretrain import MAP, Pretrain
 from maskfeat_jax.training.build import Computation, build_computation
 from maskfeat_jax.training.experiment import (
     abstract_state,
@@ -306,9 +305,8 @@ def batch_shapes(task: Task, mesh: Mesh, rows: int) -> dict[str, jax.ShapeDtypeS
         "valid": ((), jnp.bool_),
         "index": ((2,), jnp.int32),
         "view": ((), jnp.int32),
+        **task.columns,
     }
-    if isinstance(task, Pretrain) and task.target.map_classes:
-        kinds |= MAP
     layout = sharding.batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=layout)

@@ -11,9 +11,9 @@ from maskfeat_jax.typing import Array
 
 
 def unit(features: Float[Array, "*lead d"]) -> Float[Array, "*lead d"]:
-    """Features normalised to length 1."""
-    length = jnp.linalg.norm(features, axis=-1, keepdims=True)
-    return features / jnp.maximum(length, 1e-12)
+    """Features normalised to length 1; zero, where the gradient is finite, stays zero."""
+    squares = jnp.sum(jnp.square(features), -1, keepdims=True)
+    return features / jnp.sqrt(jnp.maximum(squares, 1e-12))
 
 
 def nearest(

@@ -17,9 +17,10 @@ from jaxtyping import Float, UInt8
 
 from maskfeat_jax import pictures
 from maskfeat_jax.flops import encoder_products, output_width
-from maskfeat_jax.losses import MSE, Cosine, Loss, SmoothL1, unit
+from maskfeat_jax.losses import MSE, Cosine, Loss, SmoothL1
 from maskfeat_jax.models import create_encoder
 from maskfeat_jax.models.layers import Dense, LayerNorm, check_choice
+from maskfeat_jax.ops.neighbours import unit
 from maskfeat_jax.ops.patches import Size3, token_grid
 from maskfeat_jax.targets.base import Inputs, Target
 from maskfeat_jax.typing import Array, PyTree

@@ -24,6 +24,7 @@ from maskfeat_jax.typing import PyTree
 # Of the section `model`, not of its encoder.
 INIT_KEYS = ("init_from", "init_parts", "init_resize", "init_classes")
 NameOf = Callable[[int], str]
+Columns = Mapping[str, tuple[tuple[int, ...], Any]]  # shape and dtype of each row, by name
 TRAINING_SECTIONS = ("view", "augment", "optim")  # of the recipes of tasks that train
 
 
@@ -61,6 +62,11 @@ class Task(abc.ABC):
     def classes(self) -> int:
         """Number of classes that the model predicts; 0 if it predicts something else."""
         return 0
+
+    @property
+    def columns(self) -> Columns:
+        """Arrays of a batch that only this task needs."""
+        return {}
 
     @property
     def teacher(self) -> PyTree:

@@ -24,6 +24,7 @@ from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.targets import TARGETS, Inputs, LabelMaps, Sum, Target
 from maskfeat_jax.tasks.base import (
     TRAINING_SECTIONS,
+    Columns,
     Task,
     encoder_of,
     head_name,
@@ -33,7 +34,7 @@ from maskfeat_jax.typing import Array, PyTree
 
 _CONSTANT = "constant/"
 # Of a batch: a label map as Token Labeling makes them; the size does not change the targets.
-MAP = {
+MAP: Columns = {
     "map_logits": ((5, 18, 18), jnp.float16),
     "map_classes": ((5, 18, 18), jnp.int16),
     "box": ((4,), jnp.float32),
@@ -103,6 +104,11 @@ class Pretrain(Task):
             grid = encoder.grid(clip)
             given["visible"] = math.prod(grid) - masker.masked(grid)
         return reader.choose("head", MODELS, **given)
+
+    @property
+    def columns(self) -> Columns:
+        """See `Task`."""
+        return MAP if self.target.map_classes else {}
 
     @property
     def teacher(self) -> PyTree:

@@ -131,14 +131,12 @@ class Experiment:
 
         A state needs its own, as the step donates it.
         """
-        shapes = abstract_state(self.task, self.optimizer, self.mesh).teacher
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state.teacher)
         return jax.device_put(teacher_weights(self.task), shardings)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
-        """Shape, dtype and sharding of each array of the train state."""
-        assert self.optimizer is not None
+        """Shape, dtype and sharding of each array of the state to train, or else to evaluate."""
         return abstract_state(self.task, self.optimizer, self.mesh)
 
     def init(self) -> TrainState:
