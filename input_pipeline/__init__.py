@@ -31,6 +31,13 @@ and, of a source with label maps (see `label_maps.LabelMaps`):
     map_classes  (b, k, h, w) int16      classes of these logits
     box          (b, 4) float32          the clip in it: left, top, right, bottom, as fractions
 
+and instead of labels, of a source with boxes (see `boxes.LabelledBoxes`), as many as the example
+with most of them has:
+
+    boxes        (b, m, 4) float32       left, top, right, bottom, in pixels of the clip
+    box_classes  (b, m, classes) bool    classes of each
+    box_valid    (b, m) bool             False: padding
+
 The clips of an example follow each other. Which example a row holds, its frames, crop and
 augmentation are functions of (seed, pass, position) alone: neither workers, nor processes, nor the
 step at which iteration starts change them.

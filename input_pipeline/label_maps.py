@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.decode.regular_files import read_regular
 from input_pipeline.decode.torch_tensor import read_tensor
+from input_pipeline.views.clips import Cut
 
 _TRIED = 100  # images, to find the shape of the maps
 _MAX_BYTES = 1 << 24
@@ -56,7 +57,7 @@ class LabelMaps:
         problems = []
         for index in tried:
             try:
-                self.shape = self.read(index).logits.shape
+                self.shape = self.of(index).logits.shape
                 return
             except BadMedia as bad:
                 problems.append(bad.reason)
@@ -66,11 +67,21 @@ class LabelMaps:
         )
 
     @property
-    def empty(self) -> LabelMap:
-        """Zeros."""
-        return LabelMap(np.zeros(self.shape, np.float16), np.zeros(self.shape, np.int16))
+    def columns(self) -> Mapping[str, tuple[tuple[int, ...], Any]]:
+        """See `source.Columns`."""
+        return {
+            "map_logits": (self.shape, np.float16),
+            "map_classes": (self.shape, np.int16),
+            "box": ((4,), np.float32),
+        }
 
-    def read(self, index: int) -> LabelMap:
+    def read(self, index: int, cut: Cut) -> dict[str, np.ndarray]:
+        """The map of an image, and the box of each clip in it, see `source.Columns`."""
+        logits, classes = (np.stack([x] * len(cut.video)) for x in self.of(index))
+        box = np.array([placement.box for placement in cut.placements], np.float32)
+        return {"map_logits": logits, "map_classes": classes, "box": box}
+
+    def of(self, index: int) -> LabelMap:
         """The map of an image.
 
         Raises:

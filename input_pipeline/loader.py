@@ -16,8 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from input_pipeline.bad_inputs import BadInput, BadInputs, BadMedia, Problem, media_boundary
-from input_pipeline.label_maps import LabelMap, LabelMaps
-from input_pipeline.source import Source
+from input_pipeline.source import Columns, Source
 from input_pipeline.texts import printable
 from input_pipeline.views.clips import View
 
@@ -41,8 +40,7 @@ class Loaded(NamedTuple):
     example: int  # index in the source; -1 is padding
     read: int  # see `Read`
     problem: Problem | None  # None if the example can be used
-    boxes: np.ndarray | None = None  # see `Cut`; None for an image that cannot be used
-    label_map: LabelMap | None = None  # likewise, or if the source has no label maps
+    columns: dict[str, np.ndarray]  # (clips, ...), see `Columns`; zeros if it cannot be used
 
 
 class Loader:
@@ -97,10 +95,16 @@ class Loader:
             raise ValueError(f"process_index {process_index} is not below {process_count}")
         if not 0 <= seed < 2**63:
             raise ValueError(f"seed is {seed}; it must be from 0 to 2**63 - 1")
+        maps, boxes = (getattr(source, name, None) for name in ("label_maps", "boxes"))
+        if bool(boxes) != (view.sampling == "centred"):
+            raise ValueError(
+                f"view.sampling is {view.sampling!r}; a dataset with boxes of key frames, such as "
+                'ava, needs "centred", and no other dataset takes it'
+            )
         if workers is not None and workers < 1:
             raise ValueError(f"workers is {workers}; it must be at least 1")
         self.source, self.view, self.seed = source, view, seed
-        self._maps: LabelMaps | None = getattr(source, "label_maps", None)
+        self._columns: Columns | None = maps or boxes
         self.batch_size, self._clips = batch_size, clips
         self._reads, self._local_reads = batch_size // clips, batch_size // clips // process_count
         self.process_index = process_index
@@ -115,6 +119,11 @@ class Loader:
     def views(self) -> int:
         """Rows of each example in a pass."""
         return self.view.reads * self._clips
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether each example has a label; boxes have classes of their own."""
+        return self.source.class_names is not None and not getattr(self.source, "boxes", None)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -175,26 +184,28 @@ class Loader:
           BadInput: the label is not one of the classes of the source.
         """
         if index < 0:
-            return Loaded(self._empty(), 0, -1, read, None)
+            return Loaded(self._empty(), 0, -1, read, None, self._no_columns())
         num_bytes = None
         try:
             with media_boundary():
-                data, label, label_map = self.source.read(index)
+                data, label = self.source.read(index)
             if isinstance(data, bytes | np.ndarray):
                 num_bytes = len(data) if isinstance(data, bytes) else data.nbytes
             cut = self.view.cut(data, example_generator(self.seed, pass_index, index), read)
+            with media_boundary():
+                columns = self._columns.read(index, cut) if self._columns else {}
         except BadMedia as bad:
             problem = Problem(bad.kind, bad.reason, num_bytes)
-            return Loaded(self._empty(), 0, index, read, problem)
+            return Loaded(self._empty(), 0, index, read, problem, self._no_columns())
         classes = self.source.class_names
-        if classes is not None and label not in range(len(classes)):
+        if self.is_labelled and label not in range(len(classes)):
             raise BadInput(
                 f"{self.source.name_of(index)} has the label {label}, but there are "
                 f"{len(classes)} classes, from 0"
             )
         stale = getattr(data, "stale", "")
         not_indexed = Problem("stale", stale, None) if stale else None
-        return Loaded(cut.video, label or 0, index, read, not_indexed, cut.boxes, label_map)
+        return Loaded(cut.video, label or 0, index, read, not_indexed, columns)
 
     def train_read(self, local_position: int) -> Read:
         """The read at a training position of this process."""
@@ -217,15 +228,11 @@ class Loader:
     def _empty(self) -> np.ndarray:
         return np.zeros((self._clips, *self.view.shape), np.uint8)
 
-    def _with_map(
-        self, boxes: np.ndarray | None, label_map: LabelMap | None
-    ) -> tuple[np.ndarray, ...]:
-        """Boxes, logits and classes, zeros if there are none; nothing of a source without maps."""
-        if self._maps is None:
-            return ()
-        if boxes is None or label_map is None:
-            return np.zeros((self._clips, 4), np.float32), *self._maps.empty
-        return boxes, *label_map
+    def _no_columns(self) -> dict[str, np.ndarray]:
+        shapes = self._columns.columns if self._columns else {}
+        return {
+            name: np.zeros((self._clips, *shape), dtype) for name, (shape, dtype) in shapes.items()
+        }
 
     def _train_batches(self, start_step: int) -> Generator[Batch]:
         for batch, problems in self._batches(self.train_read, start_step, None, usable="stale"):
@@ -261,36 +268,33 @@ class Loader:
 
         def load(position: int) -> tuple:
             loaded = self.load(*read_at(position))
-            video, label, example, read, problem, boxes, label_map = loaded
+            video, label, example, read, problem, columns = loaded
             if problem is not None:
                 problems[position] = problem
             valid = example >= 0 and (problem is None or problem.kind == usable)
             row = video, np.int32(label), np.bool_(valid), np.int64(example), np.int32(read)
-            return row + self._with_map(boxes, label_map)
+            return row + tuple(columns[name] for name in empty)
 
-        dtypes = (tf.int32, tf.bool, tf.int64, tf.int32)
+        empty, dtypes = self._no_columns(), (tf.int32, tf.bool, tf.int64, tf.int32)
         arrays = in_order(
             load,
             [tf.TensorSpec((self._clips, *self.view.shape), tf.uint8)]
             + [tf.TensorSpec((), dtype) for dtype in dtypes]
-            + [tf.TensorSpec(x.shape, x.dtype) for x in self._with_map(None, None)],
+            + [tf.TensorSpec(x.shape, x.dtype) for x in empty.values()],
             start=start * self._local_reads,
             stop=None if stop is None else stop * self._local_reads,
             rows=self._local_reads,
             workers=self.workers,
         )
-        for step, (video, label, valid, index, read, *maps) in enumerate(arrays, start):
+        for step, (video, label, valid, index, read, *rest) in enumerate(arrays, start):
             view = read[:, None] * self._clips + np.arange(self._clips, dtype=read.dtype)
             batch = {"video": video.reshape(-1, *self.view.shape), "view": view.reshape(-1)}
             columns = {"valid": valid, "index": index}
-            if self.source.class_names is not None:
+            if self.is_labelled:
                 columns["label"] = label
             batch |= {name: np.repeat(x, self._clips) for name, x in columns.items()}
-            if self._maps is not None:
-                boxes, logits, classes = maps
-                batch["box"] = boxes.reshape(-1, 4)
-                batch["map_logits"] = np.repeat(logits, self._clips, 0)
-                batch["map_classes"] = np.repeat(classes, self._clips, 0)
+            for name, column in zip(empty, rest, strict=True):
+                batch[name] = column.reshape(-1, *column.shape[2:])
             positions = range(step * self._local_reads, (step + 1) * self._local_reads)
             yield batch, [problems.pop(position, None) for position in positions]
 

@@ -6,12 +6,11 @@ import collections
 import contextlib
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from input_pipeline.label_maps import LabelMap
 from input_pipeline.texts import printable
 
 _ENDINGS = 8  # of files that are left out, in a sentence
@@ -48,7 +47,11 @@ LIMITS = Limits()
 
 
 class OpenVideo(Protocol):
-    """An open video; decodes any of its frames."""
+    """An open video; decodes any of its frames.
+
+    An optional attribute `key_frame` is the index of the frame that its labels are of; it may lie
+    outside a video that is too short.
+    """
 
     num_frames: int  # in the order of presentation, 1 or more
     fps: float  # frames per second
@@ -94,7 +97,25 @@ class Example(NamedTuple):
 
     data: bytes | np.ndarray | Video  # an image file; pixels: uint8 (height, width, 3), RGB
     label: int | None  # class index; None when the dataset has no labels
-    label_map: LabelMap | None = None  # of a source that has `label_maps`
+
+
+class Columns(Protocol):
+    """Further arrays of each row of a batch, of a source whose examples have more than a label."""
+
+    @property
+    def columns(self) -> Mapping[str, tuple[tuple[int, ...], Any]]:
+        """Shape and dtype of a row of each array, by name."""
+
+    def read(self, index: int, cut: Any) -> dict[str, np.ndarray]:
+        """The rows of the clips of an example.
+
+        Args:
+          index: of the example.
+          cut: its clips, a `views.clips.Cut`.
+
+        Raises:
+          BadMedia: the example cannot be used.
+        """
 
 
 @runtime_checkable
@@ -103,7 +124,7 @@ class Source(Protocol):
 
     Optional attributes: `flippable = False` means that mirroring an example changes its class;
     `left_out`, a `LeftOut`, counts the other files of its folder; runs report it; `label_maps`, a
-    `LabelMaps`, are those that its examples have.
+    `LabelMaps`, or `boxes`, a `LabelledBoxes`, are those that its examples have.
     """
 
     num_examples: int

@@ -150,8 +150,7 @@ class ImageFolder(FileTree):
 
     def read(self, index: int) -> Example:
         """The bytes of the file; raises OSError if it is unreadable, BadMedia if not a file."""
-        label_map = None if self.label_maps is None else self.label_maps.read(index)
-        return Example(read_regular(self.name_of(index)), self.label_of(index), label_map)
+        return Example(read_regular(self.name_of(index)), self.label_of(index))
 
 
 class VideoFolder(FileTree):

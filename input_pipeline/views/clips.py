@@ -17,7 +17,7 @@ from PIL import Image
 from input_pipeline.bad_inputs import refuse_larger
 from input_pipeline.decode.images import Picture, open_picture
 from input_pipeline.source import Limits, Video
-from input_pipeline.views.crops import Window
+from input_pipeline.views.crops import Placement, Window
 from input_pipeline.views.sampling import SAMPLERS, Sampler
 
 Pixels = Image.Image | np.ndarray  # uint8 RGB, for Pillow or OpenCV
@@ -64,7 +64,7 @@ class Cut(NamedTuple):
     """The clips of one read."""
 
     video: np.ndarray  # uint8 (clips, frames, height, width, 3)
-    boxes: np.ndarray  # float32 (clips, 4): where in the image, see `crops.Box`
+    placements: list[Placement]  # of each clip in the image
 
 
 class Clip(NamedTuple):
@@ -72,6 +72,9 @@ class Clip(NamedTuple):
 
     num_frames: int  # of the whole example
     fps: float  # frames per second; without meaning for an image
+    height: int  # pixels
+    width: int
+    key_frame: int | None  # see `OpenVideo`
     # (indices, short side) -> frames, each decoded once even if it is requested repeatedly; the
     # short side applies only to videos, see `OpenVideo.frames`, unless it `enlarges_strip`.
     pictures: Callable[[Sequence[int], int | None], list[Picture | Frame]]
@@ -85,7 +88,7 @@ class View(abc.ABC):
       size: side of the clip, in pixels.
       frames: number of frames of a clip; 1 for images.
       stride: distance of the frames of a clip in frames of the video, see `sampling`.
-      sampling: "dense", "segment" or "strided", see `input_pipeline.views.sampling`.
+      sampling: "dense", "segment", "strided" or "centred", see `input_pipeline.views.sampling`.
       max_pixels: larger images and frames of videos count as bad inputs; None means 64,000,000 of
         an image and 4096 x 4096 of a frame.
       max_frames: longer videos count as bad inputs.
@@ -152,7 +155,7 @@ class View(abc.ABC):
 
     @abc.abstractmethod
     def cut(self, data: bytes | np.ndarray | Video, rng: np.random.Generator, read: int = 0) -> Cut:
-        """The clips of one read, and their boxes.
+        """The clips of one read, and where they lie.
 
         Args:
           data: an image file, its pixels, or a video.
@@ -174,7 +177,8 @@ def open_clip(data: bytes | np.ndarray | Video, limits: Limits) -> Iterator[Clip
     """
     if isinstance(data, bytes | np.ndarray):
         picture = open_picture(data, limits.image_pixels)
-        yield Clip(1, 1.0, lambda indices, _: [picture for _ in indices])
+        size = picture.height, picture.width
+        yield Clip(1, 1.0, *size, None, lambda indices, _: [picture for _ in indices])
         return
     with data.open(limits) as video:
         refuse_larger(video.width, video.height, limits.frame_pixels)
@@ -186,7 +190,8 @@ def open_clip(data: bytes | np.ndarray | Video, limits: Limits) -> Iterator[Clip
             frames = dict(zip(distinct, video.frames(distinct, short_side), strict=True))
             return [Frame(frames[index]) for index in indices]
 
-        yield Clip(video.num_frames, video.fps, pictures)
+        key_frame = getattr(video, "key_frame", None)
+        yield Clip(video.num_frames, video.fps, video.height, video.width, key_frame, pictures)
 
 
 def crop(pixels: Pixels, window: Window) -> Pixels:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as fractions of the image
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 class Window(NamedTuple):
@@ -23,6 +22,35 @@ class Window(NamedTuple):
         """The window of an image of this size, as fractions of it."""
         right, bottom = self.left + self.width, self.top + self.height
         return self.left / width, self.top / height, right / width, bottom / height
+
+
+class Placement(NamedTuple):
+    """Where a clip lies in its image."""
+
+    height: int  # of the image, in pixels
+    width: int
+    box: Box  # of the clip in the image
+    size: tuple[int, int]  # height and width of the clip, in pixels
+    keeps_ratio: bool  # the image was scaled to another shorter side, not to any height and width
+
+    def boxes(self, sides: np.ndarray) -> np.ndarray:
+        """Boxes of the image in pixels of the clip, cut off at its border.
+
+        Pixels are numbered from 0, and a side is one of them. If the ratio is kept, both axes are
+        scaled by the factor of the longer one, although the shorter is rounded differently, as in
+        PySlowFast (slowfast/datasets/transform.py).
+
+        Args:
+          sides: `(n, 4)`, left, top, right, bottom, as fractions of the image.
+        """
+        left, top, right, bottom = self.box
+        image, clip = np.array([self.width, self.height]), np.array(self.size[::-1])
+        scale = clip / (np.array([right - left, bottom - top]) * image)
+        start = np.array([left, top]) * image * scale
+        if self.keeps_ratio:
+            scale = scale[[image.argmax()] * 2]
+        corners = (sides.reshape(-1, 2, 2) * image).clip(0, image - 1)
+        return (corners * scale - start).clip(0, clip - 1).reshape(-1, 4)
 
 
 def random_resized_crop(

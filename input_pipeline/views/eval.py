@@ -55,7 +55,7 @@ class EvalView(View):
         """Decodes, resizes and crops, see `View`; `rng` is not used."""
         short_side = int(self.size / 0.875) if self.resize is None else self.resize
         with media_boundary(), open_clip(data, self.limits) as clip:
-            chosen = self.sampler.fixed(read, self.clips, clip.num_frames, clip.fps)
+            chosen = self.sampler.fixed(read, self.clips, clip.num_frames, clip.fps, clip.key_frame)
             frames = [p.whole() for p in clip.pictures(chosen.tolist(), short_side)]
         height, width = crops.short_side(*size_of(frames[0]), short_side)
         # torchvision rounds half pixels of the centre differently from PySlowFast's video crops.
@@ -69,4 +69,7 @@ class EvalView(View):
             for out, pixels in zip(clips, cut, strict=True):
                 out[position] = np.asarray(pixels)
         boxes = [window.within(height, width) for window in windows]
-        return Cut(clips, np.array(boxes, np.float32))
+        size = self.shape[1:3]
+        return Cut(
+            clips, [crops.Placement(clip.height, clip.width, box, size, True) for box in boxes]
+        )

@@ -20,10 +20,14 @@ TARGET_FPS = 30.0  # frame rate that the stride of `Dense` refers to
 class Sampler(Protocol):
     """Chooses the frames of a clip; its arguments are `frames` and `stride`."""
 
-    def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
+    def random(
+        self, rng: np.random.Generator, num_frames: int, fps: float, key_frame: int | None = None
+    ) -> np.ndarray:
         """Frames of a clip for training: int64 (frames,), each below `num_frames`."""
 
-    def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
+    def fixed(
+        self, clip: int, clips: int, num_frames: int, fps: float, key_frame: int | None = None
+    ) -> np.ndarray:
         """Frames of clip `clip` of `clips` for evaluation: int64 (frames,)."""
 
 
@@ -46,12 +50,16 @@ class Dense:
     frames: int
     stride: int
 
-    def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
+    def random(
+        self, rng: np.random.Generator, num_frames: int, fps: float, key_frame: int | None = None
+    ) -> np.ndarray:
         """See `Sampler`; the start is uniform, also between frames."""
         window, room = self._window(num_frames, fps)
         return _spread(rng.uniform(0, room) if room else 0.0, window, num_frames, self.frames)
 
-    def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
+    def fixed(
+        self, clip: int, clips: int, num_frames: int, fps: float, key_frame: int | None = None
+    ) -> np.ndarray:
         """See `Sampler`: one clip from the middle, or several up to the end of the video."""
         window, room = self._window(num_frames, fps)
         first = room // 2 if clips == 1 else clip * (room // (clips - 1))
@@ -73,12 +81,16 @@ class Strided:
     frames: int
     stride: int
 
-    def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
+    def random(
+        self, rng: np.random.Generator, num_frames: int, fps: float, key_frame: int | None = None
+    ) -> np.ndarray:
         """See `Sampler`."""
         room = max(num_frames - (self.frames - 1) * self.stride, 1)
         return self._from(int(rng.integers(room)) if room > 1 else 0, num_frames)
 
-    def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
+    def fixed(
+        self, clip: int, clips: int, num_frames: int, fps: float, key_frame: int | None = None
+    ) -> np.ndarray:
         """See `Sampler`: one clip from the middle, or several evenly spaced ones."""
         room = max(0, num_frames - self.frames * self.stride)
         first = room // 2 if clips == 1 else int(np.linspace(0, room, clips)[clip])
@@ -107,12 +119,16 @@ class Segment:
                 "video; set stride to 1"
             )
 
-    def random(self, rng: np.random.Generator, num_frames: int, fps: float) -> np.ndarray:
+    def random(
+        self, rng: np.random.Generator, num_frames: int, fps: float, key_frame: int | None = None
+    ) -> np.ndarray:
         """See `Sampler`; both ends of a segment are included."""
         border = self._borders(num_frames)
         return rng.integers(border[:-1], border[1:], endpoint=True)
 
-    def fixed(self, clip: int, clips: int, num_frames: int, fps: float) -> np.ndarray:
+    def fixed(
+        self, clip: int, clips: int, num_frames: int, fps: float, key_frame: int | None = None
+    ) -> np.ndarray:
         """See `Sampler`."""
         border = self._borders(num_frames)
         return (border[:-1] + border[1:]) // 2
@@ -122,10 +138,41 @@ class Segment:
         return np.rint(length * np.arange(self.frames + 1)).astype(np.int64)  # half to even
 
 
+@dataclasses.dataclass(frozen=True)
+class Centred:
+    """Every `stride`-th frame at 30 fps around the key frame, which is the frame `frames / 2`.
+
+    At other rates, the frames nearest to these times. Beyond the ends of the video, its first or
+    last frame is repeated. All clips of evaluation are the same.
+
+    Source: PySlowFast slowfast/datasets/utils.py `get_sequence`, for AVA.
+    """
+
+    frames: int
+    stride: int
+
+    def random(
+        self, rng: np.random.Generator, num_frames: int, fps: float, key_frame: int | None = None
+    ) -> np.ndarray:
+        """See `Sampler`; nothing is random."""
+        return self.fixed(0, 1, num_frames, fps, key_frame)
+
+    def fixed(
+        self, clip: int, clips: int, num_frames: int, fps: float, key_frame: int | None = None
+    ) -> np.ndarray:
+        """See `Sampler`."""
+        assert key_frame is not None, "a dataset without key frames"
+        half = self.frames * self.stride // 2
+        from_key = np.arange(self.frames) * self.stride - half  # in frames at 30 fps
+        indices = key_frame + np.rint(from_key * (fps / TARGET_FPS)).astype(np.int64)
+        return indices.clip(0, num_frames - 1)
+
+
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "dense": Dense,
     "segment": Segment,
     "strided": Strided,
+    "centred": Centred,
 }
 
 

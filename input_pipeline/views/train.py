@@ -109,24 +109,27 @@ class TrainView(View):
         """Decodes, crops and augments, see `View`; `read` is 0."""
         with media_boundary(), open_clip(data, self.limits) as clip:
             draws = self.repeats if self.new_frames else 1
-            chosen = [self.sampler.random(rng, clip.num_frames, clip.fps) for _ in range(draws)]
+            timing = clip.num_frames, clip.fps, clip.key_frame
+            chosen = [self.sampler.random(rng, *timing) for _ in range(draws)]
             pictures = clip.pictures(np.concatenate(chosen).tolist(), self.short_side)
             starts = [self.frames * (i % draws) for i in range(self.repeats)]
             decoded = [self._decode(pictures[i : i + self.frames], rng) for i in starts]
         clips = np.empty((self.repeats, *self.shape), np.uint8)
-        boxes = np.empty((self.repeats, 4), np.float32)
-        for i, (frames, box) in enumerate(decoded):
-            finished, boxes[i] = self._finish(frames, box, rng)
-            for target, frame in zip(clips[i], finished, strict=True):
+        size, keeps_ratio = self.shape[1:3], self.scale_jitter is not None
+        placements = []
+        for clip_i, (frames, window_box) in zip(clips, decoded, strict=True):
+            finished, box = self._finish(frames, window_box, rng)
+            for target, frame in zip(clip_i, finished, strict=True):
                 target[:] = np.asarray(frame)
-        return Cut(clips, boxes)
+            placements.append(crops.Placement(clip.height, clip.width, box, size, keeps_ratio))
+        return Cut(clips, placements)
 
     def _decode(
         self, pictures: list[Picture | Frame], rng: np.random.Generator
     ) -> tuple[list[Pixels], crops.Box]:
         """Decodes whole frames, or only the crop of each if augmentation comes after it."""
         if self.augment_first or self.scale_jitter:
-            return [picture.whole() for picture in pictures], crops.WHOLE
+            return [picture.whole() for picture in pictures], (0.0, 0.0, 1.0, 1.0)
         size = pictures[0].height, pictures[0].width
         window = self._window(rng, *size)
         return [picture.crop(window) for picture in pictures], window.within(*size)

@@ -525,12 +525,8 @@ def first_clips(data: Any) -> dict[str, np.ndarray]:
         raise input_pipeline.BadInput(
             f"none of the first {len(rows)} examples can be read; {name}: {problem.reason}"
         )
-    clips = {"video": [row.video[0] for row in readable]}
-    if readable[0].label_map is not None:
-        clips["box"] = [row.boxes[0] for row in readable]
-        clips["map_logits"] = [row.label_map.logits for row in readable]
-        clips["map_classes"] = [row.label_map.classes for row in readable]
-    return {name: np.stack(rows) for name, rows in clips.items()}
+    rows = [{"video": row.video, **row.columns} for row in readable]
+    return {name: np.stack([row[name][0] for row in rows]) for name in rows[0]}
 
 
 def _is_readable(row: Any) -> bool:

@@ -34,7 +34,7 @@ def test_each_image_has_the_map_of_its_name(tree, maps):
     images = source(tree)
     assert images.label_maps.shape == (2, 3, 4)
     for index in (0, 5, 11):
-        logits, classes = images.read(index).label_map
+        logits, classes = images.label_maps.of(index)
         assert (logits.dtype, classes.dtype) == (np.float16, np.int16)
         np.testing.assert_array_equal([logits, classes], label_map(index))
 
@@ -45,7 +45,7 @@ def test_maps_of_several_splits_are_in_folders_of_splits(tree, maps):
     maps.rename(tree / "train_maps")
     maps.mkdir()
     (tree / "train_maps").rename(maps / "train")
-    np.testing.assert_array_equal(source(tree).read(3).label_map.logits, label_map(3)[0])
+    np.testing.assert_array_equal(source(tree).label_maps.of(3).logits, label_map(3)[0])
     with pytest.raises(ValueError, match="maps has no split 'val'; it has train"):
         source(tree, "val")
 
@@ -71,7 +71,7 @@ def test_a_wrong_map_makes_its_image_a_bad_input(tree, maps, content, kind, word
     else:
         file.write_bytes(content)
     with pytest.raises(BadMedia, match=re.escape(words)) as caught:
-        source(tree).read(5)
+        source(tree).label_maps.of(5)
     assert caught.value.kind == kind
     assert str(file) in caught.value.reason
 

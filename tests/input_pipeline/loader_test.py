@@ -263,12 +263,12 @@ def indexed(tmp_path, videos):
 class Count:
     """A view that returns the number of frames, as each pixel."""
 
-    shape, reads, clips_per_read = (1, 1, 1, 3), 1, 1
+    shape, reads, clips_per_read, sampling = (1, 1, 1, 3), 1, 1, "dense"
 
     def cut(self, data, rng, read):
         with data.open() as video:
             pixels = np.full((1, *self.shape), video.num_frames, np.uint8)
-        return Cut(pixels, np.zeros((1, 4), np.float32))
+        return Cut(pixels, [])
 
 
 @pytest.mark.parametrize("dataset", [VideoFolder, VideoList])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from input_pipeline.views.sampling import SAMPLERS, Dense, Segment, Strided
+from input_pipeline.views.sampling import SAMPLERS, Centred, Dense, Segment, Strided
 
 
 def numbers(text: str) -> list[int]:
@@ -65,8 +65,9 @@ def test_strided_clips_equal_dmvr():
 )
 def test_all_frames_exist(name, frames, stride, num_frames, fps, clips, seed):
     sampler = SAMPLERS[name](frames=frames, stride=1 if name == "segment" else stride)
-    clip = sampler.random(np.random.default_rng(seed), num_frames, fps)
-    fixed = [sampler.fixed(k, clips, num_frames, fps) for k in range(clips)]
+    timing = num_frames, fps, seed  # any frame may be the key frame
+    clip = sampler.random(np.random.default_rng(seed), *timing)
+    fixed = [sampler.fixed(k, clips, *timing) for k in range(clips)]
     for indices in (clip, *fixed):
         assert indices.shape == (frames,)
         assert indices.dtype == np.int64
@@ -88,6 +89,34 @@ def test_random_clips_reach_the_whole_video(name, last):
     assert clips.min() == 0
     assert clips.max() == last
     assert (np.bincount(clips.reshape(-1))[: last + 1] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("second", "frames", "stride", "num_frames", "expected"),
+    [  # by PySlowFast, of clips whose first frame is second 900, with 30 frames per second
+        (902, 16, 4, 27030, [*range(28, 92, 4)]),
+        (902, 40, 3, 27030, [*range(0, 120, 3)]),
+        (902, 32, 3, 27030, [*range(12, 108, 3)]),
+        (902, 64, 2, 27030, [0, 0, *range(0, 124, 2)]),
+        (1798, 16, 4, 27030, [*range(26908, 26972, 4)]),
+        (1798, 40, 3, 27030, [*range(26880, 27000, 3)]),
+        (1798, 40, 3, 26970, [*range(26880, 26970, 3), *[26969] * 10]),
+        (902, 16, 4, 70, [*range(28, 72, 4), *[69] * 5]),
+        (1000, 8, 8, 27030, [*range(2968, 3032, 8)]),
+    ],
+)
+def test_centred(second, frames, stride, num_frames, expected):
+    key_frame = (second - 900) * 30
+    clip = Centred(frames, stride).fixed(0, 1, num_frames, 30.0, key_frame)
+    assert clip.tolist() == expected
+    drawn = Centred(frames, stride).random(np.random.default_rng(0), num_frames, 30.0, key_frame)
+    assert drawn.tolist() == expected
+
+
+def test_centred_at_other_rates():
+    assert Centred(4, 3).fixed(0, 1, 100, 60.0, 50).tolist() == [38, 44, 50, 56]
+    assert Centred(4, 2).fixed(0, 1, 100, 24.0, 50).tolist() == [47, 48, 50, 52]  # -3.2, -1.6
+    assert Centred(1, 1).fixed(0, 1, 100, 30.0, 50).tolist() == [50]
 
 
 def test_segment_has_no_stride():

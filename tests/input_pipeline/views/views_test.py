@@ -184,7 +184,10 @@ def test_an_image_is_a_video_of_one_frame():
         ({"crop_area": (0.5, 1.1)}, "crop_area"),
         ({"crop_ratio": (2.0, 1.0)}, "crop_ratio"),
         ({"scale_jitter": (200, 320)}, "scale_jitter"),
-        ({"sampling": "densely"}, "sampling 'densely' is not one of dense, segment, strided"),
+        (
+            {"sampling": "densely"},
+            "sampling 'densely' is not one of dense, segment, strided, centred",
+        ),
         ({"sampling": "segment", "stride": 4}, "stride=4"),
         ({"interpolation": "cubic"}, "'cubic' is not one of"),
         ({"interpolation": "lanczos", "antialias": False}, "'lanczos' is not one of"),
@@ -332,7 +335,8 @@ def test_rand_augment_can_be_switched_off_by_a_word():
 def test_boxes_are_where_the_pixels_are_from(view, shape):
     rows, columns = (np.arange(n, dtype=np.float32) + 0.5 for n in shape)
     position = np.stack(np.broadcast_arrays(columns / shape[1], rows[:, None] / shape[0], 0.0), -1)
-    video, boxes = view.cut((position * 255).astype(np.uint8), np.random.default_rng(0))
+    video, placements = view.cut((position * 255).astype(np.uint8), np.random.default_rng(0))
+    boxes = np.array([placement.box for placement in placements])
     assert boxes.shape == (len(video), 4)
     centres = (np.arange(32) + 0.5) / 32
     for clip, (left, top, right, bottom) in zip(video[:, 0] / 255, boxes, strict=True):
