@@ -198,7 +198,7 @@ class Loader:
             problem = Problem(bad.kind, bad.reason, num_bytes)
             return Loaded(self._empty(), 0, index, read, problem, self._no_columns())
         classes = self.source.class_names
-        if self.is_labelled and label not in range(len(classes)):
+        if classes is not None and self.is_labelled and label not in range(len(classes)):
             raise BadInput(
                 f"{self.source.name_of(index)} has the label {label}, but there are "
                 f"{len(classes)} classes, from 0"

@@ -236,6 +236,14 @@ def soft_cross_entropy(
     return -jnp.sum(targets * jax.nn.log_softmax(logits.astype(jnp.float32)), -1)
 
 
+def binary_cross_entropy(
+    logits: Float[Array, "*rows classes"], targets: Bool[Array, "*rows classes"]
+) -> Float[Array, "*rows"]:
+    """Cross-entropy of classes that are independent of each other, averaged over them."""
+    (logits,) = _wide(logits)
+    return jnp.mean(jax.nn.softplus(logits) - targets * logits, -1)
+
+
 def entropy(probabilities: Float[np.ndarray, " classes"]) -> float:
     """Entropy in nats."""
     positive = probabilities[probabilities > 0]

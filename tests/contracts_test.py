@@ -23,6 +23,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from input_pipeline import DATASETS, EvalView, Example
+from input_pipeline.boxes import LabelledBoxes, Truth
 from input_pipeline.source import Video
 from maskfeat_jax import sharding
 from maskfeat_jax.augment import Normalise
@@ -310,6 +311,15 @@ def config_of(name, head):
     return config
 
 
+def labelled_boxes(examples, classes):
+    """One box of all classes in each example."""
+    keys = tuple(map(str, range(examples)))
+    sides, all_classes = np.tile([0.1, 0.1, 0.9, 0.9], (examples, 1)), np.ones((examples, classes))
+    truth = Truth(np.array(keys), sides, np.zeros(examples, int))
+    first = np.arange(examples + 1)
+    return LabelledBoxes(keys, first, sides, all_classes.astype(bool), truth)
+
+
 @pytest.mark.parametrize(
     ("name", "head"), [(name, head) for name, task in TASKS.items() for head in task.heads]
 )
@@ -341,10 +351,14 @@ def test_tasks(name, head):
     examples = len(rows["video"]) // 2
     assert all(len(leaf.shape) and leaf.shape[0] == examples for leaf in each.values())
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), sums)
-    assert all(isinstance(value, float) for value in task.summary(ones).values())
     classes = tuple(map(str, range(config.get("knn", config["head"]).get("num_classes", 3))))
-    task.check_labels("data", types.SimpleNamespace(class_names=classes))
-    for file, table in task.tables(ones, zeros(each), classes, str).items():
+    source = types.SimpleNamespace(class_names=classes, name_of=str)
+    if "boxes" in task.columns:
+        source.boxes = labelled_boxes(examples, len(classes))
+    task.check_labels("data", source)
+    results = task.results(ones, task.kept(zeros(each)), source)
+    assert all(isinstance(value, float) for value in results.metrics.values())
+    for file, table in results.tables.items():
         assert file.endswith(".csv")
         assert len({tuple(row) for row in table}) == 1
     outputs = zeros(jax.eval_shape(task.show_step, evaluated, rows))

@@ -39,6 +39,11 @@ class EvalView(View):
             )
         if self.crops not in (1, 3):
             raise ValueError(f"crops is {self.crops}; it must be 1 or 3")
+        if self.sampling == "centred" and self.clips * self.crops > 1:
+            raise ValueError(
+                f"clips={self.clips}, crops={self.crops}: expected 1 of each with "
+                'sampling="centred", as boxes of a key frame are scored in one view'
+            )
         _ = self.sampler  # made here, so that an invalid setting fails immediately
 
     @property

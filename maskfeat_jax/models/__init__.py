@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from maskfeat_jax.models.boxes import BoxClassifier
 from maskfeat_jax.models.classifier import Classifier
 from maskfeat_jax.models.mae import MAE
 from maskfeat_jax.models.maskfeat import MaskFeat
@@ -18,6 +19,7 @@ from maskfeat_jax.models.vit import ViT
 
 MODELS: dict[str, type[nn.Module]] = {
     "attentive_probe": AttentiveProbe,
+    "boxes": BoxClassifier,
     "classifier": Classifier,
     "features": Features,
     "linear_probe": LinearProbe,

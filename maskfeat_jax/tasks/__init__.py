@@ -9,12 +9,14 @@ from maskfeat_jax.models import MODELS
 from maskfeat_jax.sections import Reader, member
 from maskfeat_jax.tasks.base import Task
 from maskfeat_jax.tasks.classify import Finetune, Probe
+from maskfeat_jax.tasks.detect import Detect
 from maskfeat_jax.tasks.knn import Knn
 from maskfeat_jax.tasks.pretrain import Pretrain
 
-__all__ = ["TASKS", "Finetune", "Knn", "Pretrain", "Probe", "Task", "task_of"]
+__all__ = ["TASKS", "Detect", "Finetune", "Knn", "Pretrain", "Probe", "Task", "task_of"]
 
 TASKS: dict[str, type[Task]] = {
+    "detect": Detect,
     "finetune": Finetune,
     "knn": Knn,
     "pretrain": Pretrain,

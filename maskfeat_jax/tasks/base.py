@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,16 +16,22 @@ from maskfeat_jax.augment import Augment, Normalise
 from maskfeat_jax.models import MODELS, VARIANTS
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.sections import Reader, RecipeError, member
+from maskfeat_jax.sections import Reader, RecipeError, call, member
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.typing import PyTree
 
 # Of the section `model`, not of its encoder.
 INIT_KEYS = ("init_from", "init_parts", "init_resize", "init_classes")
-NameOf = Callable[[int], str]
 Columns = Mapping[str, tuple[tuple[int, ...], Any]]  # shape and dtype of each row, by name
 TRAINING_SECTIONS = ("view", "augment", "optim")  # of the recipes of tasks that train
+
+
+class Results(NamedTuple):
+    """What an evaluation found."""
+
+    metrics: dict[str, float]
+    tables: dict[str, Sequence[Mapping[str, Any]]] = {}  # rows of detailed tables, by file name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,30 +106,23 @@ class Task(abc.ABC):
         """Evaluates a batch of examples with `views` rows each.
 
         Returns:
-          Sums over the examples, with their number as `examples`; and arrays by example for
-          `tables`, empty if the task has none.
+          Sums over the examples, with their number as `examples`; and arrays by example, if
+          `results` needs them.
         """
+
+    def kept(self, by_example: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """What `results` needs of the arrays by example of a batch, on the host."""
+        return by_example
 
     @abc.abstractmethod
-    def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """Metrics from the sums over a dataset."""
-
-    def tables(
-        self,
-        sums: Mapping[str, Any],
-        examples: Mapping[str, Any],
-        class_names: Sequence[str],
-        name_of: NameOf,
-    ) -> dict[str, Sequence[Mapping[str, Any]]]:
-        """Rows of detailed tables, by file name.
+    def results(self, sums: Mapping[str, Any], examples: Mapping[str, Any], source: Any) -> Results:
+        """Metrics and tables of a dataset.
 
         Args:
-          sums: over a dataset, see `eval_step`.
-          examples: of a dataset, in its order, see `eval_step`.
-          class_names: by class number.
-          name_of: the file of an example, by index.
+          sums: over the dataset, see `eval_step`.
+          examples: what `kept` returned of its batches, joined, in its order.
+          source: the dataset.
         """
-        return {}
 
     @abc.abstractmethod
     def show_step(self, state: TrainState, batch: Batch) -> dict[str, PyTree]:
@@ -163,6 +162,18 @@ def encoder_of(reader: Reader) -> nn.Module:
     family, sizes = member("model.encoder", VARIANTS, name)
     reader.note("model", {"encoder": name})
     return reader.call("model", family, {**sizes, **fields}, more=("encoder", *INIT_KEYS))
+
+
+def model_of(reader: Reader, heads: Sequence[str], clip: Size3) -> nn.Module | None:
+    """An encoder with a head that needs no more; None after recording the problems."""
+    encoder = model = None
+    with reader.problems.gather():
+        encoder = encoder_of(reader)
+        call("view, eval_view and model.tubelet", encoder.grid, {}, clip=clip)
+    with reader.problems.gather():
+        head_name(reader, heads)
+        model = encoder and reader.choose("head", MODELS, encoder=encoder)
+    return model
 
 
 def head_name(reader: Reader, heads: Sequence[str]) -> str:

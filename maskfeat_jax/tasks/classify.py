@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,20 +15,18 @@ from jaxtyping import Bool, Float, Int
 from maskfeat_jax import losses, pictures, steps
 from maskfeat_jax.augment import Mix
 from maskfeat_jax.class_names import spelled
-from maskfeat_jax.models import MODELS
 from maskfeat_jax.models.probes import RUNNING
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.optim import Optimizer
-from maskfeat_jax.sections import Reader, RecipeError, call
+from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.sharding import joined_ids
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.steps import Batch, Metrics
 from maskfeat_jax.tasks.base import (
     TRAINING_SECTIONS,
-    NameOf,
+    Results,
     Task,
-    encoder_of,
-    head_name,
+    model_of,
     normalise_and_augment,
 )
 from maskfeat_jax.typing import Array, PyTree
@@ -47,18 +44,6 @@ class Classify(Task):
 
     classes_key: ClassVar[str] = "head.num_classes"
 
-    @classmethod
-    def build_model(cls, reader: Reader, clip: Size3) -> nn.Module | None:
-        """The encoder with its head; None after recording the problems of the recipe."""
-        encoder = model = None
-        with reader.problems.gather():
-            encoder = encoder_of(reader)
-            call("view, eval_view and model.tubelet", encoder.grid, {}, clip=clip)
-        with reader.problems.gather():
-            head_name(reader, cls.heads)
-            model = encoder and reader.choose("head", MODELS, encoder=encoder)
-        return model
-
     @property
     def classes(self) -> int:
         """Number of classes."""
@@ -67,7 +52,7 @@ class Classify(Task):
     def check_labels(self, where: str, source: Any) -> None:
         """See `Task`: labels are required, with the number of classes of the model."""
         names = source.class_names
-        if names is None:
+        if names is None or getattr(source, "boxes", None):
             raise RecipeError(
                 f"{where}: this task needs labels, but its examples have none, such as "
                 f"{source.name_of(0)}; expected a folder for each class, or a list with labels"
@@ -102,44 +87,23 @@ class Classify(Task):
         sums = {"loss": jnp.sum(loss * valid), **class_sums(scores, labels, valid)}
         return sums, best_classes(jnp.exp(scores), batch, valid)
 
-    def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
-        """`loss`; `top1` and `top5` as fractions; `mean_class_top1` over classes with examples."""
+    def results(self, sums: Mapping[str, Any], examples: Mapping[str, Any], source: Any) -> Results:
+        """`loss`, `top1`, `top5`, and `mean_class_top1` over classes with examples; two tables.
+
+        `per_class.csv` has the number of examples and top-1 by class, `predictions.csv` the best
+        classes by example, of an unreadable file the name only. All but the loss are fractions.
+        """
         means = [name for name in ("loss", "top1", "top5") if name in sums]
         metrics = {name: float(sums[name] / sums["examples"]) for name in means}
         present = sums["class_examples"] > 0  # a subset may lack some classes
         by_class = sums["class_top1"][present] / sums["class_examples"][present]
-        return {**metrics, "mean_class_top1": float(by_class.mean())}
-
-    def tables(
-        self,
-        sums: Mapping[str, Any],
-        examples: Mapping[str, Any],
-        class_names: Sequence[str],
-        name_of: NameOf,
-    ) -> dict[str, Sequence[Mapping[str, Any]]]:
-        """By class, number of examples and top-1; by example, its best classes.
-
-        Top-1 and probabilities are fractions. An unreadable file has its name only.
-        """
-        rows = zip(class_names, sums["class_examples"], sums["class_top1"], strict=True)
-        by_class = [
-            {"class": name, "examples": int(n), "top1": float(hits / n) if n else None}
-            for name, n, hits in rows
-        ]
-        by_example = []
-        index = joined_ids(examples["index"])
-        for i in np.flatnonzero(index >= 0):  # the others fill the last batch
-            read = bool(examples["valid"][i])
-            row = {
-                "file": name_of(int(index[i])),
-                "label": class_names[examples["label"][i]] if read else None,
-            }
-            best = zip(examples["best"][i], examples["probability"][i], strict=True)
-            for rank, (number, probability) in enumerate(best, 1):
-                row[f"class_{rank}"] = class_names[number] if read else None
-                row[f"probability_{rank}"] = f"{probability:.6g}" if read else None
-            by_example.append(row)
-        return {"per_class.csv": by_class, "predictions.csv": by_example}
+        metrics["mean_class_top1"] = float(by_class.mean())
+        names = source.class_names
+        tables = {
+            "per_class.csv": _by_class(sums, names),
+            "predictions.csv": _by_example(examples, names, source.name_of),
+        }
+        return Results(metrics, tables)
 
     def show_step(self, state: TrainState, batch: Batch) -> dict[str, PyTree]:
         """Class probabilities."""
@@ -173,7 +137,7 @@ class Finetune(Classify):
     def from_recipe(cls, reader: Reader, clip: Size3) -> Finetune | None:
         """See `Task`."""
         pixels, mix, problems = None, None, reader.problems
-        model = cls.build_model(reader, clip)
+        model = model_of(reader, cls.heads, clip)
         with problems.gather():
             pixels = normalise_and_augment(reader)
         with problems.gather():
@@ -224,7 +188,7 @@ class Probe(Classify):
     def from_recipe(cls, reader: Reader, clip: Size3) -> Probe | None:
         """See `Task`."""
         pixels, problems = None, reader.problems
-        model = cls.build_model(reader, clip)
+        model = model_of(reader, cls.heads, clip)
         with problems.gather():
             pixels = normalise_and_augment(reader)
         with problems.gather():
@@ -297,6 +261,33 @@ def best_classes(
         "best": best,
         "probability": probability,
     }
+
+
+def _by_class(sums: Mapping[str, Any], class_names: Sequence[str]) -> list[dict[str, Any]]:
+    rows = zip(class_names, sums["class_examples"], sums["class_top1"], strict=True)
+    return [
+        {"class": name, "examples": int(n), "top1": float(hits / n) if n else None}
+        for name, n, hits in rows
+    ]
+
+
+def _by_example(
+    examples: Mapping[str, Any], class_names: Sequence[str], name_of: Callable[[int], str]
+) -> list[dict[str, Any]]:
+    rows = []
+    index = joined_ids(examples["index"])
+    for i in np.flatnonzero(index >= 0):  # the others fill the last batch
+        read = bool(examples["valid"][i])
+        row = {
+            "file": name_of(int(index[i])),
+            "label": class_names[examples["label"][i]] if read else None,
+        }
+        best = zip(examples["best"][i], examples["probability"][i], strict=True)
+        for rank, (number, probability) in enumerate(best, 1):
+            row[f"class_{rank}"] = class_names[number] if read else None
+            row[f"probability_{rank}"] = f"{probability:.6g}" if read else None
+        rows.append(row)
+    return rows
 
 
 def _replace(params: Any, values: Any, keep: Array) -> Any:

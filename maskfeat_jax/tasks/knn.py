@@ -18,6 +18,7 @@ from maskfeat_jax.ops.neighbours import nearest, unit, vote
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.sections import Reader, RecipeError
 from maskfeat_jax.steps import Batch, Metrics
+from maskfeat_jax.tasks.base import model_of
 from maskfeat_jax.tasks.classify import Classify, best_classes, class_sums
 from maskfeat_jax.typing import Array, PyTree
 
@@ -64,7 +65,7 @@ class Knn(Classify):
     def from_recipe(cls, reader: Reader, clip: Size3) -> Knn | None:
         """See `Task`."""
         normalise, rule, problems = None, None, reader.problems
-        model = cls.build_model(reader, clip)
+        model = model_of(reader, cls.heads, clip)
         with problems.gather():
             normalise = reader.call("normalise", Normalise)
         with problems.gather():

@@ -25,6 +25,7 @@ from maskfeat_jax.targets import TARGETS, Inputs, LabelMaps, Sum, Target
 from maskfeat_jax.tasks.base import (
     TRAINING_SECTIONS,
     Columns,
+    Results,
     Task,
     encoder_of,
     head_name,
@@ -187,7 +188,7 @@ class Pretrain(Task):
         }
         return {"examples": jnp.sum(complete), "tokens": jnp.sum(counted), **sums}, {}
 
-    def summary(self, sums: Mapping[str, Any]) -> dict[str, float]:
+    def results(self, sums: Mapping[str, Any], examples: Mapping[str, Any], source: Any) -> Results:
         """Means over the masked tokens, and those of the best constant prediction for them."""
         means = {name: x / sums["tokens"] for name, x in sums.items()}
         of_constant = self.target.loss.best_constant(
@@ -197,7 +198,7 @@ class Pretrain(Task):
         for name, constant in of_constant.items():
             found[name] = float(means[name])
             found[f"{name}_of_best_constant"] = constant
-        return found
+        return Results(found)
 
     def show_step(self, state: TrainState, batch: Batch) -> dict[str, PyTree]:
         """Mask, predicted features and targets, restored for drawing."""

@@ -493,8 +493,9 @@ def check_training(task: Task, run: Run, training: Any) -> None:
     task.check_batch(run.batch_size)
     if task.augment.flip and not getattr(training.source, "flippable", True):
         raise RecipeError("augment.flip must be 0: a horizontal flip changes the classes of data")
-    if getattr(training.source, "label_maps", None) and training.view.rand_augment != "none":
-        raise RecipeError('view.rand_augment must be "none": data.label_maps do not follow it')
+    for name in ("label_maps", "boxes"):
+        if getattr(training.source, name, None) and training.view.rand_augment != "none":
+            raise RecipeError(f'view.rand_augment must be "none": data.{name} do not follow it')
     if not training.steps_per_epoch:
         raise RecipeError(
             f"run.batch_size={run.batch_size} clips, but data has only "
@@ -507,6 +508,8 @@ def with_classes_of(data: Any, eval_data: Any) -> Any:
     names = data.class_names, eval_data.class_names
     if None in names or tuple(names[0]) == tuple(names[1]):
         return eval_data
+    if getattr(eval_data, "boxes", None):
+        raise RecipeError("data and eval_data have different classes of boxes")
     return Aligned(eval_data, names[0], owner="data", wanted_by="eval_data")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ def evaluate(
     batches: Prefetcher,
     *,
     step: Callable[[Any, Batch], tuple[Metrics, Metrics]],
+    kept: Callable[[Metrics], Mapping[str, np.ndarray]] = lambda by_example: by_example,
     expected: int,
     interrupted: Interrupt = never,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -39,6 +40,7 @@ def evaluate(
       state: on the devices.
       batches: one pass over the dataset; rows with `valid` False do not count.
       step: the compiled `Task.eval_step`.
+      kept: see `Task.kept`.
       expected: number of examples in the dataset.
       interrupted: whether to stop; called with False once per batch, by all processes, and with
         True repeatedly while waiting for a batch.
@@ -48,7 +50,7 @@ def evaluate(
       AssertionError: more examples were counted than the dataset has.
     """
     sums: dict[str, Any] = {}
-    by_batch: list[Metrics] = []
+    by_batch: list[Mapping[str, np.ndarray]] = []
     while True:
         try:
             batch = batches.next(lambda: interrupted(True))
@@ -58,7 +60,7 @@ def evaluate(
             raise Interrupted
         fault_point("evaluate.batch")
         of_batch, of_examples = step(state, batch)
-        by_batch.append(jax.device_get(of_examples))
+        by_batch.append(kept(jax.device_get(of_examples)))
         # float32 is exact enough for the sums of a batch, not for those of a dataset.
         added = {name: np.asarray(x, np.float64) for name, x in of_batch.items()}
         sums = {name: sums.get(name, 0.0) + x for name, x in added.items()}

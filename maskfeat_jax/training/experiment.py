@@ -193,7 +193,7 @@ class Experiment:
         Args:
           state: its moving average is evaluated if it has one.
           interrupted: see `evaluate`.
-          tables: directory to write the tables of the task to, see `Task.tables`.
+          tables: directory to write the tables of the task to, see `Task.results`.
 
         Raises:
           Interrupted: `interrupted` returned True.
@@ -206,16 +206,16 @@ class Experiment:
                 state,
                 batches,
                 step=self._eval_step,
+                kept=self.task.kept,
                 expected=source.num_examples,
                 interrupted=interrupted,
             )
+        results = self.task.results(sums, examples, source)
         if tables is not None:
-            names = source.class_names or ()
-            made = self.task.tables(sums, examples, names, source.name_of)
-            for name, rows in made.items():
+            for name, rows in results.tables.items():
                 write_table(tables / name, rows)
         counts = {"used": float(sums["examples"]), "expected": float(source.num_examples)}
-        return {**self.task.summary(sums), **counts}
+        return {**results.metrics, **counts}
 
     def draw(self, state: TrainState) -> dict[str, np.ndarray]:
         """Pictures of `sample_clips` and the outputs of the model, by name."""
