@@ -8,6 +8,7 @@
 | `MMPRETRAIN_DIR`     | open-mmlab/mmpretrain     | `mmpretrain/`               |
 | `DALL_E_DIR`         | openai/DALL-E             | `dall_e/`                   |
 | `TOKEN_LABELING_DIR` | zihangJiang/TokenLabeling | `tlt/`, `generate_label.py` |
+| `ACTIVITYNET_DIR`    | activitynet/ActivityNet   | `Evaluation/`               |
 
 `TRANSFORMERS_4_DIR` is not a checkout but a folder into which pip has installed transformers 4
 (`pip install --target`), as another version is installed in the environment.
@@ -64,6 +65,7 @@ KNOWN_BY = {
     "MMPRETRAIN_DIR": "mmpretrain/models/selfsup/maskfeat.py",
     "DALL_E_DIR": "dall_e/encoder.py",
     "TOKEN_LABELING_DIR": "tlt/data/mixup.py",
+    "ACTIVITYNET_DIR": "Evaluation/get_ava_performance.py",
     "TRANSFORMERS_4_DIR": "transformers/models/videomae/feature_extraction_videomae.py",
 }
 

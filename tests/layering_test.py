@@ -13,7 +13,7 @@ from tests.recipes import ROOT
 ORDER = """
     typing files faults pictures class_names configs version
     ops
-    models masking targets augment losses flops
+    models masking targets augment losses flops detection
     optim sharding state transfer
     steps sections
     recipes
