@@ -105,10 +105,9 @@ def test_activitynet_reads_the_fifty_best_pairs_of_a_key():
 
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_a_box_looks_only_at_the_true_box_of_most_overlap(scorer):
-    near = (0.1, 0.1, 0.5, 0.85)
-    true = [("902", A, 1), ("902", near, 1)]
-    found = [("902", A, {1: 0.9}), ("902", (0.1, 0.1, 0.5, 0.9), {1: 0.8})]
-    assert first(scorer, true, found) == 0.5  # the second also overlaps the other, with 0.94
+    true = [("902", (0, 0, 1, 1), 1), ("902", (0, 0, 1, 0.7), 1)]
+    found = [("902", (0, 0, 1, 1), {1: 0.9}), ("902", (0, 0.4, 1, 1), {1: 0.8})]
+    assert first(scorer, true, found) == 0.5  # the first also overlaps the other, with 0.7
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -168,7 +167,9 @@ def scene(seed, keys=40, classes=7) -> tuple[Truth, Detections]:
         for _ in range(rng.integers(0, 4)):
             corner, size = rng.uniform(0, 0.5, 2), rng.uniform(0.1, 0.5, 2)
             sides = np.concatenate([corner, corner + size])
-            true += [(name, sides, k + 1) for k in rng.choice(classes, rng.integers(0, 4), False)]
+            actions = 1 + rng.choice(classes, rng.integers(0, 4), False)
+            for twin in (sides, sides + rng.normal(0, 0.02, 4))[: rng.integers(1, 3)]:
+                true += [(name, twin, k) for k in actions]
             for _ in range(rng.integers(0, 4)):
                 found.append((name, sides + rng.normal(0, 0.04, 4), {}))
         if rng.uniform() < 0.4:
