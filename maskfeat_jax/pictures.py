@@ -21,6 +21,10 @@ _ROW = 144  # pixels, height of a frame in a strip
 _COLUMNS = 8  # most frames in a strip
 _DRAWN = 224  # pixels, least height of a picture with words
 _WRITTEN = 5  # classes
+_BOXED = 448  # pixels, least height of a frame with boxes
+_CLASSES = 320  # pixels, width of the classes next to it
+_WIDE = 3  # pixels, line of a box
+_PREDICTED = 3  # classes of a box
 _LOOP_MS = 2000  # duration of an animation: that of 16 frames with stride 4 at 30 frames/s
 
 
@@ -315,6 +319,95 @@ def draw_titled(
         [list(clip[times]) for clip in video], [f"frame {t}" for t in times], _ROW, titles
     )
     return {"predictions": strip, "predictions_moving": np.stack(panels)}
+
+
+def draw_boxes(
+    video: UInt8[np.ndarray, "b t h w 3"],
+    boxes: Float[np.ndarray, "b m 4"],
+    valid: Bool[np.ndarray, "b m"],
+    probabilities: Float[np.ndarray, "b m classes"],
+    true: Bool[np.ndarray, "b m classes"],
+    class_names: Sequence[str],
+) -> dict[str, UInt8[np.ndarray, "... 3"]]:
+    """The middle frames of clips with their boxes, and next to them the classes of each box.
+
+    These are the three most probable classes and all true ones, the most probable first; true ones
+    are green and have a plus.
+
+    Args:
+      video: RGB.
+      boxes: left, top, right, bottom in pixels.
+      valid: the others are padding.
+      probabilities: of each class.
+      true: the classes that a box has.
+      class_names: by class.
+
+    Returns:
+      `predictions`, `(height, width, 3)`: one row per clip.
+    """
+    texts = [
+        [_classes_of(*each, class_names) for each in zip(chances[ok], classes[ok], strict=True)]
+        for chances, classes, ok in zip(probabilities, true, valid, strict=True)
+    ]
+    longest = max(sum(map(len, text)) + len(text) for text in texts)
+    height = max(_BOXED, _LINE * longest + _GAP)
+    frames = video[:, video.shape[1] // 2]
+    rows = [
+        [_boxed(frame, sides[ok], height), _written(text, height)]
+        for frame, sides, ok, text in zip(frames, boxes, valid, texts, strict=True)
+    ]
+    titles = ["boxes of the middle frame", "their classes (+ true)"]
+    return {"predictions": panel(rows, titles, height)}
+
+
+def _classes_of(
+    probabilities: Float[np.ndarray, " classes"],
+    true: Bool[np.ndarray, " classes"],
+    names: Sequence[str],
+) -> list[tuple[str, str]]:
+    """The lines of a box and their colours."""
+    order = np.argsort(-probabilities, kind="stable")
+    shown = [k for rank, k in enumerate(order) if rank < _PREDICTED or true[k]]
+    signs, colours = (" ", "+"), ("black", "green")
+    return [
+        (f"{signs[int(true[k])]} {probabilities[k]:.0%} {names[k]}", colours[int(true[k])])
+        for k in shown
+    ]
+
+
+def _boxed(
+    frame: UInt8[np.ndarray, "h w 3"], boxes: Float[np.ndarray, "m 4"], height: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """An enlarged frame with numbered boxes."""
+    image, scale = _to_height(frame, height), height / frame.shape[0]
+    pencil, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)
+    for i, sides in enumerate(scale * boxes):
+        pencil.rectangle(sides.tolist(), outline=_colour(i), width=_WIDE)
+    for i, (left, top, _, _) in enumerate(scale * boxes):
+        text, place = f"{i + 1}", (left + _WIDE, top + _WIDE)
+        _, _, right, bottom = pencil.textbbox(place, text, font)
+        pencil.rectangle((left, top, right + _WIDE, bottom + _WIDE), fill=_colour(i))
+        pencil.text(place, text, "white", font)
+    return np.array(image)
+
+
+def _written(
+    boxes: Sequence[Sequence[tuple[str, str]]], height: int
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The lines of each box under its number."""
+    image = Image.new("RGB", (_CLASSES, height), "white")
+    pencil, font = ImageDraw.Draw(image), ImageFont.load_default(size=15)
+    y = 0
+    for i, lines in enumerate(boxes):
+        for text, colour in [(f"{i + 1}", _colour(i)), *lines]:
+            pencil.text((_GAP, y), text, colour, font)
+            y += _LINE
+    return np.array(image)
+
+
+def _colour(number: int) -> str:
+    """A dark colour that differs from those of the next numbers."""
+    return f"hsl({number * 222 % 360}, 90%, 40%)"
 
 
 def encode(picture: UInt8[np.ndarray, "... 3"]) -> tuple[str, bytes]:

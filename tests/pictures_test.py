@@ -237,6 +237,51 @@ def test_titled_clips():
     assert width > 4 * 216
 
 
+def test_boxes_and_their_classes():
+    video = np.zeros((2, 4, 28, 42, 3), np.uint8)
+    video[:] = 200, 100, 200
+    video[:, 2] = 255  # the middle one
+    boxes = np.array([[[0, 0, 14, 14], [14, 7, 41, 27]], [[7, 7, 21, 21], [0, 0, 0, 0]]])
+    valid = np.array([[True, True], [True, False]])
+    probabilities = np.tile([0.9, 0.5, 0.3, 0.1, 0.02], (2, 2, 1))
+    true = np.zeros((2, 2, 5), bool)
+
+    def draw(true, valid=valid):
+        names = ["sit", "stand", "walk", "run", "swim"]
+        arguments = boxes.astype(float), valid, probabilities, true, names
+        return pictures.draw_boxes(video, *arguments)["predictions"]
+
+    drawn = draw(true)
+    assert area(drawn, (200, 100, 200)) == 0
+    rows = [drawn[22 : 22 + 448], drawn[22 + 452 : 22 + 900]]
+    assert sum(map(len, rows)) == 896
+    first, second = ((194, 10, 10), (10, 65, 194))  # of boxes
+    words = 4 + 672 + 4
+    assert [area(row[:, :words], first) > 3 * 4 * 200 for row in rows] == [True, True]
+    assert [area(row[:, :words], second) > 3 * 4 * 300 for row in rows] == [True, False]
+    # Line 3 of the left side of the second box, which is 16 times as large as in the clip.
+    assert (rows[0][250, 4 + 14 * 16 : 4 + 14 * 16 + 3] == second).all()
+    green = (0, 128, 0)
+    assert area(drawn, green) == 0
+    true[1, 0, 1] = True
+    likely = draw(true)
+    assert area(likely, green) > 10
+    assert area(likely[: 22 + 450], green) == 0
+    true[1, 0, 4] = True  # not one of the three, so it is one more line
+    more = draw(true)
+    assert area(more, green) > area(likely, green)
+    assert area(more, (0, 0, 0)) == area(likely, (0, 0, 0))
+
+
+def test_a_frame_grows_with_the_classes_of_its_boxes():
+    boxes = np.tile([0.0, 0, 8, 8], (1, 20, 1))
+    valid, chances = np.ones((1, 20), bool), np.ones((1, 20, 3))
+    arguments = boxes, valid, chances, chances > 2, ["a", "b", "c"]
+    drawn = pictures.draw_boxes(np.zeros((1, 2, 8, 8, 3), np.uint8), *arguments)["predictions"]
+    assert drawn.shape[0] > 20 * 4 * 18
+    assert (drawn[-40:, -320:] < 200).any()  # the last box is there
+
+
 def test_files_hold_what_was_drawn():
     picture = RNG.integers(0, 256, (20, 30, 3)).astype(np.uint8)
     extension, content = pictures.encode(picture)
