@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
@@ -31,7 +31,8 @@ class Results(NamedTuple):
     """What an evaluation found."""
 
     metrics: dict[str, float]
-    tables: dict[str, Sequence[Mapping[str, Any]]] = {}  # rows of detailed tables, by file name
+    tables: Mapping[str, Sequence[Mapping[str, Any]]] = {}  # rows of detailed tables, by file name
+    texts: Mapping[str, Iterable[str]] = {}  # lines of other files, by file name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

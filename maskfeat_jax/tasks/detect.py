@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -175,8 +176,16 @@ class Detect(Task):
             examples["probabilities"],
         )
         precisions = detection.average_precisions(truth, found, self.score.scorer)
-        tables = detection.tables(truth, found, precisions, source.class_names)
-        return Results(detection.mean_ap(truth, precisions), tables)
+        per_class = [
+            {"class": name, "average_precision": None if math.isnan(ap) else float(ap)}
+            for name, ap in zip(source.class_names, precisions, strict=True)
+        ]
+        classes = range(self.classes) if truth.scored is None else truth.scored
+        return Results(
+            detection.mean_ap(precisions, truth.groups),
+            {"per_class.csv": per_class},
+            {"detections.csv": detection.detections_csv(found, classes)},
+        )
 
     def show_step(self, state: TrainState, batch: Batch) -> dict[str, PyTree]:
         """Boxes, their classes and the probability of each class."""

@@ -30,7 +30,7 @@ def evaluate(
     batches: Prefetcher,
     *,
     step: Callable[[Any, Batch], tuple[Metrics, Metrics]],
-    kept: Callable[[Metrics], Mapping[str, np.ndarray]] = lambda by_example: by_example,
+    kept: Callable[[Any], Mapping[str, np.ndarray]] = dict,
     expected: int,
     interrupted: Interrupt = never,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

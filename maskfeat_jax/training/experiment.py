@@ -29,7 +29,7 @@ from maskfeat_jax.training.prefetch import Batch, Prefetcher
 from maskfeat_jax.training.settings import Run
 from maskfeat_jax.training.teachers import teacher_weights
 from maskfeat_jax.typing import PyTree
-from maskfeat_jax.workdir.workdir import write_table
+from maskfeat_jax.workdir.workdir import write_table, write_text
 
 
 @runtime_checkable
@@ -214,6 +214,8 @@ class Experiment:
         if tables is not None:
             for name, rows in results.tables.items():
                 write_table(tables / name, rows)
+            for name, lines in results.texts.items():
+                write_text(tables / name, lines)
         counts = {"used": float(sums["examples"]), "expected": float(source.num_examples)}
         return {**results.metrics, **counts}
 

@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -207,6 +207,14 @@ def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
         lines = [list(rows[0]), *([row[name] for name in rows[0]] for row in rows)]
         with warn_on_oserror(path.name):
             write_atomically(path, "".join(map(_csv_line, lines)))
+
+
+def write_text(path: pathlib.Path, lines: Iterable[str]) -> None:
+    """Writes lines one by one, otherwise as `write_table` does."""
+    if jax.process_index() == 0:
+        kept = {"encoding": "utf-8", "errors": "surrogateescape"}  # names are any bytes
+        with warn_on_oserror(path.name), replacing(path) as new, new.open("w", **kept) as file:
+            file.writelines(lines)
 
 
 def _csv_line(values: Sequence[Any]) -> str:
