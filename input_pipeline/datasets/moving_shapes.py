@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import os
-import sys
-import uuid
-from pathlib import Path
 from typing import ClassVar
 
-import av
 import numpy as np
-from av.video.stream import VideoStream
-from tqdm import tqdm
 
-from input_pipeline.datasets.shapes import OUTLINES, Drawn, draw
+from input_pipeline.datasets.drawn_videos import DrawnVideos
+from input_pipeline.datasets.shapes import OUTLINES, draw
 from input_pipeline.decode.video import VideoFile
-from input_pipeline.paths import local_path
-from input_pipeline.source import Example, fingerprint
+from input_pipeline.source import Example
 
-FRAMES_PER_SECOND = 12
-GOP = 12  # frames from one keyframe to the next
 _SPEEDS = (1 / 64, 1 / 32)  # cycles per frame: sides of the picture, rotations, or whole zooms
 _TRAVEL_SPEEDS = (1 / 16, 1 / 8)  # of outlines that travel, sides of the picture per frame
 _SWING_RATES = (1 / 24, 1 / 16)  # cycles per frame of oscillations and circles
@@ -30,10 +20,9 @@ _WAVELENGTHS = (4.5, 8.0)  # of the stripes of the background, pixels
 _STRIPES = (1.5, 2.5)  # periods of the stripes of a shape, in its radius
 _CONTRASTS = (30.0, 50.0)  # of stripes around their mean, on the scale 0 to 255
 _COLOUR_STEPS = (30.0, 70.0)  # between the mean colours of background and shape
-_ENCODERS = (("libx264", {"crf": "20", "preset": "fast"}), ("mpeg4", {"q": "3"}))
 
 
-class MovingShapes(Drawn):
+class MovingShapes(DrawnVideos):
     """One striped shape that moves over a striped background; the class is the motion.
 
     A shape has a position, an angle and a size. All wrap around: a shape that leaves the picture on
@@ -48,11 +37,11 @@ class MovingShapes(Drawn):
     other, and it starts anywhere: a single frame tells the outline, but not the direction. A
     horizontal flip changes the class.
 
-    The videos are MP4 files (H.264; MPEG-4 if the encoder is missing) with 12 frames per second and
-    a keyframe every 12 frames. Classes alternate, as in `Shapes`.
+    The videos have 12 frames per second. Classes alternate, as in `Shapes`.
     """
 
-    SPLITS: ClassVar = {"train": 2_000, "validation": 400, "test": 400}
+    RATE: ClassVar = 12
+    NAME: ClassVar = "moving_shapes 1"
 
     def __init__(
         self,
@@ -82,57 +71,18 @@ class MovingShapes(Drawn):
           ValueError: no such split, or a number out of range.
           OSError: the files cannot be written.
         """
-        super().__init__(split, num_examples, seed, tuple(_TRAVELS if outlines else _MOTIONS))
-        self.flippable = not outlines
-        if size < 32 or size % 2:
-            raise ValueError(f"size is {size}; it must be even and at least 32 pixels")
-        if frames < 1:
-            raise ValueError(f"frames is {frames}; it must be at least 1")
-        self._size, self._frames, self._outlines = size, frames, outlines
-        settings = f"{size}px_{frames}frames_seed{seed}" + "_outlines" * outlines
-        self._folder = local_path(path) / settings / split
-        self._make_missing()
-        self.fingerprint = fingerprint(
-            f"moving_shapes 1 {settings} {split} {self.num_examples}".encode().split()
-        )
-
-    def name_of(self, index: int) -> str:
-        """The path of the file."""
-        return str(self._folder / f"{index:06d}.mp4")
+        self.flippable, self._outlines = not outlines, outlines
+        names = tuple(_TRAVELS if outlines else _MOTIONS)
+        kind = "_outlines" * outlines
+        super().__init__(split, path, num_examples, size, frames, seed, names, kind)
 
     def read(self, index: int) -> Example:
         """One video; its frames are a pure function of its settings and the index."""
         classes = _TRAVELS if self._outlines else _MOTIONS
         return Example(VideoFile(self.name_of(index)), index % len(classes))
 
-    def _make_missing(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        there = set(os.listdir(self._folder))
-        names = (f"{index:06d}.mp4" for index in range(self.num_examples))
-        missing = [index for index, name in enumerate(names) if name not in there]
-        if not missing:
-            return
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            made = pool.map(self._make, missing)
-            try:
-                seconds = 0.1 if sys.stderr.isatty() else 10.0  # a log needs few lines
-                name = f"making {self._folder}"
-                for _ in tqdm(made, name, len(missing), unit=" videos", mininterval=seconds):
-                    pass
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-
-    def _make(self, index: int) -> None:
-        path = Path(self.name_of(index))
-        partial = path.with_suffix(f".partial-{uuid.uuid4().hex}")
-        try:
-            _encode(self._draw(index), partial)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _draw(self, index: int) -> np.ndarray:
+    def draw(self, index: int) -> np.ndarray:
+        """See `DrawnVideos`."""
         rng = self.generator(index)
         if self._outlines:
             outline, sign = list(_TRAVELS.values())[index % len(_TRAVELS)]
@@ -215,17 +165,3 @@ def _striped(rng: np.random.Generator, colour: np.ndarray, periods: np.ndarray) 
     swing = rng.choice([-1, 1], size=3) * rng.uniform(0.5, 1, size=3) * rng.uniform(*_CONTRASTS)
     wave = np.sin(2 * np.pi * (periods + np.float32(rng.uniform())))
     return colour.astype(np.float32) + swing.astype(np.float32) * wave[..., None]
-
-
-def _encode(frames: np.ndarray, path: Path) -> None:
-    encoder, options = next(e for e in _ENCODERS if e[0] in av.codecs_available)
-    with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream(encoder, rate=FRAMES_PER_SECOND, options=options)
-        assert isinstance(stream, VideoStream)
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.gop_size = GOP
-        stream.codec_context.thread_count = 1
-        for pixels in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from input_pipeline.datasets import moving_shapes
+from input_pipeline.datasets import drawn_videos, moving_shapes
 from input_pipeline.datasets.moving_shapes import MovingShapes
 from tests.input_pipeline.samples import ridge_accuracy
 from tests.input_pipeline.video_samples import decode_all
@@ -31,14 +31,14 @@ def decode(source: MovingShapes, index: int) -> np.ndarray:
 def test_files_are_videos_with_key_frames_and_all_frames(source):
     with source.read(3).data.open() as video:
         assert (video.num_frames, video.height, video.width) == (FRAMES, SIZE, SIZE)
-        assert video.fps == moving_shapes.FRAMES_PER_SECOND
+        assert video.fps == 12
     assert source.name_of(3).endswith(os.path.join("train", "000003.mp4"))
 
 
 def test_decoded_frames_are_what_was_drawn(source, videos):
     down = source.class_names.index("down")
     # In grey, as colours are coded at half the resolution.
-    drawn, decoded = (v.astype(float).mean(-1) for v in (source._draw(down), videos[down]))
+    drawn, decoded = (v.astype(float).mean(-1) for v in (source.draw(down), videos[down]))
     error = np.mean((decoded - drawn) ** 2, axis=(1, 2))
     assert (10 * np.log10(255**2 / error) > 28).all()  # PSNR in dB
     for steps in (-3, 3):
@@ -140,7 +140,7 @@ def test_outlines_travel_in_the_direction_of_their_class(travels):
 
 
 def test_one_frame_does_not_tell_the_direction_of_outlines(travels):
-    drawn = np.stack([travels._draw(index) for index in range(1200)])
+    drawn = np.stack([travels.draw(index) for index in range(1200)])
     directions = np.arange(len(drawn)) % 2
     for frame in (0, 3):  # 300 are tested: the standard deviation of chance is 0.029
         assert ridge_accuracy(one_frame(drawn[:, frame]), directions, 0.1) < 0.5 + 0.1
@@ -148,14 +148,14 @@ def test_one_frame_does_not_tell_the_direction_of_outlines(travels):
 
 def test_an_interrupted_making_goes_on(tmp_path, monkeypatch):
     settings = dict(path=str(tmp_path), num_examples=12, size=SIZE, frames=4)
-    encode = moving_shapes._encode
+    encode = drawn_videos._encode
 
-    def fail_on_seventh(frames, path):
-        encode(frames, path)
+    def fail_on_seventh(frames, path, rate):
+        encode(frames, path, rate)
         if path.name.startswith("000006"):
             raise OSError("No space left on device")
 
-    monkeypatch.setattr(moving_shapes, "_encode", fail_on_seventh)
+    monkeypatch.setattr(drawn_videos, "_encode", fail_on_seventh)
     with pytest.raises(OSError, match="No space left"):
         MovingShapes(**settings)
     (folder,) = tmp_path.glob("*/train")
@@ -164,7 +164,9 @@ def test_an_interrupted_making_goes_on(tmp_path, monkeypatch):
     assert all(name.endswith(".mp4") for name in names)
 
     encoded = []
-    monkeypatch.setattr(moving_shapes, "_encode", lambda f, p: encoded.append(p) or encode(f, p))
+    monkeypatch.setattr(
+        drawn_videos, "_encode", lambda f, p, rate: encoded.append(p) or encode(f, p, rate)
+    )
     source = MovingShapes(**settings)
     assert len(encoded) == 12 - len(names)
     assert sorted(os.listdir(folder)) == [f"{index:06d}.mp4" for index in range(12)]
