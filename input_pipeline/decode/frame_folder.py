@@ -1,0 +1,105 @@
+"""Videos whose frames are image files, such as FFmpeg writes of a film."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+
+import cv2
+import numpy as np
+
+from input_pipeline.bad_inputs import BadMedia, media_boundary
+from input_pipeline.decode.images import Picture, open_picture
+from input_pipeline.decode.regular_files import read_regular
+from input_pipeline.source import LIMITS, Limits
+from input_pipeline.views import crops
+
+cv2.setNumThreads(0)  # the loader has its own threads
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFolder:
+    """The image files of a video in their order; only the requested ones are read.
+
+    Attributes:
+      folder: that paths are relative to.
+      files: paths, one for each frame.
+      fps: frames per second.
+      sized_by: index of the frame whose size all others must have; it is read on opening.
+    """
+
+    folder: str
+    files: Sequence[str]
+    fps: float
+    sized_by: int = 0
+
+    @contextlib.contextmanager
+    def open(self, limits: Limits = LIMITS) -> Iterator[OpenFrameFolder]:
+        """Reads the header of one frame; see `Video.open`."""
+        if len(self.files) > limits.max_frames:
+            raise BadMedia(
+                "too_large", f"{len(self.files)} frames, the limit is {limits.max_frames}"
+            )
+        yield OpenFrameFolder(self, limits)
+
+
+class OpenFrameFolder:
+    """The frames of a folder, a `source.OpenVideo`."""
+
+    def __init__(self, video: FrameFolder, limits: Limits):
+        self._video, self._limits = video, limits
+        self.num_frames, self.fps = len(video.files), video.fps
+        self._sized_by = min(max(video.sized_by, 0), self.num_frames - 1)
+        self._picture = self._open(self._sized_by)
+        self.height, self.width = self._picture.height, self._picture.width
+
+    def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
+        """See `OpenVideo.frames`: pixels equal Pillow's; scaled down by area, up bicubic.
+
+        Raises:
+          ValueError: there is no such frame.
+          BadMedia: a file is missing, damaged, or of another size; the message names it.
+        """
+        height, width = self.height, self.width
+        if short_side is not None:
+            height, width = crops.short_side(height, width, short_side)
+        clip = np.empty((len(indices), height, width, 3), np.uint8)
+        for row, index in enumerate(indices):
+            if row and index == indices[row - 1]:
+                clip[row] = clip[row - 1]
+                continue
+            frame = self._decode(int(index))
+            if (height, width) != (self.height, self.width):
+                method = cv2.INTER_AREA if height < self.height else cv2.INTER_CUBIC
+                frame = cv2.resize(frame, (width, height), interpolation=method)
+            clip[row] = frame
+        return clip
+
+    def _decode(self, index: int) -> np.ndarray:
+        if not 0 <= index < self.num_frames:
+            raise ValueError(f"frame {index} of a video of {self.num_frames}")
+        picture = self._picture if index == self._sized_by else self._open(index)
+        if (picture.height, picture.width) != (self.height, self.width):
+            raise BadMedia(
+                "decode_error",
+                f"{self._video.files[index]} has {picture.width}x{picture.height} pixels, "
+                f"{self._video.files[self._sized_by]} has {self.width}x{self.height}",
+            )
+        with self._naming(index):
+            return np.asarray(picture.whole())
+
+    def _open(self, index: int) -> Picture:
+        with self._naming(index):
+            file = os.path.join(self._video.folder, self._video.files[index])
+            return open_picture(read_regular(file), self._limits.frame_pixels)
+
+    @contextlib.contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Names the file of a frame that cannot be used: the example has many."""
+        try:
+            with media_boundary():
+                yield
+        except BadMedia as bad:
+            raise BadMedia(bad.kind, f"{self._video.files[index]}: {bad.reason}") from bad
