@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from input_pipeline.bad_inputs import BadInput, BadInputs, TooManyBadInputs
     from input_pipeline.datasets import (
         DATASETS,
+        Ava,
         ImageFolder,
         MovingShapes,
         Shapes,
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
+    "Ava",
     "BadInput",
     "BadInputs",
     "EvalView",

@@ -5,6 +5,7 @@ To add one: a class with the members of `input_pipeline.source.Source`, and its 
 
 from __future__ import annotations
 
+from input_pipeline.datasets.ava import Ava
 from input_pipeline.datasets.folders import ImageFolder, VideoFolder
 from input_pipeline.datasets.moving_shapes import MovingShapes
 from input_pipeline.datasets.shapes import Shapes
@@ -15,6 +16,7 @@ from input_pipeline.datasets.video_records import VideoRecords
 from input_pipeline.source import Source
 
 DATASETS: dict[str, type[Source]] = {
+    "ava": Ava,
     "image_folder": ImageFolder,
     "moving_shapes": MovingShapes,
     "shapes": Shapes,

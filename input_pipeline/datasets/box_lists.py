@@ -14,9 +14,8 @@ from __future__ import annotations
 import array
 import collections
 import dataclasses
-import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -140,12 +139,12 @@ def _split(
             sides[row] = 0
     inside = ((sides >= -_OUTSIDE) & (sides <= 1 + _OUTSIDE)).all(1)  # False for NaN
     upright = (sides[:, :2] <= sides[:, 2:]).all(1)
-    for row in np.flatnonzero(~inside):
+    for row in np.flatnonzero(~inside).tolist():
         problems.append(
             f"line {lines[row]}: a box outside the frame, {boxes[row]!r}; expected its sides as "
             "fractions of the frame, from 0 to 1"
         )
-    for row in np.flatnonzero(inside & ~upright):
+    for row in np.flatnonzero(inside & ~upright).tolist():
         problems.append(
             f"line {lines[row]}: a box whose right side is left of its left one, or whose bottom "
             f"is above its top, {boxes[row]!r}; expected left,top,right,bottom"
@@ -168,7 +167,8 @@ def read_excluded(file: Path) -> dict[str, int]:
       ValueError: invalid rows.
       OSError: it cannot be read.
     """
-    keys, problems = {}, []
+    keys: dict[str, int] = {}
+    problems = []
     for line, text in enumerate(lines_of(read_text(file)), 1):
         try:
             if text:
@@ -248,16 +248,20 @@ class NumberedPaths(Sequence[str]):
     before: str
     first: str  # number of the first, with its zeros
     after: str
-    count: int
+    total: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.total
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def]  # a slice is a tuple
-        if isinstance(index, slice):
-            return tuple(self[position] for position in range(*index.indices(self.count)))
-        position = range(self.count)[index]
-        return f"{self.before}{int(self.first) + position:0{len(self.first)}d}{self.after}"
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # no slices
+        return self._paths([range(self.total)[index]])[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths(range(self.total)))
+
+    def _paths(self, positions: Iterable[int]) -> list[str]:
+        before, after, first, digits = self.before, self.after, int(self.first), len(self.first)
+        return [f"{before}{first + position:0{digits}d}{after}" for position in positions]
 
 
 def read_frame_list(file: Path) -> dict[str, Sequence[str]]:
@@ -280,31 +284,32 @@ def read_frame_list(file: Path) -> dict[str, Sequence[str]]:
                 f"{file}, line 1: {printable(header[:80].rstrip())!r}; expected the header "
                 "`original_vido_id video_id frame_id path labels`"
             )
-        for video, paths in itertools.groupby(_frames(lines, problems), lambda pair: pair[0]):
-            block = [path for _, path in paths]
-            frames[video] = _compact([*frames.get(video, ()), *block])
+        current, block = "", list[str]()
+        for number, line in enumerate(lines, 2):
+            try:
+                video, _, _, path, _ = line.split()
+            except ValueError:
+                if line := line.strip():
+                    problems.append(
+                        f"line {number}: {line.count(' ') + 1} columns, {line[:80]!r}; expected 5"
+                    )
+                continue
+            if video != current:
+                _add_frames(frames, current, block)
+                current, block = video, []
+            block.append(path)
+        _add_frames(frames, current, block)
     raise_problems(file, problems)
     if not frames:
         raise ValueError(f"{file} has no frames")
     return frames
 
 
-def _frames(lines: Iterator[str], problems: list[str]) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(lines, 2):
-        fields = line.split()
-        if len(fields) == 5:
-            yield fields[0], fields[3]
-        elif fields:
-            problems.append(
-                f"line {number}: {len(fields)} columns, {line[:80].rstrip()!r}; expected 5"
-            )
-
-
-def _compact(paths: list[str]) -> Sequence[str]:
-    """The paths; as `NumberedPaths` if they are, since a movie has 27,000 frames."""
+def _add_frames(frames: dict[str, Sequence[str]], video: str, paths: list[str]) -> None:
+    """Adds paths; as `NumberedPaths` if they are, since a film has 27,000 frames."""
+    if not paths:
+        return
+    paths = [*frames.get(video, ()), *paths]
     match = _NUMBERED.fullmatch(paths[0])
-    if match:
-        numbered = NumberedPaths(*match.groups(), len(paths))
-        if all(map(str.__eq__, numbered, paths)):
-            return numbered
-    return paths
+    numbered = match and NumberedPaths(match[1], match[2], match[3], len(paths))
+    frames[video] = numbered if numbered and list(numbered) == paths else paths

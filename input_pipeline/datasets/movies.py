@@ -1,0 +1,175 @@
+"""Where the key frames of films are: folders of frames, whole files, or clips cut from them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from input_pipeline.bad_inputs import BadMedia
+from input_pipeline.datasets.folders import FilesBelow
+from input_pipeline.datasets.video_index import VideoIndex
+from input_pipeline.decode.frame_folder import FrameFolder
+from input_pipeline.source import LIMITS, Limits, OpenVideo, Video
+
+FRAMES_START = 900.0  # second at which the frames of PySlowFast begin
+FRAMES_FPS = 30.0
+_CLIP = re.compile(r"(.+)_(\d{6})_(\d{6})")  # film, first and last second
+
+
+class Piece(NamedTuple):
+    """A part of a film."""
+
+    start: float  # second of the film at which it begins
+    end: float  # infinity if unknown
+    file: str  # of the video; the folder of frames
+    frames: Sequence[str] | None = None  # their paths
+
+
+class Movies:
+    """Finds the pieces of films by name.
+
+    A file or a folder of frames has the name of its film. If first and last second follow, as in
+    "o3lCwWyyc_s_000012_000022", which is how Kinetics is distributed, it holds these only.
+    """
+
+    def __init__(self, start: float | None):
+        """Starts without films; `start` is the second at which files without seconds begin."""
+        self._start = start
+        self._pieces: dict[str, list[Piece]] = {}
+        self._frames = self._videos = ""
+        self._index: VideoIndex | None = None
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._pieces
+
+    def add_frames(self, folder: str, frames: Mapping[str, Sequence[str]]) -> None:
+        """Adds the videos of a frame list, whose paths are relative to a folder."""
+        self._frames = folder
+        for name, paths in frames.items():
+            film, start, end = _seconds(name, self._start)
+            start = FRAMES_START if start is None else start
+            file = os.path.join(folder, os.path.dirname(paths[0]))
+            self._pieces.setdefault(film, []).append(Piece(start, end, file, paths))
+
+    def add_videos(self, folder: str, names: set[str], index: str | None) -> None:
+        """Adds the files of some films, at any depth of a folder; other files are ignored.
+
+        Args:
+          folder: the folder.
+          names: of the films.
+          index: see `VideoIndex`.
+
+        Raises:
+          ValueError: none is there, a film has two files, or it is not known where one begins.
+          OSError: a folder cannot be listed.
+        """
+        self._videos, self._index = folder, VideoIndex(folder, index)
+        whole: dict[str, str] = {}
+        files = []
+        for file in FilesBelow(folder, ("video",)).walk():
+            stem = os.path.splitext(os.path.basename(file))[0]
+            film, start, end = (stem, self._start, math.inf)
+            if film not in names:
+                film, start, end = _seconds(stem, self._start)
+            if film not in names:
+                continue
+            if math.isinf(end) and (other := whole.setdefault(film, file)) != file:
+                raise ValueError(f"{folder} holds {other} and {file}; keep one file of each video")
+            if start is None:
+                raise ValueError(
+                    f"start is missing; set it to the second of the film at which files such as "
+                    f"{os.path.join(folder, file)} begin: 0 for whole films, 900 if they were cut "
+                    "as for PySlowFast"
+                )
+            files.append(file)
+            self._pieces.setdefault(film, []).append(Piece(start, end, file))
+        if not files:
+            raise ValueError(
+                f"{folder} holds none of the {len(names)} videos, such as {min(names)}.mp4; set "
+                "videos to their folder"
+            )
+        self._index.warn_if_unused(files)
+
+    def piece(self, name: str, second: int) -> Piece:
+        """The piece of a film in whose middle a second is, or next to it."""
+        missing = Piece(self._start or 0.0, math.inf, f"{name}.mp4")
+        pieces = self._pieces.get(name, [missing])
+        return min(pieces, key=lambda piece: abs(second - (piece.start + piece.end) / 2))
+
+    def path(self, name: str, second: int) -> str:
+        """The file, or the folder of frames, that shows a second of a film."""
+        piece = self.piece(name, second)
+        return piece.file if piece.frames is not None else os.path.join(self._videos, piece.file)
+
+    def video(self, name: str, second: int) -> Video:
+        """The video that shows a second of a film, whose key frame is at that second.
+
+        Raises:
+          BadMedia: the index marks the file as bad.
+        """
+        piece = self.piece(name, second)
+        offset = second - piece.start
+        if piece.frames is not None:
+            key_frame = round(offset * FRAMES_FPS)
+            frames = FrameFolder(self._frames, piece.frames, FRAMES_FPS, key_frame)
+            return KeyFrameVideo(frames, offset)
+        assert self._index is not None
+        return KeyFrameVideo(self._index.video(piece.file), offset)
+
+
+def _seconds(name: str, start: float | None) -> tuple[str, float | None, float]:
+    """Film, first and last second of a file, by its name without ending; see `Movies`."""
+    if match := _CLIP.fullmatch(name):
+        return match[1], float(match[2]), float(match[3])
+    return name, start, math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyFrameVideo:
+    """A video with a key frame.
+
+    Attributes:
+      video: the whole.
+      offset: seconds from its start to the key frame.
+    """
+
+    video: Video
+    offset: float
+
+    @property
+    def stale(self) -> str:
+        """See `Video`."""
+        return getattr(self.video, "stale", "")
+
+    @contextlib.contextmanager
+    def open(self, limits: Limits = LIMITS) -> Iterator[OpenKeyFrameVideo]:
+        """Opens the video; raises BadMedia if it has no frame at that time, see `Video.open`."""
+        with self.video.open(limits) as video:
+            key_frame = round(self.offset * video.fps)
+            if not 0 <= key_frame < video.num_frames:
+                raise BadMedia(
+                    "short",
+                    f"{video.num_frames} frames, {video.fps:g} per second, but the key frame is "
+                    f"{self.offset:g} s after the first",
+                )
+            yield OpenKeyFrameVideo(video, key_frame)
+
+
+class OpenKeyFrameVideo:
+    """An open video, a `source.OpenVideo`, and the index of its key frame."""
+
+    def __init__(self, video: OpenVideo, key_frame: int):
+        self._video, self.key_frame = video, key_frame
+        self.num_frames, self.fps = video.num_frames, video.fps
+        self.height, self.width = video.height, video.width
+
+    def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
+        """See `OpenVideo.frames`."""
+        return self._video.frames(indices, short_side)
