@@ -106,6 +106,7 @@ CASES = {
     "mae": steps_test.autoencoding,
     "finetune": steps_test.finetuning,
     "probe": steps_test.probing,
+    "boxes": steps_test.detecting,
 }
 
 

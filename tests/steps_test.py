@@ -14,7 +14,8 @@ from maskfeat_jax.models import create_model
 from maskfeat_jax.optim import AdamW, Lars
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import Hog, Inputs, Pixels
-from maskfeat_jax.tasks import Finetune, Pretrain, Probe
+from maskfeat_jax.tasks import Detect, Finetune, Pretrain, Probe
+from maskfeat_jax.tasks.detect import Score
 
 FIELDS = {"encoder": "vit_ti16", "width": 24, "depth": 2, "heads": 2, "tubelet": (1, 8, 8)}
 SETTINGS = {"lr": 3e-3, "warmup_lr": 1e-3}
@@ -33,6 +34,9 @@ def batch(b=8, seed=0, side=32):
         "label": rng.integers(0, 5, b).astype(np.int32),
         "valid": np.ones(b, bool),
         "index": np.arange(b),
+        "boxes": np.sort(rng.uniform(0, side, (b, 3, 2, 2)), 2).reshape(b, 3, 4).astype(np.float32),
+        "box_classes": rng.uniform(size=(b, 3, 5)) < 0.5,
+        "box_valid": rng.uniform(size=(b, 3)) < 0.7,
     }
 
 
@@ -75,7 +79,12 @@ def probing():
     return state.replace(params={**state.params, "encoder": encoder}), task, optimizer
 
 
-STEPS = [pretraining, autoencoding, finetuning, probing]
+def detecting():
+    model = create_model("boxes", head={"num_classes": 5, "dropout": 0.1}, **FIELDS)
+    return trained(Detect(model=model, score=Score(), **COMMON), AdamW(**SETTINGS))
+
+
+STEPS = [pretraining, autoencoding, finetuning, probing, detecting]
 
 
 def compiled(task, optimizer, accumulate=1):
@@ -133,6 +142,10 @@ def test_invalid_rows_have_no_influence(make):
     one["valid"][[0, 5]] = other["valid"][[0, 5]] = False
     other["video"][[0, 5]] = 255 - other["video"][[0, 5]]
     other["label"][[0, 5]] = 0
+    other["boxes"][[0, 5]] = 1
+    other["box_classes"][[0, 5]] = True
+    other["boxes"][~other["box_valid"]] = 2
+    other["box_classes"][~other["box_valid"]] = False
     if make is finetuning:  # their partners are mixed with them and do not count either
         other["video"][[3, 6]] //= 2
     assert_equal(run(state, one), run(state, other))
@@ -267,5 +280,7 @@ def test_pretraining_evaluation_knows_the_best_constant():
     error = np.square(predicted - targets).mean()
     np.testing.assert_allclose(sums["loss"] / sums["tokens"], error, rtol=1e-5)
     np.testing.assert_allclose(
-        task.summary(sums)["loss_of_best_constant"], targets.var(0).mean(), rtol=1e-5
+        task.results(sums, each, None).metrics["loss_of_best_constant"],
+        targets.var(0).mean(),
+        rtol=1e-5,
     )
