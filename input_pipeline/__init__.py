@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from input_pipeline.bad_inputs import BadInput, BadInputs, TooManyBadInputs
     from input_pipeline.datasets import (
         DATASETS,
+        ActingShapes,
         Ava,
         ImageFolder,
         MovingShapes,
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DATASETS",
+    "ActingShapes",
     "Ava",
     "BadInput",
     "BadInputs",

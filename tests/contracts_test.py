@@ -416,7 +416,7 @@ def made(name, root) -> dict:
             section = {"dataset": "two_pictures", "data_dir": str(root)}
         case "shapes":
             section = {"num_examples": 2}
-        case "moving_shapes":
+        case "acting_shapes" | "moving_shapes":
             section |= {"num_examples": 2, "size": 32, "frames": 3}
         case _:
             raise NotImplementedError(f"make two examples of {name} here")

@@ -5,6 +5,7 @@ To add one: a class with the members of `input_pipeline.source.Source`, and its 
 
 from __future__ import annotations
 
+from input_pipeline.datasets.acting_shapes import ActingShapes
 from input_pipeline.datasets.ava import Ava
 from input_pipeline.datasets.folders import ImageFolder, VideoFolder
 from input_pipeline.datasets.moving_shapes import MovingShapes
@@ -17,6 +18,7 @@ from input_pipeline.source import Source
 
 DATASETS: dict[str, type[Source]] = {
     "ava": Ava,
+    "acting_shapes": ActingShapes,
     "image_folder": ImageFolder,
     "moving_shapes": MovingShapes,
     "shapes": Shapes,

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from input_pipeline.source import Example, fingerprint
 
-_OVERSAMPLING = 3  # shapes are drawn larger, then reduced, for smooth edges
+OVERSAMPLING = 3  # shapes are drawn larger, then reduced, for smooth edges
 _RADII = (0.3, 0.42)  # of a shape, as a fraction of the side of the picture
 _WAVELENGTHS = (4.0, 7.0)  # of stripes, pixels
 _SWINGS = (6.0, 14.0)  # of stripes around their mean, on the scale 0 to 255
@@ -52,7 +52,7 @@ SHAPES = tuple(OUTLINES.values())  # by class index; the names above are in orde
 
 
 class Drawn:
-    """A dataset that is drawn, not read; checks what `Shapes` and `MovingShapes` both take."""
+    """A dataset that is drawn, not read; checks what all such datasets take."""
 
     SPLITS: ClassVar[dict[str, int]]  # and how many examples each has by default
 
@@ -70,9 +70,9 @@ class Drawn:
         self._split = split
         self._key = np.array([seed, list(self.SPLITS).index(split)], np.uint64)
 
-    def generator(self, index: int) -> np.random.Generator:
-        """The random numbers of one example."""
-        return np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, index, 0]))
+    def generator(self, index: int, stream: int = 0) -> np.random.Generator:
+        """The random numbers of one example; each stream is independent."""
+        return np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, index, stream]))
 
 
 class Shapes(Drawn):
@@ -161,25 +161,41 @@ def _stripes(rng: np.random.Generator, angle: float, colour: np.ndarray, size: i
     return (colour + swing * wave[..., None]).astype(np.float32)
 
 
-def _shape_mask(rng: np.random.Generator, outlines, size: int) -> Image.Image:
-    filled, cut = outlines
-    canvas = size * _OVERSAMPLING
+def _shape_mask(rng: np.random.Generator, outlines: Outlines, size: int) -> Image.Image:
+    canvas = size * OVERSAMPLING
     radius = canvas * rng.uniform(*_RADII)
     angle = rng.uniform(-np.pi / 12, np.pi / 12)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     centre = rng.uniform(1.1 * radius, canvas - 1.1 * radius, size=2)
-    mask = Image.new("L", (canvas, canvas))
+    return fill(placed(outlines, centre, radius, angle), size)
+
+
+def placed(outlines: Outlines, centre: np.ndarray, radius: float, angle: float) -> Outlines:
+    """Outlines turned clockwise by an angle, scaled by a radius and moved to a centre (x, y)."""
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    filled, cut = ([radius * points @ turn + centre for points in part] for part in outlines)
+    return filled, cut
+
+
+def fill(outlines: Outlines, size: int) -> Image.Image:
+    """Outlines in a square picture, 255 inside, with smooth edges.
+
+    Args:
+      outlines: in pixels of a picture that is `OVERSAMPLING` times as large.
+      size: side of the picture, in pixels.
+    """
+    filled, cut = outlines
+    mask = Image.new("L", (size * OVERSAMPLING,) * 2)
     pencil = ImageDraw.Draw(mask)
     for points, value in [(p, 255) for p in filled] + [(p, 0) for p in cut]:
-        pencil.polygon((radius * points @ turn + centre).ravel().tolist(), fill=value)
-    return mask.reduce(_OVERSAMPLING)
+        pencil.polygon(points.ravel().tolist(), fill=value)
+    return mask.reduce(OVERSAMPLING)
 
 
 def _clutter(rng: np.random.Generator, size: int) -> Image.Image:
-    canvas = size * _OVERSAMPLING
+    canvas = size * OVERSAMPLING
     mask = Image.new("L", (canvas, canvas))
     pencil = ImageDraw.Draw(mask)
     for _ in range(int(rng.integers(0, 2))):
         ends = rng.uniform(0, canvas, size=4).tolist()
         pencil.line(ends, fill=255, width=int(rng.integers(canvas // 24, canvas // 10)))
-    return mask.reduce(_OVERSAMPLING)
+    return mask.reduce(OVERSAMPLING)

@@ -44,13 +44,15 @@ class VideoFile:
     data: str | bytes  # the path of the file, or its bytes
     num_frames: int | None = None  # None if unknown
     fps: float | None = None  # frames per second; None if unknown
+    key_frame: int | None = None  # see `OpenVideo`
 
     @contextlib.contextmanager
     def open(self, limits: Limits = LIMITS) -> Iterator[OpenVideoFile]:
         """Opens the file and lists its frames; see `Video.open`."""
         thread = LimitedThread(limits.timeout_seconds)
         try:
-            yield OpenVideoFile(thread, thread.run(_Decoder, self, limits, thread.cleanup))
+            decoder = thread.run(_Decoder, self, limits, thread.cleanup)
+            yield OpenVideoFile(thread, decoder, self.key_frame)
         finally:
             thread.end()
 
@@ -58,8 +60,8 @@ class VideoFile:
 class OpenVideoFile:
     """An open video file, a `source.OpenVideo`; the decoder runs on a thread of its own."""
 
-    def __init__(self, thread: LimitedThread, decoder: _Decoder):
-        self._thread, self._decoder = thread, decoder
+    def __init__(self, thread: LimitedThread, decoder: _Decoder, key_frame: int | None):
+        self._thread, self._decoder, self.key_frame = thread, decoder, key_frame
         self.num_frames, self.fps = decoder.num_frames, decoder.fps
         self.height, self.width = decoder.height, decoder.width
 
