@@ -251,12 +251,14 @@ def test_models(name, family):
             raise
         return
     grid = encoder.grid((4, 16, 24))
-    inputs = [jnp.zeros((3, 4, 16, 24, 3)), jnp.zeros((3, *grid), bool)]
-    inputs = inputs if "mask" in inspect.signature(model.__call__).parameters else inputs[:1]
+    more = {"mask": ((3, *grid), bool), "boxes": ((3, 2, 4), float)}
+    taken = [x for name, x in more.items() if name in inspect.signature(model.__call__).parameters]
+    inputs = [jnp.zeros((3, 4, 16, 24, 3)), *(jnp.zeros(*x) for x in taken)]
     out, variables = jax.eval_shape(model.init_with_output, KEY, *inputs)
     assert {leaf.dtype for leaf in jax.tree.leaves(variables["params"])} == {np.dtype("float32")}
     features = head.get("num_classes", head.get("dim", out.shape[-1]))
-    assert out.shape == ((3, *grid, features) if len(inputs) == 2 else (3, features))
+    lead = inputs[-1].shape[:-1] if "boxes" in name else inputs[-1].shape
+    assert out.shape == ((*lead, features) if len(inputs) == 2 else (3, features))
     assert out.dtype == np.float32
 
 
@@ -331,6 +333,8 @@ def test_tasks(name, head):
     assert kinds == {TASKS[name]}
     task, optimizer = built(config)
     rows = batch(task.clip)
+    rows |= {k: np.zeros((len(rows["video"]), *s), d) for k, (s, d) in task.columns.items()}
+    views = 1 if "boxes" in task.columns else 2
     params = jax.eval_shape(task.init, KEY)
     assert set(task.init_parts) <= set(params)
     evaluated = TrainState.frozen(params)
@@ -346,9 +350,9 @@ def test_tasks(name, head):
         mesh = sharding.create_mesh()
         params = task.with_data(task.init(KEY), iter([rows]), views=1, mesh=mesh)
         evaluated = TrainState.frozen(params)
-    sums, each = jax.eval_shape(functools.partial(task.eval_step, views=2), evaluated, rows)
+    sums, each = jax.eval_shape(functools.partial(task.eval_step, views=views), evaluated, rows)
     assert sums["examples"].shape == ()
-    examples = len(rows["video"]) // 2
+    examples = len(rows["video"]) // views
     assert all(len(leaf.shape) and leaf.shape[0] == examples for leaf in each.values())
     ones = jax.tree.map(lambda leaf: np.ones(leaf.shape), sums)
     classes = tuple(map(str, range(config.get("knn", config["head"]).get("num_classes", 3))))
@@ -456,7 +460,7 @@ def test_datasets(name, tmp_path):
         assert contents(again).dtype == np.uint8
         np.testing.assert_array_equal(contents(again), contents(examples[index]))
     assert not np.array_equal(*map(contents, examples))
-    if source.class_names is None:
+    if source.class_names is None or getattr(source, "boxes", None):
         assert [example.label for example in examples] == [None, None]
     else:
         assert [example.label for example in examples] == [0, 1]

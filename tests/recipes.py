@@ -14,7 +14,7 @@ from maskfeat_jax import recipes
 ROOT = pathlib.Path(__file__).parents[1]
 _FOLDER = tempfile.TemporaryDirectory()  # deleted when the process ends
 VIDEOS = pathlib.Path(_FOLDER.name)
-CLASSES = {"shapes": range(10), "moving_shapes": range(8)}
+CLASSES = {"shapes": range(10), "moving_shapes": range(8), "acting_shapes": range(11)}
 TABLES = ("SIZES", "STAGES", "TARGETS", "DATA")  # what may follow the colon, in order
 STEMS = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
 
@@ -61,7 +61,7 @@ def shrunken(name: str, *, depth: int = 1) -> dict[str, Any]:
         small.setdefault(section, {})
     _shrink_data(small)
     model, head = small["model"], small["head"]
-    video = small["data"]["name"] == "moving_shapes"
+    video = small["data"]["name"] != "shapes"
     if model["encoder"].startswith("mvit"):
         last = 8 if "num_classes" in head else 4  # as published, the classifier halves once more
         sizes = {"width": 8, "depth": 2, "heads": 1, "stages": (1,), "tubelet": (2, last, last)}
@@ -97,8 +97,10 @@ def _shrink_data(small: dict[str, Any]) -> None:
         for view in views:
             view["frames"] = 4
         for where in ("data", "eval_data"):
-            small[where].update(name="moving_shapes", path=str(VIDEOS), frames=16)
-        small["eval_view"]["clips"] = 2
+            boxes = small["task"] == "detect"
+            name, frames = ("acting_shapes", 8) if boxes else ("moving_shapes", 16)
+            small[where].update(name=name, path=str(VIDEOS), frames=frames)
+        small["eval_view"]["clips"] = 1 if boxes else 2
     for view in views:
         view["size"] = side
         for key, smaller in (("short_side", side + 4), ("scale_jitter", (side, side + 8))):

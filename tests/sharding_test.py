@@ -41,6 +41,7 @@ MESHES = [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (2, 2), (4, 2), (1, 4), (2, 4)
 MIXED = [(2, 2)]  # all three axes have two devices
 HEADS: dict[str, dict[str, Any]] = {
     "attentive_probe": {"num_classes": 1001, "heads": 1},
+    "boxes": {"num_classes": 81},
     "classifier": {"num_classes": 1001},
     "features": {},
     "linear_probe": {"num_classes": 1001},
