@@ -63,6 +63,7 @@ if TYPE_CHECKING:
         VideoList,
         VideoRecords,
     )
+    from input_pipeline.full_frames import FullFrameLoader
     from input_pipeline.loader import Loader
     from input_pipeline.source import Example, Source
     from input_pipeline.views.eval import EvalView
@@ -76,6 +77,7 @@ __all__ = [
     "BadInputs",
     "EvalView",
     "Example",
+    "FullFrameLoader",
     "ImageFolder",
     "InputNotInstalled",
     "Loader",
@@ -98,6 +100,7 @@ _MODULES = {
     "BadInputs": "bad_inputs",
     "EvalView": "views.eval",
     "Example": "source",
+    "FullFrameLoader": "full_frames",
     "Loader": "loader",
     "Source": "source",
     "TooManyBadInputs": "bad_inputs",

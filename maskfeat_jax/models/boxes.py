@@ -59,6 +59,7 @@ class BoxClassifier(nn.Module):
           train: whether drop path and dropout are active.
         """
         encoder = self.encoder
+        clips = encoder.fitted(clips)
         tokens = LayerNorm(encoder.epsilon, name="norm")(encoder(clips, train=train))
         tokens = tokens[:, encoder.class_tokens :].astype(jnp.float32)
         grid = encoder.grid(clips.shape[1:4])

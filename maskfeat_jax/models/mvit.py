@@ -114,6 +114,11 @@ class MViT(nn.Module):
             grid = pooled_grid(grid, stride)
         return grid
 
+    def fitted(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b t y x 3"]:
+        """Clips of any height and width, filled up with zeros to whole patches."""
+        (height, width), (_, y, x) = clips.shape[2:4], PATCH
+        return jnp.pad(clips, ((0, 0), (0, 0), (0, -height % y), (0, -width % x), (0, 0)))
+
     def shortened(self, depth: int) -> MViT:
         """The encoder up to its block `depth`, counted from 1; its parameters are the same.
 

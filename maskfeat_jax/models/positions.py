@@ -48,6 +48,31 @@ def positions(
     return jnp.concatenate([*of_class, of_token.reshape(1, -1, width)], 1)
 
 
+def grid_of_table(rows: int, name: str, class_tokens: int, grid: Size3) -> Size3:
+    """The grid that a table of positions is of: `grid`, or as many frames of square grids.
+
+    Args:
+      rows: of the table.
+      name: of its parameter.
+      class_tokens: rows of the class token in `TABLE`.
+      grid: tokens of a clip along time, height and width.
+
+    Raises:
+      ValueError: it is of none of them.
+    """
+    frames, height, width = grid
+    per_frame = rows if name != TABLE else (rows - class_tokens) / frames
+    side = math.isqrt(int(per_frame))
+    if per_frame == height * width:
+        return grid
+    if per_frame != side * side:
+        raise ValueError(
+            f"{rows} positions are not those of {frames} x {height} x {width} tokens, or of "
+            f"{frames} square frames"
+        )
+    return frames, side, side
+
+
 def fixed_positions(kind: str) -> tuple[str, ...]:
     """Regular expressions for the parameters of `positions` that are not trained."""
     return (f"{TABLE}$",) if kind in FIXED else ()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Key
 
@@ -24,7 +25,13 @@ from maskfeat_jax.models.layers import (
     check_sizes,
     uniform,
 )
-from maskfeat_jax.models.positions import check_positions, fixed_positions, positions
+from maskfeat_jax.models.positions import (
+    TABLE,
+    check_positions,
+    fixed_positions,
+    grid_of_table,
+    positions,
+)
 from maskfeat_jax.ops.linear import affine
 from maskfeat_jax.ops.patches import Size3, patchify, token_grid
 from maskfeat_jax.ops.visible import Visible, take_visible
@@ -35,7 +42,8 @@ class ViT(nn.Module):
     """ViT without the final norm, which is part of the heads.
 
     Pre-norm blocks, a class token by default, absolute positions for it and every token of the
-    grid.
+    grid: that of the clip at initialisation, whose frames were square or of the same size; for
+    frames of another size, positions are interpolated.
 
     Attributes:
       width: of the tokens.
@@ -92,6 +100,11 @@ class ViT(nn.Module):
         """
         return token_grid(clip, self.tubelet)
 
+    def fitted(self, clips: Float[Array, "b t h w 3"]) -> Float[Array, "b t y x 3"]:
+        """Clips of any height and width without the rest that fills no token."""
+        (height, width), (_, y, x) = clips.shape[2:4], self.tubelet
+        return clips[:, :, : height - height % y, : width - width % x]
+
     def shortened(self, depth: int) -> ViT:
         """The encoder up to its block `depth`, counted from 1; its parameters are the same."""
         return self.clone(depth=depth)
@@ -140,7 +153,7 @@ class ViT(nn.Module):
             tokens = jnp.where(mask.reshape(b, -1, 1), mask_token, tokens)
         first = self.class_tokens
         cls_token = self._class_token().astype(dtype)
-        table = positions(self.param, self.positions, grid, self.width, first).astype(dtype)
+        table = self._positions(grid).astype(dtype)
         of_class, of_tokens = table[:, :first], table[:, first:]
         if visible is not None:
             of_tokens = take_visible(
@@ -152,6 +165,20 @@ class ViT(nn.Module):
             tokens = LayerNorm(self.epsilon, name="norm_pre")(tokens)
         blocks = blocks_like(self, self.depth, self.heads, self.drop_path)
         return blocks(tokens, train=train)
+
+    def _positions(self, grid: Size3) -> Float[Array, "1 n {self.width}"]:
+        """Positional embeddings of the class token and a grid, interpolated from another one."""
+        first = self.class_tokens
+        name = "pos_embed_spatial" if self.positions == "separate" else TABLE
+        stored: Array | None = self.get_variable("params", name)
+        own = grid if stored is None else grid_of_table(stored.shape[1], name, first, grid)
+        table = positions(self.param, self.positions, own, self.width, first)
+        if own == grid:
+            return table
+        between = jax.image.resize(
+            table[:, first:].reshape(*own, -1), (*grid, self.width), "trilinear", antialias=False
+        )
+        return jnp.concatenate([table[:, :first], between.reshape(1, -1, self.width)], 1)
 
     def _class_token(self) -> Float[Array, "1 c {self.width}"]:
         if not self.class_token:

@@ -44,6 +44,7 @@ class Task(abc.ABC):
       sections: sections of the recipe that it reads in addition to those of every task.
       learns: whether it trains the model, or only evaluates it.
       needs_data: whether evaluation needs the training data, see `with_data`.
+      any_frame: whether it evaluates frames of any height and width.
       init_parts: top-level keys of the parameters to take from the checkpoint of
         `model.init_from`, if the recipe has no `model.init_parts`.
       model: the encoder with its head.
@@ -57,6 +58,7 @@ class Task(abc.ABC):
     sections: ClassVar[tuple[str, ...]]
     learns: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
+    any_frame: ClassVar[bool] = False
     init_parts: ClassVar[tuple[str, ...]] = ("encoder",)
 
     model: nn.Module

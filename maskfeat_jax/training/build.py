@@ -313,6 +313,8 @@ def read_sections(
     problems.stop()
 
     # Check that nothing is missing.
+    if common.eval_view.full_frame and not task_class.any_frame:
+        problems.append(f"eval_view.full_frame must be False for task={reader['task']!r}")
     if not init_from.path and (not trains or set(ENCODER) <= set(task.model.frozen)):
         problems.append(
             "model.init_from: missing; set it to the run or checkpoint to evaluate or probe"
@@ -454,9 +456,10 @@ class Loaders(NamedTuple):
 
     def _loader(self, source: Any, view: Any, rows: int) -> input_pipeline.Loader:
         share, shares = sharding.batch_share(self.mesh)
+        full = getattr(view, "full_frame", False)
         return call(
             "run.batch_size and view.repeats",
-            input_pipeline.Loader,
+            input_pipeline.FullFrameLoader if full else input_pipeline.Loader,
             {},
             source=source,
             view=view,

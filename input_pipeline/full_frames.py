@@ -1,0 +1,90 @@
+"""Evaluation of whole frames instead of square crops."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+
+from input_pipeline.bad_inputs import BadMedia, media_boundary
+from input_pipeline.loader import Batch, Loader
+from input_pipeline.source import Example, Source
+from input_pipeline.views.clips import open_clip
+from input_pipeline.views.crops import short_side
+from input_pipeline.views.eval import EvalView, FrameView
+
+
+class FullFrameLoader(Loader):
+    """A loader whose evaluation has batches of whole frames, of one shape after the other.
+
+    A step of evaluation is compiled for each shape. `load` returns crops, as for pictures.
+    """
+
+    def __init__(self, source: Source, view: EvalView, **settings: Any):
+        """Finds the shape of the frames of each video; takes what `Loader` takes.
+
+        Args:
+          source: has boxes; all key frames of a video have one shape.
+          view: has `full_frame`.
+          **settings: of `Loader`.
+        """
+        super().__init__(source, dataclasses.replace(view, full_frame=False), **settings)
+        self._parts = []
+        for shape, indices in _by_shape(source, view).items():
+            fields = {f.name: getattr(self.view, f.name) for f in dataclasses.fields(EvalView)}
+            whole = FrameView(**fields, frame=shape)
+            self._parts.append((indices, Loader(_Some(source, indices), whole, **settings)))
+
+    @property
+    def eval_steps(self) -> int:
+        """See `Loader`."""
+        return sum(part.eval_steps for _, part in self._parts)
+
+    def eval_batches(self, on_bad: str = "fail") -> Generator[Batch]:
+        """See `Loader`; the order is that of the shapes."""
+        for indices, part in self._parts:
+            for batch in part.eval_batches(on_bad):
+                index = batch["index"]
+                yield {**batch, "index": np.where(index < 0, -1, indices[index])}
+
+
+class _Some:
+    """Some examples of a source with boxes."""
+
+    def __init__(self, source: Any, indices: np.ndarray):
+        self._source, self._indices = source, indices
+        self.num_examples, self.class_names = len(indices), source.class_names
+        self.fingerprint, self.boxes = source.fingerprint, source.boxes.of(indices)
+
+    def name_of(self, index: int) -> str:
+        return self._source.name_of(self._indices[index])
+
+    def read(self, index: int) -> Example:
+        return self._source.read(int(self._indices[index]))
+
+
+def _by_shape(source: Any, view: EvalView) -> dict[tuple[int, int], np.ndarray]:
+    """Examples by height and width of their scaled frames; unreadable ones are among the first."""
+    of_video: dict[str, tuple[int, int] | None] = {}
+    found = collections.defaultdict[tuple[int, int], list[int]](list)
+    unknown: list[int] = []
+    for index, key in enumerate(source.boxes.keys):
+        video = key.rpartition(",")[0]
+        if video not in of_video:
+            of_video[video] = _shape(source, view, index)
+        shape = of_video[video]
+        (unknown if shape is None else found[shape]).append(index)
+    first = next(iter(found), (view.size, view.size))
+    found[first] = sorted(found[first] + unknown)
+    return {shape: np.array(indices) for shape, indices in sorted(found.items())}
+
+
+def _shape(source: Source, view: EvalView, index: int) -> tuple[int, int] | None:
+    try:
+        with media_boundary(), open_clip(source.read(index).data, view.limits) as clip:
+            return short_side(clip.height, clip.width, view.short_side)
+    except BadMedia:
+        return None  # it is reported when it is evaluated
