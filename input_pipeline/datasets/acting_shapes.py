@@ -131,7 +131,7 @@ class ActingShapes(DrawnVideos):
 
     def _shapes(self, index: int) -> list[_Shape]:
         rng = self.generator(index)
-        number = rng.integers(*_NUMBERS, endpoint=True)
+        number = int(rng.integers(*_NUMBERS, endpoint=True))
         radii, centres = _apart(rng, number)
         motions, outlines = rng.choice(list(_MOTIONS), number), rng.choice(_OUTLINES, number)
         angles, speeds = rng.uniform(0, 2 * np.pi, number), rng.uniform(0.5, 1, number)

@@ -146,7 +146,7 @@ def test_videos_are_a_function_of_seed_split_and_index(source, tmp_path):
 
 
 def test_clips_have_the_key_frame_and_its_boxes_in_pixels(source):
-    view = EvalView(size=32, resize=32, frames=4, stride=2, sampling="centred")
+    view = EvalView(size=32, resize=32, crops=1, frames=4, stride=2, sampling="centred")
     batch = next(Loader(source, view, batch_size=4).eval_batches())
     sides, classes = boxes_of(source, 1)
     assert not np.allclose(sides, boxes_of(source, 0)[0][0])
