@@ -28,7 +28,7 @@ import jax
 
 from maskfeat_jax.distributed.collectives import on_first_process
 from maskfeat_jax.distributed.compare import PACKAGES, version
-from maskfeat_jax.files import local_path, write_atomically
+from maskfeat_jax.files import local_path, replacing, write_atomically
 from maskfeat_jax.sections import differences, flatten
 from maskfeat_jax.workdir import lock as run_lock
 

@@ -100,6 +100,20 @@ def test_a_table_holds_names_of_any_bytes(tmp_path):
     assert [row["class"] for row in rows] == names
 
 
+def test_lines_are_written_as_they_come_and_replace_the_file_at_the_end(tmp_path):
+    path = tmp_path / "detections.csv"
+    path.write_text("old")
+
+    def lines():
+        yield os.fsdecode(b"caf\xe9,1\n")
+        assert path.read_text() == "old"
+        yield "b,2\n"
+
+    workdirs.write_text(path, lines())
+    assert path.read_bytes() == b"caf\xe9,1\nb,2\n"
+    assert os.listdir(tmp_path) == ["detections.csv"]
+
+
 @pytest.mark.parametrize("url", ["gs://bucket/run", "s3://bucket", pathlib.Path("file:///run")])
 def test_a_url_is_refused_and_the_home_is_expanded(url, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
