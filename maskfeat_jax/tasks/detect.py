@@ -167,15 +167,17 @@ class Detect(Task):
 
         Examples that could not be read are not scored.
         """
-        boxes = source.boxes
-        keys = np.array(boxes.keys)
-        unread = frozenset(keys[examples["unread"]])
-        truth = boxes.truth._replace(excluded=boxes.truth.excluded | unread)
+        boxes, keys = source.boxes, np.array(source.boxes.keys)
+        order = np.lexsort((examples["number"], examples["index"]))  # frames come by their shape
+        index = examples["index"][order]
         found = detection.Detections(
-            keys[examples["index"]],
-            boxes.sides[boxes.first[examples["index"]] + examples["number"]],
-            examples["probabilities"],
+            keys[index],
+            boxes.sides[boxes.first[index] + examples["number"][order]],
+            examples["probabilities"][order],
         )
+        read = ~np.isin(boxes.truth.keys, keys[examples["unread"]])
+        rows = {name: getattr(boxes.truth, name)[read] for name in ("keys", "sides", "classes")}
+        truth = boxes.truth._replace(**rows)
         precisions = detection.average_precisions(truth, found, self.score.scorer)
         per_class = [
             {"class": name, "average_precision": None if math.isnan(ap) else float(ap)}

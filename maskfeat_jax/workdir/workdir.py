@@ -212,8 +212,11 @@ def write_table(path: pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def write_text(path: pathlib.Path, lines: Iterable[str]) -> None:
     """Writes lines one by one, otherwise as `write_table` does."""
     if jax.process_index() == 0:
-        kept = {"encoding": "utf-8", "errors": "surrogateescape"}  # names are any bytes
-        with warn_on_oserror(path.name), replacing(path) as new, new.open("w", **kept) as file:
+        with (
+            warn_on_oserror(path.name),
+            replacing(path) as new,
+            new.open("w", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             file.writelines(lines)
 
 

@@ -6,11 +6,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from input_pipeline import BadInputs, EvalView, Loader, TrainView
+from input_pipeline import BadInput, BadInputs, EvalView, FullFrameLoader, Loader, TrainView
 from input_pipeline.bad_inputs import BadMedia
 from input_pipeline.boxes import LabelledBoxes
 from input_pipeline.source import Example
 from input_pipeline.views import crops
+from input_pipeline.views.eval import FrameView
 
 SIDES = np.array([[0.1, 0.2, 0.4, 0.9], [0.55, 0.1, 0.95, 0.45], [0.3, 0.3, 0.5, 0.5]])
 
@@ -94,7 +95,7 @@ VIEWS = (
     TrainView(size=48, frames=3, sampling="centred", crop_area=(0.3, 0.6)),
     TrainView(size=48, frames=3, sampling="centred", scale_jitter=(60, 80), repeats=2),
     EvalView(size=48, frames=3, sampling="centred", resize=64),
-    EvalView(size=48, frames=3, sampling="centred", resize=50, crops=3),
+    FrameView(size=48, frames=3, sampling="centred", resize=50, frame=(50, 83)),
 )
 
 
@@ -137,6 +138,56 @@ def test_repeats_have_the_boxes_of_their_own_crops():
     of_first = batch["boxes"][batch["index"] == 0]
     assert len(of_first) == 2
     assert (of_first[0] != of_first[1]).any()
+
+
+class TwoShapes(KeyFrames):
+    """The frames of the second video are tall, and the last example cannot be read."""
+
+    def read(self, index):
+        example = super().read(index)
+        return example._replace(data=Drawn(200, 120)) if index == 2 else example
+
+
+FULL = EvalView(size=48, frames=3, sampling="centred", resize=48, full_frame=True)
+
+
+def test_whole_frames_come_by_shape():
+    loader = FullFrameLoader(TwoShapes(), FULL, batch_size=2)
+    batches = list(loader.eval_batches("skip"))
+    assert len(batches) == loader.eval_steps == 3
+    shapes = [batch["video"].shape[1:4] for batch in batches]
+    assert shapes == [(3, 48, 80), (3, 48, 80), (3, 80, 48)]
+    assert [batch["index"].tolist() for batch in batches] == [[0, 1], [3, -1], [2, -1]]
+    assert [batch["valid"].tolist() for batch in batches] == [
+        [True, True],
+        [False, False],
+        [True, False],
+    ]
+    expected = crops.Placement(120, 200, (0, 0, 1, 1), (48, 80), True).boxes(SIDES[:2])
+    np.testing.assert_allclose(batches[0]["boxes"][0], expected)
+    tall = crops.Placement(200, 120, (0, 0, 1, 1), (80, 48), True).boxes(SIDES[2:])
+    np.testing.assert_allclose(batches[2]["boxes"][0, :1], tall)
+    assert loader.load(0, 2).video.shape == (1, 3, 48, 48, 3)
+    with pytest.raises(BadInput, match=r"b,0903 cannot be used \(missing: no frames"):
+        list(loader.eval_batches())
+
+
+def test_frames_of_a_video_that_change_their_shape_are_bad_inputs():
+    class Changing(TwoShapes):
+        boxes = dataclasses.replace(KeyFrames.boxes, keys=("a,1", "a,2", "a,3", "b,1"))
+
+    with pytest.raises(BadInput, match="a,3 .*80x48 pixels, but others of the video have 48x80"):
+        list(FullFrameLoader(Changing(), FULL, batch_size=4).eval_batches())
+
+
+def test_boxes_have_one_view():
+    for changes, words in (
+        ({"crops": 3}, "clips=1, crops=3: expected 1 of each"),
+        ({"clips": 2}, "clips=2, crops=1"),
+        ({"full_frame": True, "sampling": "dense"}, "full_frame=True needs sampling="),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dataclasses.replace(VIEWS[2], **changes)
 
 
 def test_boxes_need_clips_around_key_frames():

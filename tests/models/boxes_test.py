@@ -26,6 +26,9 @@ class Given(nn.Module):
     def grid(self, clip):
         return tuple(size // side for size, side in zip(clip, self.tubelet, strict=True))
 
+    def fitted(self, clips):
+        return clips
+
     def __call__(self, clips, *, train=False):
         return jnp.asarray(self.tokens)[None]
 
@@ -64,6 +67,30 @@ def test_a_box_depends_on_its_own_pixels_only_by_the_encoder(encoder):
     np.testing.assert_allclose(found[0, 1], alone[0, 0], rtol=1e-4, atol=1e-6)
     assert len(np.unique(np.round(found[0], 6), axis=0)) == 3
     assert not np.allclose(found[0, 1], params["projection"]["bias"])  # not off the map
+
+
+@pytest.mark.parametrize(
+    ("encoder", "fields", "grid"),
+    [
+        ("vit_ti16", {}, (2, 4, 6)),  # a rest of 14 pixels fills no patch
+        ("vit_ti16", {"positions": "separate"}, (2, 4, 6)),
+        ("vit_ti16", {"positions": "sincos"}, (2, 4, 6)),
+        ("mvit_v2_s", {}, (2, 2, 4)),
+    ],
+)
+def test_frames_of_any_size(encoder, fields, grid):
+    fields = {**TINY[encoder], **fields}
+    model = create_model("boxes", encoder=encoder, head={"num_classes": 4}, **fields)
+    square, wide = np.zeros((1, 4, 64, 64, 3)), np.ones((1, 4, 64, 110, 3), np.float32)
+    boxes = np.array([[[60, 10, 95, 60]]], np.float32)
+    params = model.init(jax.random.key(0), square, boxes)
+    fitted = model.encoder.fitted(jnp.asarray(wide))
+    assert model.encoder.grid(fitted.shape[1:4]) == grid
+    found = model.apply(params, wide, boxes)
+    np.testing.assert_array_equal(found, model.apply(params, np.asarray(fitted), boxes))
+    assert found.shape == (1, 1, 4)
+    with pytest.raises(ValueError, match=r"tubelets|patches|clip"):
+        model.apply(params, wide[:, :3], boxes)
 
 
 def test_wrong_fields_are_refused():
