@@ -34,6 +34,7 @@ from maskfeat_jax.sections import Reader, choose
 from maskfeat_jax.state import TrainState
 from maskfeat_jax.targets import TARGETS, Hog, Inputs, Pixels, Target
 from maskfeat_jax.tasks import TASKS, task_of
+from tests.input_pipeline.ava_samples import frame_list, write_ava, write_frames
 from tests.input_pipeline.samples import encode, picture
 from tests.input_pipeline.video_samples import encode_video
 from tests.optim_test import LENGTH, STACKED, follow, waves
@@ -393,6 +394,13 @@ def made(name, root) -> dict:
             files = {f"20bn-{prefix}/{i}.mp4": videos[i] for i in range(2)}
             files[f"{prefix}-labels.json"] = json.dumps(labels).encode()
             files[f"{prefix}-train.json"] = json.dumps(records).encode()
+        case "ava":
+            rows = "v1,0905,0.1,0.2,0.5,0.9,12,0\nv2,0905,0.6,0.1,0.9,0.9,1,0\n"
+            counts = {"v1": 2, "v2": 3}
+            write_ava(root, **{"ava_train_v2.2": rows, "train": frame_list(counts)})
+            for video, count in counts.items():
+                write_frames(root, video, range(count))
+            section["start"] = 905.0
         case "video_records":
             pytest.importorskip("tensorflow")
             from tests.input_pipeline.datasets.video_records_test import example, write_shards

@@ -106,36 +106,35 @@ class Ava:
             )
         root, training = local_path(path), split == "train"
 
-        def files(names: Sequence[str]) -> list[Path]:
-            return [root / local_path(name.replace("{split}", split)) for name in names]
+        def files(key: str, names: Sequence[str]) -> list[Path]:
+            found = [root / local_path(name.replace("{split}", split)) for name in names]
+            if missing := [file for file in found if not file.is_file()]:
+                raise ValueError(f"{missing[0]} is not a file; correct {key}")
+            return found
 
-        (classes_file,) = files([classes])
+        (classes_file,) = files("classes", [classes])
         actions = read_actions(classes_file)
         self.class_names: tuple[str, ...] | None = actions.class_names
         count = len(actions.class_names)
-        true = [read_boxes(file, count) for file in files(truth)]
-        predicted = [
-            read_boxes(file, count, threshold)
-            for file in files(train_boxes if training else eval_boxes)
-        ]
+        true = [read_boxes(file, count) for file in files("truth", truth)]
+        boxes_key, lists = ("train_boxes", train_boxes) if training else ("eval_boxes", eval_boxes)
+        predicted = [read_boxes(file, count, threshold) for file in files(boxes_key, lists)]
         used = true + predicted if training or not predicted else predicted
         _check_videos(true, predicted, complete=not training)
-        skipped = _read_excluded(files(excluded) if true else [], true)
-        self._movies = Movies(start)
-        if frame_lists is None:
-            frame_lists = ("frame_lists/{split}.csv",) if videos is None else ()
-        (frames_folder,) = files([frames])
-        for file in files(frame_lists):
-            self._movies.add_frames(str(frames_folder), read_frame_list(file))
-        if videos is not None:
-            (folder,) = files([videos])
-            names = {name for boxes in used for name in boxes.videos if name not in self._movies}
-            self._movies.add_videos(str(folder), names, index)
-        else:
-            _check_frames(used, self._movies, files(frame_lists))
+        skipped = _read_excluded(files("excluded", excluded if true else []), true)
         scored_ids = None
         if scored is not None:
-            scored_ids = _scored(files([scored])[0], classes_file, actions)
+            scored_ids = _scored(*files("scored", [scored]), classes_file, actions)
+        if frame_lists is None:
+            frame_lists = ("frame_lists/{split}.csv",) if videos is None else ()
+        self._movies = Movies(start)
+        for file in files("frame_lists", frame_lists):
+            self._movies.add_frames(str(root / local_path(frames)), read_frame_list(file))
+        if videos is not None:
+            names = {name for boxes in used for name in boxes.videos if name not in self._movies}
+            self._movies.add_videos(str(root / local_path(videos)), names, index)
+        else:
+            _check_frames(used, self._movies)
         self.boxes = _merge(
             used, every, count, _truth(true, every, skipped, scored_ids, actions) if true else None
         )
@@ -145,8 +144,7 @@ class Ava:
                 f"{', '.join(str(boxes.file) for boxes in used) or 'no list'}: no boxes of the "
                 f"split {split!r} (threshold={threshold}, every={every})"
             )
-        if videos is None:
-            self._check_folder(frames_folder)
+        self._check_folders()
         boxes = self.boxes
         self.fingerprint = fingerprint(
             [
@@ -170,13 +168,13 @@ class Ava:
         video, _, second = self.boxes.keys[index].rpartition(",")
         return video, int(second)
 
-    def _check_folder(self, frames: Path) -> None:
+    def _check_folders(self) -> None:
         some = range(0, self.num_examples, max(1, self.num_examples // _FIRST))
         paths = [self._movies.path(*self._place(index)) for index in some]
-        if not any(map(os.path.isdir, paths)):
+        if not any(map(os.path.exists, paths)):
             raise ValueError(
-                f"none of {len(paths)} folders of frames exists, such as {paths[0]}; set frames to "
-                f"the folder that the paths in frame_lists are relative to, now {frames}"
+                f"none of {len(paths)} videos or folders of frames exists, such as {paths[0]}; set "
+                "frames to the folder that the paths in frame_lists are relative to"
             )
 
 
@@ -240,14 +238,13 @@ def _read_excluded(files: list[Path], true: list[BoxList]) -> frozenset[str]:
     return frozenset(excluded)
 
 
-def _check_frames(lists: list[BoxList], movies: Movies, frame_lists: list[Path]) -> None:
+def _check_frames(lists: list[BoxList], movies: Movies) -> None:
     """Raises ValueError if the frame lists lack a video."""
-    names = " and ".join(map(str, frame_lists)) or "any frame list"
     for boxes in lists:
         raise_problems(
             boxes.file,
             (
-                f"line {line}: the video {video} is not in {names}"
+                f"line {line}: the video {video} is in none of frame_lists"
                 for video, line in boxes.videos.items()
                 if video not in movies
             ),

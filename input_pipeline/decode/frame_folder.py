@@ -38,10 +38,13 @@ class FrameFolder:
     @contextlib.contextmanager
     def open(self, limits: Limits = LIMITS) -> Iterator[OpenFrameFolder]:
         """Reads the header of one frame; see `Video.open`."""
-        if len(self.files) > limits.max_frames:
+        count = len(self.files)
+        if count > limits.max_frames:
             raise BadMedia(
-                "too_large", f"{len(self.files)} frames, the limit is {limits.max_frames}"
+                "too_large", f"{count} frames, the limit is {limits.max_frames} (max_frames)"
             )
+        if not 0 <= self.sized_by < count:
+            raise BadMedia("short", f"{count} frames, no frame {self.sized_by}")
         yield OpenFrameFolder(self, limits)
 
 
@@ -51,8 +54,7 @@ class OpenFrameFolder:
     def __init__(self, video: FrameFolder, limits: Limits):
         self._video, self._limits = video, limits
         self.num_frames, self.fps = len(video.files), video.fps
-        self._sized_by = min(max(video.sized_by, 0), self.num_frames - 1)
-        self._picture = self._open(self._sized_by)
+        self._picture = self._open(video.sized_by)
         self.height, self.width = self._picture.height, self._picture.width
 
     def frames(self, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
@@ -80,12 +82,12 @@ class OpenFrameFolder:
     def _decode(self, index: int) -> np.ndarray:
         if not 0 <= index < self.num_frames:
             raise ValueError(f"frame {index} of a video of {self.num_frames}")
-        picture = self._picture if index == self._sized_by else self._open(index)
+        picture = self._picture if index == self._video.sized_by else self._open(index)
         if (picture.height, picture.width) != (self.height, self.width):
             raise BadMedia(
                 "decode_error",
                 f"{self._video.files[index]} has {picture.width}x{picture.height} pixels, "
-                f"{self._video.files[self._sized_by]} has {self.width}x{self.height}",
+                f"{self._video.files[self._video.sized_by]} has {self.width}x{self.height}",
             )
         with self._naming(index):
             return np.asarray(picture.whole())

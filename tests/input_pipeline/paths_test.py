@@ -36,6 +36,8 @@ def test_paths_are_kept_and_the_home_is_expanded(monkeypatch):
         ("video_list", {"path": "{tmp}/train.csv", "classes": "gs://b/classes.txt"}),
         ("video_records", {"path": "gs://b/a"}),
         ("ssv2", {"path": "gs://b/a"}),
+        ("ava", {"path": "gs://b/a"}),
+        ("ava", {"path": "{tmp}", "classes": "gs://b/a"}),
         ("moving_shapes", {"path": "gs://b/a"}),
     ],
 )
