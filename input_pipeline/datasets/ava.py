@@ -124,15 +124,15 @@ class Ava:
         skipped = _read_excluded(files("excluded", excluded if true else []), true)
         scored_ids = None
         if scored is not None:
-            scored_ids = _scored(*files("scored", [scored]), classes_file, actions)
+            (scored_file,) = files("scored", [scored])
+            scored_ids = _scored(scored_file, classes_file, actions)
         if frame_lists is None:
             frame_lists = ("frame_lists/{split}.csv",) if videos is None else ()
-        self._movies = Movies(start)
+        self._movies = Movies({video for boxes in used for video in boxes.videos}, start)
         for file in files("frame_lists", frame_lists):
             self._movies.add_frames(str(root / local_path(frames)), read_frame_list(file))
         if videos is not None:
-            names = {name for boxes in used for name in boxes.videos if name not in self._movies}
-            self._movies.add_videos(str(root / local_path(videos)), names, index)
+            self._movies.add_videos(str(root / local_path(videos)), index)
         else:
             _check_frames(used, self._movies)
         self.boxes = _merge(

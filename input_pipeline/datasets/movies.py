@@ -7,7 +7,7 @@ import dataclasses
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,9 +39,14 @@ class Movies:
     "o3lCwWyyc_s_000012_000022", which is how Kinetics is distributed, it holds these only.
     """
 
-    def __init__(self, start: float | None):
-        """Starts without films; `start` is the second at which files without seconds begin."""
-        self._start = start
+    def __init__(self, names: Iterable[str], start: float | None):
+        """Starts without pieces.
+
+        Args:
+          names: of the films.
+          start: second at which files and frames without seconds in their names begin.
+        """
+        self._names, self._start = frozenset(names), start
         self._pieces: dict[str, list[Piece]] = {}
         self._frames = self._videos = ""
         self._index: VideoIndex | None = None
@@ -53,17 +58,17 @@ class Movies:
         """Adds the videos of a frame list, whose paths are relative to a folder."""
         self._frames = folder
         for name, paths in frames.items():
-            film, start, end = _seconds(name, self._start)
-            start = FRAMES_START if start is None else start
-            file = os.path.join(folder, os.path.dirname(paths[0]))
-            self._pieces.setdefault(film, []).append(Piece(start, end, file, paths))
+            film, start, end = self._place(name)
+            if film in self._names:
+                start = FRAMES_START if start is None else start
+                file = os.path.join(folder, os.path.dirname(paths[0]))
+                self._pieces.setdefault(film, []).append(Piece(start, end, file, paths))
 
-    def add_videos(self, folder: str, names: set[str], index: str | None) -> None:
-        """Adds the files of some films, at any depth of a folder; other files are ignored.
+    def add_videos(self, folder: str, index: str | None) -> None:
+        """Adds the files of films without frames, at any depth of a folder; ignores other files.
 
         Args:
           folder: the folder.
-          names: of the films.
           index: see `VideoIndex`.
 
         Raises:
@@ -71,13 +76,11 @@ class Movies:
           OSError: a folder cannot be listed.
         """
         self._videos, self._index = folder, VideoIndex(folder, index)
+        names = self._names - self._pieces.keys()
         whole: dict[str, str] = {}
         files = []
         for file in FilesBelow(folder, ("video",)).walk():
-            stem = os.path.splitext(os.path.basename(file))[0]
-            film, start, end = (stem, self._start, math.inf)
-            if film not in names:
-                film, start, end = _seconds(stem, self._start)
+            film, start, end = self._place(os.path.splitext(os.path.basename(file))[0])
             if film not in names:
                 continue
             if math.isinf(end) and (other := whole.setdefault(film, file)) != file:
@@ -90,12 +93,18 @@ class Movies:
                 )
             files.append(file)
             self._pieces.setdefault(film, []).append(Piece(start, end, file))
-        if not files:
+        if names and not files:
             raise ValueError(
-                f"{folder} holds none of the {len(names)} videos, such as {min(names)}.mp4; set "
+                f"{folder} holds none of {len(names)} videos, such as {min(names)}.mp4; set "
                 "videos to their folder"
             )
         self._index.warn_if_unused(files)
+
+    def _place(self, name: str) -> tuple[str, float | None, float]:
+        """Film, first and last second of a file or folder, by its name."""
+        if name not in self._names and (match := _CLIP.fullmatch(name)):
+            return match[1], float(match[2]), float(match[3])
+        return name, self._start, math.inf
 
     def piece(self, name: str, second: int) -> Piece:
         """The piece of a film in whose middle a second is, or next to it."""
@@ -122,13 +131,6 @@ class Movies:
             return KeyFrameVideo(frames, offset)
         assert self._index is not None
         return KeyFrameVideo(self._index.video(piece.file), offset)
-
-
-def _seconds(name: str, start: float | None) -> tuple[str, float | None, float]:
-    """Film, first and last second of a file, by its name without ending; see `Movies`."""
-    if match := _CLIP.fullmatch(name):
-        return match[1], float(match[2]), float(match[3])
-    return name, start, math.inf
 
 
 @dataclasses.dataclass(frozen=True)

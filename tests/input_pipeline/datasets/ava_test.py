@@ -211,6 +211,15 @@ def test_frames_of_ava_with_clips_of_kinetics(root):
         assert numbers_of(video.frames([video.key_frame])) == [60]
 
 
+def test_a_name_with_seconds_may_be_that_of_a_film(root):
+    name = "o3l_000012_000022"
+    (root / TRUTH).write_text(f"{name},0902,0.1,0.1,0.9,0.9,79\n")
+    (root / "frame_lists" / "train.csv").write_text(frame_list({name: 61, "v2": 9}))
+    write_frames(root, name, [60])
+    with Ava("train", path=str(root)).read(0).data.open() as video:
+        assert numbers_of(video.frames([video.key_frame])) == [60]
+
+
 def test_seconds_and_frames_that_are_missing(root):
     (root / TRUTH).write_text("v2,0904,0,0,1,1,1,0\nv2,0905,0,0,1,1,1,0\nv2,0903,0,0,1,1,1,0\n")
     source = Ava("train", path=str(root))
@@ -271,5 +280,5 @@ def test_two_files_of_a_video_are_refused(root):
         Ava("train", path=str(root), videos="videos", start=0)
     shutil.rmtree(root / "videos")
     (root / "videos").mkdir()
-    with pytest.raises(ValueError, match=r"holds none of the 2 videos, such as a-b_c\.mp4"):
+    with pytest.raises(ValueError, match=r"holds none of 2 videos, such as a-b_c\.mp4"):
         Ava("train", path=str(root), videos="videos", start=0)
