@@ -126,8 +126,14 @@ def _read(section: str, data: Readable) -> tuple[list[Bad], collections.Counter[
         if problem is not None and index not in bad:
             bad[index] = Bad(section, data.source.name_of(index), index, *problem)
         if part == per_example - 1 and (index not in bad or bad[index].used):
-            labels[int(loaded.label)] += 1
+            labels.update(_classes_of(loaded))
     return list(bad.values()), labels, time.monotonic() - start
+
+
+def _classes_of(loaded: Any) -> list[int]:
+    """The label of an example, or all classes of its boxes."""
+    boxes = loaded.columns.get("box_classes")
+    return [int(loaded.label)] if boxes is None else np.flatnonzero(boxes[0].any(0)).tolist()
 
 
 def _in_order(data: Readable, reads: Iterator[tuple[int, int]]) -> Iterator[tuple[int, int, Any]]:
@@ -172,7 +178,7 @@ def _lines(
         yield f"  {len(group)} {kind}, such as"
         for each in group[:_EXAMPLES]:
             yield f"    {printable(each.file)} ({printable(each.reason)})"
-    if source.class_names is not None:
+    if source.class_names is not None and labels:
         yield f"  {_about_labels(source.class_names, labels)}"
 
 

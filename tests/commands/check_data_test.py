@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import BadInputs, EvalView, ImageFolder, Loader, TrainView
+from input_pipeline import Ava, BadInputs, EvalView, ImageFolder, Loader, TrainView
 from input_pipeline.bad_inputs import Problem
 from maskfeat_jax.commands.check_data import check_data
+from tests.input_pipeline.ava_samples import write_ava
 
 VIEWS = {"data": TrainView(size=16, repeats=2), "eval_data": EvalView(size=16, crops=3)}
 
@@ -86,6 +87,15 @@ def test_a_class_without_usable_examples_is_named(tmp_path):
     assert (
         "3 classes of 0 to 10 usable examples, median 10; 1 without any, such as b" in reported[-2]
     )
+
+
+def test_boxes_count_by_their_classes(tmp_path):
+    view = EvalView(size=16, sampling="centred")
+    source = Ava("train", path=str(write_ava(tmp_path)))
+    reported: list[str] = []
+    check_data({"data": Loader(source, view, batch_size=1)}, on_bad="fail", report=reported.append)
+    text = "\n".join(reported)
+    assert "80 classes of 0 to 2 usable examples, median 0; 76 without any, such as act 3" in text
 
 
 def test_other_files_are_counted_and_any_name_is_printed(tmp_path, capsys):
