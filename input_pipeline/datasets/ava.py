@@ -144,7 +144,8 @@ class Ava:
                 f"{', '.join(str(boxes.file) for boxes in used) or 'no list'}: no boxes of the "
                 f"split {split!r} (threshold={threshold}, every={every})"
             )
-        self._check_folders()
+        if videos is None:
+            self._check_folders()
         boxes = self.boxes
         self.fingerprint = fingerprint(
             [
@@ -171,9 +172,9 @@ class Ava:
     def _check_folders(self) -> None:
         some = range(0, self.num_examples, max(1, self.num_examples // _FIRST))
         paths = [self._movies.path(*self._place(index)) for index in some]
-        if not any(map(os.path.exists, paths)):
+        if not any(map(os.path.isdir, paths)):
             raise ValueError(
-                f"none of {len(paths)} videos or folders of frames exists, such as {paths[0]}; set "
+                f"none of {len(paths)} folders of frames exists, such as {paths[0]}; set "
                 "frames to the folder that the paths in frame_lists are relative to"
             )
 
