@@ -141,7 +141,13 @@ def test_repeats_have_the_boxes_of_their_own_crops():
 
 
 class TwoShapes(KeyFrames):
-    """The frames of the second video are tall, and the last example cannot be read."""
+    """The frames of the second video are tall, and that of the third cannot be read."""
+
+    boxes = dataclasses.replace(
+        KeyFrames.boxes,
+        keys=("a,0902", "a,0903", "b,0902", "c,0902"),
+        first=np.array([0, 2, 2, 3, 3]),
+    )
 
     def read(self, index):
         example = super().read(index)
@@ -168,7 +174,7 @@ def test_whole_frames_come_by_shape():
     tall = crops.Placement(200, 120, (0, 0, 1, 1), (80, 48), True).boxes(SIDES[2:])
     np.testing.assert_allclose(batches[2]["boxes"][0, :1], tall)
     assert loader.load(0, 2).video.shape == (1, 3, 48, 48, 3)
-    with pytest.raises(BadInput, match=r"b,0903 cannot be used \(missing: no frames"):
+    with pytest.raises(BadInput, match=r"c,0902 cannot be used \(missing: no frames"):
         list(loader.eval_batches())
 
 
