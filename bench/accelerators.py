@@ -76,6 +76,12 @@ SHARED_FAMILIES: dict[str, tuple[int, int, int, int]] = {
     "mae_vit_kinetics:h16": (4, 16, 64, 32),
     "finetune_mae_vit_kinetics:h16": (8, 16, 64, 32),
 }
+# 40 frames: v5p and H100.
+LARGE_CLIPS: dict[str, tuple[int, int]] = {
+    "finetune_mvit_kinetics_40x3:312": (16, 16),
+    "finetune_mvit_kinetics_40x3:352": (16, 16),
+    "finetune_mvit_ssv2_40x3": (16, 16),
+}
 EVALUATED = {"finetune_mae_vit_kinetics:l16": (8, 16, 32, 16)}
 # Changes of the recipe of MaskFeat with ViT-B: frozen networks that compute its targets.
 TEACHERS: tuple[dict[str, Any], ...] = (
@@ -114,6 +120,9 @@ def cases() -> dict[str, list[Case]]:
         for recipe, clips in families.items():
             targets = zip(HOSTS, clips, strict=True)
             host += [Case(recipe, target, n, axes, changes) for target, n in targets]
+    for recipe, clips in LARGE_CLIPS.items():
+        targets = zip(HOSTS[2:], clips, strict=True)
+        host += [Case(recipe, target, n, SHARED) for target, n in targets]
     for changes in TEACHERS:
         recipe, (v5e, *_, h100) = "maskfeat_vit_in1k:b16", FAMILIES["maskfeat_vit_in1k:b16"]
         host += [Case(recipe, "v5e:2x4", v5e, DATA, changes)]
