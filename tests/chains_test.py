@@ -1,4 +1,4 @@
-"""The chains of fine-tunings in docs/usage.md: their commands, and what a run takes from another."""
+"""Chains of fine-tunings in docs/usage.md: each command, and what a run takes from another."""
 
 from __future__ import annotations
 

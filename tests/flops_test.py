@@ -55,6 +55,10 @@ def gigamacs(model, clip):
         # Published numbers of MViTv2 hold relative positions and pooling, which are not counted.
         ("classifier", {"encoder": "mvit_v2_s_supervised"}, (16, 224, 224), 64.5, 0.05),
         ("classifier", {"encoder": "mvit_v2_b_supervised"}, (32, 224, 224), 225, 0.05),
+        # What counts these too gives 377.8, 2905.3 and 3886.9 of MaskFeat's.
+        ("classifier", {"encoder": "mvit_v2_l"}, (16, 224, 224), 377.8, 0.02),
+        ("classifier", {"encoder": "mvit_v2_l"}, (40, 312, 312), 2905.3, 0.01),
+        ("classifier", {"encoder": "mvit_v2_l"}, (40, 352, 352), 3886.9, 0.01),
         # Of the classifier, 71e9 multiply-adds, too.
         ("maskfeat", {"encoder": "mvit_v2_s", "tubelet": (2, 32, 32)}, (16, 224, 224), 71, 0.05),
     ],
