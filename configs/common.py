@@ -77,6 +77,20 @@ def ssv2():
     return config
 
 
+def ava():
+    """Fine-tuning on AVA v2.2, as PySlowFast's configs/AVA/SLOWFAST_32x2_R50_SHORT.yaml.
+
+    `data.path` has the frames, their lists and the annotations, as PySlowFast's DATASET.md says.
+    """
+    config = ConfigDict(dict(task="finetune", data=dict(name="ava", threshold=0.8)))
+    config.data.train_boxes = ("annotations/ava_train_predicted_boxes.csv",)
+    config.eval_data = dict(split="val")
+    config.view = dict(sampling="centred", interpolation="bilinear", antialias=False)
+    config.normalise = dict(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))
+    config.head = dict(name="boxes", num_classes=80)
+    return config
+
+
 def cifar10(task):
     """CIFAR-10 as train/<class>/ and test/<class>/, and a ViT of 0.4 million parameters."""
     config = ConfigDict(dict(task=task, data=dict(name="image_folder")))
