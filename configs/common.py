@@ -82,8 +82,10 @@ def ava():
 
     `data.path` has the frames, their lists and the annotations, as PySlowFast's DATASET.md says.
     """
-    config = ConfigDict(dict(task="finetune", data=dict(name="ava", threshold=0.8)))
-    config.data.train_boxes = ("annotations/ava_train_predicted_boxes.csv",)
+    lists = "annotations/person_box_67091280_iou90/ava_detection_"  # PySlowFast's
+    config = ConfigDict(dict(task="detect", data=dict(name="ava", threshold=0.8)))
+    config.data.train_boxes = (f"{lists}train_boxes_and_labels_include_negative_v2.2.csv",)
+    config.data.eval_boxes = (f"{lists}val_boxes_and_labels.csv",)
     config.eval_data = dict(split="val")
     config.view = dict(sampling="centred", interpolation="bilinear", antialias=False)
     config.normalise = dict(mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225))

@@ -1,21 +1,20 @@
 """Fine-tuning of a MaskFeat MViTv2-L on AVA v2.2: what the people in a frame do.
 
 No recipe of MaskFeat (arXiv:2112.09133) for this is published. Optimiser, learning rate (0.6 for
-512 clips), epochs, weight decay, drop path and the proposals in training, which overlap a person of
-the ground truth by 90 %, are what others quote of the paper of MViTv2 (arXiv:2112.01526) for its own
-models. Threshold of the detector, dropout, sides, crop and flip are those of PySlowFast's
+512 clips), epochs, weight decay, drop path and the proposals in training, which overlap a person by
+90 %, are what others quote of the paper of MViTv2 (arXiv:2112.01526) for its own models. Lists,
+threshold of the detector, dropout, sides, crop and flip are those of PySlowFast's
 configs/AVA/SLOWFAST_32x2_R50_SHORT.yaml, which was read; sides and crop of 312 pixels are those of
-its MViTv2-L on Something-Something. Batch, and so the learning rate in use, no clipping, and the
-ends of the schedule, 0, are ours; Nesterov momentum of 0.9 is PySlowFast's default.
+its MViTv2-L on Something-Something. The batch, no clipping, no layer decay and the ends of the
+schedule, 0, are ours; Nesterov momentum of 0.9 is PySlowFast's default. Not run here.
 
-Test is on the centre crop, of which boxes may lie outside. Published numbers may be of whole
-frames, with which MViTv2-L gains 0.9: those of MaskFeat are quoted in two series that differ by 1.0.
-The clips are those of the 16 or 40 frames with which the labels of Kinetics were learnt.
+Test is on the centre crop, so boxes may lie outside. Published numbers may be of whole frames, with
+which MViTv2-L gains 0.9: those of MaskFeat are quoted in two series that differ by 1.0.
 
-    size  clips            expect: mAP                            cost: GMAC per clip (training x3)
-    l     16x4, 224 pixels unknown, none is published             378
-    l312  40x3, 312 pixels 38.8 or 39.8 % after Kinetics-600, on  2905
-                           Kinetics-400 37.5 or 38.5 % (as quoted)
+    size  clips             expect: mAP, after the labels of     cost: GMAC per clip (training x3)
+    l     16x4, 224 pixels  unknown, none is published           378
+    l312  40x3, 312 pixels  Kinetics-600 38.8 or 39.8 %, of      2905
+                            Kinetics-400 37.5 or 38.5 % (quoted)
 
 Run: python main.py --config=configs/finetune_mvit_ava.py:l312 --workdir=runs/l600-ava \
          --config.data.path=/data/ava --config.model.init_from=runs/l312

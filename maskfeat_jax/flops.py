@@ -6,6 +6,7 @@ import math
 
 import flax.linen as nn
 
+from maskfeat_jax.models.boxes import BoxClassifier
 from maskfeat_jax.models.classifier import Classifier
 from maskfeat_jax.models.mae import MAE
 from maskfeat_jax.models.maskfeat import MaskFeat
@@ -20,7 +21,8 @@ def training_flops(model: nn.Module, clip: Size3) -> float:
     """Operations per clip of a training step: matrix products only, a multiply-add counts as two.
 
     The backward pass counts as two forward passes, except that a frozen encoder has none.
-    Recomputation (`remat`), pooling and the look-ups of relative positions do not count.
+    Recomputation (`remat`), pooling, the look-ups of relative positions, and what is computed for
+    each box of a `BoxClassifier` do not count.
 
     Args:
       model: encoder and head; of a masked autoencoder, its field `visible` counts.
@@ -37,6 +39,8 @@ def training_flops(model: nn.Module, clip: Size3) -> float:
         return 6.0 * (encoder_products(encoder, clip) + tokens * width * model.dim)
     if isinstance(model, Classifier):
         return 6.0 * (encoder_products(encoder, clip) + width * model.num_classes)
+    if isinstance(model, BoxClassifier):
+        return 6.0 * encoder_products(encoder, clip)
     if isinstance(model, (AttentiveProbe, LinearProbe)):
         head = width * model.num_classes
         if isinstance(
