@@ -81,6 +81,7 @@ LARGE_CLIPS: dict[str, tuple[int, int]] = {
     "finetune_mvit_kinetics_40x3:312": (16, 16),
     "finetune_mvit_kinetics_40x3:352": (16, 16),
     "finetune_mvit_ssv2_40x3": (16, 16),
+    "finetune_mvit_ava:l312": (16, 16),
 }
 EVALUATED = {"finetune_mae_vit_kinetics:l16": (8, 16, 32, 16)}
 # Changes of the recipe of MaskFeat with ViT-B: frozen networks that compute its targets.

@@ -44,7 +44,7 @@ def test_each_command_starts_from_an_earlier_one(text):
 def small_recipe(name):
     """See `shrunken`; clips of 40 frames are larger than the others."""
     small = shrunken(re.sub(r"^configs/|\.py", "", name))
-    if "40x3" in name:
+    if re.search("40x3|312", name):
         for view in ("view", "eval_view"):
             small[view] |= {"frames": FRAMES, "size": SIDE}
         small["view"].update(scale_jitter=(SIDE, SIDE + 8))
@@ -74,8 +74,7 @@ def test_each_run_has_the_parameters_of_the_one_that_it_starts_from(text, tmp_pa
 def store(experiment, params, folder):
     """The parameters as a checkpoint, without having trained them."""
     task, recipe = experiment.task, experiment.recipe
-    is_classifier = hasattr(task.model, "num_classes")
-    names = experiment.training.source.class_names if is_classifier else None
+    names = experiment.training.source.class_names if recipe["task"] == "finetune" else None
     trained = Pretrained(task.model, params, task.clip, task.normalise, recipe, folder.name, names)
     save(trained, folder, "maskfeat_jax")
 

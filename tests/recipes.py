@@ -76,6 +76,8 @@ def shrunken(name: str, *, depth: int = 1) -> dict[str, Any]:
     for section in ("head", "knn"):
         if "num_classes" in small.get(section, {}):
             small[section]["num_classes"] = len(CLASSES[small["data"]["name"]])
+    if small["task"] == "detect":
+        small["augment"]["flip"] = 0.0  # left and right tell motions apart
     if small["task"] == "finetune":
         small.setdefault("mix", {})["group"] = 4
     if small.get("target", {}).get("name") == "hog":
