@@ -5,7 +5,8 @@ dropout and layer decay are what others quote of the paper's appendix; an issue 
 confirms learning rate and batch. Threshold of the detector, sides, crop and flip are those of
 PySlowFast's configs/AVA/SLOWFAST_32x2_R50_SHORT.yaml; that proposals are trained on is not known.
 No clipping, and the ends of the schedule, 0, are ours; Nesterov momentum of 0.9 is PySlowFast's
-default. Test is on the centre crop, of which boxes may lie outside.
+default. Evaluation takes the centre crop, so boxes may lie outside;
+--config.eval_view.full_frame=True takes whole frames.
 
 The highest numbers of the paper come from models with the labels of Kinetics and with relative
 positions, which this ViT does not have: it goes on with its separate ones. Not run here.

@@ -8,8 +8,9 @@ configs/AVA/SLOWFAST_32x2_R50_SHORT.yaml, which was read; sides and crop of 312 
 its MViTv2-L on Something-Something. The batch, no clipping, no layer decay and the ends of the
 schedule, 0, are ours; Nesterov momentum of 0.9 is PySlowFast's default. Not run here.
 
-Test is on the centre crop, so boxes may lie outside. Published numbers may be of whole frames, with
-which MViTv2-L gains 0.9: those of MaskFeat are quoted in two series that differ by 1.0.
+Evaluation takes the centre crop, so boxes may lie outside; --config.eval_view.full_frame=True takes
+whole frames. Those gain MViTv2-L 0.9, and published numbers may be of either: those of MaskFeat are
+quoted in two series that differ by 1.0.
 
     size  clips             expect: mAP, after the labels of     cost: GMAC per clip (training x3)
     l     16x4, 224 pixels  unknown, none is published           378
