@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.bad_inputs import BadMedia, media_boundary
+from input_pipeline.bad_inputs import BadInputs, BadMedia, media_boundary
 from input_pipeline.loader import Batch, Loader
 from input_pipeline.source import Example, Source
 from input_pipeline.views.clips import open_clip
@@ -23,14 +23,38 @@ class FullFrameLoader(Loader):
     A step of evaluation is compiled for each shape. `load` returns crops, as for pictures.
     """
 
-    def __init__(self, source: Source, view: EvalView, **settings: Any):
-        """Finds the shape of the frames of each video; takes what `Loader` takes.
+    def __init__(
+        self,
+        source: Source,
+        view: EvalView,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+        workers: int | None = None,
+        bad_inputs: BadInputs | None = None,
+    ):
+        """Finds the shape of the frames of each video; reads only their headers.
 
         Args:
           source: has boxes; all key frames of a video have one shape.
           view: has `full_frame`.
-          **settings: of `Loader`.
+          batch_size: see `Loader`, as of all others.
+          seed: likewise.
+          process_index: likewise.
+          process_count: likewise.
+          workers: likewise.
+          bad_inputs: likewise.
         """
+        settings: dict[str, Any] = {
+            "batch_size": batch_size,
+            "seed": seed,
+            "process_index": process_index,
+            "process_count": process_count,
+            "workers": workers,
+            "bad_inputs": bad_inputs or BadInputs(),
+        }
         super().__init__(source, dataclasses.replace(view, full_frame=False), **settings)
         self._parts = []
         for shape, indices in _by_shape(source, view).items():

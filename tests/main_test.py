@@ -199,6 +199,50 @@ def test_a_video_autoencoder_learns_and_finetuning_takes_its_norm_too(finished_r
     assert np.any(fresh["norm"]["bias"] != 0)
 
 
+def test_boxes_are_trained_scored_and_drawn(tmp_path):
+    config = shrunken("demo_actions")
+    config["eval_view"]["resize"] = 32
+    trained = run_recipe(config, tmp_path / "a")
+    assert {"mAP", "mAP_motion", "mAP_outline", "mAP_company"} <= set(trained)
+    assert trained["used"] == trained["expected"] == 21
+    with (tmp_path / "a" / "per_class.csv").open() as file:
+        known = [float(row["average_precision"] or "nan") for row in csv.DictReader(file)]
+    np.testing.assert_allclose(np.nanmean(known), trained["mAP"])
+    lines = (tmp_path / "a" / "detections.csv").read_text().splitlines()
+    assert len(lines) % 11 == 0
+    assert len(lines[0].split(",")) == 8
+    assert list((tmp_path / "a" / "pictures").glob("predictions*.png"))
+    # Frames are square, so that the whole frame is the centre crop.
+    config["eval_view"]["full_frame"] = True
+    evaluated = {**config, "task": "evaluate"}
+    evaluated["model"] = {**config["model"], "init_from": str(tmp_path / "a")}
+    again = run_recipe(evaluated, tmp_path / "b")
+    assert again["mAP"] == pytest.approx(trained["mAP"])
+    assert (tmp_path / "b" / "detections.csv").read_text().splitlines() == lines
+
+
+def test_boxes_and_labels_do_not_take_the_place_of_each_other(tmp_path):
+    boxes, labels = shrunken("demo_actions"), shrunken("demo_video:finetune")
+    both = {**labels, "data": boxes["data"], "eval_data": boxes["eval_data"]}
+    for view in ("view", "eval_view"):
+        both[view] = {**labels[view], "sampling": "centred"}
+    both["eval_view"]["clips"] = 1
+    with pytest.raises(RecipeError, match="data: this task needs labels, but its examples have n"):
+        build(both)
+    with pytest.raises(RecipeError, match="head.name='boxes' needs examples with boxes"):
+        build({**boxes, **{k: labels[k] for k in ("data", "eval_data", "view", "eval_view")}})
+    for section, key, value, words in (
+        ("view", "rand_augment", "rand-m7-n4-mstd0.5-inc1", "data.boxes do not follow it"),
+        ("augment", "flip", 0.5, "augment.flip must be 0"),
+        ("score", "scorer", "coco", "score.scorer|scorer='coco'"),
+        ("view", "sampling", "dense", 'needs "centred"'),
+    ):
+        wrong = copy.deepcopy(boxes)
+        wrong.setdefault(section, {})[key] = value
+        with pytest.raises(RecipeError, match=words):
+            build(wrong)
+
+
 def test_flips_that_change_classes_are_refused():
     small = shrunken("demo_video:finetune")
     assert small["augment"]["flip"] == 0

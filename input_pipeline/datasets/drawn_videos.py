@@ -20,7 +20,9 @@ from input_pipeline.paths import local_path
 from input_pipeline.source import fingerprint
 
 GOP = 12  # frames from one keyframe to the next
-_ENCODERS = (("libx264", {"crf": "20", "preset": "fast"}), ("mpeg4", {"q": "3"}))
+# With its assembly code, libx264 writes another file now and then.
+_X264 = {"crf": "20", "preset": "fast", "x264-params": "asm=0"}
+_ENCODERS = (("libx264", _X264), ("mpeg4", {"q": "3"}))
 
 
 class DrawnVideos(Drawn, abc.ABC):

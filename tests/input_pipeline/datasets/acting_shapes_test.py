@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -194,3 +196,10 @@ def test_score_of_perfect_classes(source, detected):
         means = mean_ap(found, boxes.truth.groups)
         assert set(means) == {"mAP", "mAP_motion", "mAP_outline", "mAP_company"}
         assert all(least <= mean <= most for mean in means.values())
+
+
+def test_files_are_the_same_wherever_they_are_made(tmp_path):
+    """The encoder must not depend on what its memory held before."""
+    made = [ActingShapes(path=str(tmp_path / folder), num_examples=60, size=32) for folder in "ab"]
+    files = [[Path(each.name_of(i)).read_bytes() for i in range(60)] for each in made]
+    assert files[0] == files[1]
