@@ -10,8 +10,15 @@ run here at this scale.
     l16   50      85.9 %, mean of four seeds (published)   61.6
     h14   50      86.9 % (published)                       167
 
+With model.init_resize=True it also starts from a model of videos: l16 83.7 % from
+mae_vit_kinetics.py (published, arXiv:2205.09113). That paper does not state how it fine-tunes on
+images; here as above, which is not verified.
+
 Run: python main.py --config=configs/finetune_mae_vit_in1k.py:b16 --workdir=runs/mae-b-ft \
          --config.data.path=/data/imagenet --config.model.init_from=runs/mae-b
+     python main.py --config=configs/finetune_mae_vit_in1k.py:l16 --workdir=runs/k400-in1k \
+         --config.data.path=/data/imagenet --config.model.init_from=runs/mae-l-k400 \
+         --config.model.init_resize=True
 """
 
 from maskfeat_jax.configs import common

@@ -16,8 +16,14 @@ this scale.
 What to expect of k600 and k700 is unknown: see finetune_mae_vit_k600_to_k400.py and
 finetune_mae_vit_ssv2.py, which may start from them.
 
+With model.init_resize=True it also starts from a model of images: l16 82.3 % from mae_vit_in1k.py
+(published, table 3).
+
 Run: python main.py --config=configs/finetune_mae_vit_kinetics.py:b16 --workdir=runs/mae-b-k400-ft \
          --config.data.path=/data/k400 --config.model.init_from=runs/mae-b-k400
+     python main.py --config=configs/finetune_mae_vit_kinetics.py:l16 --workdir=runs/in1k-k400 \
+         --config.data.path=/data/k400 --config.model.init_from=runs/mae-l \
+         --config.model.init_resize=True
 """
 
 from maskfeat_jax.configs import common

@@ -10,7 +10,7 @@ from maskfeat_jax.models.boxes import BoxClassifier
 from maskfeat_jax.models.classifier import Classifier
 from maskfeat_jax.models.mae import MAE
 from maskfeat_jax.models.maskfeat import MaskFeat
-from maskfeat_jax.models.mvit import KERNEL, MViT, patch_grid
+from maskfeat_jax.models.mvit import MViT, kernel_of
 from maskfeat_jax.models.pooling_attention import pooled_grid
 from maskfeat_jax.models.probes import AttentiveProbe, LinearProbe
 from maskfeat_jax.models.vit import ViT
@@ -88,7 +88,7 @@ def _blocks(tokens: int, width: int, depth: int, mlp_ratio: float) -> int:
 
 def _mvit(encoder: MViT, clip: Size3) -> int:
     width = encoder.width
-    products = math.prod(patch_grid(clip)) * 3 * math.prod(KERNEL) * width
+    products = math.prod(encoder.patch_grid(clip)) * 3 * math.prod(kernel_of(encoder.patch)) * width
     for block in encoder.block_fields(clip):
         outer = block["width"]
         inner = width if block["widen_in"] == "mlp" else outer

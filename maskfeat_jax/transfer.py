@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from maskfeat_jax.ops.relative_position import resize_table
 from maskfeat_jax.ops.resize_positions import resize_positions
 
 Params = Any  # nested dict of arrays
+Flat = dict[tuple[str, ...], Any]  # arrays by path
 
 # Positional embeddings, and the grid that each covers.
 POSITIONS: dict[str, Callable[[Size3], Size3]] = {
@@ -43,6 +44,12 @@ def transfer(
     tokens than in pre-training; absolute positions only if `grids` are given, see
     `resize_positions`.
 
+    With `grids`, an encoder of videos becomes one of images and back, in which patch and grid have
+    one frame. Kernels are summed over time, or divided by the new number of frames and repeated.
+    Positions become those of a frame: separate ones of time are left out, joint ones are those of
+    the first frame. Back, they are the same for all frames. So a video of equal frames has the
+    patch embeddings and positions of the image, except where an MViT pads in time.
+
     Args:
       fresh: parameters of the new model, or their shapes.
       source: parameters of the checkpoint.
@@ -53,6 +60,10 @@ def transfer(
     Raises:
       TransferError: parameters are missing in the source or have another shape, all listed; or the
         model has no such top-level key.
+
+    Source: `inflate` of facebookresearch/mae_st (util/misc.py), `inflate_weight` and
+    `CHECKPOINT_IN_INIT` of PySlowFast (slowfast/utils/checkpoint.py; the latter does not divide);
+    arXiv:2205.09113, from videos to images and back.
     """
     for part in parts:
         if part not in fresh:
@@ -60,6 +71,9 @@ def transfer(
                 f"model.init_parts names {part!r}; the model has {', '.join(sorted(fresh))}"
             )
     available, needed = _flat(unstack_blocks(source)), _flat(unstack_blocks(fresh))
+    if grids and _of_images(available, grids[0]) != _of_images(needed, grids[1]):
+        available = _with_frames_of(needed, available, *grids)
+        grids = (grids[1][0], *grids[0][1:]), grids[1]
     wrong, needs_resize, merged = [], False, dict(needed)
     for name, value in needed.items():
         if name[0] not in parts:
@@ -74,7 +88,9 @@ def transfer(
             found = _resized(found, name[-1], *grids)
         if found.shape != value.shape:
             wrong.append(f"{'/'.join(name)}: {found.shape}, expected {value.shape}")
-            needs_resize |= name[-1] in POSITIONS and grids is None
+            needs_resize |= grids is None and (
+                name[-1] in POSITIONS or _sums_to(found.shape, value.shape)
+            )
         else:
             merged[name] = np.asarray(found, value.dtype)
     if wrong:
@@ -83,7 +99,7 @@ def transfer(
             + "; ".join(wrong[:5])
             + ("; …" if len(wrong) > 5 else "")
             + ". Is it the same encoder, size and number of classes?"
-            + (" Set model.init_resize=True to interpolate positions." if needs_resize else "")
+            + (" Set model.init_resize=True to adapt them to this clip size." * needs_resize)
         )
     return stack_blocks(_nested(merged), fresh)
 
@@ -100,12 +116,57 @@ def _resized(rows: np.ndarray, name: str, before: Size3, after: Size3) -> np.nda
     return np.concatenate([rows[:, :first], grid], 1)
 
 
-def _flat(tree: Params) -> dict[tuple[str, ...], Any]:
+def _of_images(params: Flat, grid: Size3) -> bool:
+    kernel = params.get(("encoder", "patch_embed", "kernel"))
+    return kernel is not None and (kernel.shape[0], grid[0]) == (1, 1)
+
+
+def _sums_to(shape: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Whether these are shapes of kernels of which one has no extent in time."""
+    return len(shape) == 5 and shape[1:] == other[1:] and 1 in (shape[0], other[0])
+
+
+def _with_frames_of(needed: Flat, source: Flat, before: Size3, after: Size3) -> Flat:
+    """The source with the frames of `needed`: kernels, and positions of the encoder."""
+    changed = dict(source)
+    for name in needed.keys() & source.keys():
+        kernel, frames = source[name], needed[name].shape[0]
+        if kernel.shape != needed[name].shape and _sums_to(kernel.shape, needed[name].shape):
+            summed = np.sum(kernel, 0, keepdims=True)
+            changed[name] = np.repeat(summed / frames, frames, 0)
+    names = ("pos_embed", "pos_embed_class", "pos_embed_spatial")
+    positions = {n: np.asarray(source["encoder", n]) for n in names if ("encoder", n) in source}
+    for table, rows in _positions_with_frames(positions, needed, before, after).items():
+        changed["encoder", table] = rows
+    return changed
+
+
+def _positions_with_frames(
+    source: Mapping[str, np.ndarray], needed: Flat, before: Size3, after: Size3
+) -> dict[str, np.ndarray]:
+    """Positions of a frame, the same for each frame, with the names that are needed."""
+    if not source:
+        return {}
+    if "pos_embed" in source:
+        joint, per_frame = source["pos_embed"], before[1] * before[2]
+        first = joint.shape[1] - before[0] * per_frame
+        of_class, spatial = joint[:, :first], joint[:, first : first + per_frame]
+    else:
+        spatial = source["pos_embed_spatial"]
+        of_class = source.get("pos_embed_class", spatial[:, :0])
+    if ("encoder", "pos_embed") in needed:
+        return {"pos_embed": np.concatenate([of_class, np.tile(spatial, (1, after[0], 1))], 1)}
+    temporal = np.zeros((1, after[0], spatial.shape[2]), spatial.dtype)
+    rows = {"pos_embed_spatial": spatial, "pos_embed_temporal": temporal}
+    return rows | ({"pos_embed_class": of_class} if of_class.shape[1] else {})
+
+
+def _flat(tree: Params) -> Flat:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {tuple(key.key for key in path): leaf for path, leaf in leaves}
 
 
-def _nested(flat: dict[tuple[str, ...], Any]) -> Params:
+def _nested(flat: Flat) -> Params:
     tree: dict[str, Any] = {}
     for name, leaf in flat.items():
         node = tree

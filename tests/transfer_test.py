@@ -85,3 +85,60 @@ def test_what_does_not_fit_is_listed():
     assert "encoder/blocks/0/fc/kernel: (6, 6), expected (4, 4)" in str(error.value)
     with pytest.raises(TransferError, match=r"projection: \(4, 7\), expected \(4, 3\)"):
         transfer(params(0), params(1, classes=7), parts=("projection",))
+
+
+def encoder(frames, grid, kind, first=1):
+    """Parameters whose numbers are told apart by hand: a patch kernel, and tables of positions."""
+    kernel = np.arange(1.0, frames + 1, dtype=np.float32).reshape(-1, 1, 1, 1, 1) * np.ones(
+        (1, 2, 2, 3, 4), np.float32
+    )
+    tree = {"patch_embed": {"kernel": kernel}}
+    of_token = np.arange(np.prod(grid), dtype=np.float32)[None, :, None] + np.zeros(4, np.float32)
+    of_class = np.full((1, first, 4), -1, np.float32)
+    if kind == "joint":
+        return {"encoder": tree | {"pos_embed": np.concatenate([of_class, of_token], 1)}}
+    tree["pos_embed_spatial"] = 10 + of_token[:, : grid[1] * grid[2]]
+    tree["pos_embed_temporal"] = 100 * (1 + of_token[:, : grid[0]])
+    return {"encoder": tree | ({"pos_embed_class": of_class} if first else {})}
+
+
+IMAGE_GRID, VIDEO_GRID = (1, 1, 2), (3, 1, 2)
+JOINT, SEPARATE = [-1, 0, 1], [-1, 10, 11]
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("joint", JOINT), ("separate", SEPARATE)])
+def test_a_video_encoder_becomes_one_of_images(kind, rows):
+    """Kernels are summed over time; of positions the first frame, or those of space, are left."""
+    grids = VIDEO_GRID, IMAGE_GRID
+    source = encoder(2, VIDEO_GRID, kind)
+    result = transfer(encoder(1, IMAGE_GRID, "joint"), source, grids=grids)["encoder"]
+    assert set(result["patch_embed"]["kernel"].ravel()) == {3}
+    assert result["pos_embed"][0, :, 0].tolist() == rows
+    separate = transfer(encoder(1, IMAGE_GRID, "separate"), source, grids=grids)["encoder"]
+    assert separate["pos_embed_spatial"][0, :, 3].tolist() == rows[1:]
+    assert not separate["pos_embed_temporal"].any()
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("joint", JOINT), ("separate", SEPARATE)])
+@pytest.mark.parametrize("first", [1, 0])
+def test_an_image_encoder_becomes_one_of_videos(kind, rows, first):
+    """Kernels are divided by the frames and repeated; positions of time are zero."""
+    grids, source = (IMAGE_GRID, VIDEO_GRID), encoder(1, IMAGE_GRID, kind, first)
+    joint = transfer(encoder(4, VIDEO_GRID, "joint", first), source, grids=grids)["encoder"]
+    assert joint["patch_embed"]["kernel"].shape == (4, 2, 2, 3, 4)
+    assert set(joint["patch_embed"]["kernel"].ravel()) == {0.25}
+    assert joint["pos_embed"][0, :, 0].tolist() == rows[:1] * first + rows[1:] * 3
+    fresh = encoder(2, VIDEO_GRID, "separate", first)
+    separate = transfer(fresh, source, grids=grids)["encoder"]
+    assert separate["pos_embed_spatial"][0, :, 0].tolist() == rows[1:]
+    assert separate["pos_embed_temporal"].shape == (1, 3, 4)
+    assert not separate["pos_embed_temporal"].any()
+    assert ("pos_embed_class" in separate) == bool(first)
+
+
+def test_images_are_not_taken_for_videos_unasked():
+    source, fresh = encoder(2, VIDEO_GRID, "joint"), encoder(1, VIDEO_GRID, "joint")
+    with pytest.raises(TransferError, match=r"\(2, 2, 2, 3, 4\), .*model\.init_resize=True"):
+        transfer(fresh, source)
+    with pytest.raises(TransferError, match=r"\(2, 2, 2, 3, 4\), expected \(1, 2, 2, 3, 4\)"):
+        transfer(fresh, source, grids=(VIDEO_GRID, VIDEO_GRID))  # a token for each frame of a video

@@ -74,8 +74,11 @@ def run(arguments: argparse.Namespace) -> None:
     elif arguments.verify and not exports:
         raise convert.ConvertError("--verify: neither the source nor the result is a PyTorch file")
     if arguments.resize:
+        left = trained.params.keys()
         trained = convert.resized(trained, tuple(arguments.resize))
         print(f"resized for clips of {_by(trained.clip)} pixels")
+        for name in sorted(left - trained.params.keys()):
+            print(f"  {name} is left out: it is of clips with another number of frames")
     if arguments.out is None:
         return
     if exports:
@@ -151,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     compare = "run the original code and ours on the same input and print the largest difference"
     add("--verify", action="store_true", help=compare)
     size: dict[str, Any] = {"type": int, "nargs": 3, "metavar": ("FRAMES", "HEIGHT", "WIDTH")}
-    add("--resize", **size, help="interpolate position tables to this clip size")
+    add("--resize", **size, help="clip size to adapt it to; images to videos and back, too")
     add("--clip", **size, help="clip size of the file, if it does not contain it")
     add("--heads", type=int, help="attention heads, if the file does not contain them")
     add("--decoder-heads", type=int, help="attention heads of the decoder, if not in the file")

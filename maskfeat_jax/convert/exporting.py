@@ -18,12 +18,12 @@ from maskfeat_jax.checkpoints.pretrained import Params, Pretrained, save_params,
 from maskfeat_jax.checkpoints.trees import Name, named_leaves
 from maskfeat_jax.convert import files
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.importing import computed
+from maskfeat_jax.convert.importing import computed, encoder_alone
 from maskfeat_jax.convert.layouts import Form, Layout
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import layout_of
 from maskfeat_jax.files import local_path, write_atomically
-from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
+from maskfeat_jax.models import MAE, MaskFeat, MViT
 from maskfeat_jax.models.layers import unstack_blocks
 
 State = dict[str, np.ndarray]
@@ -80,7 +80,9 @@ def export(trained: Pretrained, layout: str) -> Export:
     problems: list[str] = []
     candidates: list[tuple[Pretrained, tuple[str, ...]]] = [(trained, ())]
     if isinstance(trained.model, MaskFeat | MAE):
-        candidates.append(_encoder_alone(trained))
+        alone, left = encoder_alone(trained)
+        lost = [f"{name} is left out: the layout has no tensor for it" for name in left]
+        candidates.append((alone, tuple(lost)))
     for candidate, left_out in candidates:
         for form in layout_of(layout).forms:
             try:
@@ -155,18 +157,6 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
 
 
-def _encoder_alone(trained: Pretrained) -> tuple[Pretrained, tuple[str, ...]]:
-    kept = {name: trained.params[name] for name in ("encoder", "norm")}
-    encoder = {k: v for k, v in kept["encoder"].items() if k != "mask_token"}
-    left = [name for name in trained.params if name not in kept]
-    left += ["encoder/mask_token"] if "mask_token" in kept["encoder"] else []
-    autoencoder = isinstance(trained.model, MAE)
-    pool = "class" if autoencoder and trained.model.encoder.class_tokens else "mean"
-    model = Features(trained.model.encoder, pool)
-    alone = dataclasses.replace(trained, model=model, params={**kept, "encoder": encoder})
-    return alone, tuple(f"{name} is left out: the layout has no tensor for it" for name in left)
-
-
 def _export_as(trained: Pretrained, form: Form) -> State:
     """State dict of a model in one form; ConvertError if the form does not support it."""
     model, encoder = trained.model, trained.model.encoder
@@ -190,6 +180,8 @@ def _export_as(trained: Pretrained, form: Form) -> State:
             raise ConvertError(f"it supports {form.head} with {name}={value!r}")
     if form.images and (trained.clip[0] != 1 or encoder.tubelet[0] != 1):
         raise ConvertError(f"it supports {form.head} of images")
+    if kind == "mvit" and encoder.tubelet[0] == 1:
+        raise ConvertError("it supports an MViT of videos")
     if encoder.tubelet[1] != encoder.tubelet[2]:
         raise ConvertError("it supports square patches")
     if form.square and trained.clip[1] != trained.clip[2]:

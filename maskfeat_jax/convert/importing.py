@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -25,11 +26,12 @@ from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import Report, Source, find_source, infer_sections
 from maskfeat_jax.files import local_path
-from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
+from maskfeat_jax.models import MAE, Features, MaskFeat, MViT, ViT
 from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.ops.patches import Size3
-from maskfeat_jax.transfer import transfer
+from maskfeat_jax.transfer import TransferError, transfer
 
+FRAMES = 2  # of a token of a video, in all published models
 FLOATS = ("float16", "bfloat16", "float32", "float64", "F16", "BF16", "F32", "F64")
 
 
@@ -146,26 +148,77 @@ def about(contents: Contents) -> Mapping[str, Any] | None:
     return document if digest == manifest.sha256(contents.path) else None
 
 
-def resized(trained: Pretrained, clip: Size3) -> Pretrained:
-    """The model for another clip size, blocks not stacked; ConvertError if it cannot have it."""
+def resized(trained: Pretrained, clip: Size3, like: nn.Module | None = None) -> Pretrained:
+    """The model for another clip size, blocks not stacked.
+
+    A model of videos for a clip of one frame becomes one of images, and back, see `transfer`. Of a
+    pre-training model then only the encoder and its norm are left.
+
+    Args:
+      trained: the model.
+      clip: frames, height and width.
+      like: has the frames of a token, and the kind of positions, of an encoder that becomes one of
+        images or of videos; None for two frames and positions "separate" of videos, and "joint"
+        of images.
+
+    Raises:
+      ConvertError: it cannot have the clip size.
+      TransferError: its positions cannot become those of `like`.
+    """
     if min(clip) < 1:
         raise ConvertError(f"clip size {clip}: expected positive numbers")
-    model = trained.model.clone(encoder=trained.model.encoder.clone(scan=False))
+    before = trained.model.encoder
+    if (trained.clip[0] == 1) != (clip[0] == 1):
+        trained, _ = encoder_alone(trained)
+        model = trained.model.clone(encoder=_with_frames(before, clip[0], like))
+    else:
+        model = trained.model.clone(encoder=before.clone(scan=False))
     try:
-        grids = [model.encoder.grid(size) for size in (trained.clip, clip)]
+        grids = before.grid(trained.clip), model.encoder.grid(clip)
     except ValueError as error:
         raise ConvertError(f"{trained.origin} cannot be resized: {error}") from error
     check_size(clip, grids[1], model.encoder.width)
     if isinstance(model, MAE):
-        before, after = (int(np.prod(grid)) for grid in grids)
-        model = model.clone(visible=max(1, round(model.visible * after / before)))
+        old, new = (int(np.prod(grid)) for grid in grids)
+        model = model.clone(visible=max(1, round(model.visible * new / old)))
     params = transfer(
-        shapes_of(model, clip), trained.params, parts=tuple(trained.params), grids=tuple(grids)
+        shapes_of(model, clip), trained.params, parts=tuple(trained.params), grids=grids
     )
     for module in ("encoder", "decoder"):
         if module in params and "pos_embed" in params[module] and _kind_of(model, module) in FIXED:
             params[module]["pos_embed"] = computed(model, clip, module)
     return dataclasses.replace(trained, model=model, params=params, clip=clip)
+
+
+def encoder_alone(trained: Pretrained) -> tuple[Pretrained, tuple[str, ...]]:
+    """The encoder and norm of a pre-training model, and what is left out; others unchanged."""
+    if not isinstance(trained.model, MaskFeat | MAE):
+        return trained, ()
+    kept = {name: trained.params[name] for name in ("encoder", "norm")}
+    encoder = {k: v for k, v in kept["encoder"].items() if k != "mask_token"}
+    left = [name for name in trained.params if name not in kept]
+    left += ["encoder/mask_token"] if "mask_token" in kept["encoder"] else []
+    autoencoder = isinstance(trained.model, MAE)
+    pool = "class" if autoencoder and trained.model.encoder.class_tokens else "mean"
+    model = Features(trained.model.encoder, pool)
+    alone = dataclasses.replace(trained, model=model, params={**kept, "encoder": encoder})
+    return alone, tuple(left)
+
+
+def _with_frames(encoder: nn.Module, frames: int, like: nn.Module | None) -> nn.Module:
+    """An encoder of images as one of clips of this many frames, and back."""
+    step = like.tubelet[0] if like else min(frames, FRAMES)
+    fields: dict[str, Any] = {"tubelet": (step, *encoder.tubelet[1:]), "scan": False}
+    if isinstance(encoder, ViT):
+        usual = "joint" if frames == 1 else "separate"
+        fields["positions"] = getattr(like, "positions", usual)
+        if fields["positions"] in FIXED:
+            raise TransferError(
+                f"model.positions={fields['positions']!r}: fixed positions of images and of videos "
+                "are different, and the model of model.init_from expects its own. Set "
+                "model.positions='joint', which starts from them, or 'separate'"
+            )
+    return encoder.clone(**fields)
 
 
 def _build(

@@ -1,4 +1,4 @@
-"""Multiscale Vision Transformer, version 2, for video."""
+"""Multiscale Vision Transformer, version 2."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from maskfeat_jax.models.layers import (
     uniform,
 )
 from maskfeat_jax.models.pooling_attention import PoolingBlock, pooled_grid
-from maskfeat_jax.ops.patches import Size3
+from maskfeat_jax.ops.patches import Size3, token_grid
 from maskfeat_jax.typing import Array
 
-PATCH: Size3 = (2, 4, 4)  # frames, rows and columns from one patch to the next
-KERNEL: Size3 = (3, 7, 7)  # frames, rows and columns of a patch; patches overlap
+PATCH: Size3 = (2, 4, 4)  # of videos: frames, rows and columns from one patch to the next
 
 
 class MViT(nn.Module):
@@ -47,7 +46,8 @@ class MViT(nn.Module):
       tubelet: frames, rows and columns of one output token, pixels. With three stages after the
         first, (2, 32, 32) halves the grid at the start of each (the published classifier) and
         (2, 16, 16) of all but the last (pre-training with MaskFeat). The parameters are the same
-        except for the length of the tables of the last stage.
+        except for the length of the tables of the last stage. One frame instead of two is for
+        images, whose patches and pooling have no extent in time.
       widen_in: layer that doubles the width: "mlp" of the block before a stage (MaskFeat), or
         "attention" of its first block (supervised MViTv2).
       kv_stride: of the keys and values along height and width in the first stage; each halving of
@@ -88,12 +88,26 @@ class MViT(nn.Module):
             raise ValueError(
                 f"stages={self.stages} do not increase between 0 and depth={self.depth}"
             )
-        sizes = [(PATCH[0], PATCH[1] << i, PATCH[2] << i) for i in range(len(self.stages) + 1)]
+        halvings = range(len(self.stages) + 1)
+        sizes = [(t, PATCH[1] << i, PATCH[2] << i) for t in (PATCH[0], 1) for i in halvings]
         if self.tubelet not in sizes:
             raise ValueError(f"tubelet={self.tubelet} is not one of {', '.join(map(str, sizes))}")
         check_choice("widen_in", self.widen_in, ("mlp", "attention"))
         check_fields(self.drop_path, self.attention, self.dtype)
         super().__post_init__()
+
+    @property
+    def patch(self) -> Size3:
+        """Frames, rows and columns from one patch to the next."""
+        return (self.tubelet[0], *PATCH[1:])
+
+    def patch_grid(self, clip: Sequence[int]) -> Size3:
+        """Patches along time, height and width of a clip of `(frames, height, width)`.
+
+        Raises:
+          ValueError: the clip is not a whole number of patches.
+        """
+        return token_grid(clip, self.patch)
 
     @property
     def q_strides(self) -> tuple[int, ...]:
@@ -109,7 +123,7 @@ class MViT(nn.Module):
         Raises:
           ValueError: the clip is not a whole number of patches.
         """
-        grid = patch_grid(clip)
+        grid = self.patch_grid(clip)
         for stride in self.q_strides:
             grid = pooled_grid(grid, stride)
         return grid
@@ -129,7 +143,7 @@ class MViT(nn.Module):
             raise ValueError(f"block {depth - 1} doubles the width for the next stage")
         stages = tuple(stage for stage in self.stages if stage < depth)
         halved = min(len(stages), (self.tubelet[1] // PATCH[1]).bit_length() - 1)
-        tubelet = (PATCH[0], PATCH[1] << halved, PATCH[2] << halved)
+        tubelet = (self.tubelet[0], PATCH[1] << halved, PATCH[2] << halved)
         return self.clone(depth=depth, stages=stages, tubelet=tubelet)
 
     @nn.compact
@@ -156,12 +170,13 @@ class MViT(nn.Module):
         """
         dtype, clip = jnp.dtype(self.dtype), clips.shape[1:4]
         grid = self.grid(clip)
-        tokens = OverlappingPatchEmbed(self.width, dtype, name="patch_embed")(clips)
+        embed = OverlappingPatchEmbed(self.width, self.patch, dtype, name="patch_embed")
+        tokens = embed(clips)
         if mask is not None:
             if mask.shape[1:] != grid:
                 raise ValueError(f"mask of {mask.shape[1:]} tokens; the clip has {grid}")
             mask_token = self.param("mask_token", NORMAL, (1, 1, self.width))
-            hidden = self._mask_of_patches(mask, patch_grid(clip))[..., None]
+            hidden = self._mask_of_patches(mask, self.patch_grid(clip))[..., None]
             tokens = jnp.where(hidden, mask_token[:, :, None, None].astype(dtype), tokens)
         b = tokens.shape[0]
         cls_token = self.param("cls_token", NORMAL, (1, 1, self.width)).astype(dtype)
@@ -179,7 +194,7 @@ class MViT(nn.Module):
 
     def block_fields(self, clip: Sequence[int]) -> tuple[dict[str, Any], ...]:
         """Fields of each block for a clip of `(frames, height, width)`."""
-        grid = table_grid = patch_grid(clip)
+        grid = table_grid = self.patch_grid(clip)
         width, heads, kv_stride, fields = self.width, self.heads, self.kv_stride, []
         for i, q_stride in enumerate(self.q_strides):
             heads *= 2 if i in self.stages else 1
@@ -193,6 +208,7 @@ class MViT(nn.Module):
                     "q_stride": q_stride,
                     "kv_stride": kv_stride,
                     "rows": table_rows(table_grid, q_stride, kv_stride),
+                    "pool_frames": 1 if self.tubelet[0] == 1 else 3,
                     "widen_in": self.widen_in,
                     "mlp_ratio": self.mlp_ratio,
                     "kernel": self.attention,
@@ -206,37 +222,32 @@ class MViT(nn.Module):
 
 
 class OverlappingPatchEmbed(nn.Module):
-    """Patch embedding by a convolution whose patches overlap."""
+    """Patch embedding by a convolution whose patches overlap, 3x7x7 for steps of 2x4x4."""
 
     width: int
+    patch: Size3
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, clips: Float[Array, "b t h w c"]) -> Float[Array, "b gt gh gw d"]:
         """Embeds every patch."""
-        shape = (*KERNEL, clips.shape[-1], self.width)
+        sides = kernel_of(self.patch)
+        shape = (*sides, clips.shape[-1], self.width)
         kernel = self.param("kernel", NORMAL, shape)
         bias = self.param("bias", uniform(math.prod(shape[:-1])), (self.width,))
         patches = lax.conv_general_dilated(
             jnp.asarray(clips, self.dtype),
             kernel.astype(self.dtype),
-            PATCH,
-            [(size // 2, size // 2) for size in KERNEL],
+            self.patch,
+            [(size // 2, size // 2) for size in sides],
             dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
         )
         return patches + bias.astype(self.dtype)
 
 
-def patch_grid(clip: Sequence[int]) -> Size3:
-    """Patches along time, height and width of a clip of `(frames, height, width)`.
-
-    Raises:
-      ValueError: the clip is not a whole number of patches.
-    """
-    if any(size % step for size, step in zip(clip, PATCH, strict=True)):
-        sizes, steps = ("x".join(map(str, size)) for size in (clip, PATCH))
-        raise ValueError(f"clip {sizes} is not a whole number of {steps} patches")
-    frames, height, width = (size // step for size, step in zip(clip, PATCH, strict=True))
+def kernel_of(patch: Size3) -> Size3:
+    """Frames, rows and columns of the convolution for steps of `patch`: all but one twice."""
+    frames, height, width = (2 * step - 1 for step in patch)
     return frames, height, width
 
 

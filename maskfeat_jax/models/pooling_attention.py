@@ -33,6 +33,7 @@ class PoolingBlock(nn.Module):
       kv_stride: stride along height and width of the keys and values.
       rows: rows of the tables of relative positions in time, height and width at initialisation;
         tables of another length, from another clip size, are interpolated.
+      pool_frames: frames of the kernels that pool: 3, or 1 for images.
       widen_in: "mlp" or "attention", the layer that changes the width.
       mlp_ratio: hidden width of the MLP relative to its input.
       stochastic: drop branches at random (training with drop path).
@@ -46,6 +47,7 @@ class PoolingBlock(nn.Module):
     q_stride: int
     kv_stride: int
     rows: Size3
+    pool_frames: int = 3
     widen_in: str = "mlp"
     mlp_ratio: float = 4.0
     stochastic: bool = False
@@ -66,6 +68,7 @@ class PoolingBlock(nn.Module):
             self.q_stride,
             self.kv_stride,
             self.rows,
+            self.pool_frames,
             self.kernel,
             self.dtype,
             name="attn",
@@ -97,7 +100,7 @@ class PoolingAttention(nn.Module):
 
     Attributes:
       width: of the queries and of the output.
-      heads, grid, q_stride, kv_stride, rows, kernel, dtype: see `PoolingBlock`.
+      heads, grid, q_stride, kv_stride, rows, pool_frames, kernel, dtype: see `PoolingBlock`.
     """
 
     width: int
@@ -106,6 +109,7 @@ class PoolingAttention(nn.Module):
     q_stride: int
     kv_stride: int
     rows: Size3
+    pool_frames: int = 3
     kernel: str = "auto"
     dtype: Any = jnp.float32
 
@@ -133,7 +137,10 @@ class PoolingAttention(nn.Module):
 
     def _pool(self, x: Array, name: str, stride: int) -> Array:
         """Pools the grid, then applies a layer norm to each head of every token."""
-        pool = DepthwiseConv(self.width // self.heads, (1, stride, stride), name=f"pool_{name}")
+        strides = (1, stride, stride)
+        pool = DepthwiseConv(
+            self.width // self.heads, strides, self.pool_frames, name=f"pool_{name}"
+        )
         x = on_grid(pool, x.reshape(*x.shape[:2], self.width), self.grid)
         return LayerNorm(name=f"norm_{name}")(x.reshape(*x.shape[:2], self.heads, -1))
 
@@ -149,12 +156,15 @@ class DepthwiseConv(nn.Module):
 
     features: int
     stride: Size3
+    frames: int = 3
 
     @nn.compact
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c"]:
-        """Applies the convolution."""
-        kernel = self.param("kernel", NORMAL, (3, 3, 3, 1, self.features))
-        return depthwise_conv(x, kernel[:, :, :, 0], self.stride)
+        """Applies the convolution; a kernel of one frame is the middle of one of three."""
+        kernel = self.param("kernel", NORMAL, (self.frames, 3, 3, 1, self.features))
+        beside = (3 - self.frames) // 2
+        kernel = jnp.pad(kernel[:, :, :, 0], [(beside, beside), (0, 0), (0, 0), (0, 0)])
+        return depthwise_conv(x, kernel, self.stride)
 
 
 def pooled_grid(grid: Size3, stride: int) -> Size3:

@@ -39,7 +39,7 @@ class InitFrom(NamedTuple):
     Attributes:
       path: work directory, checkpoint or PyTorch file; empty for random parameters.
       parts: top-level keys of the parameters to take from it; None for all.
-      resize: interpolate positional embeddings of another clip size.
+      resize: adapt the parameters of another clip size, also of images to videos and back.
       classes: how the classes of a classifier are matched with those of the data: by "name"; or by
         "number", whatever their names.
     """
@@ -108,9 +108,9 @@ def initial_params(
             )
         if "pool" in assumed and HEAD in parts:  # the order of pooling and norm follows from it
             loaded = load(source.path, pool=task.model.pool)
-        _check_same_network(_known_settings(loaded), task, parts, frozen)
         if source.resize:
-            loaded = resized(loaded, task.clip)
+            loaded = resized(loaded, task.clip, task.model.encoder)
+        _check_same_network(_known_settings(loaded), task, parts, frozen)
         params, theirs = loaded.params, loaded.class_names
     if names is not None and HEAD in parts:
         params = with_classes(params, source, theirs, names)

@@ -152,7 +152,7 @@ def test_refuses():
     for clip in ((16, 224, 226), (15, 224, 224)):
         sizes = "x".join(map(str, clip))
         with pytest.raises(
-            ValueError, match=f"clip {sizes} is not a whole number of 2x4x4 patches"
+            ValueError, match=f"clip {sizes} is not a whole number of 2x4x4 tubelets"
         ):
             encoder.grid(clip)
         with pytest.raises(ValueError, match=f"clip {sizes} is not a whole number"):
