@@ -7,6 +7,7 @@
 | `MAE_DIR`            | facebookresearch/mae      | `models_mae.py`, `util/`    |
 | `MMPRETRAIN_DIR`     | open-mmlab/mmpretrain     | `mmpretrain/`               |
 | `DALL_E_DIR`         | openai/DALL-E             | `dall_e/`                   |
+| `VIDEOMAE_DIR`       | MCG-NJU/VideoMAE          | `modeling_pretrain.py`      |
 | `TOKEN_LABELING_DIR` | zihangJiang/TokenLabeling | `tlt/`, `generate_label.py` |
 | `ACTIVITYNET_DIR`    | activitynet/ActivityNet   | `Evaluation/`               |
 
@@ -62,6 +63,7 @@ KNOWN_BY = {
     "SLOWFAST_DIR": "slowfast/models/masked.py",
     "MAE_ST_DIR": "util/video_vit.py",
     "MAE_DIR": "util/lars.py",
+    "VIDEOMAE_DIR": "modeling_pretrain.py",
     "MMPRETRAIN_DIR": "mmpretrain/models/selfsup/maskfeat.py",
     "DALL_E_DIR": "dall_e/encoder.py",
     "TOKEN_LABELING_DIR": "tlt/data/mixup.py",
@@ -96,6 +98,8 @@ def make_importable(name: str) -> None:
     elif name == "MAE_ST_DIR":
         for module in ("models_mae", "models_vit"):
             mae_st(module)
+    elif name == "VIDEOMAE_DIR":
+        videomae("modeling_pretrain")
     elif name in KNOWN_BY:
         folder = _checkout(name)
         if folder not in sys.path:
@@ -161,6 +165,23 @@ def mae_st(name: str) -> types.ModuleType:
     """
     # Its modules import the checkout as `mae_st`; its logging has many dependencies.
     return _module("mae_st", _checkout("MAE_ST_DIR"), name, {"mae_st.util.logging"})
+
+
+def videomae(name: str) -> types.ModuleType:
+    """A module of VideoMAE, e.g. `videomae("modeling_finetune")`.
+
+    With timm it would replace models of that package which have the same names.
+
+    Raises:
+      ValueError: torch is not installed, or `VIDEOMAE_DIR` is not a checkout.
+    """
+    from bench import timm_parts
+
+    folder = _checkout("VIDEOMAE_DIR")
+    if folder not in sys.path:
+        sys.path.append(folder)
+    with stand_ins({"timm"}, timm__models__layers=_public(timm_parts)):
+        return importlib.import_module(name)
 
 
 def mae(name: str) -> types.ModuleType:

@@ -65,6 +65,8 @@ def _vit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
     if hints.get("clip"):
         frames, height, side = hints["clip"]
         return fields, (frames, height, side)
+    if form.clip:
+        return fields, form.clip
     if fields["positions"] in FIXED:
         raise ConvertError(f"fixed positions are not stored in files; {GIVE_CLIP}")
     return fields, _clip_of_positions(shapes, tubelet)

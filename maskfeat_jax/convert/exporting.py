@@ -230,7 +230,7 @@ def _dropped(trained: Pretrained, form: Form) -> list[str]:
     """A sentence about biases of the keys, if the form has no tensors for them."""
     for name, array in _flat(trained.params).items():
         rule = rule_of(form.table, name)
-        if rule and name[-1] == "bias" and rule.biases and len(rule.theirs) == 3:
+        if rule and name[-1] == "bias" and rule.biases and len(rule.biases) == 3:
             keys = rule.to_torch("bias", array)[1]
             if rule.biases[1] is None and keys.any():
                 return ["the biases of the keys are left out: outputs do not depend on them"]

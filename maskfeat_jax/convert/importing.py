@@ -418,7 +418,7 @@ def _defaults(source: Source, trained: Pretrained) -> Iterable[tuple[str, Any]]:
     """Settings that tensors do not show, and their values."""
     model, encoder, form = trained.model, trained.model.encoder, source.form
     tables = ("pos_embed", "pos_embed_spatial")
-    if any(("encoder", name) in source.parameters for name in tables):
+    if form.clip or any(("encoder", name) in source.parameters for name in tables):
         yield "clip", trained.clip
     mean, std = (" ".join(map(str, n)) for n in dataclasses.astuple(trained.normalise))
     yield "normalise", f"(mean {mean}, std {std})"

@@ -34,8 +34,8 @@ class Rule:
     Attributes:
       theirs: names of the modules or tensors; several hold equal slices of the outputs, as
         queries, keys and values. Empty: not in files, the model computes it.
-      biases: names of the bias tensors if they are not `<module>.bias`; None for a slice whose bias
-        is not in files and is zero.
+      biases: names of the bias tensors if they are not `<module>.bias`, which hold equal slices
+        too; None for a slice that is not in files and is zero.
       flat: whether the tensor has lost its leading dimensions of 1.
       volume: whether the kernel keeps its time axis even if its length is 1.
     """
@@ -62,7 +62,7 @@ class Rule:
             array = array[:, :, 0] if image else array
         while self.flat and array.shape[0] == 1:
             array = array[0]
-        return np.split(array, len(self.theirs))
+        return np.split(array, len(self.names(leaf)))
 
     def from_torch(self, leaf: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
         """The inverse of `to_torch`."""

@@ -80,7 +80,7 @@ MODELS = {
     "VideoMAE": _made(
         "mae",
         {**OF_VIDEOS, "dim": 1536, "heads": 2, "positions": "sinusoid", "class_token": "none"},
-        SINUSOID, CLIP, "hf",
+        SINUSOID, CLIP, "hf videomae",
     ),
     "images, mean": _made(
         "classifier", CLASSES, VIT, SMALL, "timm mae mae_st pyslowfast mmpretrain hf"
@@ -96,7 +96,7 @@ MODELS = {
     ),
     "images, linear probe": _made("linear_probe", CLASSES, VIT, SMALL, "mae mmpretrain"),
     "videos, mean": _made("classifier", CLASSES, SEPARATE, CLIP, "mae_st pyslowfast"),
-    "videos, VideoMAE": _made("classifier", CLASSES, SINUSOID, CLIP, "hf"),
+    "videos, VideoMAE": _made("classifier", CLASSES, SINUSOID, CLIP, "hf videomae"),
     "MViT of MaskFeat, mean": _made(
         "classifier", CLASSES, MVIT, MVIT_CLIP, "pyslowfast torchvision"
     ),
@@ -169,6 +169,7 @@ def save_as_original(layout: str, model: Any, folder: Path, trained: convert.Pre
     wrapped = {
         "mae": {"model": state, "epoch": 3, "args": argparse.Namespace(lr=1e-3), "scaler": {}},
         "mae_st": {"model": state, "epoch": 3, "args": argparse.Namespace(lr=1e-3)},
+        "videomae": {"module": state} if "head.weight" in state else {"model": state, "epoch": 3},
         "pyslowfast": {"epoch": 3, "model_state": state, "optimizer_state": {}},
         "mmpretrain": {"meta": {"epoch": 3, "cfg": "", "seed": 0}, "state_dict": state},
         "torchvision": state,

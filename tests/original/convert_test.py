@@ -35,6 +35,7 @@ NEEDS = {
     "timm": ("timm",),
     "mae": ("MAE_DIR", "timm"),
     "mae_st": ("MAE_ST_DIR",),
+    "videomae": ("VIDEOMAE_DIR",),
     "pyslowfast": ("SLOWFAST_DIR",),
     "mmpretrain": ("MMPRETRAIN_DIR", "mmengine", "mmcv"),
     "hf": ("transformers",),
@@ -450,6 +451,7 @@ def read(path, layout, like):
     named = layout if layout == "mae" else None
     pool = getattr(like.model, "pool", None)
     hints = {"heads": like.model.encoder.heads, "pool": pool}
+    hints |= {"clip": like.clip} if layout == "videomae" else {}  # it has no table of positions
     trained = convert.load_torch(path, named, **hints)
     assert trained.report.layout == layout
     assert trained.clip == like.clip

@@ -14,11 +14,12 @@ from maskfeat_jax.convert.layouts.mmpretrain import MMPRETRAIN
 from maskfeat_jax.convert.layouts.pyslowfast import PYSLOWFAST
 from maskfeat_jax.convert.layouts.timm import TIMM
 from maskfeat_jax.convert.layouts.torchvision import TORCHVISION
+from maskfeat_jax.convert.layouts.videomae import VIDEOMAE
 
 __all__ = ["LAYOUTS", "Form", "Layout"]
 
 # If several fit a file, the first is used.
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout
-    for layout in (TIMM, MAE, MAE_ST, PYSLOWFAST, MMPRETRAIN, HF, CLIP, TORCHVISION)
+    for layout in (TIMM, MAE, MAE_ST, VIDEOMAE, PYSLOWFAST, MMPRETRAIN, HF, CLIP, TORCHVISION)
 }

@@ -13,6 +13,7 @@ from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.convert.files import ConvertError
 from maskfeat_jax.convert.rules import Rows, Rule, Table, below
+from maskfeat_jax.ops.patches import Size3
 
 Tensors = dict[str, Any]  # of torch, by their name in a file
 Document = dict[str, Any]  # JSON-serialisable
@@ -82,6 +83,7 @@ class Form:
     encoder_fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     images: bool = False  # for images only
     square: bool = False  # for square clips only
+    clip: Size3 | None = None  # of files without positions; None if it must be given
     extras: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     ignored: tuple[str, ...] = ()  # patterns for other tensors that are neither read nor written
     read_only: bool = False  # no files are written

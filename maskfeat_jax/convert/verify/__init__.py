@@ -29,6 +29,7 @@ from maskfeat_jax.convert.verify.mmpretrain import MMPRETRAIN
 from maskfeat_jax.convert.verify.pyslowfast import PYSLOWFAST
 from maskfeat_jax.convert.verify.timm import TIMM
 from maskfeat_jax.convert.verify.torchvision import TORCHVISION
+from maskfeat_jax.convert.verify.videomae import VIDEOMAE
 from maskfeat_jax.models import MAE as MaskedAutoencoder
 from maskfeat_jax.models import Features, MaskFeat
 from maskfeat_jax.models.layers import LayerNorm, unstack_blocks
@@ -39,6 +40,7 @@ ORIGINALS: dict[str, Original] = {
     "timm": TIMM,
     "mae": MAE,
     "mae_st": MAE_ST,
+    "videomae": VIDEOMAE,
     "pyslowfast": PYSLOWFAST,
     "mmpretrain": MMPRETRAIN,
     "hf": HF,
