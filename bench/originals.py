@@ -8,6 +8,7 @@
 | `MMPRETRAIN_DIR`     | open-mmlab/mmpretrain     | `mmpretrain/`               |
 | `DALL_E_DIR`         | openai/DALL-E             | `dall_e/`                   |
 | `VIDEOMAE_DIR`       | MCG-NJU/VideoMAE          | `modeling_pretrain.py`      |
+| `DETECTRON2_DIR`     | facebookresearch/detectron2, need not be compiled | `detectron2/` |
 | `TOKEN_LABELING_DIR` | zihangJiang/TokenLabeling | `tlt/`, `generate_label.py` |
 | `ACTIVITYNET_DIR`    | activitynet/ActivityNet   | `Evaluation/`               |
 
@@ -64,6 +65,7 @@ KNOWN_BY = {
     "MAE_ST_DIR": "util/video_vit.py",
     "MAE_DIR": "util/lars.py",
     "VIDEOMAE_DIR": "modeling_pretrain.py",
+    "DETECTRON2_DIR": "detectron2/modeling/backbone/vit.py",
     "MMPRETRAIN_DIR": "mmpretrain/models/selfsup/maskfeat.py",
     "DALL_E_DIR": "dall_e/encoder.py",
     "TOKEN_LABELING_DIR": "tlt/data/mixup.py",
@@ -114,6 +116,7 @@ def make_importable(name: str) -> None:
 _UNUSED = {
     "MMPRETRAIN_DIR": ("mmpretrain.models", {"modelindex", "mat4py"}),
     "DALL_E_DIR": ("dall_e", {"requests"}),
+    "mmseg": ("mmseg.models.backbones.mae", {"mmcv.ops"}),
     "mmaction": (
         "mmaction.models",
         {"decord", "mmaction.models.localizers.drn", "mmaction.models.multimodal"},

@@ -26,6 +26,7 @@ from maskfeat_jax.checkpoints.pretrained import write_description
 from maskfeat_jax.convert import stablehlo
 from maskfeat_jax.convert.exporting import new_folder
 from maskfeat_jax.convert.hints import HINTS
+from maskfeat_jax.convert.layouts import READ
 from maskfeat_jax.convert.verify import verify
 from maskfeat_jax.files import escape_unprintable, local_path
 from maskfeat_jax.sections import RecipeError
@@ -140,14 +141,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    layouts = list(convert.LAYOUTS)
     source = "work directory, one of its steps, a PyTorch file or an index"
     add("source", type=local_path, help=source)
     add("out", type=local_path, nargs="?", help="new folder; without it only describes the source")
-    add("--from", dest="layout", choices=layouts, help="layout of the source; default: detected")
+    add("--from", dest="layout", choices=list(READ), help="layout of the source; default: detected")
     add(
         "--to",
-        choices=[*layouts, OURS, STABLEHLO],
+        choices=[*convert.LAYOUTS, OURS, STABLEHLO],
         default=OURS,
         help="format of the result; default: %(default)s",
     )

@@ -23,7 +23,7 @@ from maskfeat_jax.convert.layouts import Form, Layout
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import layout_of
 from maskfeat_jax.files import local_path, write_atomically
-from maskfeat_jax.models import MAE, MaskFeat, MViT
+from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
 from maskfeat_jax.models.layers import unstack_blocks
 
 State = dict[str, np.ndarray]
@@ -51,6 +51,7 @@ def to_torch(params: Params, layout: str, *, pool: str = "mean", norm_of: str = 
     Raises:
       ConvertError: the layout does not support them.
     """
+    params = _backbone(params) if layout_of(layout).backbone else params
     flat = _flat(params)
     head = _head_of(params)
     kind = "mvit" if any(name[-1] == "rel_pos_t" for name in flat) else "vit"
@@ -72,14 +73,21 @@ def to_torch(params: Params, layout: str, *, pool: str = "mean", norm_of: str = 
 def export(trained: Pretrained, layout: str) -> Export:
     """Converts a model to a state dict in a layout.
 
-    If the layout does not support a pre-training model, only its encoder is exported.
+    If the layout does not support a pre-training model, only its encoder is exported; for
+    detectors, only the encoder of any model.
 
     Raises:
       ConvertError: the layout does not support the model; lists what it supports.
     """
     problems: list[str] = []
     candidates: list[tuple[Pretrained, tuple[str, ...]]] = [(trained, ())]
-    if isinstance(trained.model, MaskFeat | MAE):
+    if layout_of(layout).backbone:
+        model = Features(trained.model.encoder, "mean")
+        backbone = dataclasses.replace(trained, model=model, params=_backbone(trained.params))
+        others = trained.params.keys() - {"encoder"}
+        lost = [f"{name} is left out: a detector has its own" for name in sorted(others)]
+        candidates = [(backbone, tuple(lost))]
+    elif isinstance(trained.model, MaskFeat | MAE):
         alone, left = encoder_alone(trained)
         lost = [f"{name} is left out: the layout has no tensor for it" for name in left]
         candidates.append((alone, tuple(lost)))
@@ -100,6 +108,8 @@ def export(trained: Pretrained, layout: str) -> Export:
     raise ConvertError(
         f"layout {layout!r} cannot hold this model, {sections['head']} on {sections['model']}:\n"
         f"  {lines}"
+        + "\nA model of videos becomes one of images with --resize 1 HEIGHT WIDTH"
+        * (trained.clip[0] > 1 and all(form.images for form in layout_of(layout).forms))
     )
 
 
@@ -247,6 +257,12 @@ def _of_epsilon(trained: Pretrained, form: Form, layout: Layout) -> list[str]:
         return []
     all_and_last = (f"{first:g}, in the last {last:g}" for first, last in (ours, theirs))
     return ["epsilon of the layer norms here: {}; in the original: {}".format(*all_and_last)]
+
+
+def _backbone(params: Params) -> Params:
+    """The parameters of the encoder without its mask token."""
+    encoder = {name: value for name, value in params["encoder"].items() if name != "mask_token"}
+    return {"encoder": encoder}
 
 
 def _head_of(params: Params) -> str:

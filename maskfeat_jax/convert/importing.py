@@ -21,7 +21,7 @@ from maskfeat_jax.convert import files
 from maskfeat_jax.convert.describe import KV_STRIDES, check_size, tubelets
 from maskfeat_jax.convert.files import Contents, ConvertError, Tensor
 from maskfeat_jax.convert.hints import ONLY, Hints, check_given, stored
-from maskfeat_jax.convert.layouts import Form
+from maskfeat_jax.convert.layouts import READ, Form
 from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import Report, Source, find_source, infer_sections
@@ -122,11 +122,16 @@ def load_torch(
     """
     given = check_given(hints)
     contents = files.read(path, ema=ema)
+    known = about(contents)
+    if known and known["layout"] not in READ:
+        raise ConvertError(
+            f"{path} is only the encoder, for a detector; load what it was made of: "
+            f"{known['origin']}"
+        )
     source = find_source(contents.tensors, layout, prefix)
     settings = stored(
         lambda: source.layout.hints(contents.wrapper, contents.documents), str(contents.path)
     )
-    known = about(contents)
     trained, report = _build(source, settings, given, contents, known)
     report = dataclasses.replace(report, found=(*contents.found, *report.found))
     if not (report.fits or (allow_unexpected and not report.missing and not report.wrong)):

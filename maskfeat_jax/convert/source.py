@@ -12,7 +12,7 @@ from maskfeat_jax.checkpoints.trees import Name
 from maskfeat_jax.convert.describe import Fields, Shapes, Undetermined, describe
 from maskfeat_jax.convert.files import ConvertError, Tensor
 from maskfeat_jax.convert.hints import Hints
-from maskfeat_jax.convert.layouts import LAYOUTS, Form, Layout
+from maskfeat_jax.convert.layouts import LAYOUTS, READ, Form, Layout
 from maskfeat_jax.convert.rules import Reader, rule_of
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.sections import RecipeError, member
@@ -108,7 +108,7 @@ def find_source(
         ]
     if not sources[0].parameters:
         some = few(tuple(sources[0].tensors))
-        raise ConvertError(f"none of the layouts {', '.join(LAYOUTS)} has names like {some}")
+        raise ConvertError(f"none of the layouts {', '.join(READ)} has names like {some}")
     if len(sources) > 1:
         listed = ", ".join(f"{s.prefix!a} ({len(s.tensors)} tensors)" for s in sources)
         raise ConvertError(
@@ -119,7 +119,11 @@ def find_source(
 
 
 def _layouts(name: str | None) -> list[Layout]:
-    return list(LAYOUTS.values()) if name is None else [layout_of(name)]
+    if name is None:
+        return list(READ.values())
+    if layout_of(name).backbone:
+        raise ConvertError(f"layout {name!r} is only written: its files lack the norm")
+    return [layout_of(name)]
 
 
 def _prefixes(tensors: Mapping[str, Tensor], layouts: Sequence[Layout]) -> list[str]:

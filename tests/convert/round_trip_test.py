@@ -10,13 +10,14 @@ import pytest
 
 from maskfeat_jax import convert
 from maskfeat_jax.checkpoints import pretrained
-from maskfeat_jax.convert import LAYOUTS, ConvertError, files
+from maskfeat_jax.convert import ConvertError, files
 from maskfeat_jax.convert.files import Tensor
 from maskfeat_jax.convert.importing import about
+from maskfeat_jax.convert.layouts import READ
 from maskfeat_jax.convert.source import find_source
 from tests.convert.models import ENCODER, MODELS, WHOLE, assert_same, small
 
-CELLS = [(name, layout) for name in MODELS for layout in LAYOUTS]
+CELLS = [(name, layout) for name in MODELS for layout in READ]
 
 
 def written(exported: convert.Export, folder):

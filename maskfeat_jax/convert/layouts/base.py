@@ -107,6 +107,7 @@ class Layout:
       old_names: regular expressions for names of other versions, and their replacements.
       free: settings, of `HINTS`, that the code of the original leaves to its user.
       stores_epsilon: whether the JSON files contain the epsilon of the layer norms.
+      backbone: whether files hold the encoder of any model, without its norm; they are not read.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Layout:
     old_names: Mapping[str, str] = dataclasses.field(default_factory=dict)
     free: tuple[str, ...] = ()
     stores_epsilon: bool = False
+    backbone: bool = False
 
 
 def class_names(names: Any, where: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from maskfeat_jax.convert.importing import about
 from maskfeat_jax.convert.source import find_source
 from maskfeat_jax.convert.verify.base import Case, Original, prefix_of
 from maskfeat_jax.convert.verify.clip import CLIP
+from maskfeat_jax.convert.verify.detectors import MMSEG, VITDET
 from maskfeat_jax.convert.verify.hf import HF
 from maskfeat_jax.convert.verify.mae import MAE
 from maskfeat_jax.convert.verify.mae_st import MAE_ST
@@ -46,6 +47,8 @@ ORIGINALS: dict[str, Original] = {
     "hf": HF,
     "clip": CLIP,
     "torchvision": TORCHVISION,
+    "vitdet": VITDET,
+    "mmseg": MMSEG,
 }
 TOLERANCE = 1e-4  # relative to the largest number: float32, dozens of blocks
 CLIPS = 2
@@ -95,16 +98,18 @@ def verify(
     with torch.random.fork_rng(devices=()), torch.no_grad():
         model = original.read(trained, contents.path, frozenset(names))
         try:
-            theirs = original.run(model.float().eval(), case).numpy()
+            model.float().eval()  # that of mmsegmentation returns None
+            theirs = original.run(model, case).numpy()
         except (AssertionError, RuntimeError, ValueError) as error:
             raise ConvertError(f"{original.name} does not run this model: {error}") from error
-    ours = run(trained, case)
+    ours = (original.ours or run)(trained, case)
     if ours.shape != theirs.shape:
         raise ConvertError(f"the original's output has shape {theirs.shape}, ours {ours.shape}")
     size = "x".join(map(str, trained.clip))
+    what = "tokens of the last block" if original.ours else _what(trained.model)
     return Verification(
         layout=layout,
-        compared=f"{_what(trained.model)} of {CLIPS} clips of {size}, {original.name}",
+        compared=f"{what} of {CLIPS} clips of {size}, {original.name}",
         difference=float(np.abs(ours - theirs).max()),
         largest=float(np.abs(theirs).max()),
     )

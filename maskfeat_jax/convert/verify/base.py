@@ -68,13 +68,15 @@ class Original:
     """The original code of a layout.
 
     `build` makes the original of our model, for a file with tensors of these names; `read` also
-    loads such a file strictly; `run` returns the outputs to compare, see `verify`.
+    loads such a file strictly; `run` returns the outputs to compare, see `verify`; `ours` computes
+    ours, if that is not usual.
     """
 
     name: str
     build: Callable[[Pretrained, frozenset[str]], Module]
     read: Callable[[Pretrained, Path, frozenset[str]], Module]
     run: Callable[[Module, Case], Tensor]
+    ours: Callable[[Pretrained, Case], np.ndarray] | None = None
 
 
 def imported(name: str, hint: str) -> ModuleType:
