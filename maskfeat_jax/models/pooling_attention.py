@@ -161,9 +161,9 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c"]:
         """Applies the convolution; a kernel of one frame is the middle of one of three."""
-        kernel = self.param("kernel", NORMAL, (self.frames, 3, 3, 1, self.features))
-        beside = (3 - self.frames) // 2
-        kernel = jnp.pad(kernel[:, :, :, 0], [(beside, beside), (0, 0), (0, 0), (0, 0)])
+        kernel = self.param("kernel", NORMAL, (self.frames, 3, 3, 1, self.features))[:, :, :, 0]
+        if self.frames == 1:
+            kernel = jnp.pad(kernel, [(1, 1), (0, 0), (0, 0), (0, 0)])
         return depthwise_conv(x, kernel, self.stride)
 
 
