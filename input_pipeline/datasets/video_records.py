@@ -16,11 +16,11 @@ import numpy as np
 
 from input_pipeline.bad_inputs import BadMedia, refuse_larger
 from input_pipeline.datasets.class_files import MAX_CLASSES, labels_from_one, read_class_names
+from input_pipeline.decode.images import decoded_alone
 from input_pipeline.paths import local_path
 from input_pipeline.records.index import Record, open_indexes, path_of_index
 from input_pipeline.source import LIMITS, Example, Limits, fingerprint
 from input_pipeline.texts import name_bytes
-from input_pipeline.views import crops
 
 _JPEG_END = b"\xff\xd9"
 _SHARD = re.compile(r"(?P<split>.+?)(\.tfrecords?)?-(?P<number>\d{5,})-of-(?P<count>\d{5,})$")
@@ -154,21 +154,7 @@ class OpenRecord:
           ValueError: there is no such frame.
           BadMedia: the bytes of a frame differ from the index, or are not a JPEG file.
         """
-        height, width = self.height, self.width
-        if short_side is not None:
-            height, width = crops.short_side(height, width, short_side)
-        clip = np.empty((len(indices), height, width, 3), np.uint8)
-        for row, index in enumerate(indices):
-            if row and index == indices[row - 1]:
-                clip[row] = clip[row - 1]
-                continue
-            frame = self._decode(int(index))
-            if (height, width) != (self.height, self.width):
-                smaller = height < self.height
-                method = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-                frame = cv2.resize(frame, (width, height), interpolation=method)
-            clip[row] = frame
-        return clip
+        return decoded_alone(self._decode, indices, (self.height, self.width), short_side)
 
     def _decode(self, index: int) -> np.ndarray:
         if not 0 <= index < self.num_frames:

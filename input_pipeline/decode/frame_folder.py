@@ -7,16 +7,12 @@ import dataclasses
 import os
 from collections.abc import Iterator, Sequence
 
-import cv2
 import numpy as np
 
 from input_pipeline.bad_inputs import BadMedia, media_boundary
-from input_pipeline.decode.images import Picture, open_picture
+from input_pipeline.decode.images import Picture, decoded_alone, open_picture
 from input_pipeline.decode.regular_files import read_regular
 from input_pipeline.source import LIMITS, Limits
-from input_pipeline.views import crops
-
-cv2.setNumThreads(0)  # the loader has its own threads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,20 +60,7 @@ class OpenFrameFolder:
           ValueError: there is no such frame.
           BadMedia: a file is missing, damaged, or of another size; the message names it.
         """
-        height, width = self.height, self.width
-        if short_side is not None:
-            height, width = crops.short_side(height, width, short_side)
-        clip = np.empty((len(indices), height, width, 3), np.uint8)
-        for row, index in enumerate(indices):
-            if row and index == indices[row - 1]:
-                clip[row] = clip[row - 1]
-                continue
-            frame = self._decode(int(index))
-            if (height, width) != (self.height, self.width):
-                method = cv2.INTER_AREA if height < self.height else cv2.INTER_CUBIC
-                frame = cv2.resize(frame, (width, height), interpolation=method)
-            clip[row] = frame
-        return clip
+        return decoded_alone(self._decode, indices, (self.height, self.width), short_side)
 
     def _decode(self, index: int) -> np.ndarray:
         if not 0 <= index < self.num_frames:

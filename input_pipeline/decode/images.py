@@ -12,14 +12,16 @@ import functools
 import io
 import re
 import zlib
+from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from input_pipeline.bad_inputs import BadMedia, refuse_larger
 from input_pipeline.decode.kinds import HEAD_BYTES, require
 from input_pipeline.source import IMAGE_PIXELS
-from input_pipeline.views.crops import Window
+from input_pipeline.views.crops import Window, short_side
 
 MAX_SCANS = 64  # of a progressive JPEG; each may be a few bytes and costs a pass over all pixels
 Image.MAX_IMAGE_PIXELS = None  # no recipe could raise this limit; `open_picture` checks all sizes
@@ -162,3 +164,31 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = (np.asarray(image).astype(np.int32) >> 8).clip(0, 255)
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def decoded_alone(
+    decode: Callable[[int], np.ndarray],
+    indices: Sequence[int],
+    size: tuple[int, int],
+    shorter: int | None,
+) -> np.ndarray:
+    """Frames of a video each of which is an image: uint8 (frames, height, width, 3).
+
+    Args:
+      decode: returns the frame of an index.
+      indices: of the frames; one that follows itself is decoded once.
+      size: height and width of the frames.
+      shorter: side to scale them to, down by area, up bicubic; None for no scaling.
+    """
+    height, width = size if shorter is None else short_side(*size, shorter)
+    clip = np.empty((len(indices), height, width, 3), np.uint8)
+    for row, index in enumerate(indices):
+        if row and index == indices[row - 1]:
+            clip[row] = clip[row - 1]
+            continue
+        frame = decode(int(index))
+        if (height, width) != size:
+            method = cv2.INTER_AREA if height < size[0] else cv2.INTER_CUBIC
+            frame = cv2.resize(frame, (width, height), interpolation=method)
+        clip[row] = frame
+    return clip

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from maskfeat_jax.models.classifier import check_classes
+from maskfeat_jax.models.classifier import check_classes, check_dropout
 from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm
 from maskfeat_jax.ops.roi_align import roi_align
 from maskfeat_jax.typing import Array
@@ -36,8 +36,7 @@ class BoxClassifier(nn.Module):
 
     def __post_init__(self) -> None:
         check_classes(self.num_classes)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not in [0, 1)")
+        check_dropout(self.dropout)
         if self.bins < 1:
             raise ValueError(f"bins={self.bins} is not positive")
         super().__post_init__()

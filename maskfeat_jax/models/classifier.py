@@ -42,8 +42,7 @@ class Classifier(nn.Module):
         check_pool(self.pool, self.encoder)
         check_choice("norm_of", self.norm_of, NORM_OF)
         check_epsilon(self.last_epsilon)
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout} is not in [0, 1)")
+        check_dropout(self.dropout)
         super().__post_init__()
 
     @property
@@ -71,6 +70,12 @@ def check_classes(num_classes: int) -> None:
     """Raises ValueError for fewer than two classes."""
     if num_classes < 2:
         raise ValueError(f"num_classes={num_classes}: a classifier needs 2 or more")
+
+
+def check_dropout(rate: float) -> None:
+    """Raises ValueError for a rate below 0, or of 1 or more."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout={rate} is not in [0, 1)")
 
 
 def pooled(
