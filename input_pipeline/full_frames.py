@@ -91,18 +91,17 @@ class _Some:
 
 
 def _by_shape(source: Any, view: EvalView) -> dict[tuple[int, int], np.ndarray]:
-    """Examples by height and width of their scaled frames; unreadable ones are among the first."""
-    of_video: dict[str, tuple[int, int] | None] = {}
+    """Examples by height and width of their scaled frames; unreadable videos are in the first."""
+    videos = [key.rpartition(",")[0] for key in source.boxes.keys]
+    known: dict[str, tuple[int, int]] = {}
+    for index, video in enumerate(videos):
+        shape = None if video in known else _shape(source, view, index)
+        if shape is not None:
+            known[video] = shape
+    other = min(known.values(), default=(view.size, view.size))
     found = collections.defaultdict[tuple[int, int], list[int]](list)
-    unknown: list[int] = []
-    for index, key in enumerate(source.boxes.keys):
-        video = key.rpartition(",")[0]
-        if video not in of_video:
-            of_video[video] = _shape(source, view, index)
-        shape = of_video[video]
-        (unknown if shape is None else found[shape]).append(index)
-    first = next(iter(found), (view.size, view.size))
-    found[first] = sorted(found[first] + unknown)
+    for index, video in enumerate(videos):
+        found[known.get(video, other)].append(index)
     return {shape: np.array(indices) for shape, indices in sorted(found.items())}
 
 
