@@ -1,19 +1,20 @@
 """Imports the PyTorch originals from checkouts, without their dependencies.
 
-| variable             | checkout of               | contains                    |
-|----------------------|---------------------------|-----------------------------|
-| `SLOWFAST_DIR`       | facebookresearch/SlowFast | `slowfast/` and `configs/`  |
-| `MAE_ST_DIR`         | facebookresearch/mae_st   | `models_mae.py`, `util/`    |
-| `MAE_DIR`            | facebookresearch/mae      | `models_mae.py`, `util/`    |
-| `MMPRETRAIN_DIR`     | open-mmlab/mmpretrain     | `mmpretrain/`               |
-| `DALL_E_DIR`         | openai/DALL-E             | `dall_e/`                   |
-| `VIDEOMAE_DIR`       | MCG-NJU/VideoMAE          | `modeling_pretrain.py`      |
-| `DETECTRON2_DIR`     | facebookresearch/detectron2, need not be compiled | `detectron2/` |
-| `TOKEN_LABELING_DIR` | zihangJiang/TokenLabeling | `tlt/`, `generate_label.py` |
-| `ACTIVITYNET_DIR`    | activitynet/ActivityNet   | `Evaluation/`               |
+| variable             | checkout of                 | contains                    |
+|----------------------|-----------------------------|-----------------------------|
+| `SLOWFAST_DIR`       | facebookresearch/SlowFast   | `slowfast/` and `configs/`  |
+| `MAE_ST_DIR`         | facebookresearch/mae_st     | `models_mae.py`, `util/`    |
+| `MAE_DIR`            | facebookresearch/mae        | `models_mae.py`, `util/`    |
+| `MMPRETRAIN_DIR`     | open-mmlab/mmpretrain       | `mmpretrain/`               |
+| `DALL_E_DIR`         | openai/DALL-E               | `dall_e/`                   |
+| `VIDEOMAE_DIR`       | MCG-NJU/VideoMAE            | `modeling_pretrain.py`      |
+| `DETECTRON2_DIR`     | facebookresearch/detectron2 | `detectron2/`               |
+| `TOKEN_LABELING_DIR` | zihangJiang/TokenLabeling   | `tlt/`, `generate_label.py` |
+| `ACTIVITYNET_DIR`    | activitynet/ActivityNet     | `Evaluation/`               |
 
-`TRANSFORMERS_4_DIR` is not a checkout but a folder into which pip has installed transformers 4
-(`pip install --target`), as another version is installed in the environment.
+detectron2 need not be compiled. `TRANSFORMERS_4_DIR` is not a checkout but a folder into which pip
+has installed transformers 4 (`pip install --target`), as another version is installed in the
+environment.
 
 Their modules import many packages that are never called here; empty stand-ins replace these while a
 module is imported and are removed afterwards. The required classes of timm are in `timm_parts.py`.

@@ -13,6 +13,7 @@ from maskfeat_jax.convert.__main__ import main as command
 from maskfeat_jax.convert.importing import shapes_of
 from maskfeat_jax.models import Classifier, Features, create_encoder
 from maskfeat_jax.models.mvit import OverlappingPatchEmbed
+from maskfeat_jax.models.positions import sinusoid_table
 from maskfeat_jax.training.build import build
 from maskfeat_jax.training.initial import initial_params
 from maskfeat_jax.transfer import TransferError
@@ -59,6 +60,14 @@ def test_a_video_model_without_a_class_token_is_its_image_model_on_equal_frames(
     again = convert.resized(video, image.clip)
     assert again.model == image.model
     assert_same(again.params, image.params)
+
+
+def test_fixed_positions_become_those_of_the_first_frame():
+    """Which for those of VideoMAE are the fixed ones of an image."""
+    image = convert.resized(small("mean_sinusoid"), (1, 32, 32))
+    assert (image.model.encoder.positions, image.model.encoder.class_token) == ("joint", False)
+    found = image.params["encoder"]["pos_embed"]
+    np.testing.assert_allclose(found, sinusoid_table((1, 2, 2), 32, 0), atol=1e-6)
 
 
 def mvit(tubelet, clip):
@@ -126,8 +135,8 @@ def test_a_video_autoencoder_is_exported_as_an_encoder_of_images(tmp_path, capsy
 FINETUNE = "finetune_mae_vit_in1k:b16"
 
 
-def recipe_from(folder, **model):
-    recipe = shrunken(FINETUNE)
+def recipe_from(folder, name=FINETUNE, **model):
+    recipe = shrunken(name)
     recipe["model"] |= {"width": 32, "depth": 2, "heads": 2, "init_from": str(folder), **model}
     return recipe
 
@@ -147,6 +156,17 @@ def test_a_run_on_images_starts_from_a_model_of_videos(tmp_path):
     fixed = build(recipe_from(tmp_path / "ours", init_resize=True, positions="sincos"))
     with pytest.raises(TransferError, match="Set model.positions='joint'"):
         initial_params(fixed.task, 0, fixed.init_from)
+
+
+def test_images_are_compared_by_a_frozen_model_of_videos(tmp_path):
+    """Its tokens have two frames, but not after it became a model of images."""
+    convert.save(small("mae_st"), tmp_path / "ours", "mae_st")
+    recipe = recipe_from(
+        tmp_path / "ours", name="knn_mae_vit_in1k:b16", init_resize=True, positions="joint"
+    )
+    experiment = build(recipe)
+    params = initial_params(experiment.task, 0, experiment.init_from)
+    assert_same(params, convert.resized(small("mae_st"), (1, 32, 32)).params)
 
 
 def test_a_run_on_videos_starts_from_a_model_of_images(tmp_path):
