@@ -12,8 +12,8 @@ from maskfeat_jax.configs import common
 
 def get_config():
     config = ConfigDict(dict(task="detect"))
-    config.data = dict(name="acting_shapes", num_examples=4000)
-    config.eval_data = dict(split="test", num_examples=400, detector=True)
+    config.data = dict(name="acting_shapes", num_examples=4000, detector=True)
+    config.eval_data = dict(split="test", num_examples=400)
     config.view = dict(size=64, frames=8, sampling="centred", scale_jitter=(64, 72))
     config.view.update(interpolation="bilinear", antialias=False)
     config.eval_view = dict(resize=64)
@@ -22,5 +22,5 @@ def get_config():
     config.model = dict(encoder="vit_ti16", tubelet=(2, 8, 8), width=96, depth=4, heads=4)
     config.head = dict(name="boxes", num_classes=11, dropout=0.0)
     config.optim = dict(name="adamw", lr=1e-3, lr_batch=32, warmup_epochs=1.0, clip_norm=1.0)
-    config.run = dict(epochs=20.0, batch_size=32, **common.AT_THE_END)
+    config.run = dict(epochs=6.0, batch_size=32, **common.AT_THE_END)
     return config
