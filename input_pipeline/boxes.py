@@ -20,6 +20,7 @@ class Truth(NamedTuple):
     excluded: frozenset[str] = frozenset()  # keys that are not scored
     scored: tuple[int, ...] | None = None  # classes that are; None for all
     groups: Mapping[str, tuple[int, ...]] = {}  # of classes, each with a mean of its own
+    empty: frozenset[str] = frozenset()  # keys that were annotated and have no row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +55,6 @@ class LabelledBoxes:
             "box_classes": ((self.most, classes), np.bool_),
             "box_valid": ((self.most,), np.bool_),
         }
-
-    def of(self, indices: np.ndarray) -> LabelledBoxes:
-        """The boxes of some examples; the truth is that of all."""
-        counts = np.diff(self.first)[indices]
-        rows = np.concatenate([np.arange(self.first[i], self.first[i + 1]) for i in indices])
-        return dataclasses.replace(
-            self,
-            keys=tuple(self.keys[i] for i in indices),
-            first=np.concatenate([[0], np.cumsum(counts)]),
-            sides=self.sides[rows],
-            classes=self.classes[rows],
-        )
 
     def read(self, index: int, cut: Cut) -> dict[str, np.ndarray]:
         """The boxes of an example in pixels of each of its clips, see `source.Columns`."""

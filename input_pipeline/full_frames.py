@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import dataclasses
 from collections.abc import Generator
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from input_pipeline.bad_inputs import BadInputs, BadMedia, media_boundary
-from input_pipeline.loader import Batch, Loader
-from input_pipeline.source import Example, Source
+from input_pipeline.loader import Batch, Loader, Read
+from input_pipeline.source import Source, fingerprint
 from input_pipeline.views.clips import open_clip
 from input_pipeline.views.crops import short_side
 from input_pipeline.views.eval import EvalView, FrameView
@@ -35,7 +36,7 @@ class FullFrameLoader(Loader):
         workers: int | None = None,
         bad_inputs: BadInputs | None = None,
     ):
-        """Finds the shape of the frames of each video; reads only their headers.
+        """Finds the shape of the frames of each video, by opening one of its key frames.
 
         Args:
           source: has boxes; all key frames of a video have one shape.
@@ -56,53 +57,59 @@ class FullFrameLoader(Loader):
             "bad_inputs": bad_inputs or BadInputs(),
         }
         super().__init__(source, dataclasses.replace(view, full_frame=False), **settings)
-        self._parts = []
-        for shape, indices in _by_shape(source, view).items():
-            fields = {f.name: getattr(self.view, f.name) for f in dataclasses.fields(EvalView)}
-            whole = FrameView(**fields, frame=shape)
-            self._parts.append((indices, Loader(_Some(source, indices), whole, **settings)))
+        fields = {field.name: getattr(self.view, field.name) for field in dataclasses.fields(view)}
+        self._parts = [
+            _Part(examples, source, FrameView(**fields, frame=shape), **settings)
+            for shape, examples in _by_shape(source, view, self.workers).items()
+        ]
+        shapes = [f"{part.view.shape} {part.examples.tolist()}".encode() for part in self._parts]
+        # All processes must find the same shapes: runs compare the fingerprints.
+        self.fingerprint = fingerprint([source.fingerprint.encode(), *shapes])
 
     @property
     def eval_steps(self) -> int:
         """See `Loader`."""
-        return sum(part.eval_steps for _, part in self._parts)
+        return sum(part.eval_steps for part in self._parts)
 
     def eval_batches(self, on_bad: str = "fail") -> Generator[Batch]:
         """See `Loader`; the order is that of the shapes."""
-        for indices, part in self._parts:
-            for batch in part.eval_batches(on_bad):
-                index = batch["index"]
-                yield {**batch, "index": np.where(index < 0, -1, indices[index])}
+        for part in self._parts:
+            yield from part.eval_batches(on_bad)
 
 
-class _Some:
-    """Some examples of a source with boxes."""
+class _Part(Loader):
+    """Evaluates some examples of its source."""
 
-    def __init__(self, source: Any, indices: np.ndarray):
-        self._source, self._indices = source, indices
-        self.num_examples, self.class_names = len(indices), source.class_names
-        self.fingerprint, self.boxes = source.fingerprint, source.boxes.of(indices)
+    def __init__(self, examples: np.ndarray, source: Source, view: EvalView, **settings: Any):
+        super().__init__(source, view, **settings)
+        self.examples = examples
 
-    def name_of(self, index: int) -> str:
-        return self._source.name_of(self._indices[index])
+    @property
+    def eval_steps(self) -> int:
+        return -(-len(self.examples) // self.batch_size)
 
-    def read(self, index: int) -> Example:
-        return self._source.read(int(self._indices[index]))
+    def eval_read(self, local_position: int) -> Read:
+        read = super().eval_read(local_position)
+        inside = 0 <= read.example < len(self.examples)
+        return read._replace(example=int(self.examples[read.example]) if inside else -1)
 
 
-def _by_shape(source: Any, view: EvalView) -> dict[tuple[int, int], np.ndarray]:
+def _by_shape(source: Any, view: EvalView, workers: int) -> dict[tuple[int, int], np.ndarray]:
     """Examples by height and width of their scaled frames; unreadable videos are in the first."""
-    videos = [key.rpartition(",")[0] for key in source.boxes.keys]
-    known: dict[str, tuple[int, int]] = {}
-    for index, video in enumerate(videos):
-        shape = None if video in known else _shape(source, view, index)
-        if shape is not None:
-            known[video] = shape
-    other = min(known.values(), default=(view.size, view.size))
+    of_video = collections.defaultdict[str, list[int]](list)
+    for index, key in enumerate(source.boxes.keys):
+        of_video[key.rpartition(",")[0]].append(index)
+
+    def shape_of(examples: list[int]) -> tuple[int, int] | None:
+        return next(filter(None, (_shape(source, view, index) for index in examples)), None)
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        shapes = list(pool.map(shape_of, of_video.values()))
+    other = min(filter(None, shapes), default=(view.size, view.size))
     found = collections.defaultdict[tuple[int, int], list[int]](list)
-    for index, video in enumerate(videos):
-        found[known.get(video, other)].append(index)
-    return {shape: np.array(indices) for shape, indices in sorted(found.items())}
+    for shape, examples in zip(shapes, of_video.values(), strict=True):
+        found[shape or other] += examples
+    return {shape: np.array(sorted(examples)) for shape, examples in sorted(found.items())}
 
 
 def _shape(source: Source, view: EvalView, index: int) -> tuple[int, int] | None:

@@ -104,6 +104,7 @@ class Loader:
         if workers is not None and workers < 1:
             raise ValueError(f"workers is {workers}; it must be at least 1")
         self.source, self.view, self.seed = source, view, seed
+        self.fingerprint = source.fingerprint
         self._columns: Columns | None = maps or boxes
         self.batch_size, self._clips = batch_size, clips
         self._reads, self._local_reads = batch_size // clips, batch_size // clips // process_count

@@ -6,8 +6,8 @@ Two scorers are in use, and their numbers differ:
   excluded keys; a box on any other key without truth is wrong; of several boxes on one true box,
   the first in the given order is right.
 - `activitynet`, of ActivityNet (`Evaluation/get_ava_performance.py`): it has no excluded keys, and
-  ignores boxes on keys without truth; of each key, it reads the 50 best pairs of a box and a scored
-  class; of several boxes on one true box, the one with the highest score is right.
+  ignores boxes on keys that were not annotated; of each key, it reads the 50 best pairs of a box
+  and a scored class; of several boxes on one true box, the one with the highest score is right.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class Truth(Protocol):
     @property
     def excluded(self) -> frozenset[str]:
         """Keys that `slowfast` leaves out."""
+
+    @property
+    def empty(self) -> frozenset[str]:
+        """Keys that were annotated and have no row."""
 
     @property
     def scored(self) -> tuple[int, ...] | None:
@@ -92,7 +96,8 @@ def average_precisions(
     counts = scored[truth.classes]
     read = scored & ~np.isneginf(scores)
     if official:
-        read &= np.isin(own, true)[:, None]
+        annotated = {number[key] for key in truth.empty if key in number}.union(true.tolist())
+        read &= np.isin(own, list(annotated))[:, None]
         read &= _best_of_each_key(own, scores, scored)
     else:
         excluded = [number[key] for key in truth.excluded if key in number]

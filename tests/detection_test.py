@@ -35,6 +35,7 @@ class Truth(NamedTuple):
     classes: np.ndarray
     excluded: frozenset[str] = frozenset()
     scored: tuple[int, ...] | None = None
+    empty: frozenset[str] = frozenset()
 
 
 def truth(rows, **settings) -> Truth:
@@ -238,3 +239,12 @@ def test_the_truth_itself_is_perfect(scorer):
     rows = [(key, sides, {k + 1: 1.0}) for key, sides, k in zip(*true[:3], strict=True)]
     found = average_precisions(true, detections(rows, 7), scorer)
     assert set(found[~np.isnan(found)]) == {1.0}
+
+
+def test_activitynet_counts_boxes_on_keys_that_were_annotated_without_one():
+    """Numbers of its own scorer, of a list with a row `video,second`."""
+    found = detections([("903", D, {1: 0.9}), ("902", A, {1: 0.8})], classes=1)
+    true = truth([("902", A, 1)])
+    assert average_precisions(true, found, "activitynet") == [1.0]
+    assert average_precisions(true._replace(empty=frozenset(["903"])), found, "activitynet") == 0.5
+    assert average_precisions(true, found, "slowfast") == 0.5

@@ -204,6 +204,11 @@ def _check_videos(true: list[BoxList], predicted: list[BoxList], complete: bool)
     files = " and ".join(str(boxes.file) for boxes in predicted)
     for boxes in true:
         seconds = _seconds_of_videos(boxes)
+        if 2 * len(boxes.videos.keys() & found) < len(boxes.videos):
+            raise ValueError(
+                f"{boxes.file}: {len(boxes.videos.keys() - found)} of its {len(boxes.videos)} "
+                f"videos have no box in {files}; add the list of their boxes to eval_boxes"
+            )
         raise_problems(
             boxes.file,
             (
@@ -276,7 +281,10 @@ def _truth(
         classes.append(boxes.classes[chosen])
     groups = {GROUPS.get(kind, kind): indices for kind, indices in actions.groups.items()}
     rows = np.concatenate(keys), np.concatenate(sides), np.concatenate(classes)
-    return Truth(*rows, excluded, scored, groups)
+    annotated = sorted({key for boxes in lists for key in (*boxes.keys, *boxes.empty)})
+    kept = _is_kept(annotated, every)
+    empty = frozenset(np.array(annotated, np.str_)[kept].tolist()) - set(rows[0].tolist())
+    return Truth(*rows, excluded, scored, groups, empty)
 
 
 def _merge(

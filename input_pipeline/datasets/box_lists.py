@@ -37,6 +37,7 @@ class BoxList(NamedTuple):
     videos: dict[str, int]  # all that are named, also by rows below the threshold -> first line
     boxes: list[str]  # "video,second,left,top,right,bottom", with four digits of the second
     keys: list[str]  # "video,second" of each box
+    empty: frozenset[str]  # those of the rows without a box
     sides: np.ndarray  # float64 (boxes, 4)
     rows: np.ndarray  # int64 (rows,): the box of each row
     classes: np.ndarray  # int64 (rows,): its class, from 0 on; -1 for none
@@ -59,6 +60,7 @@ def read_boxes(file: Path, num_classes: int, threshold: float | None = None) -> 
     class_of |= {"": -1, "-1": -1}
     videos: dict[str, int] = {}
     found: dict[str, int] = {}  # texts of boxes -> number
+    empty: set[str] = set()
     lines, rows, classes = (array.array("q") for _ in range(3))
     problems: list[str] = []
     columns = 0 if threshold is None else 8
@@ -67,7 +69,12 @@ def read_boxes(file: Path, num_classes: int, threshold: float | None = None) -> 
             continue
         count = text.count(",") + 1
         if threshold is None and (count == 2 or text.endswith(",,,,")):
-            videos.setdefault(text[: text.index(",")], line)
+            video, second = text.rstrip(",").split(",")
+            videos.setdefault(video, line)
+            try:
+                empty.add(key_of(video, second))
+            except ValueError:
+                problems.append(f"line {line}: {text[:80]!r}; expected video,second")
             continue
         columns = columns or count
         if count != columns or count not in (7, 8):
@@ -94,7 +101,8 @@ def read_boxes(file: Path, num_classes: int, threshold: float | None = None) -> 
     keys, sides = _split(list(found), lines, problems)
     raise_problems(file, problems)
     boxes = [f"{key},{box.split(',', 2)[2]}" for key, box in zip(keys, found, strict=True)]
-    return BoxList(file, videos, boxes, keys, sides, np.array(rows), np.array(classes))
+    arrays = sides, np.array(rows), np.array(classes)
+    return BoxList(file, videos, boxes, keys, frozenset(empty), *arrays)
 
 
 def _wrong_columns(text: str, columns: int, threshold: float | None) -> str:

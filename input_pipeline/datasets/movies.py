@@ -75,6 +75,8 @@ class Movies:
           ValueError: none is there, a film has two files, or it is not known where one begins.
           OSError: a folder cannot be listed.
         """
+        if not os.path.isdir(folder):
+            raise ValueError(f"videos is {folder}, which is not a folder")
         self._videos, self._index = folder, VideoIndex(folder, index)
         names = self._names - self._pieces.keys()
         whole: dict[str, str] = {}
@@ -107,10 +109,15 @@ class Movies:
         return name, self._start, math.inf
 
     def piece(self, name: str, second: int) -> Piece:
-        """The piece of a film in whose middle a second is, or next to it."""
+        """The piece of a film that holds a second, in whose middle it is, or next to it."""
         missing = Piece(self._start or 0.0, math.inf, f"{name}.mp4")
         pieces = self._pieces.get(name, [missing])
-        return min(pieces, key=lambda piece: abs(second - (piece.start + piece.end) / 2))
+
+        def rank(piece: Piece) -> tuple[bool, float]:
+            outside = not piece.start <= second <= piece.end
+            return outside, abs(second - (piece.start + piece.end) / 2)
+
+        return min(pieces, key=rank)
 
     def path(self, name: str, second: int) -> str:
         """The file, or the folder of frames, that shows a second of a film."""

@@ -114,7 +114,7 @@ class FrameView(EvalView):
         if (height, width) != self.frame:
             raise BadMedia(
                 "decode_error",
-                f"scaled frames of {height}x{width} pixels, but others of the video have "
-                "{}x{}".format(*self.frame),
+                f"scaled frames of {height}x{width} pixels, but the first that could be read when "
+                "the shapes were looked up has {}x{}".format(*self.frame),
             )
         return [crops.Window(0, 0, height, width)]

@@ -12,6 +12,7 @@ from typing import Any
 from maskfeat_jax.recipes import load
 from maskfeat_jax.sections import (
     Problems,
+    Reader,
     RecipeError,
     Section,
     call,
@@ -19,6 +20,7 @@ from maskfeat_jax.sections import (
     nearest,
     shorten,
 )
+from maskfeat_jax.tasks import task_of
 from maskfeat_jax.training.check import check
 
 _NAME = re.compile(r"[\w.+-]*\w[\w.+-]*")  # a directory of this name can be made everywhere
@@ -35,7 +37,7 @@ class Stage:
         random parameters. Empty: it is the first.
       seeds: number of runs, with the seeds from 0; None for the `seeds` of the sweep. Seed k starts
         from seed k modulo their number of `init_from`.
-      metrics: of the evaluation, for the tables; by default `loss` of a pre-training, else `top1`.
+      metrics: of the evaluation, for the tables; by default that which matters most to its task.
       changes: sections of its recipe that are other in the sweep.
     """
 
@@ -204,7 +206,6 @@ class _Table:
             return str(path)
 
         recipe = {key: _resolved(key, value, resolve) for key, value in recipe.items()}
-        usual = ("loss",) if recipe.get("task") == "pretrain" else ("top1",)
         path = self._directory(where, row, stage, seed)
         return Run(
             row=row,
@@ -214,7 +215,7 @@ class _Table:
             recipe=recipe,
             workdir=path,
             needs=tuple(needs),
-            metrics=settings.metrics or usual,
+            metrics=settings.metrics or (task_of(Reader(recipe)).metric,),
         )
 
     def _directory(self, where: str, row: str, stage: str, seed: int) -> Path:

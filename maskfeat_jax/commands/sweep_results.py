@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from maskfeat_jax.training.build import fixed_recipe
 from maskfeat_jax.workdir.workdir import warn_on_oserror, write_table
 
 COMPLETE, FAILED, MISSING = "complete", "failed", "missing"
-_PERCENT = ("top1", "top5", "mean_class_top1")  # are fractions, shown in %
+_PERCENT = re.compile(r"top1|top5|mean_class_top1|mAP(_.+)?")  # are fractions, shown in %
 
 
 def state_of(run: Run) -> str:
@@ -138,7 +139,7 @@ def _markdown(runs: Sequence[Run], states: Mapping[str, str], cells: Cells) -> s
 
 
 def _title(name: str) -> str:
-    return f"{name}, %" if name in _PERCENT else name
+    return f"{name}, %" if _PERCENT.fullmatch(name) else name
 
 
 def _cell(name: str, cell: Cell) -> str:
@@ -156,7 +157,7 @@ def _deviation(cell: Cell) -> float:
 
 
 def _shown(name: str, value: float) -> str:
-    return f"{100 * value:.1f}" if name in _PERCENT else f"{value:.4g}"
+    return f"{100 * value:.1f}" if _PERCENT.fullmatch(name) else f"{value:.4g}"
 
 
 def draw(path: Path, rows: Sequence[str], cells: Cells) -> None:
@@ -166,7 +167,7 @@ def draw(path: Path, rows: Sequence[str], cells: Cells) -> None:
     figure = Figure(figsize=(1.5 + 3 * len(cells), 1.2 + 0.3 * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(cells), sharey=True, squeeze=False)[0]
     for panel, ((stage, name), column) in zip(panels, cells.items(), strict=True):
-        scale = 100 if name in _PERCENT else 1
+        scale = 100 if _PERCENT.fullmatch(name) else 1
         for row, cell in column.items():
             values = [scale * value for value in cell.values if math.isfinite(value)]
             if not values:

@@ -50,7 +50,7 @@ def train(
     """
     with at_once(signals):
         data = (experiment.training, experiment.testing)
-        compare(facts_of(experiment.recipe, *(x.source.fingerprint for x in data if x)))
+        compare(facts_of(experiment.recipe, *(x.fingerprint for x in data if x)))
         fault_point("start.built")
         workdir = open_workdir(workdir, experiment.recipe, HARMLESS)
         experiment.bad_inputs.list_in(workdir / "bad_inputs.jsonl")

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from maskfeat_jax.models.classifier import check_classes, check_dropout
 from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm
+from maskfeat_jax.models.vit import ViT
 from maskfeat_jax.ops.roi_align import roi_align
 from maskfeat_jax.typing import Array
 
@@ -59,7 +60,10 @@ class BoxClassifier(nn.Module):
         """
         encoder = self.encoder
         clips = encoder.fitted(clips)
-        tokens = LayerNorm(encoder.epsilon, name="norm")(encoder(clips, train=train))
+        # An MViT interpolates its tables whenever they do not fit.
+        of_frame = {"any_frame": True} if isinstance(encoder, ViT) else {}
+        tokens = encoder(clips, train=train, **of_frame)
+        tokens = LayerNorm(encoder.epsilon, name="norm")(tokens)
         tokens = tokens[:, encoder.class_tokens :].astype(jnp.float32)
         grid = encoder.grid(clips.shape[1:4])
         cells = tokens.reshape(len(tokens), *grid, -1).mean(1)

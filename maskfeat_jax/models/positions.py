@@ -49,7 +49,7 @@ def positions(
 
 
 def grid_of_table(rows: int, name: str, class_tokens: int, grid: Size3) -> Size3:
-    """The grid that a table of positions is of: `grid`, or as many frames of square grids.
+    """The grid that a table of positions is of: as many square frames as `grid`, or `grid`.
 
     Args:
       rows: of the table.
@@ -63,14 +63,14 @@ def grid_of_table(rows: int, name: str, class_tokens: int, grid: Size3) -> Size3
     frames, height, width = grid
     per_frame = rows if name != TABLE else (rows - class_tokens) / frames
     side = math.isqrt(int(per_frame))
-    if per_frame == height * width:
-        return grid
-    if per_frame != side * side:
+    if per_frame == side * side:
+        return frames, side, side
+    if per_frame != height * width:
         raise ValueError(
             f"{rows} positions are not those of {frames} x {height} x {width} tokens, or of "
             f"{frames} square frames"
         )
-    return frames, side, side
+    return grid
 
 
 def fixed_positions(kind: str) -> tuple[str, ...]:

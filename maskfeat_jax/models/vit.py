@@ -42,8 +42,7 @@ class ViT(nn.Module):
     """ViT without the final norm, which is part of the heads.
 
     Pre-norm blocks, a class token by default, absolute positions for it and every token of the
-    grid: that of the clip at initialisation, whose frames were square or of the same size; for
-    frames of another size, positions are interpolated.
+    grid.
 
     Attributes:
       width: of the tokens.
@@ -126,6 +125,7 @@ class ViT(nn.Module):
         mask: Bool[Array, "b gt gh gw"] | None = None,
         *,
         visible: Visible | None = None,
+        any_frame: bool = False,
         train: bool = False,
     ) -> Float[Array, "b tokens d"]:
         """Encodes clips.
@@ -134,6 +134,7 @@ class ViT(nn.Module):
           clips: normalised RGB.
           mask: tokens to replace by the mask token before positions are added; None for none.
           visible: tokens to compute (MAE); None for all.
+          any_frame: interpolate the positions of square frames for frames of another size.
           train: whether drop path is active; needs the rng `dropout`.
 
         Returns:
@@ -153,7 +154,7 @@ class ViT(nn.Module):
             tokens = jnp.where(mask.reshape(b, -1, 1), mask_token, tokens)
         first = self.class_tokens
         cls_token = self._class_token().astype(dtype)
-        table = self._positions(grid).astype(dtype)
+        table = self._positions(grid, any_frame).astype(dtype)
         of_class, of_tokens = table[:, :first], table[:, first:]
         if visible is not None:
             of_tokens = take_visible(
@@ -166,11 +167,11 @@ class ViT(nn.Module):
         blocks = blocks_like(self, self.depth, self.heads, self.drop_path)
         return blocks(tokens, train=train)
 
-    def _positions(self, grid: Size3) -> Float[Array, "1 n {self.width}"]:
-        """Positional embeddings of the class token and a grid, interpolated from another one."""
+    def _positions(self, grid: Size3, any_frame: bool) -> Float[Array, "1 n {self.width}"]:
+        """Positional embeddings of the class token and of a grid."""
         first = self.class_tokens
         name = "pos_embed_spatial" if self.positions == "separate" else TABLE
-        stored: Array | None = self.get_variable("params", name)
+        stored: Array | None = self.get_variable("params", name) if any_frame else None
         own = grid if stored is None else grid_of_table(stored.shape[1], name, first, grid)
         table = positions(self.param, self.positions, own, self.width, first)
         if own == grid:

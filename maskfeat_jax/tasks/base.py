@@ -45,6 +45,7 @@ class Task(abc.ABC):
       learns: whether it trains the model, or only evaluates it.
       needs_data: whether evaluation needs the training data, see `with_data`.
       any_frame: whether it evaluates frames of any height and width.
+      metric: the metric that matters most.
       init_parts: top-level keys of the parameters to take from the checkpoint of
         `model.init_from`, if the recipe has no `model.init_parts`.
       model: the encoder with its head.
@@ -59,6 +60,7 @@ class Task(abc.ABC):
     learns: ClassVar[bool] = True
     needs_data: ClassVar[bool] = False
     any_frame: ClassVar[bool] = False
+    metric: ClassVar[str]
     init_parts: ClassVar[tuple[str, ...]] = ("encoder",)
 
     model: nn.Module

@@ -43,6 +43,7 @@ class Classify(Task):
     """
 
     classes_key: ClassVar[str] = "head.num_classes"
+    metric: ClassVar[str] = "top1"
 
     @property
     def classes(self) -> int:
@@ -52,7 +53,12 @@ class Classify(Task):
     def check_labels(self, where: str, source: Any) -> None:
         """See `Task`: labels are required, with the number of classes of the model."""
         names = source.class_names
-        if names is None or getattr(source, "boxes", None):
+        if getattr(source, "boxes", None):
+            raise RecipeError(
+                f"{where}: its examples have boxes with classes, which need task='detect' and "
+                "head.name='boxes'"
+            )
+        if names is None:
             raise RecipeError(
                 f"{where}: this task needs labels, but its examples have none, such as "
                 f"{source.name_of(0)}; expected a folder for each class, or a list with labels"

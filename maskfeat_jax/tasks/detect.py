@@ -60,6 +60,7 @@ class Detect(Task):
     heads: ClassVar[tuple[str, ...]] = ("boxes",)
     sections: ClassVar[tuple[str, ...]] = (*TRAINING_SECTIONS, "score")
     any_frame: ClassVar[bool] = True
+    metric: ClassVar[str] = "mAP"
 
     @classmethod
     def from_recipe(cls, reader: Reader, clip: Size3) -> Detect | None:

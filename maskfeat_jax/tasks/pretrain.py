@@ -55,6 +55,7 @@ class Pretrain(Task):
     target: Target
 
     heads: ClassVar[tuple[str, ...]] = ("mae", "maskfeat")
+    metric: ClassVar[str] = "loss"
     sections: ClassVar[tuple[str, ...]] = (*TRAINING_SECTIONS, "target", "mask")
 
     @classmethod

@@ -54,10 +54,18 @@ PICTURED_CLIPS = 6  # clips in pictures
 HARMLESS = (
     "data.path",
     "data.root",
+    "data.frames",
+    "data.frame_lists",
+    "data.index",
     "data.label_maps",
+    "data.videos",
     "eval_data.path",
     "eval_data.root",
+    "eval_data.frames",
+    "eval_data.frame_lists",
+    "eval_data.index",
     "eval_data.label_maps",
+    "eval_data.videos",
     "view.timeout_seconds",
     "eval_view.timeout_seconds",
     "input",
@@ -67,6 +75,7 @@ HARMLESS = (
     "target.decoder",  # for pictures
     "target.parts.*.decoder",
     "model.attention",
+    "score",
     "mesh",
     "run.log_every_steps",
     "run.keep_checkpoints",
@@ -458,7 +467,7 @@ class Loaders(NamedTuple):
         share, shares = sharding.batch_share(self.mesh)
         full = getattr(view, "full_frame", False)
         return call(
-            "run.batch_size and view.repeats",
+            "run.batch_size and view",
             input_pipeline.FullFrameLoader if full else input_pipeline.Loader,
             {},
             source=source,

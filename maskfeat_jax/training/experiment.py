@@ -61,6 +61,10 @@ class Data(Protocol):
         """The dataset."""
 
     @property
+    def fingerprint(self) -> str:
+        """Hash of the examples and of how they are batched, the same in all processes."""
+
+    @property
     def steps_per_epoch(self) -> float:
         """Batches in an epoch of training; may be a fraction."""
 

@@ -182,7 +182,7 @@ def test_frames_of_a_video_that_change_their_shape_are_bad_inputs():
     class Changing(TwoShapes):
         boxes = dataclasses.replace(KeyFrames.boxes, keys=("a,1", "a,2", "a,3", "b,1"))
 
-    with pytest.raises(BadInput, match="a,3 .*80x48 pixels, but others of the video have 48x80"):
+    with pytest.raises(BadInput, match="a,3 .*80x48 pixels, but the first that.* has 48x80"):
         list(FullFrameLoader(Changing(), FULL, batch_size=4).eval_batches())
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeParamShapeError
 
 from maskfeat_jax.models import create_encoder, create_model
 from maskfeat_jax.models.positions import POSITIONS
@@ -96,7 +97,7 @@ def test_positions_of_other_frames_are_interpolated_as_by_torch():
     table = np.random.default_rng(0).normal(size=(1, 5, 16)).astype(np.float32)
     blank = jax.tree.map(jnp.zeros_like, params)
     shown = {**blank, "pos_embed": table}  # blocks without weights change nothing
-    tokens = encoder.apply({"params": shown}, jnp.zeros((1, 1, 16, 24, 3)))
+    tokens = encoder.apply({"params": shown}, jnp.zeros((1, 1, 16, 24, 3)), any_frame=True)
     grid = table[0, 1:].reshape(2, 2, 16)
     expected = np.stack([grid[:, 0], grid.mean(1), grid[:, 1]], 1).reshape(6, 16)
     np.testing.assert_allclose(tokens[0, 1:], expected, atol=1e-6)
@@ -107,4 +108,6 @@ def test_positions_of_no_square_grid_are_refused():
     encoder = create_encoder("vit_ti16", width=16, depth=1, heads=1, tubelet=(1, 8, 8))
     params = encoder.init(jax.random.key(0), jnp.zeros((1, 1, 16, 24, 3)))
     with pytest.raises(ValueError, match="7 positions are not those of 1 x 2 x 2 tokens"):
-        encoder.apply(params, jnp.zeros((1, 1, 16, 16, 3)))
+        encoder.apply(params, jnp.zeros((1, 1, 16, 16, 3)), any_frame=True)
+    with pytest.raises(ScopeParamShapeError):  # only where it is asked for
+        encoder.apply(params, jnp.zeros((1, 1, 16, 32, 3)))

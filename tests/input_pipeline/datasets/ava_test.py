@@ -10,6 +10,7 @@ import pytest
 
 from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.datasets.ava import Ava
+from input_pipeline.datasets.movies import Movies
 from input_pipeline.loader import Loader
 from input_pipeline.views.eval import EvalView
 from input_pipeline.views.train import TrainView
@@ -282,3 +283,32 @@ def test_two_files_of_a_video_are_refused(root):
     (root / "videos").mkdir()
     with pytest.raises(ValueError, match=r"holds none of 2 videos, such as a-b_c\.mp4"):
         Ava("train", path=str(root), videos="videos", start=0)
+
+
+def test_key_frames_without_boxes_are_part_of_the_truth(root):
+    truth = root / "annotations" / "ava_val_v2.2.csv"
+    truth.write_text(truth.read_text() + "v2,0902\nv2,905,,,,,,\n")
+    assert Ava("val", path=str(root)).boxes.truth.empty == {"v2,0902", "v2,0905"}
+    assert Ava("val", path=str(root), every=2).boxes.truth.empty == {"v2,0902"}
+    truth.write_text(truth.read_text() + "v2,nine\n")
+    with pytest.raises(ValueError, match=r"line \d+: 'v2,nine'; expected video,second"):
+        Ava("val", path=str(root))
+
+
+def test_a_list_of_the_truth_without_predicted_boxes_is_refused(root):
+    """Each of its videos has one key frame, as those of Kinetics, where nobody may be found."""
+    (root / "kinetics.csv").write_text("k1,0005,0,0,1,1,12\nk2,0005,0,0,1,1,12\n")
+    truth = ["annotations/ava_val_v2.2.csv", "kinetics.csv"]
+    with pytest.raises(ValueError, match=r"kinetics\.csv: 2 of its 2 videos have no box in .*add"):
+        Ava("val", path=str(root), truth=truth)
+
+
+def test_a_second_is_shown_by_a_piece_that_holds_it(tmp_path):
+    videos = {"abc": 0.0, "abc_000010_000020": 10.0}
+    for name in videos:
+        (tmp_path / f"{name}.mp4").write_bytes(encode_video(3))
+    movies = Movies(["abc"], start=0.0)
+    movies.add_videos(str(tmp_path), None)
+    assert [movies.piece("abc", second).start for second in (5, 15, 100)] == [0.0, 10.0, 0.0]
+    with pytest.raises(ValueError, match="videos is .*/none, which is not a folder"):
+        movies.add_videos(str(tmp_path / "none"), None)
