@@ -359,7 +359,15 @@ class _Table:
         return self._members[name]
 
 
+def _roi_align(*args: Any, **settings: Any) -> Any:
+    """The layer of detectron2, which calls this operator."""
+    from torchvision.ops import RoIAlign
+
+    return RoIAlign(*args, **settings)
+
+
 _KNOWN: dict[str, dict[str, Any]] = {
+    "detectron2.layers": {"ROIAlign": _roi_align},
     "fvcore.common.config": {"CfgNode": _Settings},
     "fvcore.common.registry": {"Registry": _Table},
 }

@@ -25,7 +25,7 @@ from maskfeat_jax.checkpoints.description import sections_of
 from maskfeat_jax.checkpoints.pretrained import write_description
 from maskfeat_jax.convert import stablehlo
 from maskfeat_jax.convert.exporting import new_folder
-from maskfeat_jax.convert.hints import HINTS
+from maskfeat_jax.convert.hints import CLASSIFIERS, HINTS
 from maskfeat_jax.convert.layouts import READ
 from maskfeat_jax.convert.verify import verify
 from maskfeat_jax.files import escape_unprintable, local_path
@@ -160,6 +160,8 @@ def parser() -> argparse.ArgumentParser:
     add("--decoder-heads", type=int, help="attention heads of the decoder, if not in the file")
     add("--kv-stride", type=int, help="stride of keys and values in the first stage of an MViT")
     add("--tubelet", **{**size, "metavar": ("FRAMES", "ROWS", "COLUMNS")}, help=MVIT_TOKEN)
+    add("--head", choices=CLASSIFIERS, help="head of a PySlowFast classifier, if not in the file")
+    add("--bins", type=int, help="bins along a side of a box, if not in the file")
     add("--pool", choices=["class", "mean"], help="pooling of a classifier, if not in the file")
     add("--mask-ratio", type=float, help="masked fraction of an autoencoder, if not in the file")
     add("--epsilon", type=float, help="epsilon of the layer norms, if not in the file")

@@ -40,8 +40,10 @@ def describe(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Fields, 
     """
     family: Any = MViT if form.encoder == "mvit" else ViT
     fields, clip = (_mvit if family is MViT else _vit)(shapes, form, hints)
-    head = _head(shapes, form, hints, family(**fields).grid(clip))
-    return section_of(family, fields), head, clip
+    encoder = family(**fields)
+    if form.head == "boxes":
+        _check_cell(hints, encoder.tubelet)
+    return section_of(family, fields), _head(shapes, form, hints, encoder.grid(clip)), clip
 
 
 def _vit(shapes: Shapes, form: Form, hints: Hints) -> tuple[Fields, Size3]:
@@ -203,6 +205,9 @@ def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
     last = {} if form.last_epsilon is None else {"last_epsilon": form.last_epsilon}
     if form.head == "maskfeat":
         return {**head, "dim": out}
+    if form.head == "boxes":
+        bins = {"bins": hints["bins"]} if "bins" in hints else {}
+        return {**head, "num_classes": out, **bins}
     if form.head in ("classifier", "linear_probe"):
         return {**head, "num_classes": out, **_pool(shapes, form, hints), **last}
     _, width = _shape(shapes, ("decoder", "embed", "kernel"))
@@ -221,6 +226,16 @@ def _head(shapes: Shapes, form: Form, hints: Hints, grid: Size3) -> Fields:
         "class_token": "own" if own else "encoder" if class_token else "none",
     }
     return {**head, **fields, "heads": hints.get("decoder_heads") or fields["heads"], **last}
+
+
+def _check_cell(hints: Hints, tubelet: Size3) -> None:
+    """Raises ConvertError if settings place boxes elsewhere on the map than a `BoxClassifier`."""
+    if hints.get("cell") not in (None, tubelet[1]):
+        raise ConvertError(
+            f"boxes are divided by {hints['cell']} pixels (DETECTION.SPATIAL_SCALE_FACTOR), but "
+            f"a token has {tubelet[1]}, so they are not where they belong; such a head is not "
+            "supported, the parameters are read with head=classifier (--head=classifier)"
+        )
 
 
 def _pool(shapes: Shapes, form: Form, hints: Hints) -> Fields:

@@ -42,6 +42,8 @@ class Export:
 def to_torch(params: Params, layout: str, *, pool: str = "mean", norm_of: str = "pooled") -> State:
     """Converts parameters to a state dict with the names and shapes of a layout.
 
+    Those of a classifier of boxes are no other than those of a classifier, see `export`.
+
     Args:
       params: of a model of this package, stacked or not.
       layout: key of `LAYOUTS`.

@@ -47,6 +47,7 @@ def _colours(value: Any) -> bool:
     return known and all(0 <= x <= 1 for x in value.mean) and all(0 < x <= 1 for x in value.std)
 
 
+CLASSIFIERS = ("classifier", "boxes")  # heads whose tensors have the same names and shapes
 # Settings of originals of which the models here have one value.
 ONLY = {"residual_pooling": True, "fixed_sincos": False}
 
@@ -63,6 +64,8 @@ class Hint:
 HINTS: dict[str, Hint] = {
     "heads": Hint("attention heads of the encoder; of the first stage for an MViT", _positive),
     "decoder_heads": Hint("attention heads of the decoder", _positive),
+    "head": Hint(" or ".join(CLASSIFIERS), lambda value: value in CLASSIFIERS),
+    "bins": Hint("rows and columns of bins of a box", _positive),
     "pool": Hint(f"pooling of a classifier: {' or '.join(POOLS)}", lambda value: value in POOLS),
     "clip": Hint("frames, height and width, for which the file has positions", _clip),
     "tubelet": Hint("frames, rows and columns of one output token of an MViT", _clip),
@@ -81,6 +84,7 @@ HINTS: dict[str, Hint] = {
     ),
     "class_names": Hint("names of the classes", _names),
     "norm_of": Hint(" or ".join(NORM_OF), lambda value: value in NORM_OF, False),
+    "cell": Hint("pixels by which the sides of boxes are divided", _positive, False),
     "view": Hint("resize and crop, as `eval_view`", lambda value: isinstance(value, dict), False),
 }
 

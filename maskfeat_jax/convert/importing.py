@@ -26,7 +26,7 @@ from maskfeat_jax.convert.layouts.base import IMAGENET, KINETICS
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import Report, Source, find_source, infer_sections
 from maskfeat_jax.files import local_path
-from maskfeat_jax.models import MAE, Features, MaskFeat, MViT, ViT
+from maskfeat_jax.models import MAE, BoxClassifier, Features, MaskFeat, MViT, ViT
 from maskfeat_jax.models.positions import FIXED
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.transfer import TransferError, transfer
@@ -132,6 +132,14 @@ def load_torch(
     settings = stored(
         lambda: source.layout.hints(contents.wrapper, contents.documents), str(contents.path)
     )
+    described = {"head": known["head"]["name"]} if known else {}
+    head = {**settings, **described, **given}.get("head", source.form.head)
+    source = dataclasses.replace(source, form=source.same_names.get(head, source.form))
+    if given.get("head") not in (None, source.form.head):
+        raise ConvertError(
+            f"{path}: head={given['head']!r}, but in layout {source.layout.name!r} these tensors "
+            f"are of head {' or '.join(source.same_names)}"
+        )
     trained, report = _build(source, settings, given, contents, known)
     report = dataclasses.replace(report, found=(*contents.found, *report.found))
     if not (report.fits or (allow_unexpected and not report.missing and not report.wrong)):
@@ -237,11 +245,10 @@ def _build(
 
     Given hints override stored settings; `known` is the description of this package.
     """
-    form = source.form
+    hints, form = {**settings, **given}, source.form
     if known is not None and known["head"]["name"] != form.head:
         known = None
     origin = f"{contents.path} ({source.layout.name})"
-    hints = {**settings, **given}
     try:
         if known:
             trained = pretrained.described(_corrected(known, given, form), {}, origin)
@@ -279,10 +286,9 @@ def _corrected(document: Mapping[str, Any], given: Hints, form: Form) -> dict[st
     model |= {name: given[name] for name in of_encoder if name in given}
     if "decoder_heads" in given:
         head["heads"] = given["decoder_heads"]
-    if "pool" in given:
-        head["pool"] = given["pool"]
-        if head["name"] == "classifier":
-            head["norm_of"] = form.norm_of if given["pool"] == "mean" else "pooled"
+    head |= {name: given[name] for name in ("pool", "bins") if name in given and name in head}
+    if "pool" in given and head["name"] == "classifier":
+        head["norm_of"] = form.norm_of if given["pool"] == "mean" else "pooled"
     body = {"clip": given.get("clip") or document["clip"], "model": model, "head": head}
     body = {**document, **body}
     if "class_names" in given:
@@ -318,6 +324,8 @@ def shapes_of(model: Any, clip: Size3) -> Params:
     arguments = [jax.ShapeDtypeStruct((1, *clip, 3), np.float32)]
     if isinstance(model, MaskFeat | MAE):
         arguments.append(jax.ShapeDtypeStruct((1, *model.encoder.grid(clip)), bool))
+    if isinstance(model, BoxClassifier):
+        arguments.append(jax.ShapeDtypeStruct((1, 1, 4), np.float32))
     key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype)
     return jax.eval_shape(model.init, key, *arguments)["params"]
 
@@ -408,6 +416,7 @@ def _has_setting(trained: Pretrained, name: str, known: Mapping[str, Any] | None
         "decoder_heads": isinstance(model, MAE),
         "mask_ratio": isinstance(model, MAE) and not known,
         "pool": hasattr(model, "pool"),
+        "bins": hasattr(model, "bins"),
         "class_names": hasattr(model, "num_classes"),
     }.get(name, True)
 
@@ -433,6 +442,10 @@ def _defaults(source: Source, trained: Pretrained) -> Iterable[tuple[str, Any]]:
             yield "tubelet", encoder.tubelet
     else:
         yield "heads", encoder.heads
+    if len(source.same_names) > 1:
+        yield "head", form.head
+    if isinstance(model, BoxClassifier):
+        yield "bins", model.bins
     if isinstance(model, MAE):
         yield "decoder_heads", model.heads
         masked = 1 - model.visible / np.prod(encoder.grid(trained.clip))

@@ -69,6 +69,13 @@ class Source:
     prefix: str = ""  # removed from the names
     outside: tuple[str, ...] = ()  # names without it
 
+    @property
+    def same_names(self) -> dict[str, Form]:
+        """By head, the forms with these names: tensors do not tell which of them a file is of."""
+        names = self.form.encoder, self.form.table
+        forms = [form for form in self.layout.forms if (form.encoder, form.table) == names]
+        return {**{form.head: form for form in forms}, self.form.head: self.form}
+
 
 def layout_of(name: str) -> Layout:
     """`LAYOUTS[name]`; ConvertError, with the nearest name, if there is none."""

@@ -6,7 +6,8 @@
 
 The function takes uint8 RGB clips `(b, t, h, w, 3)` with any batch size b and the clip size of the
 model; it includes the normalisation of pixels and the parameters. It returns the output of the
-model: logits, features, or predictions of pre-training, for which the mask is a second argument. It
+model: logits, features, or predictions of pre-training, for which the mask is a second argument. A
+classifier of boxes takes boxes `(b, n, 4)` in pixels, any number n, as a second argument. It
 runs on all `PLATFORMS`, wherever it was exported: code that depends on the platform (see
 `lax.platform_dependent`) is selected when it runs. Versions of JAX up to six months newer read such
 files, see its documentation of `jax.export`.
@@ -23,7 +24,7 @@ import numpy as np
 from maskfeat_jax import steps
 from maskfeat_jax.checkpoints.pretrained import Pretrained
 from maskfeat_jax.files import local_path, write_atomically
-from maskfeat_jax.models import MAE, MaskFeat
+from maskfeat_jax.models import MAE, BoxClassifier, MaskFeat
 from maskfeat_jax.typing import Array
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -40,13 +41,15 @@ def export(trained: Pretrained) -> bytes:
         )
     model, clip = trained.model, trained.clip
     model = model.clone(encoder=model.encoder.clone(attention="chunked"))  # runs everywhere
-    (batch,) = jax.export.symbolic_shape("b")
+    batch, boxes = jax.export.symbolic_shape("b, n")
     inputs = [jax.ShapeDtypeStruct((batch, *clip, 3), np.uint8)]
     if isinstance(model, MAE | MaskFeat):
         inputs.append(jax.ShapeDtypeStruct((batch, *model.encoder.grid(clip)), bool))
+    if isinstance(model, BoxClassifier):
+        inputs.append(jax.ShapeDtypeStruct((batch, boxes, 4), np.float32))
 
-    def one(video: Array, *mask: Array) -> Array:
-        rows = (trained.normalise(video[None]), *(row[None] for row in mask))
+    def one(video: Array, *more: Array) -> Array:
+        rows = (trained.normalise(video[None]), *(row[None] for row in more))
         return steps.forward(model, trained.params, *rows)[0]
 
     # Mapped over clips: models may use the batch size, which is symbolic here.

@@ -23,6 +23,7 @@ from maskfeat_jax.checkpoints.pretrained import (
 )
 from maskfeat_jax.convert import load, resized
 from maskfeat_jax.files import local_path
+from maskfeat_jax.models.boxes import BoxClassifier
 from maskfeat_jax.models.probes import ENCODER
 from maskfeat_jax.sections import Section, as_json
 from maskfeat_jax.tasks import Task
@@ -106,8 +107,8 @@ def initial_params(
                 "where the recipe says otherwise, it decides",
                 stacklevel=2,
             )
-        if "pool" in assumed and HEAD in parts:  # the order of pooling and norm follows from it
-            loaded = load(source.path, pool=task.model.pool)
+        if HEAD in parts and (own := _head_of(task.model).keys() & assumed):
+            loaded = load(source.path, **{name: _head_of(task.model)[name] for name in own})
         if source.resize:
             loaded = resized(loaded, task.clip, task.model.encoder)
         _check_same_network(_known_settings(loaded), task, parts, frozen)
@@ -175,7 +176,7 @@ def _check_same_network(known: Section, task: Task, parts: tuple[str, ...], froz
     if HEAD in parts or frozen:
         keys["model"] += ["tubelet", "class_token"]
     if HEAD in parts:
-        keys["head"] = ["name", "pool", "norm_of", "heads", "last_epsilon"]
+        keys["head"] = ["name", "pool", "norm_of", "heads", "last_epsilon", "bins"]
     if frozen:
         keys["normalise"] = ["mean", "std"]
     sections = _sections_of(task.model, task.normalise)
@@ -194,6 +195,12 @@ def _sections_of(model: Any, normalise: Normalise) -> dict[str, dict[str, Any]]:
         "head": sections_of(model)["head"],
         "normalise": dataclasses.asdict(normalise),
     }
+
+
+def _head_of(model: Any) -> dict[str, Any]:
+    """Settings that a file may not hold and others follow from, as arguments of `load`."""
+    boxes = isinstance(model, BoxClassifier)
+    return {"head": "boxes" if boxes else "classifier", "pool": getattr(model, "pool", None)}
 
 
 def _known_settings(loaded: Pretrained) -> Section:

@@ -12,6 +12,7 @@ import pytest
 
 from maskfeat_jax import convert
 from maskfeat_jax.augment import Normalise
+from maskfeat_jax.checkpoints.pretrained import write_description
 from maskfeat_jax.convert import ConvertError, files
 from maskfeat_jax.convert.__main__ import main as command
 from maskfeat_jax.convert.importing import shapes_of
@@ -23,6 +24,7 @@ NORMALISE = Normalise((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
 TENSORS = {"clip", "normalise"}
 FREE = {"epsilon", "activation"}  # left to the user of the original code
 PRETRAINED = {"decoder_heads", "mask_ratio"}
+OF_MVIT = {"normalise", "kv_stride", "residual_pooling", "head"}
 # layout, model: what is assumed when nothing but the tensors (and the heads) is known.
 ASSUMED = {
     ("timm", "mean"): TENSORS | FREE | {"pool"},
@@ -33,8 +35,8 @@ ASSUMED = {
     ("mae", "linear_probe"): TENSORS | {"epsilon"},
     ("mae_st", "mean_video"): TENSORS | {"epsilon"},
     ("mae_st", "mae_st"): TENSORS | {"epsilon"} | PRETRAINED,
-    ("pyslowfast", "mean"): TENSORS | {"pool", "fixed_sincos"},
-    ("pyslowfast", "mean_mvit"): {"normalise", "kv_stride", "pool", "residual_pooling"},
+    ("pyslowfast", "mean"): TENSORS | {"head", "pool", "fixed_sincos"},
+    ("pyslowfast", "mean_mvit"): OF_MVIT | {"pool"},
     ("pyslowfast", "mae_pyslowfast"): TENSORS | PRETRAINED | {"fixed_sincos"},
     ("mmpretrain", "class"): TENSORS | FREE | {"pool"},
     ("mmpretrain", "mean"): TENSORS | FREE,
@@ -67,6 +69,7 @@ def settings_of(trained, assumed):
         "activation": lambda: getattr(encoder, "activation", "gelu"),
         "residual_pooling": lambda: True,
         "fixed_sincos": lambda: False,
+        "head": lambda: "classifier",
         "pool": lambda: model.pool,
         "kv_stride": lambda: encoder.kv_stride,
         "tubelet": lambda: encoder.tubelet,
@@ -91,6 +94,30 @@ def test_what_tensors_do_not_show_is_assumed_or_given(layout, name, tmp_path):
     for key in given:
         others = {name: value for name, value in given.items() if name != key}
         assert names(convert.load_torch(path, layout, **heads, **others)) == {key}
+
+
+def test_a_classifier_of_boxes_has_the_tensors_of_a_classifier(tmp_path, capsys):
+    trained = small("boxes")
+    path = stored(tmp_path, convert.export(trained, "pyslowfast").state)
+    assert convert.load_torch(path, heads=2).report.head == "classifier"
+    read = convert.load_torch(path, heads=2, head="boxes")
+    assert (read.model, read.report.head) == (trained.model, "boxes")
+    assert names(read) == TENSORS | {"fixed_sincos", "bins"}
+    command([str(path), "--heads=2", "--head=boxes", "--bins=3", "--pool=mean"])
+    text = capsys.readouterr().out
+    assert "'boxes', num_classes=5, dropout=0.5, bins=3" in text
+    assert "not a setting of this model: pool" in text
+    write_description(tmp_path, trained, "pyslowfast", [path])
+    for head, expected in ((None, "boxes"), ("classifier", "classifier")):
+        assert convert.load_torch(path, heads=2, head=head).report.head == expected
+    assert convert.load_torch(path, bins=3).model.bins == 3
+
+
+@pytest.mark.parametrize(("layout", "name"), [("timm", "mean"), ("pyslowfast", "maskfeat")])
+def test_other_tensors_are_of_no_classifier_of_boxes(layout, name, tmp_path):
+    path = stored(tmp_path, convert.export(small(name), layout).state)
+    with pytest.raises(ConvertError, match=f"head='boxes', but in layout '{layout}' .* of head"):
+        convert.load_torch(path, heads=2, head="boxes")
 
 
 @pytest.mark.parametrize("class_token", [True, False])

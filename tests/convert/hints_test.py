@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -35,6 +36,11 @@ def cfg(**mvit):
     return {"cfg": yaml.safe_dump({"MVIT": mvit})}
 
 
+def boxes(**detection):
+    detection = {"ENABLE": True, **detection}
+    return {"cfg": yaml.safe_dump({"MVIT": {"NUM_HEADS": 1}, "DETECTION": detection})}
+
+
 @pytest.mark.parametrize(
     ("layout", "documents", "words"),
     [
@@ -62,6 +68,8 @@ def cfg(**mvit):
         ),
         ("pyslowfast", cfg(REL_POS_SPATIAL=True, RESIDUAL_POOLING=False), "RESIDUAL_POOLING"),
         ("pyslowfast", cfg(NUM_HEADS="x"), "heads 'x'"),
+        ("pyslowfast", boxes(ALIGNED=False), "DETECTION.ALIGNED=False is not supported"),
+        ("pyslowfast", boxes(ROI_XFORM_RESOLUTION=0), "invalid bins 0"),
         ("pyslowfast", cfg(POOL_KV_STRIDE_ADAPTIVE=3), "cannot be read"),
     ],
 )
@@ -89,6 +97,29 @@ def test_settings_of_pyslowfast_tell_what_tensors_do_not():
         assert (found["heads"], found["clip"]) == (encoder.heads, trained.clip)
         assert found["normalise"] == trained.normalise
         assert found.get("kv_stride") == getattr(encoder, "kv_stride", None)
+
+
+def test_settings_of_boxes(tmp_path, monkeypatch):
+    """PySlowFast's default divides sides by 16, whatever the tokens of an MViT are."""
+    trained = small("boxes_mvit")
+    path = tmp_path / "model.safetensors"
+    files.write(path, convert.export(trained, "pyslowfast").state, None)
+    bare = files.read(path)
+    wrapper = LAYOUTS["pyslowfast"].wrap({}, trained)
+
+    def read(**changes):
+        cfg = yaml.safe_load(wrapper["cfg"])
+        cfg["DETECTION"] |= changes
+        told = dataclasses.replace(bare, wrapper={"cfg": yaml.safe_dump(cfg)})
+        monkeypatch.setattr(files, "read", lambda path, ema: told)
+        return convert.load_torch(path)
+
+    assert read().model == trained.model
+    assert read().report.assumed == ()
+    assert read(ROI_XFORM_RESOLUTION=5).model.bins == 5
+    assert read(ENABLE=False).report.head == "classifier"
+    with pytest.raises(ConvertError, match=r"divided by 32 .*SCALE_FACTOR\), but a token has 16"):
+        read(SPATIAL_SCALE_FACTOR=32)
 
 
 def model_inferred(state, layout, **hints):

@@ -132,7 +132,7 @@ def test_names_of_layouts_and_arguments_are_checked(tmp_path):
     with pytest.raises(ConvertError, match="did you mean 'timm'"):
         load(tmp_path, state_of(), "tim")
     with pytest.raises(TypeError, match="did you mean 'heads'"):
-        load(tmp_path, state_of(), head=3)
+        load(tmp_path, state_of(), hads=3)
     with pytest.raises(ConvertError, match=r"none of the layouts timm, .* names like fc\.weight"):
         load(tmp_path, {"fc.weight": np.ones((3, 3), np.float32)})
 
@@ -153,8 +153,14 @@ def test_settings_are_read_from_documents_next_to_the_file(layout, tmp_path):
 def test_assumptions_are_reported(tmp_path):
     read = load(tmp_path, state_of("mean", "pyslowfast"), "pyslowfast")
     colours = "normalise=(mean 0.485 0.456 0.406, std 0.229 0.224 0.225)"
-    assert read.report.assumed == ("clip=(1, 48, 48)", colours, "pool=mean", "fixed_sincos=False")
-    assert f"not in the file, assumed: clip=(1, 48, 48), {colours}, pool" in str(read.report)
+    assert read.report.assumed == (
+        "clip=(1, 48, 48)",
+        colours,
+        "head=classifier",
+        "pool=mean",
+        "fixed_sincos=False",
+    )
+    assert f"not in the file, assumed: clip=(1, 48, 48), {colours}, head" in str(read.report)
     convert.write(small("class"), tmp_path / "out", "timm")
     assert convert.load_torch(tmp_path / "out").report.assumed == ()
 

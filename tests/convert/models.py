@@ -43,6 +43,8 @@ MODELS = {
     "mean_sinusoid": ("classifier", FIVE, SINUSOID, CLIP),
     "mean_mvit": ("classifier", FIVE, MVIT_VIDEO, LARGE),
     "class_mvit": ("classifier", FIVE_CLASS, {**MVIT_VIDEO, "widen_in": "attention"}, LARGE),
+    "boxes": ("boxes", FIVE, SEPARATE, CLIP),
+    "boxes_mvit": ("boxes", FIVE, MVIT_VIDEO, LARGE),
     "linear_probe": ("linear_probe", FIVE, VIT, IMAGE),
     "features": ("features", {}, VIT, IMAGE),
 }
@@ -61,6 +63,8 @@ WHOLE = {
     "mean_sinusoid": {"hf", "videomae"},
     "mean_mvit": {"pyslowfast", "torchvision"},
     "class_mvit": {"pyslowfast", "torchvision"},
+    "boxes": {"pyslowfast"},
+    "boxes_mvit": {"pyslowfast"},
     "linear_probe": {"mae", "mmpretrain"},
     "features": {"timm", "mae", "mae_st", "mmpretrain", "hf"},
 }

@@ -22,6 +22,7 @@ CASES = {
     "chunks": (CLASSES, {**VIT, "depth": 2, "scan": True, "tubelet": (1, 2, 2)}, (1, 96, 96)),
     "mvit": ({"name": "maskfeat", "dim": 7}, MVIT, (4, 32, 32)),
     "mae": (MAE, {**VIT, "tubelet": (2, 16, 16), "dtype": "bfloat16"}, (4, 32, 32)),
+    "boxes": ({**CLASSES, "name": "boxes", "bins": 3}, {**VIT, "scan": True}, (1, 32, 64)),
     "probe": ({**CLASSES, "name": "attentive_probe", "heads": 2}, VIT, (1, 32, 32)),
 }
 
@@ -36,6 +37,9 @@ def trained_and_inputs(name):
         grid = model.encoder.grid(clip)
         hidden = np.arange(np.prod(grid)) >= MAE["visible"]
         inputs.append(np.stack([rng.permutation(hidden).reshape(grid) for _ in range(3)]))
+    if head["name"] == "boxes":
+        corners = np.sort(rng.uniform(0, [64, 32], (3, 2, 2, 2)), axis=2)
+        inputs.append(corners.reshape(3, 2, 4).astype(np.float32))
     normalise = Normalise(std=(0.1, 0.2, 0.3))
     shapes = jax.eval_shape(model.init, jax.random.key(0), normalise(inputs[0]), *inputs[1:])
     draw = lambda like: rng.normal(0, 0.2, like.shape).astype(like.dtype)  # noqa: E731
@@ -57,9 +61,9 @@ def test_file_gives_what_the_model_gives_for_any_batch(tmp_path, monkeypatch, na
     stablehlo.write(trained, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     loaded = stablehlo.load(tmp_path / "model")
-    video, *mask = inputs
+    video, *more = inputs
     apply = jax.jit(trained.model.apply)
-    expected = apply({"params": trained.params}, trained.normalise(video), *mask)
+    expected = apply({"params": trained.params}, trained.normalise(video), *more)
     assert np.std(expected) > 0.1
     tolerance = 0.02 if name == "mae" else 2e-6  # bfloat16 rounds
     for rows in (1, 3):

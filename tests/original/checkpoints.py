@@ -106,6 +106,8 @@ MODELS = {
     "MViT, supervised": _made(
         "classifier", CLASS_TOKEN, SUPERVISED, MVIT_CLIP, "pyslowfast mmpretrain torchvision"
     ),
+    "boxes, ViT": _made("boxes", CLASSES, SEPARATE, (4, 64, 64), "pyslowfast"),
+    "boxes, MViT": _made("boxes", {**CLASSES, "bins": 3}, MVIT, (4, 128, 128), "pyslowfast"),
     "MaskFeat, ViT-B/16": _made(
         "maskfeat", HOG, {"encoder": "vit_b16"}, REAL, "pyslowfast mmpretrain", "timm hf", True
     ),

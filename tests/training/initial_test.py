@@ -6,16 +6,19 @@ import csv
 import itertools
 import warnings
 
+import jax
 import numpy as np
 import pytest
 
 import maskfeat_jax as mf
 from input_pipeline import Shapes
 from maskfeat_jax.convert import export, files, load, save, write
-from maskfeat_jax.sections import RecipeError
+from maskfeat_jax.sections import Reader, RecipeError
+from maskfeat_jax.tasks import TASKS
 from maskfeat_jax.training.build import build, build_data
-from maskfeat_jax.training.initial import InitFrom, with_classes
+from maskfeat_jax.training.initial import InitFrom, initial_params, with_classes
 from maskfeat_jax.transfer import TransferError
+from tests.extract.extract_test import a_run
 from tests.recipes import shrunken
 
 PRETRAIN, FINETUNE = "maskfeat_vit_in1k:b16", "finetune_vit_in1k:b16"
@@ -223,6 +226,38 @@ def test_the_pooling_of_a_recipe_implies_where_the_norm_is(classifier, tmp_path)
         build(recipe).init()
     recipe["head"]["norm_of"] = "tokens"
     build(recipe).init()
+
+
+def task_of(recipe):
+    """Its task, with clips as in `shrunken`."""
+    reader = Reader(recipe)
+    task = TASKS[recipe["task"]].from_recipe(reader, (4, 32, 32))
+    reader.problems.stop()
+    return task
+
+
+def test_a_classifier_of_boxes_and_one_of_clips(tmp_path):
+    """They have the same parameters, but take from each other only what is below the head."""
+    names = {"boxes": "finetune_mvit_ava:l", "classifier": "finetune_mvit_kinetics:l,k400"}
+    runs = {head: a_run(tmp_path / head, name) for head, name in names.items()}
+    for head, other in itertools.permutations(names):
+        recipe = shrunken(names[head])
+        recipe["head"]["num_classes"] = shrunken(names[other])["head"]["num_classes"]
+        task, params = task_of(recipe), load(runs[other]).params
+        kernel = params["projection"]["kernel"]
+        with pytest.raises(TransferError, match=f"head.name='{head}', but .* has '{other}'"):
+            initial_params(task, 0, InitFrom(str(runs[other])))
+        # Tensors do not tell which of them they are of, so that the recipe does.
+        path = tmp_path / f"{other}.safetensors"
+        files.write(path, export(load(runs[other]), "pyslowfast").state, None)
+        with pytest.warns(UserWarning, match="not in the file, assumed: .*head=classifier"):
+            found = initial_params(task, 0, InitFrom(str(path)))
+        np.testing.assert_array_equal(found["projection"]["kernel"], kernel)
+    # The last task classifies clips.
+    found = initial_params(task, 0, InitFrom(str(runs["boxes"]), ("encoder", "norm")))
+    for part in ("encoder", "norm"):
+        jax.tree.map(np.testing.assert_array_equal, found[part], params[part])
+    assert np.abs(found["projection"]["kernel"] - kernel).max() > 0.1
 
 
 def test_how_classes_are_matched_is_one_of_two():

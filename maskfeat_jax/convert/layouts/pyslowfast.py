@@ -1,4 +1,4 @@
-"""PySlowFast: MaskFeat of images and videos, masked autoencoders of videos, classifiers.
+"""PySlowFast: MaskFeat of images and videos, masked autoencoders of videos, classifiers, box heads.
 
 The published weights of mae_st also use its names, with separate queries, keys and values.
 """
@@ -28,7 +28,7 @@ from maskfeat_jax.convert.layouts.base import (
     Tensors,
 )
 from maskfeat_jax.convert.rules import Rows, below, table
-from maskfeat_jax.models import MAE, Classifier, MViT
+from maskfeat_jax.models import MAE, BoxClassifier, Classifier, MViT
 from maskfeat_jax.ops.patches import Size3
 
 SOBEL = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]], np.float32)
@@ -96,9 +96,17 @@ def settings(trained: Pretrained, *, separate: bool = False) -> Document:
     data |= {"MEAN": list(trained.normalise.mean), "STD": list(trained.normalise.std)}
     data["INPUT_CHANNEL_NUM"] = [3]
     document: Document = {"MVIT": mvit, "DATA": data}
-    if isinstance(model, Classifier):
+    if isinstance(model, Classifier | BoxClassifier):
         classes = {"NUM_CLASSES": model.num_classes, "DROPOUT_RATE": model.dropout}
         document["MODEL"] = {"ARCH": "mvit", "MODEL_NAME": "MViT", **classes}
+        if isinstance(model, BoxClassifier):
+            document["MODEL"] |= {"HEAD_ACT": "sigmoid", "LOSS_FUNC": "bce"}
+            document["DETECTION"] = {
+                "ENABLE": True,
+                "ALIGNED": True,
+                "SPATIAL_SCALE_FACTOR": encoder.tubelet[1],
+                "ROI_XFORM_RESOLUTION": model.bins,
+            }
     else:
         document["MODEL"] = {"ARCH": "maskmvit", "MODEL_NAME": "MaskMViT"}
         document["MASK"] = _settings_of_masks(model)
@@ -170,7 +178,7 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
             "PATCH_KERNEL, PATCH_STRIDE, PATCH_PADDING: patches overlap in a way that is not "
             f"supported, {patches}"
         )
-    known: dict[str, Any] = {}
+    known: dict[str, Any] = _of_boxes(cfg.get("DETECTION") or {})
     if mvit.get("RESIDUAL_POOLING"):
         known["residual_pooling"] = True
     if "USE_FIXED_SINCOS_POS" in mvit:
@@ -190,6 +198,16 @@ def hints(wrapper: Mapping[str, Any], found: Mapping[str, Document]) -> dict[str
     if "MEAN" in data and "STD" in data:
         known["normalise"] = Normalise(tuple(data["MEAN"]), tuple(data["STD"]))
     return known
+
+
+def _of_boxes(detection: Mapping[str, Any]) -> dict[str, Any]:
+    if not detection.get("ENABLE"):
+        return {"head": "classifier"}
+    if not detection.get("ALIGNED", True):
+        raise ConvertError("DETECTION.ALIGNED=False is not supported")
+    names = {"bins": "ROI_XFORM_RESOLUTION", "cell": "SPATIAL_SCALE_FACTOR"}
+    known = {ours: detection[name] for ours, name in names.items() if name in detection}
+    return {"head": "boxes", **known}
 
 
 def _known_patches(kernel: Size, stride: Size, padding: Size) -> bool:
@@ -213,6 +231,9 @@ def _forms() -> tuple[Form, ...]:
         _of_vit("classifier", CLASSIFIER),
         _of_mvit("classifier", CLASSIFIER),
         _of_vit("classifier", SPLIT, CLASSIFIER),
+        _of_vit("boxes", CLASSIFIER),
+        _of_mvit("boxes", CLASSIFIER),
+        _of_vit("boxes", SPLIT, CLASSIFIER),
         _of_vit("mae", fused, norm, fields=DECODER_FIELDS),
         _of_vit("mae", SPLIT, split, norm, fields=DECODER_FIELDS),
         _of_vit("mae", SPLIT, fused, norm, fields=DECODER_FIELDS),

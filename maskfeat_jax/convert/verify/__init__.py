@@ -32,7 +32,7 @@ from maskfeat_jax.convert.verify.timm import TIMM
 from maskfeat_jax.convert.verify.torchvision import TORCHVISION
 from maskfeat_jax.convert.verify.videomae import VIDEOMAE
 from maskfeat_jax.models import MAE as MaskedAutoencoder
-from maskfeat_jax.models import Features, MaskFeat
+from maskfeat_jax.models import BoxClassifier, Features, MaskFeat
 from maskfeat_jax.models.layers import LayerNorm, unstack_blocks
 
 __all__ = ["ORIGINALS", "Verification", "verify"]
@@ -52,6 +52,7 @@ ORIGINALS: dict[str, Original] = {
 }
 TOLERANCE = 1e-4  # relative to the largest number: float32, dozens of blocks
 CLIPS = 2
+BOXES = 3  # of each clip
 SEED = 0
 
 
@@ -122,6 +123,8 @@ def run(trained: Pretrained, case: Case) -> np.ndarray:
     masked = isinstance(model, MaskFeat | MaskedAutoencoder)
     if masked:
         inputs.append(case.mask)
+    if isinstance(model, BoxClassifier):
+        inputs.append(case.boxes)
     on_cpu = jax.default_device(jax.local_devices(backend="cpu")[0])
     with on_cpu, jax.default_matmul_precision("highest"):
         params = jax.tree.map(jnp.asarray, unstack_blocks(trained.params))
@@ -143,7 +146,10 @@ def _tokens(model: nn.Module, params: Params, clips: jax.Array) -> Any:
 
 def _case(trained: Pretrained) -> Case:
     torch = files.require_torch("to run an original")
-    clips = np.random.default_rng(SEED).standard_normal((CLIPS, *trained.clip, 3), np.float32)
+    rng = np.random.default_rng(SEED)
+    clips = rng.standard_normal((CLIPS, *trained.clip, 3), np.float32)
+    corners = np.sort(rng.uniform(0, trained.clip[1:], (CLIPS, BOXES, 2, 2)), axis=2)
+    boxes = corners[..., ::-1].reshape(CLIPS, BOXES, 4).astype(np.float32)
     grid = trained.model.encoder.grid(trained.clip)
     tokens = int(np.prod(grid))
     visible = getattr(trained.model, "visible", tokens - max(1, round(0.4 * tokens)))
@@ -153,7 +159,7 @@ def _case(trained: Pretrained) -> Case:
     # Sorted as the originals do, which settles ties.
     rank = torch.argsort(torch.argsort(noise, dim=1), dim=1)
     mask = (rank >= visible).numpy().reshape(-1, *grid)
-    return Case(trained, clips, noise.numpy(), mask, SEED)
+    return Case(trained, clips, noise.numpy(), mask, boxes, SEED)
 
 
 def _what(model: nn.Module) -> str:

@@ -32,6 +32,7 @@ class Case:
       noise: one number per token; masked autoencoders keep the tokens with the smallest. It is the
         first output of `torch.rand` after `torch.manual_seed(seed)`.
       mask: of the tokens, True where masked.
+      boxes: left, top, right, bottom in pixels.
       seed: of the noise.
     """
 
@@ -39,6 +40,7 @@ class Case:
     clips: Float[np.ndarray, "b t h w 3"]
     noise: Float[np.ndarray, "b n"]
     mask: Bool[np.ndarray, "b gt gh gw"]
+    boxes: Float[np.ndarray, "b boxes 4"]
     seed: int
 
     def torch_clips(self, *, channels: int = 1) -> Tensor:
@@ -52,6 +54,13 @@ class Case:
         """The mask, `(b, n)`."""
         torch = require_torch("to run an original")
         return torch.from_numpy(self.mask.reshape(len(self.mask), -1).copy())
+
+    def torch_boxes(self) -> Tensor:
+        """The boxes of all clips, `(b * boxes, 5)`: the number of the clip comes first."""
+        torch = require_torch("to run an original")
+        rows, number, _ = self.boxes.shape
+        clip = np.arange(rows).repeat(number)[:, None]
+        return torch.from_numpy(np.hstack([clip, self.boxes.reshape(-1, 4)]).astype(np.float32))
 
     def draw_same_noise(self) -> None:
         """Makes the next `torch.rand` return `noise`."""

@@ -12,7 +12,7 @@ from maskfeat_jax.convert.files import require_torch
 from maskfeat_jax.convert.layouts.pyslowfast import settings
 from maskfeat_jax.convert.verify import base
 from maskfeat_jax.convert.verify.base import Case, Module, Original, Tensor, imported
-from maskfeat_jax.models import MAE, MaskFeat
+from maskfeat_jax.models import MAE, BoxClassifier, MaskFeat
 
 HINT = "put a checkout of github.com/facebookresearch/SlowFast on PYTHONPATH, with its packages"
 OF_DECODER = re.compile(r"(pred_head\..*\.attn\.)q(\.weight|\.bias)")
@@ -55,6 +55,9 @@ def run(model: Module, case: Case) -> Tensor:
         mask = mask[:, 0] if clips.ndim == 4 else mask
         return model([clips, None, mask])[0][0]
     logits = base.outputs_of(model.head.projection)
+    if isinstance(ours, BoxClassifier):
+        model([clips], case.torch_boxes())
+        return logits[0].unflatten(0, case.boxes.shape[:2])
     model([clips])
     return logits[0]
 
