@@ -64,11 +64,12 @@ class BoxClassifier(nn.Module):
         of_frame = {"any_frame": True} if isinstance(encoder, ViT) else {}
         tokens = encoder(clips, train=train, **of_frame)
         tokens = LayerNorm(encoder.epsilon, name="norm")(tokens)
-        tokens = tokens[:, encoder.class_tokens :].astype(jnp.float32)
+        wide = jnp.promote_types(tokens.dtype, jnp.float32)
+        tokens = tokens[:, encoder.class_tokens :].astype(wide)
         grid = encoder.grid(clips.shape[1:4])
         cells = tokens.reshape(len(tokens), *grid, -1).mean(1)
         _, height, width = encoder.tubelet
-        pixels = jnp.asarray([width, height, width, height], jnp.float32)  # of a cell
+        pixels = jnp.asarray([width, height, width, height], wide)  # of a cell
         features = roi_align(cells, boxes / pixels, (self.bins, self.bins)).max((2, 3))
         features = nn.Dropout(self.dropout, deterministic=not train)(features)
         return Dense(self.num_classes, features.dtype, NORMAL, name="projection")(features)
