@@ -18,6 +18,7 @@ from maskfeat_jax import convert, recipes
 from maskfeat_jax.commands.train import train
 from maskfeat_jax.convert import Pretrained
 from maskfeat_jax.extract.features import Features
+from maskfeat_jax.models import BoxClassifier
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.sections import Reader
 from maskfeat_jax.state import TrainState
@@ -74,15 +75,20 @@ class Model:
         return step(features.params, video)
 
     def draw(
-        self, video: UInt8[np.ndarray, "b t h w 3"], *, seed: int | None = None
+        self,
+        video: UInt8[np.ndarray, "b t h w 3"],
+        boxes: Float[np.ndarray, "b n 4"] | None = None,
+        *,
+        seed: int | None = None,
     ) -> dict[str, np.ndarray]:
         """Pictures of what the model of a run makes of clips.
 
         Pre-training: input, masked input, predicted and true features. Fine-tuning: the clips, each
-        under its most probable class.
+        under its most probable class, or the boxes with theirs.
 
         Args:
           video: RGB clips of the size `clip`.
+          boxes: left, top, right, bottom in pixels, for a classifier of boxes.
           seed: of the masks; None for that of the run.
 
         Returns:
@@ -90,8 +96,8 @@ class Model:
           3)`.
 
         Raises:
-          ValueError: clips of another size or dtype; the model is not one of a run, or was exported
-            without its head.
+          ValueError: clips of another size or dtype; boxes are missing, or the model takes none; it
+            is not one of a run, or was exported without its head.
         """
         self._check(video)
         recipe = self.pretrained.recipe
@@ -106,7 +112,8 @@ class Model:
         if type(task.model) is not type(self.pretrained.model):
             raise ValueError(f"{self.pretrained.origin} holds the encoder alone: nothing to draw")
         state = TrainState.frozen(self.pretrained.params, teacher_weights(task))
-        shown = jax.device_get(jax.jit(task.show_step)(state, {"video": video}))
+        batch = {"video": video, **self._boxes(video, boxes)}
+        shown = jax.device_get(jax.jit(task.show_step)(state, batch))
         names = self.class_names or [f"class {number}" for number in range(task.classes)]
         return task.draw(video, shown, names)
 
@@ -131,6 +138,25 @@ class Model:
                 f"expected uint8 clips (b, {', '.join(map(str, self.clip))}, 3), that is batch, "
                 f"frames, height, width, RGB; got {dtype or type(video).__name__} {shape}"
             )
+
+    def _boxes(self, video: np.ndarray, boxes: np.ndarray | None) -> dict[str, np.ndarray]:
+        """The columns of boxes of a batch, all of which exist and whose classes are not known."""
+        model = self.pretrained.model
+        if not isinstance(model, BoxClassifier):
+            if boxes is not None:
+                raise ValueError(f"{self.pretrained.origin} is no classifier of boxes")
+            return {}
+        shape = () if boxes is None else np.shape(boxes)
+        if len(shape) != 3 or (shape[0], shape[2]) != (len(video), 4):
+            raise ValueError(
+                f"{self.pretrained.origin} classifies boxes: expected boxes ({len(video)}, n, 4), "
+                f"left, top, right, bottom in pixels; got {shape or 'none'}"
+            )
+        return {
+            "boxes": np.asarray(boxes, np.float32),
+            "box_valid": np.ones(shape[:2], bool),
+            "box_classes": np.zeros((*shape[:2], model.num_classes), bool),
+        }
 
     @functools.cached_property
     def _features(self) -> Callable[[str, str], Any]:

@@ -18,6 +18,7 @@ from maskfeat_jax.recipes import RecipeNotFound
 from maskfeat_jax.sections import RecipeError
 from maskfeat_jax.targets.pixels import Pixels
 from maskfeat_jax.workdir.workdir import RecipeChanged
+from tests.extract.extract_test import a_run
 from tests.recipes import ROOT, shrunken
 
 PRETRAIN, FINETUNE = "maskfeat_vit_in1k:b16", "finetune_vit_in1k:b16"
@@ -166,6 +167,20 @@ def test_a_file_without_a_task_is_not_drawn(tmp_path, model):
     (tmp_path / "vit" / "maskfeat_jax.json").unlink()
     with pytest.raises(ValueError, match="is no run, so there is no task to draw"):
         mf.load(tmp_path / "vit" / "model.safetensors").draw(clips())
+
+
+def test_boxes_are_given_and_drawn_with_their_classes(tmp_path, model):
+    detector = mf.load(a_run(tmp_path / "run", "demo_actions"))
+    video = np.zeros((2, *detector.clip, 3), np.uint8)
+    boxes = np.array([[[2, 2, 20, 30], [0, 0, 31, 31]], [[5, 1, 9, 9], [4, 4, 8, 8]]])
+    drawn = detector.draw(video, boxes)["predictions"]
+    assert drawn.dtype == np.uint8
+    assert not np.array_equal(drawn, detector.draw(video, boxes[:, :1])["predictions"])
+    for wrong in (None, boxes[0], boxes[:1], boxes[..., :3]):
+        with pytest.raises(ValueError, match=r"classifies boxes: expected boxes \(2, n, 4\), left"):
+            detector.draw(video, wrong)
+    with pytest.raises(ValueError, match="is no classifier of boxes"):
+        model.draw(clips(), np.zeros((3, 1, 4)))
 
 
 def test_weights_under_other_names(classifier):

@@ -23,6 +23,7 @@ from input_pipeline.texts import printable
 from maskfeat_jax.api import load
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError
 from maskfeat_jax.files import local_path
+from maskfeat_jax.models import BoxClassifier
 from maskfeat_jax.pictures import encode
 from maskfeat_jax.sections import Reader
 from maskfeat_jax.workdir.workdir import WorkdirError
@@ -44,9 +45,14 @@ def pictures(
 
     Raises:
       CheckpointError, WorkdirError: the run cannot be read.
-      ValueError: `workdir` is not a run, or a file cannot be read.
+      ValueError: `workdir` is not a run, or its model takes boxes; or a file cannot be read.
     """
     model = load(workdir)
+    if isinstance(model.pretrained.model, BoxClassifier):
+        raise ValueError(
+            f"{workdir} classifies boxes, which files do not have; draw it in Python: "
+            f"maskfeat_jax.load({str(workdir)!r}).draw(video, boxes)"
+        )
     reader = Reader({"task": "", **model.pretrained.recipe})
     view = dataclasses.replace(reader.call("eval_view", EvalView), clips=1, crops=1)
     return model.draw(np.concatenate([middle(path, view) for path in files]), seed=seed)

@@ -82,7 +82,8 @@ def view_of(
 ) -> EvalView:
     """The views of a file: as the run evaluates, if the checkpoint is one of a run.
 
-    A stride is in frames; None, also for one of `LIMITS`, is that of the run.
+    Files have no key frame: views of a run on boxes are of the middle. A stride is in frames;
+    None, also for one of `LIMITS`, is that of the run.
 
     Raises:
       RecipeError: a setting is out of range, or the stride is not known.
@@ -98,6 +99,8 @@ def view_of(
             f"{trained.origin} does not contain the stride of the {frames} frames of its clips: "
             "give --stride"
         )
+    if section.get("sampling") == "centred":
+        section = {**section, "sampling": "dense", "full_frame": False}
     section = {**section, "size": height, "frames": frames, "clips": clips, "crops": crops}
     given = {key: value for key, value in {"stride": stride, **limits}.items() if value is not None}
     return call("view", EvalView, {**section, **given})

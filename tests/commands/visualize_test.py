@@ -11,6 +11,7 @@ from PIL import Image
 
 from input_pipeline import EvalView
 from maskfeat_jax.commands.visualize import command, middle, pictures
+from tests.extract.extract_test import a_run
 from tests.recipes import ROOT
 
 
@@ -72,6 +73,12 @@ def test_command_draws_any_file_with_any_run(finished_run, tmp_path):
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 1
     assert "text.png cannot be read as an image or a video" in done.stderr
+
+
+def test_boxes_are_not_in_files(tmp_path):
+    workdir = a_run(tmp_path / "run", "demo_actions")
+    with pytest.raises(ValueError, match=r"classifies boxes, .*load\('.*run'\)\.draw\(video, b"):
+        pictures(workdir, [tmp_path / "video.mkv"])
 
 
 def test_runs_on_videos_give_a_strip_and_an_animation(finished_run, tmp_path, capsys):

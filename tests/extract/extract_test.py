@@ -307,6 +307,19 @@ def test_tokens_in_half_precision_of_one_video(tmp_path, video_run):
     assert np.abs(faster - clip).max() > 0.01
 
 
+def test_a_run_on_boxes_takes_the_middle_of_files(tmp_path):
+    """Its own clips are around key frames, and perhaps of whole frames."""
+    run = a_run(tmp_path / "run", "demo_actions", full_frame=True)
+    write_videos(tmp_path)
+    found = extracted(run, tmp_path / "a.mp4", f"--out={tmp_path}/f.npz", "--clips=2")
+    view = {"clips": 2, "sampling": "dense", "full_frame": False}
+    expected = direct(run, [tmp_path / "a.mp4"], **view)
+    np.testing.assert_allclose(found["features"], expected, rtol=0, atol=1e-5)
+    info = json.loads(str(found["info"]))
+    assert info["norm"] == "before pooling"
+    assert {key: info["view"][key] for key in view} == view
+
+
 def test_numbers_that_are_not_finite_leave_the_old_file(tmp_path, image_run, capsys):
     write_images(tmp_path, ["a.jpg"])
     weights = load(image_run)
