@@ -134,11 +134,12 @@ def load_torch(
     )
     described = {"head": known["head"]["name"]} if known else {}
     head = {**settings, **described, **given}.get("head", source.form.head)
-    source = dataclasses.replace(source, form=source.same_names.get(head, source.form))
-    if given.get("head") not in (None, source.form.head):
+    if head in source.same_names:
+        source = dataclasses.replace(source, form=source.same_names[head])
+    elif "head" in given:
         raise ConvertError(
-            f"{path}: head={given['head']!r}, but in layout {source.layout.name!r} these tensors "
-            f"are of head {' or '.join(source.same_names)}"
+            f"{path}: head={head!r}, but in layout {source.layout.name!r} these tensors are of "
+            f"head {' or '.join(source.same_names)}"
         )
     trained, report = _build(source, settings, given, contents, known)
     report = dataclasses.replace(report, found=(*contents.found, *report.found))
@@ -245,10 +246,11 @@ def _build(
 
     Given hints override stored settings; `known` is the description of this package.
     """
-    hints, form = {**settings, **given}, source.form
+    form = source.form
     if known is not None and known["head"]["name"] != form.head:
         known = None
     origin = f"{contents.path} ({source.layout.name})"
+    hints = {**settings, **given}
     try:
         if known:
             trained = pretrained.described(_corrected(known, given, form), {}, origin)
