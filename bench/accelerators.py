@@ -69,6 +69,7 @@ FAMILIES: dict[str, tuple[int, int, int, int]] = {
     "finetune_vit_in1k:b16": (64, 128, 256, 256),
     "finetune_mvit_kinetics:s": (4, 8, 24, 16),
     "finetune_mae_vit_kinetics:l16": (8, 16, 64, 32),
+    "finetune_mae_vit_ava:l16": (8, 16, 16, 16),
     "linear_mae_vit_in1k:l16": (256, 512, 1024, 512),
 }
 # Where the state of the optimiser needs more than one device.
@@ -76,12 +77,12 @@ SHARED_FAMILIES: dict[str, tuple[int, int, int, int]] = {
     "mae_vit_kinetics:h16": (4, 16, 64, 32),
     "finetune_mae_vit_kinetics:h16": (8, 16, 64, 32),
 }
-# 40 frames: v5p and H100.
+# Clips of 40 frames, on v5p and on H100; of these no more fit.
 LARGE_CLIPS: dict[str, tuple[int, int]] = {
-    "finetune_mvit_kinetics_40x3:312": (16, 16),
-    "finetune_mvit_kinetics_40x3:352": (16, 16),
-    "finetune_mvit_ssv2_40x3": (16, 16),
-    "finetune_mvit_ava:l312": (16, 16),
+    "finetune_mvit_kinetics_40x3:312": (8, 10),
+    "finetune_mvit_kinetics_40x3:352": (8, 8),
+    "finetune_mvit_ssv2_40x3": (8, 10),
+    "finetune_mvit_ava:l312": (8, 10),
 }
 EVALUATED = {"finetune_mae_vit_kinetics:l16": (8, 16, 32, 16)}
 # Changes of the recipe of MaskFeat with ViT-B: frozen networks that compute its targets.
