@@ -59,11 +59,12 @@ def test_a_box_depends_on_its_own_pixels_only_by_the_encoder(encoder):
     clips = np.random.default_rng(0).normal(size=(2, 4, 64, 64, 3)).astype(np.float32)
     boxes = np.array([[0, 0, 20, 20], [40, 40, 63, 63], [10, 5, 50, 60]], np.float32)
     both = np.stack([boxes, boxes[::-1]])
-    params = model.init(jax.random.key(0), clips, both)["params"]
-    found = model.apply({"params": params}, clips, both)
+    params = jax.jit(model.init)(jax.random.key(0), clips, both)["params"]
+    apply = jax.jit(model.apply)
+    found = apply({"params": params}, clips, both)
     assert found.shape == (2, 3, 4)
     assert found.dtype == np.float32
-    alone = model.apply({"params": params}, clips[:1], both[:1, 1:2])
+    alone = apply({"params": params}, clips[:1], both[:1, 1:2])
     np.testing.assert_allclose(found[0, 1], alone[0, 0], rtol=1e-4, atol=1e-6)
     assert len(np.unique(np.round(found[0], 6), axis=0)) == 3
     assert not np.allclose(found[0, 1], params["projection"]["bias"])  # not off the map
@@ -83,11 +84,12 @@ def test_frames_of_any_size(encoder, fields, grid):
     model = create_model("boxes", encoder=encoder, head={"num_classes": 4}, **fields)
     square, wide = np.zeros((1, 4, 64, 64, 3)), np.ones((1, 4, 64, 110, 3), np.float32)
     boxes = np.array([[[60, 10, 95, 60]]], np.float32)
-    params = model.init(jax.random.key(0), square, boxes)
+    params = jax.jit(model.init)(jax.random.key(0), square, boxes)
     fitted = model.encoder.fitted(jnp.asarray(wide))
     assert model.encoder.grid(fitted.shape[1:4]) == grid
-    found = model.apply(params, wide, boxes)
-    np.testing.assert_array_equal(found, model.apply(params, np.asarray(fitted), boxes))
+    found = jax.jit(model.apply)(params, wide, boxes)
+    whole = jax.jit(model.apply)(params, fitted, boxes)
+    np.testing.assert_array_equal(found, whole)
     assert found.shape == (1, 1, 4)
     with pytest.raises(ValueError, match=r"tubelets|patches|clip"):
         model.apply(params, wide[:, :3], boxes)
