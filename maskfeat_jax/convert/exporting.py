@@ -23,7 +23,7 @@ from maskfeat_jax.convert.layouts import Form, Layout
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import layout_of
 from maskfeat_jax.files import local_path, write_atomically
-from maskfeat_jax.models import MAE, Features, MaskFeat, MViT
+from maskfeat_jax.models import MAE, BoxClassifier, Features, MaskFeat, MViT
 from maskfeat_jax.models.layers import unstack_blocks
 
 State = dict[str, np.ndarray]
@@ -106,12 +106,14 @@ def export(trained: Pretrained, layout: str) -> Export:
                 ]
                 return Export(candidate, form, state, (*left_out, *notes))
     lines = "\n  ".join(dict.fromkeys(problems))
-    sections = sections_of(trained.model)
+    sections, kind = sections_of(trained.model), layout_of(layout)
+    of_images = all(form.images for form in kind.forms)
+    helps = kind.backbone or not isinstance(trained.model, BoxClassifier)
     raise ConvertError(
         f"layout {layout!r} cannot hold this model, {sections['head']} on {sections['model']}:\n"
         f"  {lines}"
         + "\nA model of videos becomes one of images with --resize 1 HEIGHT WIDTH"
-        * (trained.clip[0] > 1 and all(form.images for form in layout_of(layout).forms))
+        * (trained.clip[0] > 1 and of_images and helps)
     )
 
 

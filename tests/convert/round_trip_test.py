@@ -117,6 +117,14 @@ def test_what_hinders_is_named(name, layout, words):
         convert.export(small(name), layout)
 
 
+def test_boxes_are_in_no_layout_of_classifiers():
+    for layout, helps in (("timm", False), ("vitdet", True)):
+        with pytest.raises(ConvertError, match=f"'{layout}' cannot hold .*'boxes'") as raised:
+            convert.export(small("boxes"), layout)
+        assert ("--resize" in str(raised.value)) == helps
+    assert convert.export(convert.resized(small("boxes"), (1, 32, 32)), "vitdet").state
+
+
 def test_oblong_clips_go_where_they_can(tmp_path):
     oblong = convert.resized(small("mean"), (1, 32, 64))
     for layout in ("timm", "mmpretrain"):
