@@ -7,12 +7,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from maskfeat_jax.models import BoxClassifier
+
 
 def shapes_of(model: Any, clip: tuple[int, int, int]) -> Any:
     """Shapes of the parameters of a model for a clip."""
     inputs = [jax.ShapeDtypeStruct((1, *clip, 3), np.float32)]
     if hasattr(model, "dim"):  # of what it predicts of masked tokens
         inputs.append(jax.ShapeDtypeStruct((1, *model.encoder.grid(clip)), bool))
+    if isinstance(model, BoxClassifier):
+        inputs.append(jax.ShapeDtypeStruct((1, 1, 4), np.float32))
     return jax.eval_shape(model.init, jax.random.key(0), *inputs)["params"]
 
 

@@ -168,7 +168,7 @@ def test_clips_for_pictures_may_be_of_files_that_are_not_those_of_the_index():
 
         def load(self, pass_index, index):
             problem = Problem("stale" if index == 1 else "short", "replaced", None)
-            return Loaded(np.full((1, 2), index), 0, index, 0, problem)
+            return Loaded(np.full((1, 2), index), 0, index, 0, problem, {})
 
     data = Data()
     assert first_clips(data)["video"].tolist() == [[1, 1]]
