@@ -122,7 +122,7 @@ def test_data_and_views_are_named(read, name, changes, sentences, images):
 @pytest.mark.parametrize(
     ("name", "changes", "sentence"),
     [
-        (PRETRAIN, {"view__repeats": 3}, "run.batch_size and view.repeats: batch_size 16 is not"),
+        (PRETRAIN, {"view__repeats": 3}, "run.batch_size and view: batch_size 16 is not"),
         (PRETRAIN, {"seed": -1}, "seed=-1: expected 0 or more"),
         (PRETRAIN, {"input__workers": -1}, "input: workers=-1 must not be negative"),
         (KNN, {"view__size": 64}, "view: no such section of task='knn'; did you mean 'eval_view'"),
