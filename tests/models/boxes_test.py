@@ -12,7 +12,7 @@ from maskfeat_jax.ops.roi_align import roi_align
 
 TINY = {
     "vit_ti16": dict(width=32, depth=1, heads=2, tubelet=(2, 16, 16)),
-    "mvit_v2_s": dict(width=16, depth=4, stages=(1, 2, 3)),
+    "mvit_v2_s": dict(width=16, depth=2, stages=(1,), tubelet=(2, 8, 8)),
 }
 
 
@@ -76,7 +76,7 @@ def test_a_box_depends_on_its_own_pixels_only_by_the_encoder(encoder):
         ("vit_ti16", {}, (2, 4, 6)),  # a rest of 14 pixels fills no patch
         ("vit_ti16", {"positions": "separate"}, (2, 4, 6)),
         ("vit_ti16", {"positions": "sincos"}, (2, 4, 6)),
-        ("mvit_v2_s", {}, (2, 2, 4)),
+        ("mvit_v2_s", {}, (2, 8, 14)),  # filled up to 112 columns
     ],
 )
 def test_frames_of_any_size(encoder, fields, grid):

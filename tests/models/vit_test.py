@@ -97,7 +97,8 @@ def test_positions_of_other_frames_are_interpolated_as_by_torch():
     table = np.random.default_rng(0).normal(size=(1, 5, 16)).astype(np.float32)
     blank = jax.tree.map(jnp.zeros_like, params)
     shown = {**blank, "pos_embed": table}  # blocks without weights change nothing
-    tokens = encoder.apply({"params": shown}, jnp.zeros((1, 1, 16, 24, 3)), any_frame=True)
+    apply = jax.jit(encoder.apply, static_argnames="any_frame")
+    tokens = apply({"params": shown}, jnp.zeros((1, 1, 16, 24, 3)), any_frame=True)
     grid = table[0, 1:].reshape(2, 2, 16)
     expected = np.stack([grid[:, 0], grid.mean(1), grid[:, 1]], 1).reshape(6, 16)
     np.testing.assert_allclose(tokens[0, 1:], expected, atol=1e-6)
