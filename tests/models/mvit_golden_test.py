@@ -75,6 +75,7 @@ def test_mvit_s_pretraining():
     np.testing.assert_allclose(np.square(predicted - expected).mean(), 2.133100633, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "first", "std", "best"),
     [
@@ -84,12 +85,11 @@ def test_mvit_s_pretraining():
             1.3836417101,
             137,
         ),
-        pytest.param(
+        (
             "mvit_v2_l",
             [3.623738021, -0.642389495, -1.584058083, -1.788571002, -1.082473653, -1.735142022],
             1.6992316290,
             117,
-            marks=pytest.mark.slow,
         ),
     ],
 )
