@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -41,7 +42,7 @@ class LabelledBoxes:
     classes: np.ndarray
     truth: Truth | None = None
 
-    @property
+    @functools.cached_property
     def most(self) -> int:
         """Largest number of boxes of an example, to which all are padded in a batch."""
         return max(1, int(np.diff(self.first).max(initial=0)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.bad_inputs import BadInputs, BadMedia, media_boundary
+from input_pipeline.bad_inputs import BadMedia, media_boundary
 from input_pipeline.loader import Batch, Loader, Read
 from input_pipeline.source import Source, fingerprint
 from input_pipeline.views.clips import open_clip
@@ -24,39 +24,16 @@ class FullFrameLoader(Loader):
     A step of evaluation is compiled for each shape. `load` returns crops, as for pictures.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        view: EvalView,
-        *,
-        batch_size: int,
-        seed: int = 0,
-        process_index: int = 0,
-        process_count: int = 1,
-        workers: int | None = None,
-        bad_inputs: BadInputs | None = None,
-    ):
+    def __init__(self, source: Source, view: EvalView, **settings: Any):
         """Finds the shape of the frames of each video, by opening one of its key frames.
 
         Args:
           source: has boxes; all key frames of a video have one shape.
           view: has `full_frame`.
-          batch_size: see `Loader`, as of all others.
-          seed: likewise.
-          process_index: likewise.
-          process_count: likewise.
-          workers: likewise.
-          bad_inputs: likewise.
+          **settings: see `Loader`.
         """
-        settings: dict[str, Any] = {
-            "batch_size": batch_size,
-            "seed": seed,
-            "process_index": process_index,
-            "process_count": process_count,
-            "workers": workers,
-            "bad_inputs": bad_inputs or BadInputs(),
-        }
         super().__init__(source, dataclasses.replace(view, full_frame=False), **settings)
+        settings["bad_inputs"] = self.bad_inputs  # of all parts together
         fields = {field.name: getattr(self.view, field.name) for field in dataclasses.fields(view)}
         self._parts = [
             _Part(examples, source, FrameView(**fields, frame=shape), **settings)

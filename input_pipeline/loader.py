@@ -106,6 +106,8 @@ class Loader:
         self.source, self.view, self.seed = source, view, seed
         self.fingerprint = source.fingerprint
         self._columns: Columns | None = maps or boxes
+        # Boxes have classes of their own, instead of a label of the example.
+        self.is_labelled = source.class_names is not None and boxes is None
         self.batch_size, self._clips = batch_size, clips
         self._reads, self._local_reads = batch_size // clips, batch_size // clips // process_count
         self.process_index = process_index
@@ -120,11 +122,6 @@ class Loader:
     def views(self) -> int:
         """Rows of each example in a pass."""
         return self.view.reads * self._clips
-
-    @property
-    def is_labelled(self) -> bool:
-        """Whether each example has a label; boxes have classes of their own."""
-        return self.source.class_names is not None and not getattr(self.source, "boxes", None)
 
     @property
     def steps_per_epoch(self) -> float:

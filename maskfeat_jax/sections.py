@@ -213,7 +213,11 @@ def arguments(
     if not isinstance(section, Mapping):
         raise RecipeError(f"{where}={shorten(section)}: {_EXPECTED_SECTION}")
     values = {key: _plain(value) for key, value in section.items() if value is not None}
-    parameters = inspect.signature(function).parameters
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    }
     free = [name for name in parameters if name not in given and name not in ("parent", "name")]
     for key in values:
         if key not in free:

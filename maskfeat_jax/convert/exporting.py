@@ -18,7 +18,7 @@ from maskfeat_jax.checkpoints.pretrained import Params, Pretrained, save_params,
 from maskfeat_jax.checkpoints.trees import Name, named_leaves
 from maskfeat_jax.convert import files
 from maskfeat_jax.convert.files import ConvertError
-from maskfeat_jax.convert.importing import computed, encoder_alone
+from maskfeat_jax.convert.importing import backbone, computed, encoder_alone
 from maskfeat_jax.convert.layouts import Form, Layout
 from maskfeat_jax.convert.rules import rule_of, table
 from maskfeat_jax.convert.source import layout_of
@@ -53,7 +53,7 @@ def to_torch(params: Params, layout: str, *, pool: str = "mean", norm_of: str = 
     Raises:
       ConvertError: the layout does not support them.
     """
-    params = _backbone(params) if layout_of(layout).backbone else params
+    params = backbone(params) if layout_of(layout).backbone else params
     flat = _flat(params)
     head = _head_of(params)
     kind = "mvit" if any(name[-1] == "rel_pos_t" for name in flat) else "vit"
@@ -81,20 +81,20 @@ def export(trained: Pretrained, layout: str) -> Export:
     Raises:
       ConvertError: the layout does not support the model; lists what it supports.
     """
-    problems: list[str] = []
+    kind, problems = layout_of(layout), list[str]()
     candidates: list[tuple[Pretrained, tuple[str, ...]]] = [(trained, ())]
-    if layout_of(layout).backbone:
+    if kind.backbone:
         model = Features(trained.model.encoder, "mean")
-        backbone = dataclasses.replace(trained, model=model, params=_backbone(trained.params))
+        alone = dataclasses.replace(trained, model=model, params=backbone(trained.params))
         others = trained.params.keys() - {"encoder"}
         lost = [f"{name} is left out: a detector has its own" for name in sorted(others)]
-        candidates = [(backbone, tuple(lost))]
+        candidates = [(alone, tuple(lost))]
     elif isinstance(trained.model, MaskFeat | MAE):
         alone, left = encoder_alone(trained)
         lost = [f"{name} is left out: the layout has no tensor for it" for name in left]
         candidates.append((alone, tuple(lost)))
     for candidate, left_out in candidates:
-        for form in layout_of(layout).forms:
+        for form in kind.forms:
             try:
                 state = _export_as(candidate, form)
             except ConvertError as error:
@@ -102,11 +102,11 @@ def export(trained: Pretrained, layout: str) -> Export:
             else:
                 notes = [
                     *_dropped(candidate, form),
-                    *_of_epsilon(candidate, form, layout_of(layout)),
+                    *_of_epsilon(candidate, form, kind),
                 ]
                 return Export(candidate, form, state, (*left_out, *notes))
     lines = "\n  ".join(dict.fromkeys(problems))
-    sections, kind = sections_of(trained.model), layout_of(layout)
+    sections = sections_of(trained.model)
     of_images = all(form.images for form in kind.forms)
     helps = kind.backbone or not isinstance(trained.model, BoxClassifier)
     raise ConvertError(
@@ -261,12 +261,6 @@ def _of_epsilon(trained: Pretrained, form: Form, layout: Layout) -> list[str]:
         return []
     all_and_last = (f"{first:g}, in the last {last:g}" for first, last in (ours, theirs))
     return ["epsilon of the layer norms here: {}; in the original: {}".format(*all_and_last)]
-
-
-def _backbone(params: Params) -> Params:
-    """The parameters of the encoder without its mask token."""
-    encoder = {name: value for name, value in params["encoder"].items() if name != "mask_token"}
-    return {"encoder": encoder}
 
 
 def _head_of(params: Params) -> str:

@@ -208,15 +208,19 @@ def encoder_alone(trained: Pretrained) -> tuple[Pretrained, tuple[str, ...]]:
     """The encoder and norm of a pre-training model, and what is left out; others unchanged."""
     if not isinstance(trained.model, MaskFeat | MAE):
         return trained, ()
-    kept = {name: trained.params[name] for name in ("encoder", "norm")}
-    encoder = {k: v for k, v in kept["encoder"].items() if k != "mask_token"}
+    kept = {**backbone(trained.params), "norm": trained.params["norm"]}
     left = [name for name in trained.params if name not in kept]
-    left += ["encoder/mask_token"] if "mask_token" in kept["encoder"] else []
+    left += ["encoder/mask_token"] if "mask_token" in trained.params["encoder"] else []
     autoencoder = isinstance(trained.model, MAE)
     pool = "class" if autoencoder and trained.model.encoder.class_tokens else "mean"
     model = Features(trained.model.encoder, pool)
-    alone = dataclasses.replace(trained, model=model, params={**kept, "encoder": encoder})
-    return alone, tuple(left)
+    return dataclasses.replace(trained, model=model, params=kept), tuple(left)
+
+
+def backbone(params: Params) -> Params:
+    """The parameters of the encoder without its mask token."""
+    encoder = {name: value for name, value in params["encoder"].items() if name != "mask_token"}
+    return {"encoder": encoder}
 
 
 def _with_frames(encoder: nn.Module, frames: int, like: nn.Module | None) -> nn.Module:
