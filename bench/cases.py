@@ -12,8 +12,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from bench.flops import peak_flops, training_flops
 from maskfeat_jax.augment import Normalise
+from maskfeat_jax.flops import peak_flops, training_flops
 from maskfeat_jax.masking import Block, Cube, Masker, Random
 from maskfeat_jax.models import create_model
 from maskfeat_jax.ops.hog import hog

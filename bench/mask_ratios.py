@@ -4,7 +4,7 @@
     python -m bench.mask_ratios vit_l16 --device=gpu --dtype=bfloat16 --batch 32
 
 Clips of 16x224x224, the whole step as in `bench.run mae_b`. The ratios alternate and train the same
-parameters. The output has the multiply-adds of matrix products per clip (`bench/flops.py`), the
+parameters. The output has the multiply-adds of matrix products per clip (`flops.py`), the
 median time, and the reduction of both relative to the first ratio. See README.md.
 """
 

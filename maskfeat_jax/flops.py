@@ -1,4 +1,4 @@
-"""Floating-point operations of a training step, by formula."""
+"""Floating-point operations of a training step, by formula, and peak performance of devices."""
 
 from __future__ import annotations
 
@@ -15,6 +15,24 @@ from maskfeat_jax.models.pooling_attention import pooled_grid
 from maskfeat_jax.models.probes import AttentiveProbe, LinearProbe
 from maskfeat_jax.models.vit import ViT
 from maskfeat_jax.ops.patches import Size3
+
+# Dense bfloat16 products, operations per second, from the vendors' data sheets (NVIDIA: half of the
+# number "with sparsity"; Google Cloud: "peak compute per chip"); the first match counts.
+PEAKS = {
+    "NVIDIA H200": 989.4e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989.4e12,
+    "NVIDIA A100": 312e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,  # v5p
+    "TPU v6 lite": 918e12,
+}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """Peak operations per second of a device in bfloat16; None if unknown."""
+    return next((peak for name, peak in PEAKS.items() if device_kind.startswith(name)), None)
 
 
 def training_flops(model: nn.Module, clip: Size3) -> float:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from bench import cases, mask_ratios, mvit_parts
-from bench.flops import peak_flops
 from bench.originals import mae_st
 from bench.run import BATCHES, compare, interval, parse, report
+from maskfeat_jax.flops import peak_flops
 from maskfeat_jax.models import VARIANTS
 from maskfeat_jax.models.vit import ViT
 

@@ -85,6 +85,7 @@ HARMLESS = (
     "run.evaluate_every_epochs",
     "run.pictures_every_epochs",
     "run.max_nonfinite",
+    "run.profile",
     "run.max_nonfinite_fraction",
     "run.grace_seconds",
     "run.hang_seconds",

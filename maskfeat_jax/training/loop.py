@@ -24,6 +24,7 @@ from maskfeat_jax.training.evaluate import Interrupted
 from maskfeat_jax.training.experiment import Experiment
 from maskfeat_jax.training.metrics import Diverged, MetricBuffer, StragglerDetector
 from maskfeat_jax.training.prefetch import Batch, Prefetcher
+from maskfeat_jax.training.usage import Profile, Usage
 from maskfeat_jax.workdir.report import Report
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
@@ -71,6 +72,16 @@ class Training:
         self._reported = self._done
         self._clock = Clock()
         self._stragglers = StragglerDetector()
+        self._usage = Usage(self.experiment.task)
+        if self._usage.missing:
+            self.report.message(self._usage.missing)
+        self._profile = Profile(
+            self.workdir / "profile",
+            self._run.profile,
+            done=self._done,
+            total=self._total,
+            report=self.report.message,
+        )
 
     def train(self) -> dict[str, float]:
         """Trains; returns the metrics of the last evaluation.
@@ -93,6 +104,7 @@ class Training:
                 self._save()
             self.watchdog.beat(self._done)
             fault_point("step")
+            self._profile.before(self._done, self.state.step)
             self.state, metrics = self.step(self.state, batch)
             self._metrics.add(self._done, metrics, batch["index"])
             self._done += 1
@@ -102,6 +114,7 @@ class Training:
                 if self._due(self._run.checkpoint_every_epochs):
                     self._save()  # before the evaluation, during which it is written
                 self._evaluate_and_draw()
+        self._profile.end(self.state.step)
         self.checkpoints.finish()
         self._report_checkpoints()
         fault_point("shutdown")
@@ -125,7 +138,8 @@ class Training:
             self.report.message(sentence)
         interval_s, waited_s = self._clock.lap()
         steps, self._reported = self._done - self._reported, self._done
-        self.report.train(self._done, steps, self._metrics.read(), interval_s, waited_s)
+        rates = self._usage.rates(self._run.batch_size * steps / interval_s)
+        self.report.train(self._done, steps, self._metrics.read(), interval_s, waited_s, rates)
         if jax.process_count() > 1:
             waits = np.asarray(multihost_utils.process_allgather(np.float32(waited_s)))
             for sentence in self._stragglers.update(waits, interval_s, steps):

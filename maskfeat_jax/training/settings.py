@@ -31,6 +31,8 @@ class Run:
       hang_seconds: a step that takes longer, and longer than ten times the median, is a hang: the
         stacks of all threads are saved and the process ends with code 1.
       hang_start_seconds: the same for the first step, evaluations and saves.
+      profile: number of the first step, from 0, and how many, of which a trace for XProf is written
+        to `profile/` in the work directory; None for none.
     """
 
     batch_size: int
@@ -48,6 +50,7 @@ class Run:
     grace_seconds: float = 25.0
     hang_seconds: float = 300.0
     hang_start_seconds: float = 1800.0
+    profile: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         counts = ("epochs", "batch_size", "accumulate", "log_every_steps", "keep_checkpoints")
@@ -63,6 +66,8 @@ class Run:
             raise ValueError(
                 f"max_nonfinite_fraction={self.max_nonfinite_fraction} is not in [0, 1]"
             )
+        if self.profile is not None and not (self.profile[0] >= 0 and self.profile[1] > 0):
+            raise ValueError(f"profile={self.profile}: expected a first step and how many")
         if self.verify_checkpoints not in VERIFY:
             raise ValueError(f"verify_checkpoints must be one of {', '.join(VERIFY)}")
 

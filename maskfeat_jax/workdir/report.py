@@ -99,6 +99,7 @@ class Report:
         metrics: Mapping[str, Number],
         interval_s: Number,
         input_wait_s: Number,
+        usage: Mapping[str, Number] | None = None,
     ) -> None:
         """Reports a log interval.
 
@@ -108,6 +109,7 @@ class Report:
           metrics: means over the interval, such as `loss`, `lr`, `grad_norm`.
           interval_s: seconds of the interval, those of evaluation and saving left out.
           input_wait_s: seconds of the interval spent waiting for the next batch.
+          usage: of the devices, what is known of `mfu`, `device_gib` and `device_peak_gib`.
         """
         if not self._active:
             return
@@ -120,14 +122,18 @@ class Report:
             "clips_per_sec": speed,
             "clips_per_sec_per_device": speed / self._devices,
             "input_wait_frac": waiting,
+            **{name: float(value) for name, value in (usage or {}).items()},
         }
         self._record(step, {f"train/{name}": v for name, v in {**values, **rates}.items()})
         words = [f"{name} {number(values[name])}" for name in ("loss", "lr") if name in values]
         # The lower median: after two intervals, the one that compiled no longer counts.
         left_s = (self._total_steps - step) * statistics.median_low(self._step_s)
+        used = f"MFU {100 * rates['mfu']:.0f} %  " if "mfu" in rates else ""
+        if "device_peak_gib" in rates:
+            used += f"memory {rates['device_peak_gib']:.1f} GiB  "
         progress = (
             f"{_rounded(speed)} clips/s ({_rounded(speed / self._devices)}/device)  "
-            f"input wait {100 * waiting:.0f} %  ETA {duration(left_s)}"
+            f"{used}input wait {100 * waiting:.0f} %  ETA {duration(left_s)}"
         )
         percent = 100 * step / self._total_steps
         line = "  ".join([f"step {step}/{self._total_steps} ({percent:.1f} %)", *words, progress])

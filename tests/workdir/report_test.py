@@ -77,6 +77,18 @@ def test_the_line_of_the_design(tmp_path):
     assert (tmp_path / "log.txt").read_text() == line
 
 
+def test_what_is_known_of_the_devices_is_in_the_line(tmp_path):
+    report = make_report(tmp_path)
+    usage = {"mfu": 0.4149, "device_gib": 10.0, "device_peak_gib": 12.34}
+    report.train(100, 100, {"loss": 0.5}, 20, 5, usage)
+    report.close()
+    assert (
+        "(288/device)  MFU 41 %  memory 12.3 GiB  input wait" in (tmp_path / "log.txt").read_text()
+    )
+    (entry,) = metrics_of(tmp_path)
+    assert {name: entry[f"train/{name}"] for name in usage} == usage
+
+
 def test_json_lines_and_tensorboard_hold_the_same_numbers(tmp_path):
     with make_report(tmp_path) as report:
         report.train(100, 100, {"loss": 0.5, "lr": 1e-3}, interval_s=20, input_wait_s=5)
