@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from maskfeat_jax.commands.compile_cache import keep_compiled
 from maskfeat_jax.commands.exit_codes import AGAIN, exit_code_of
 from maskfeat_jax.commands.options import Options
 from maskfeat_jax.distributed.collectives import agree
@@ -20,6 +21,7 @@ from maskfeat_jax.workdir.workdir import close_workdir, open_workdir, write_stat
 
 def command(options: Options, signals: Signals) -> int:
     """`python main.py --config=… --workdir=…`."""
+    keep_compiled()
     run_recipe(options.recipe, options.directory, signals)
     return 0
 
