@@ -10,12 +10,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from bench import cases, mask_ratios, mvit_parts
+from bench import cases, gpu, gpu_checks, mask_ratios, mvit_parts
 from bench.originals import mae_st
 from bench.run import BATCHES, compare, interval, parse, report
 from maskfeat_jax.flops import peak_flops
 from maskfeat_jax.models import VARIANTS
 from maskfeat_jax.models.vit import ViT
+from maskfeat_jax.ops.attention import chunked
 
 ROOT = Path(__file__).parents[1]
 
@@ -131,3 +132,42 @@ def test_command_times_our_side_alone_without_the_original(tmp_path):
     assert len(result["ours"]["seconds"]) == 2
     assert result["ours"]["median_s"] > 0
     assert "theirs" not in result
+
+
+def test_a_stage_on_a_gpu_that_takes_too_long_does_not_lose_the_others(tmp_path, monkeypatch):
+    assert sum(stage.seconds for stage in gpu.STAGES.values()) <= 12 * 60
+    monkeypatch.setitem(gpu.STAGES, "kernels", gpu.Stage(0.2, gpu.kernels))
+    results = gpu.Results(tmp_path / "results")
+    options = ["--device=cpu", "--small"]
+    assert gpu.run_stages(["kernels", "machine"], results, 100, options) == 1
+    assert gpu.run_stages(["steps"], results, 1, options) == 1
+    stopped, found, ok, late = results.rows()
+    assert stopped["ended"] == "stopped after 0 s"
+    assert (found["device"], ok["ended"]) == ("cpu", "ok")
+    assert late["ended"].startswith("not started")
+    assert "| kernels | stopped after 0 s |" in results.summary.read_text()
+
+
+def test_a_kernel_of_attention_may_err_twice_as_much_as_written_out_weights(monkeypatch):
+    shapes = {"few": (17, 9, 1, 8, 8)}
+    assert all(row["within"] for row in gpu_checks.attention_rows(shapes))
+    right = chunked.attend
+    monkeypatch.setattr(chunked, "attend", lambda q, k, v: 1.02 * right(q, k, v))
+    assert not any(row["within"] for row in gpu_checks.attention_rows(shapes))
+    assert not gpu_checks.judged("k", "s", "d", [0.0, float("nan")], [1.0, 1.0])["within"]
+
+
+def test_tables_of_a_run_on_a_gpu():
+    side = {"median_s": 0.5, "seconds": [0.5], "compile_s": 20.0, "utilisation": 0.55}
+    case = {"stage": "vit_b", "case": "vit_b", "batch": 128, "ours": side, "theirs": side}
+    sizes = {"estimated": 2**30, "compiled": 2**30, "measured": 2**31}
+    text = gpu.render(
+        [
+            case | {"ratio": 1.0, "ratio_95": (0.9, 1.1)},
+            {"stage": "hog", "case": "hog", "batch": 128, "ours": {"median_s": 0.01}},
+            {"stage": "memory_vit_b", "recipe": "r", "batch": 1, "state": sizes, "peak": sizes},
+        ]
+    )
+    assert "| vit_b, 128 | 500.0 ms | 500.0 ms | 1.00 (0.90 to 1.10) | 55.0% | 20 s |" in text
+    assert "| vit_b | 2.00% |" in text
+    assert "| `r` | 1 | 1.00 / 1.00 / 2.00 | 1.00 / 1.00 / 2.00 | 0.50 |" in text

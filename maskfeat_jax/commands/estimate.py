@@ -167,6 +167,8 @@ def command(options: Options, signals: Signals) -> int:
         if target is not None:
             jax.config.update("jax_enable_compilation_cache", False)  # it could not be read here
             memory_bytes = memory_bytes or target.memory_bytes
+        elif memory_bytes is None:
+            memory_bytes = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
         found = estimate(
             build_computation(options.recipe, target.devices if target else None),
             memory_bytes=memory_bytes,
@@ -187,7 +189,7 @@ def estimate(
     Args:
       computation: see `build_computation`.
       memory_bytes: memory of one device, to find the largest batch, which is compiled to check that
-        it fits; None for what the device reports (CPUs report nothing).
+        it fits; None not to look for it.
       compiler_options: see `Hardware`.
 
     Raises:
@@ -219,8 +221,6 @@ def estimate(
         arguments = bytes_of(state) + BATCHES * bytes_of(batch_shapes(task, mesh, rows))
         return arguments + compiled(rows).temporary_bytes
 
-    if memory_bytes is None and mesh.devices.flat[0] in jax.local_devices():
-        memory_bytes = (mesh.devices.flat[0].memory_stats() or {}).get("bytes_limit")
     largest = None
     if memory_bytes is not None:
         unit = _unit_of(task, unit) if optimizer is not None else unit

@@ -1,0 +1,207 @@
+"""Kernels and steps on an accelerator against the same in float32, for `bench.gpu`.
+
+An error is the Euclidean norm of the difference, relative to that of the true values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from bench import cases
+from bench.mvit_parts import FRAMES, D, normal
+from maskfeat_jax.models.mvit import MViT
+from maskfeat_jax.ops.attention import TABLE, attention
+from maskfeat_jax.ops.hog import hog
+from maskfeat_jax.ops.pooling import depthwise_conv, max_pool
+from maskfeat_jax.optim import AdamW
+from maskfeat_jax.tasks import Pretrain
+
+Row = dict[str, Any]
+
+# Queries, keys, heads, channels of queries and keys, channels of values. Relative positions make
+# the heads of MViT longer by the sides of the grid of keys.
+ATTENTION = {
+    "ViT-B": (197, 197, 12, 64, 64),
+    "encoder of MAE": (157, 157, 12, 64, 64),
+    "decoder of MAE": (1569, 1569, 16, 32, 32),
+    "ViT-B, whole clip": (1569, 1569, 12, 64, 64),
+    "MViT-S, stage 1": (25089, 393, 1, 96 + 8 + 7 + 7, 96),
+    "MViT-S, stage 2": (6273, 1569, 2, 96 + 8 + 14 + 14, 96),
+    "MViT-S, stage 3": (1569, 393, 4, 96 + 8 + 7 + 7, 96),
+}
+SMALL_ATTENTION = {"ViT": (33, 33, 2, 16, 16), "MViT": (129, 33, 1, 22, 16)}
+CLIPS = 2
+# How often the error of written-out weights in the same dtype a kernel may have.
+TIMES = 2.0
+CONVS = ((1, 56, 1), (1, 56, 8), (2, 56, 2), (4, 14, 1), (8, 14, 2))  # heads, side, stride
+SMALL_CONVS = ((1, 8, 1), (1, 8, 2))
+POOLED = 2**-7  # twice the precision of bfloat16, whose sums of gradients are rounded again
+HOGS = 1e-3  # pixels within rounding of a border between bins fall into either
+# Of a step in bfloat16: loss, norm of the gradient, and the gradient itself.
+STEP = {"loss": 0.01, "grad_norm": 0.03, "gradient": 0.15}
+
+
+def kernels(small: bool) -> Iterator[Row]:
+    """Each kernel on the default device, at the shapes of our models, forward and gradients."""
+    yield from attention_rows(SMALL_ATTENTION if small else ATTENTION)
+    yield from pooling_rows(SMALL_CONVS if small else CONVS)
+    side = 32 if small else cases.SIZE
+    images = normal("float32", (8, side, side, 3))
+    yield row("hog", f"8 images of {side}x{side}", "float32", jax.jit(hog), images, HOGS)
+
+
+def attention_rows(shapes: dict[str, tuple[int, ...]]) -> Iterator[Row]:
+    """Kernels of attention against weights written out in float32.
+
+    At most `TIMES` times the error of weights written out in the dtype of the kernel.
+    """
+    for name, (queries, keys, heads, d, e) in shapes.items():
+        sides = ((queries, d), (keys, d), (keys, e), (queries, e))
+        narrow = normal("bfloat16", *((CLIPS, n, heads, size) for n, size in sides))
+        narrow = (narrow[0] * d**-0.5, *narrow[1:])
+        wide = tuple(x.astype(jnp.float32) for x in narrow)
+        written_out = with_gradients(functools.partial(attention, scale=1.0, kernel="xla"))
+        with jax.default_matmul_precision("highest"):
+            truth = host(written_out(*wide))
+        for arrays in (narrow, wide):
+            floor = float(jnp.finfo(jnp.float32).eps)
+            allowed = [
+                max(TIMES * each, floor) for each in errors(host(written_out(*arrays)), truth)
+            ]
+            for kernel in ("chunked", "cudnn"):
+                if TABLE[kernel].refusal(jax.devices()[0], arrays[0], arrays[2]) is None:
+                    other = with_gradients(functools.partial(attention, scale=1.0, kernel=kernel))
+                    found = errors(host(other(*arrays)), truth)
+                    shape = f"{name}: {heads} x {queries} x {keys} x {d}, {e}"
+                    yield judged(kernel, shape, arrays[0].dtype.name, found, allowed)
+
+
+def pooling_rows(shapes: Sequence[tuple[int, int, int]]) -> Iterator[Row]:
+    """Pooling in bfloat16 on the device against float32 on a CPU."""
+    for heads, side, step in shapes:
+        stride, outputs = (1, step, step), (side - 1) // step + 1
+        grid, pooled = ((CLIPS, FRAMES, n, n, heads * D) for n in (side, outputs))
+        x, g, taps = normal("bfloat16", grid, pooled, (3, 3, 3, D))
+        conv = with_gradients(functools.partial(depthwise_conv, stride=stride))
+        shape = f"{FRAMES}x{side}x{side}x{heads * D}, stride {step}"
+        yield row("depthwise_conv", shape, "bfloat16", conv, (x, taps, g), POOLED)
+        if step == 2:
+            pool = with_gradients(lambda x, stride=stride: max_pool(x, stride))
+            yield row("max_pool", shape, "bfloat16", pool, (x, g), POOLED)
+
+
+def row(
+    kernel: str, shape: str, dtype: str, function: Any, arrays: Sequence[Any], bound: float
+) -> Row:
+    """Compares a function on the default device with itself in float32 on a CPU."""
+    found = host(function(*arrays))
+    with jax.default_device(cpu()):
+        wide = (jax.device_put(x, cpu()).astype(jnp.float32) for x in arrays)
+        truth = host(function(*wide))
+    found = errors(found, truth)
+    return judged(kernel, shape, dtype, found, [bound] * len(found))
+
+
+def judged(
+    kernel: str, shape: str, dtype: str, found: Sequence[float], allowed: Sequence[float]
+) -> Row:
+    """A result; `error` and `bound` are those of the output that is nearest to its bound."""
+    error, bound = max(zip(found, allowed, strict=True), key=lambda pair: pair[0] / pair[1])
+    within = all(a <= b for a, b in zip(found, allowed, strict=True))  # false for NaN
+    return {
+        "kernel": kernel,
+        "shape": shape,
+        "dtype": dtype,
+        "error": error,
+        "bound": bound,
+        "within": within,
+        "errors": list(found),
+    }
+
+
+def with_gradients(function: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:
+    """A function of inputs and the gradient of the result: the result and all gradients."""
+
+    @jax.jit
+    def run(*arrays: jax.Array) -> tuple[jax.Array, ...]:
+        *inputs, g = arrays
+        y, back = jax.vjp(function, *inputs)
+        return y, *back(g.astype(y.dtype))
+
+    return run
+
+
+def errors(found: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> list[float]:
+    """Relative error of each array."""
+    return [
+        float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(found, truth, strict=True)
+    ]
+
+
+def host(arrays: Any) -> list[np.ndarray]:
+    """Arrays in float32, flat, in the memory of the host."""
+    return [np.asarray(x, np.float32).ravel() for x in jax.tree.leaves(arrays)]
+
+
+def cpu() -> Any:
+    """The device to compare with."""
+    return jax.devices("cpu")[0]
+
+
+def steps(small: bool) -> Iterator[Row]:
+    """A step in bfloat16 on the default device against float32 on a CPU.
+
+    Real widths and few blocks; the same parameters, clips and masks.
+    """
+    for case, clips in {"vit_b": 8, "mae_b": 2, "mvit_s": 2}.items():
+        tasks = [shallow(task_of(case, dtype), small) for dtype in ("float32", "bfloat16")]
+        yield {"case": case, **compared(tasks, 1 if small else clips)}
+
+
+def task_of(case: str, dtype: str) -> Pretrain:
+    """The task of a case."""
+    if case == "mae_b":
+        return cases.mae_task("vit_b16", cases.CLIP, 0.9, dtype)
+    encoder, clip, tubelet, masker = cases.CASES[case].args  # type: ignore[attr-defined]
+    return cases.maskfeat_task(encoder, clip, tubelet, masker, dtype)
+
+
+def shallow(task: Pretrain, small: bool) -> Pretrain:
+    """The same task with few blocks, an MViT with one in each stage."""
+    fields: dict[str, Any] = {"depth": 1 if small else 2}
+    if isinstance(task.model.encoder, MViT):
+        fields = {"depth": 4, "stages": (1, 2, 3)}
+    encoder = task.model.encoder.clone(**fields)
+    return dataclasses.replace(task, model=task.model.clone(encoder=encoder))
+
+
+def compared(tasks: Sequence[Pretrain], clips: int) -> Row:
+    """Loss, norm of the gradient and gradient of the second task, against those of the first."""
+    with jax.default_device(cpu()):
+        optimizer, state, batch = cases.start(tasks[0], AdamW(lr=1e-3), clips)
+        truth = loss_and_gradient(tasks[0], optimizer, state, batch)
+    here = jax.device_put((state, batch), jax.devices()[0])
+    found = loss_and_gradient(tasks[1], optimizer, *here)
+    error = {
+        name: abs(found[name] - truth[name]) / truth[name] for name in ("loss", "grad_norm")
+    } | {"gradient": errors([found["gradient"]], [truth["gradient"]])[0]}
+    within = all(error[name] <= bound for name, bound in STEP.items())
+    values = {name: [found[name], truth[name]] for name in ("loss", "grad_norm")}
+    return {"clips": clips, "error": error, "bound": STEP, "within": within, **values}
+
+
+def loss_and_gradient(task: Pretrain, optimizer: Any, state: Any, batch: Any) -> dict[str, Any]:
+    """Of one step; the gradient is in proportion to the first moment after the first update."""
+    step = jax.jit(functools.partial(task.train_step, optimizer=optimizer))
+    state, metrics = step(state, batch)
+    moments = host(optax.tree_utils.tree_get(state.opt_state, "mu"))
+    values = {name: float(metrics[name]) for name in ("loss", "grad_norm")}
+    return {**values, "gradient": np.concatenate(moments)}
