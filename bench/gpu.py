@@ -116,8 +116,8 @@ def memory(recipe: str, batch: int, args: argparse.Namespace) -> Iterator[Row]:
 # In the order of their value; together twelve minutes.
 STAGES: dict[str, Stage] = {
     "machine": Stage(20, machine),
-    "kernels": Stage(75, kernels),
-    "steps": Stage(75, steps),
+    "kernels": Stage(70, kernels),
+    "steps": Stage(70, steps),
     "vit_b": Stage(55, functools.partial(times, "vit_b", 128)),
     "vit_b_strong": Stage(65, functools.partial(times, "vit_b", 128, strong=True)),
     "mae_b": Stage(55, functools.partial(times, "mae_b", 32)),
@@ -250,8 +250,10 @@ def _of_machine(row: Row) -> str:
 
 
 def _of_kernel(row: Row) -> list[Any]:
-    error, bound = (f"{row[name]:.1e}" for name in ("error", "bound"))
-    return [row["kernel"], row["shape"], row["dtype"], error, bound, _within(row)]
+    facts = [row["kernel"], row["shape"], row["dtype"]]
+    if "failed" in row:
+        return [*facts, row["failed"], "", "**failed**"]
+    return [*facts, f"{row['error']:.1e}", f"{row['bound']:.1e}", _within(row)]
 
 
 def _of_step(row: Row) -> list[Any]:

@@ -55,7 +55,8 @@ def kernels(small: bool) -> Iterator[Row]:
     yield from pooling_rows(SMALL_CONVS if small else CONVS)
     side = 32 if small else cases.SIZE
     images = normal("float32", (8, side, side, 3))
-    yield row("hog", f"8 images of {side}x{side}", "float32", jax.jit(hog), images, HOGS)
+    facts = {"kernel": "hog", "shape": f"8 images of {side}x{side}", "dtype": "float32"}
+    yield facts | against_cpu(jax.jit(hog), images, HOGS)
 
 
 def attention_rows(shapes: dict[str, tuple[int, ...]]) -> Iterator[Row]:
@@ -65,23 +66,25 @@ def attention_rows(shapes: dict[str, tuple[int, ...]]) -> Iterator[Row]:
     """
     for name, (queries, keys, heads, d, e) in shapes.items():
         sides = ((queries, d), (keys, d), (keys, e), (queries, e))
-        narrow = normal("bfloat16", *((CLIPS, n, heads, size) for n, size in sides))
-        narrow = (narrow[0] * d**-0.5, *narrow[1:])
+        q, *others = normal("bfloat16", *((CLIPS, n, heads, size) for n, size in sides))
+        narrow = (q * d**-0.5, *others)
         wide = tuple(x.astype(jnp.float32) for x in narrow)
-        written_out = with_gradients(functools.partial(attention, scale=1.0, kernel="xla"))
         with jax.default_matmul_precision("highest"):
-            truth = host(written_out(*wide))
+            truth = host(forms("xla")(*wide))
         for arrays in (narrow, wide):
             floor = float(jnp.finfo(jnp.float32).eps)
-            allowed = [
-                max(TIMES * each, floor) for each in errors(host(written_out(*arrays)), truth)
-            ]
+            written_out = errors(host(forms("xla")(*arrays)), truth)
+            bounds = [max(TIMES * each, floor) for each in written_out]
             for kernel in ("chunked", "cudnn"):
                 if TABLE[kernel].refusal(jax.devices()[0], arrays[0], arrays[2]) is None:
-                    other = with_gradients(functools.partial(attention, scale=1.0, kernel=kernel))
-                    found = errors(host(other(*arrays)), truth)
                     shape = f"{name}: {heads} x {queries} x {keys} x {d}, {e}"
-                    yield judged(kernel, shape, arrays[0].dtype.name, found, allowed)
+                    facts = {"kernel": kernel, "shape": shape, "dtype": arrays[0].dtype.name}
+                    yield facts | judged(forms(kernel), arrays, truth, bounds)
+
+
+def forms(kernel: str) -> Callable[..., tuple[jax.Array, ...]]:
+    """Attention of scaled queries and its gradients by a kernel."""
+    return with_gradients(functools.partial(attention, scale=1.0, kernel=kernel))
 
 
 def pooling_rows(shapes: Sequence[tuple[int, int, int]]) -> Iterator[Row]:
@@ -91,40 +94,35 @@ def pooling_rows(shapes: Sequence[tuple[int, int, int]]) -> Iterator[Row]:
         grid, pooled = ((CLIPS, FRAMES, n, n, heads * D) for n in (side, outputs))
         x, g, taps = normal("bfloat16", grid, pooled, (3, 3, 3, D))
         conv = with_gradients(functools.partial(depthwise_conv, stride=stride))
-        shape = f"{FRAMES}x{side}x{side}x{heads * D}, stride {step}"
-        yield row("depthwise_conv", shape, "bfloat16", conv, (x, taps, g), POOLED)
+        facts = {"shape": f"{FRAMES}x{side}x{side}x{heads * D}, stride {step}", "dtype": "bfloat16"}
+        yield {"kernel": "depthwise_conv", **facts} | against_cpu(conv, (x, taps, g), POOLED)
         if step == 2:
             pool = with_gradients(lambda x, stride=stride: max_pool(x, stride))
-            yield row("max_pool", shape, "bfloat16", pool, (x, g), POOLED)
+            yield {"kernel": "max_pool", **facts} | against_cpu(pool, (x, g), POOLED)
 
 
-def row(
-    kernel: str, shape: str, dtype: str, function: Any, arrays: Sequence[Any], bound: float
-) -> Row:
+def against_cpu(function: Any, arrays: Sequence[Any], bound: float) -> Row:
     """Compares a function on the default device with itself in float32 on a CPU."""
-    found = host(function(*arrays))
     with jax.default_device(cpu()):
         wide = (jax.device_put(x, cpu()).astype(jnp.float32) for x in arrays)
         truth = host(function(*wide))
-    found = errors(found, truth)
-    return judged(kernel, shape, dtype, found, [bound] * len(found))
+    return judged(function, arrays, truth, [bound] * len(truth))
 
 
 def judged(
-    kernel: str, shape: str, dtype: str, found: Sequence[float], allowed: Sequence[float]
+    function: Any, arrays: Sequence[Any], truth: Sequence[np.ndarray], bounds: Sequence[float]
 ) -> Row:
-    """A result; `error` and `bound` are those of the output that is nearest to its bound."""
-    error, bound = max(zip(found, allowed, strict=True), key=lambda pair: pair[0] / pair[1])
-    within = all(a <= b for a, b in zip(found, allowed, strict=True))  # false for NaN
-    return {
-        "kernel": kernel,
-        "shape": shape,
-        "dtype": dtype,
-        "error": error,
-        "bound": bound,
-        "within": within,
-        "errors": list(found),
-    }
+    """The errors of a function; `error` and `bound` are those of the output nearest to its bound.
+
+    A function that fails, as its kernel does not support the arrays, is a result too.
+    """
+    try:
+        found = errors(host(function(*arrays)), truth)
+    except Exception as error:
+        return {"within": False, "failed": str(error).splitlines()[0][:200]}
+    error, bound = max(zip(found, bounds, strict=True), key=lambda pair: pair[0] / pair[1])
+    within = all(a <= b for a, b in zip(found, bounds, strict=True))  # false for NaN
+    return {"within": within, "error": error, "bound": bound, "errors": found}
 
 
 def with_gradients(function: Callable[..., jax.Array]) -> Callable[..., tuple[jax.Array, ...]]:

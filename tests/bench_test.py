@@ -154,7 +154,12 @@ def test_a_kernel_of_attention_may_err_twice_as_much_as_written_out_weights(monk
     right = chunked.attend
     monkeypatch.setattr(chunked, "attend", lambda q, k, v: 1.02 * right(q, k, v))
     assert not any(row["within"] for row in gpu_checks.attention_rows(shapes))
-    assert not gpu_checks.judged("k", "s", "d", [0.0, float("nan")], [1.0, 1.0])["within"]
+    monkeypatch.setattr(chunked, "attend", lambda q, k, v: q @ k)
+    assert all("failed" in row for row in gpu_checks.attention_rows(shapes))
+
+
+def test_nan_is_beyond_any_bound():
+    assert not gpu_checks.judged(np.copy, [[[np.nan]]], [np.ones(1)], [1.0])["within"]
 
 
 def test_tables_of_a_run_on_a_gpu():
