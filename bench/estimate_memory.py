@@ -1,15 +1,13 @@
-"""Compares the memory that `estimate` predicts with that of real training, on one device.
+"""Compares the memory that `estimate` predicts with that of real training, on this machine's CPU.
 
     python -m bench.estimate_memory
     python -m bench.estimate_memory maskfeat_vit_in1k:b16=4 mae_vit_kinetics:l16=2
-    python -m bench.estimate_memory --device=gpu --dtype=bfloat16 maskfeat_vit_in1k:b16=128
 
 Each recipe runs in its own process, on one device, with random clips: estimate, compile, create the
 state, three updates. "Estimated" are the size of the state by its shapes, and the peak; "compiled"
 are the size of the program's arguments, and its sum with the temporary memory, by
-`memory_analysis`; "measured" is, when the state exists and at its peak, what the allocator of the
-device has given out; on a CPU the growth of the resident memory after compilation (`VmHWM` of
-Linux).
+`memory_analysis`; "measured" is the growth of the resident memory after compilation, when the state
+exists and at its peak during the updates (`VmHWM` of Linux).
 """
 
 from __future__ import annotations
@@ -28,11 +26,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from bench.run import device_options
-from maskfeat_jax import recipes, sharding
+from maskfeat_jax import sharding
 from maskfeat_jax.commands.estimate import batch_shapes, estimate
 from maskfeat_jax.state import TrainState
-from maskfeat_jax.training.build import build_computation
+from maskfeat_jax.training.build import Computation, build_computation
 from maskfeat_jax.training.experiment import abstract_state, jitted_step
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -40,12 +37,18 @@ RECIPES = {"maskfeat_vit_in1k:b16": 8, "maskfeat_mvit_kinetics:s": 1, "mae_vit_k
 UPDATES = 3
 
 
-def measure(name: str, batch_size: int, dtype: str) -> dict[str, Any]:
+def measure(name: str, batch_size: int) -> dict[str, Any]:
     """Bytes of one recipe: estimated, according to the compiler, and measured in this process."""
-    changes = {"run.batch_size": batch_size, "model.dtype": dtype}
-    recipe = recipes.override(recipes.load(name), changes).to_dict()
-    made = build_computation(recipe, jax.devices()[:1])
-    mesh, _, _, task, optimizer, _ = made
+    from maskfeat_jax import recipes  # needs ml_collections, which `measure_step` does not
+
+    recipe = recipes.load(name).to_dict()
+    recipe["run"]["batch_size"] = batch_size
+    return {"recipe": name, "batch": batch_size, **measure_step(build_computation(recipe))}
+
+
+def measure_step(made: Computation) -> dict[str, Any]:
+    """Bytes of a step; on an accelerator measured is what its allocator has given out."""
+    mesh, batch_size, _, task, optimizer, _ = made
     assert optimizer is not None
     found = estimate(made)
     shapes = abstract_state(task, optimizer, mesh)
@@ -66,7 +69,7 @@ def measure(name: str, batch_size: int, dtype: str) -> dict[str, Any]:
     before = bytes_in_use()
     state = jax.block_until_ready(create(jax.random.key(0)))
     of_state = bytes_in_use() - before
-    forget_peak()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     for _ in range(UPDATES):
         state, metrics = compiled(state, sharding.to_device(mesh, batch))
     assert np.isfinite(float(metrics["loss"]))
@@ -75,8 +78,6 @@ def measure(name: str, batch_size: int, dtype: str) -> dict[str, Any]:
     arguments = numbers.argument_size_in_bytes
     state_bytes = found.parameter_bytes + found.optimizer_bytes + found.average_bytes
     return {
-        "recipe": name,
-        "batch": batch_size,
         "state": {"estimated": state_bytes, "compiled": arguments, "measured": of_state},
         "peak": {
             "estimated": found.peak_bytes,
@@ -87,7 +88,7 @@ def measure(name: str, batch_size: int, dtype: str) -> dict[str, Any]:
 
 
 def bytes_in_use() -> int:
-    """Memory of the device in use; of a CPU what is resident, after freed memory is returned."""
+    """Memory of the device in use; on a CPU what is resident, after returning freed memory."""
     if statistics := jax.devices()[0].memory_stats():
         return statistics["bytes_in_use"]
     ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -95,14 +96,9 @@ def bytes_in_use() -> int:
 
 
 def peak_bytes() -> int:
-    """The most that was in use; of a CPU since `forget_peak`."""
+    """The most that this process has used of the device; on a CPU since the peak was reset."""
     statistics = jax.devices()[0].memory_stats()
     return statistics["peak_bytes_in_use"] if statistics else _status("VmHWM")
-
-
-def forget_peak() -> None:
-    """Resets the peak of a CPU; an accelerator's cannot be, and is that of the whole process."""
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def _status(field: str) -> int:
@@ -130,25 +126,18 @@ def main(argv: list[str]) -> None:
     """Measures each recipe in its own process and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", help="RECIPE=CLIPS; three recipes by default")
-    device_options(parser)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.child:
         name, clips = args.cases[0].split("=")
-        print(json.dumps(measure(name, int(clips), args.dtype)))
+        print(json.dumps(measure(name, int(clips))))
         return
     cases = args.cases or [f"{name}={clips}" for name, clips in RECIPES.items()]
     rows = []
     with tempfile.TemporaryDirectory() as cache:
-        settings = {
-            "JAX_PLATFORMS": {"gpu": "cuda"}.get(args.device, args.device),
-            "JAX_COMPILATION_CACHE_DIR": cache,
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "XLA_FLAGS": "",
-        }
+        settings = {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": cache, "XLA_FLAGS": ""}
         for case in cases:
             command = [sys.executable, "-m", "bench.estimate_memory", "--child", case]
-            command += [f"--dtype={args.dtype}"]
             environment = {**os.environ, **settings}
             output = subprocess.run(
                 command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True, check=True

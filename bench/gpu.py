@@ -105,12 +105,13 @@ def times(
     yield run.compare(case, run.parse([case, *options, *(["--strong"] if strong else [])]))
 
 
-def memory(recipe: str, batch: int, args: argparse.Namespace) -> Iterator[Row]:
-    """Memory of a step of a recipe, as `estimate` says and as it is."""
-    from bench import estimate_memory
+def memory(case: str, batch: int, args: argparse.Namespace) -> Iterator[Row]:
+    """Memory of a step of a case, as `estimate` says and as it is."""
+    from bench import estimate_memory, gpu_checks
 
-    recipe, batch = ("smoke", 8) if args.small else (recipe, batch)
-    yield estimate_memory.measure(recipe, batch, "bfloat16")
+    batch = 1 if args.small else batch
+    computation = gpu_checks.computation_of(case, batch)
+    yield {"case": case, "batch": batch, **estimate_memory.measure_step(computation)}
 
 
 # In the order of their value; together twelve minutes.
@@ -123,10 +124,10 @@ STAGES: dict[str, Stage] = {
     "mae_b": Stage(55, functools.partial(times, "mae_b", 32)),
     "hog": Stage(35, functools.partial(times, "hog", HOGS, dtype="float32")),
     "mae_b_strong": Stage(45, functools.partial(times, "mae_b", 32, strong=True), small=False),
-    "memory_vit_b": Stage(40, functools.partial(memory, "maskfeat_vit_in1k:b16", 128)),
+    "memory_vit_b": Stage(40, functools.partial(memory, "vit_b", 128)),
     "mvit_s": Stage(160, functools.partial(times, "mvit_s", 16), small=False),
     "mae_l": Stage(60, functools.partial(times, "mae_l", 16), small=False),
-    "memory_mae_b": Stage(45, functools.partial(memory, "mae_vit_kinetics:b16", 32), small=False),
+    "memory_mae_b": Stage(45, functools.partial(memory, "mae_b", 32), small=False),
 }
 
 
@@ -211,7 +212,7 @@ def render(rows: Sequence[Row]) -> str:
         else:
             by_stage.setdefault(row["stage"], []).append(row)
     timed = {name: found[0] for name, found in by_stage.items() if "ours" in found[0]}
-    of_memory = [row for found in by_stage.values() for row in found if "recipe" in row]
+    of_memory = [row for found in by_stage.values() for row in found if "state" in row]
     parts = [
         *(_of_machine(row) for row in by_stage.get("machine", [])),
         _table(
@@ -228,7 +229,13 @@ def render(rows: Sequence[Row]) -> str:
         ),
         _table(["HOG of a step", "share"], _of_hog(timed)),
         _table(
-            ["recipe", "clips", "state, GiB", "peak, GiB", "estimated / measured"],
+            [
+                "step",
+                "clips",
+                "state, estimated / compiler / measured, GiB",
+                "peak, likewise",
+                "estimated / measured",
+            ],
             map(_of_memory, of_memory),
         ),
         _table(["stage", "ended", "s"], ended),
@@ -298,7 +305,7 @@ def _of_memory(row: Row) -> list[Any]:
         " / ".join(f"{row[what][side] / 2**30:.2f}" for side in sides) for what in ("state", "peak")
     ]
     ratio = row["peak"]["estimated"] / row["peak"]["measured"]
-    return [f"`{row['recipe']}`", row["batch"], *sizes, f"{ratio:.2f}"]
+    return [row["case"], row["batch"], *sizes, f"{ratio:.2f}"]
 
 
 def main(argv: Sequence[str]) -> None:

@@ -17,12 +17,15 @@ import optax
 
 from bench import cases
 from bench.mvit_parts import FRAMES, D, normal
+from maskfeat_jax import sharding
 from maskfeat_jax.models.mvit import MViT
 from maskfeat_jax.ops.attention import TABLE, attention
 from maskfeat_jax.ops.hog import hog
 from maskfeat_jax.ops.pooling import depthwise_conv, max_pool
 from maskfeat_jax.optim import AdamW
 from maskfeat_jax.tasks import Pretrain
+from maskfeat_jax.training.build import Computation
+from maskfeat_jax.training.experiment import abstract_params
 
 Row = dict[str, Any]
 
@@ -162,6 +165,15 @@ def steps(small: bool) -> Iterator[Row]:
     for case, clips in {"vit_b": 8, "mae_b": 2, "mvit_s": 2}.items():
         tasks = [shallow(task_of(case, dtype), small) for dtype in ("float32", "bfloat16")]
         yield {"case": case, **compared(tasks, 1 if small else clips)}
+
+
+def computation_of(case: str, batch: int) -> Computation:
+    """What `estimate` takes, of a case in bfloat16 on the default device."""
+    task = task_of(case, "bfloat16")
+    mesh = sharding.mesh_of(jax.devices()[:1])
+    params = abstract_params(task, mesh)
+    optimizer = AdamW(lr=1e-3).optimizer(params, steps_per_epoch=1, epochs=1, batch_size=batch)
+    return Computation(mesh, batch, 1, task, optimizer, views=1)
 
 
 def task_of(case: str, dtype: str) -> Pretrain:

@@ -170,9 +170,9 @@ def test_tables_of_a_run_on_a_gpu():
         [
             case | {"ratio": 1.0, "ratio_95": (0.9, 1.1)},
             {"stage": "hog", "case": "hog", "batch": 128, "ours": {"median_s": 0.01}},
-            {"stage": "memory_vit_b", "recipe": "r", "batch": 1, "state": sizes, "peak": sizes},
+            {"stage": "memory_vit_b", "case": "vit_b", "batch": 1, "state": sizes, "peak": sizes},
         ]
     )
     assert "| vit_b, 128 | 500.0 ms | 500.0 ms | 1.00 (0.90 to 1.10) | 55.0% | 20 s |" in text
     assert "| vit_b | 2.00% |" in text
-    assert "| `r` | 1 | 1.00 / 1.00 / 2.00 | 1.00 / 1.00 / 2.00 | 0.50 |" in text
+    assert "| vit_b | 1 | 1.00 / 1.00 / 2.00 | 1.00 / 1.00 / 2.00 | 0.50 |" in text
