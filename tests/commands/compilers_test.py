@@ -13,6 +13,7 @@ from maskfeat_jax import recipes, sharding
 from maskfeat_jax.commands.estimate import estimate
 from maskfeat_jax.commands.hardware import hardware
 from maskfeat_jax.ops.attention import TABLE, attention
+from maskfeat_jax.ops.hog import hog
 from maskfeat_jax.sections import Reader
 from maskfeat_jax.tasks import task_of
 from maskfeat_jax.training.build import build_computation
@@ -102,6 +103,15 @@ def test_no_long_attention_is_written_out(target, name, dtype):
         assert compiled.memory_analysis().temp_size_in_bytes < weights / 2
     if target == "h100:1" and dtype == "bfloat16" and channels <= 128 and queries > 1:
         assert "__cudnn$fmha" in compiled.as_text()
+
+
+@pytest.mark.parametrize("target", ["v5e:2x2", "h100:1"])
+def test_hog_alone_compiles_in_seconds_and_stores_few_planes(target):
+    devices, _, options = devices_of(target)
+    rows = jax.NamedSharding(sharding.mesh_of(devices[:1]), PartitionSpec())
+    images = jax.ShapeDtypeStruct((128, 224, 224, 3), jnp.float32, sharding=rows)
+    compiled = jax.jit(hog).lower(images).compile(dict(options))
+    assert compiled.memory_analysis().temp_size_in_bytes < 5 * images.size * 4
 
 
 @pytest.mark.parametrize(("kernel", "target"), [("cudnn", "v5e:2x2"), ("splash", "h100:1")])
