@@ -337,7 +337,8 @@ def main(argv: Sequence[str]) -> None:
     options = [f"--device={args.device}", *(["--small"] if args.small else [])]
     bad = run_stages(names, results, args.seconds, options)
     print(results.summary.read_text(encoding="utf-8"))
-    sys.exit(bad > 0)
+    beyond = [row for row in results.rows() if not row.get("within", True)]
+    sys.exit(bool(bad or beyond))
 
 
 if __name__ == "__main__":
