@@ -25,7 +25,7 @@ from maskfeat_jax import masking, recipes, sharding, targets
 from maskfeat_jax.commands.collectives import operations
 from maskfeat_jax.commands.estimate import batch_shapes
 from maskfeat_jax.models import MODELS, VARIANTS, create_model
-from maskfeat_jax.ops.attention import TABLE, attention, chunked, splash
+from maskfeat_jax.ops.attention import TABLE, attention, chunked, short, splash
 from maskfeat_jax.ops.neighbours import nearest, unit
 from maskfeat_jax.optim import AdamW, Lars
 from maskfeat_jax.state import TrainState
@@ -185,6 +185,7 @@ def attended(clips: int, meshes: list[tuple[int, int]]) -> list:
     arrays = [np.float32(rng.standard_normal((clips, n, 4, 8))) for n in (13, 9, 9, 13)]
     forms = {
         "chunked": chunked.attend,
+        "short": functools.partial(short.attend, interpret=True),
         "splash": functools.partial(splash.attend, interpret=True),
     }
 

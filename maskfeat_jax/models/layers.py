@@ -16,7 +16,8 @@ from jaxtyping import Float, Key
 
 from maskfeat_jax.ops.attention import KERNELS, attention
 from maskfeat_jax.ops.linear import affine, gelu, layer_norm, quick_gelu
-from maskfeat_jax.ops.rows import split_heads, split_kernel, split_rows, tensor_shards
+from maskfeat_jax.ops.residuals import keep, kept
+from maskfeat_jax.ops.rows import split_heads, split_kernel, split_rows
 from maskfeat_jax.typing import Array
 
 NORMAL = nn.initializers.normal(0.02)  # the originals truncate at 100 standard deviations
@@ -83,23 +84,12 @@ class Qkv(nn.Module):
         """Queries, keys and values."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], 3 * self.width))
         bias = self.param("bias", nn.initializers.zeros, (3 * self.width,))
-        x, shape = x.astype(self.dtype), (3, self.heads, self.width // self.heads)
-        if tensor_shards() == 1:
-            qkv, of_parts = affine(x, kernel, bias).reshape(*x.shape[:2], *shape), 2
-        else:
-            # As stored, the queries of all heads would be on the first devices, and so on. Ordered
-            # by head, each device computes queries, keys and values of its own.
-            def by_head(weights: Array) -> Array:
-                parts = weights.reshape(-1, *shape)
-                return jnp.swapaxes(parts, 1, 2).reshape(weights.shape)
-
-            def to_heads(kernel: Array) -> Array:
-                return split_kernel(by_head(kernel), self.heads, axis=1)
-
-            qkv, of_parts = affine(x, kernel, by_head(bias), to_heads), 3
-            qkv = qkv.reshape(*x.shape[:2], shape[1], shape[0], shape[2])
-        parts = jnp.split(qkv, 3, axis=of_parts)
-        return [split_heads(part.squeeze(of_parts)) for part in parts]
+        x, shape = x.astype(self.dtype), (self.heads, self.width // self.heads)
+        to_heads = functools.partial(split_kernel, heads=self.heads, axis=1)
+        # Three products: of one, the parts and the parts' gradients would be copied.
+        parts = zip(jnp.split(kernel, 3, axis=1), jnp.split(bias, 3), strict=True)
+        qkv = (keep(affine(x, *part, to_heads)) for part in parts)
+        return [split_heads(part.reshape(*x.shape[:2], *shape)) for part in qkv]
 
 
 class LayerNorm(nn.Module):
@@ -145,7 +135,7 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n {self.width}"]:
         """Applies the two maps."""
         hidden = Dense(self.hidden, self.dtype, self.kernel_init, name="fc1")(x)
-        hidden = ACTIVATIONS[self.activation](hidden)
+        hidden = ACTIVATIONS[self.activation](keep(hidden))
         return Dense(self.width, self.dtype, self.kernel_init, name="fc2")(hidden)
 
 
@@ -189,7 +179,7 @@ class Block(nn.Module):
         attend = Attention(self.heads, self.kernel, self.dtype, self.kernel_init, name="attn")
         hidden = int(width * self.mlp_ratio)
         mlp = Mlp(hidden, width, self.dtype, self.kernel_init, self.activation, name="mlp")
-        x = x + self._drop(attend(LayerNorm(self.epsilon, name="norm1")(x)), rate)
+        x = keep(x + self._drop(attend(LayerNorm(self.epsilon, name="norm1")(x)), rate))
         x = x + self._drop(mlp(LayerNorm(self.epsilon, name="norm2")(x)), rate)
         return x, None
 
@@ -208,7 +198,7 @@ class Blocks(nn.Module):
       fields: of each block, except `stochastic`.
       drop_path: rate of the last block.
       scan: trace equal blocks once, so that compile time does not grow with their number.
-      remat: recompute activations in the backward pass instead of storing them.
+      remat: store only the inputs of blocks for the backward pass, not what `keep` names in them.
     """
 
     block: type[nn.Module]
@@ -222,7 +212,8 @@ class Blocks(nn.Module):
         """Runs the blocks; training with drop path needs the rng `dropout`."""
         rates = np.linspace(0, self.drop_path, len(self.fields), dtype=np.float32)
         stochastic = train and self.drop_path > 0
-        block = nn.remat(self.block, prevent_cse=not self.scan) if self.remat else self.block
+        policy = None if self.remat else kept
+        block = nn.remat(self.block, prevent_cse=not self.scan, policy=policy)
         for first, last in self._runs():
             fields = {**self.fields[first], "stochastic": stochastic}
             if first == last:

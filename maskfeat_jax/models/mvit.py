@@ -55,8 +55,8 @@ class MViT(nn.Module):
       mlp_ratio: width of the MLP relative to the tokens.
       drop_path: rate of the last block; the first has 0.
       scan: trace equal blocks once, parameters stacked.
-      remat: recompute activations in the backward pass.
-      attention: kernel, "auto", "xla", "chunked", "cudnn" or "splash", see `ops.attention`.
+      remat: store only the inputs of blocks for the backward pass, see `models.layers`.
+      attention: kernel, "auto" or a key of `ops.attention.TABLE`.
       dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
 
     Source: MViTv2 (arXiv:2112.01526), MaskFeat (arXiv:2112.09133) section 4.2; PySlowFast

@@ -54,8 +54,8 @@ class ViT(nn.Module):
       positions: "joint", "separate", "sincos" or "sinusoid", see `models.positions`.
       kernel_init: of the linear maps, "normal" or "xavier", see `models.layers`.
       scan: trace one block instead of all, with stacked parameters.
-      remat: recompute activations in the backward pass.
-      attention: kernel, "auto", "xla", "chunked", "cudnn" or "splash", see `ops.attention`.
+      remat: store only the inputs of blocks for the backward pass, see `models.layers`.
+      attention: kernel, "auto" or a key of `ops.attention.TABLE`.
       dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
       class_token: whether to have one (VideoMAE has none).
       epsilon: of the layer norms, also of the head's; transformers has 1e-12 by default.

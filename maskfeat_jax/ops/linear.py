@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
+from maskfeat_jax.ops.devices import device_of_trace
 from maskfeat_jax.typing import Array
 
 
@@ -34,9 +35,8 @@ def affine(
       arrange: linear function that permutes or shards the kernel before its use. It is called again
         in the backward pass, so that its result need not be stored.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    kernel = arrange(kernel).astype(x.dtype)
-    y = _product(rows, kernel, (1,), (0,), x.dtype) + bias.astype(x.dtype)
+    kernel, rows = arrange(kernel).astype(x.dtype), _rows(x)
+    y = _product(rows, kernel, (rows.ndim - 1,), (0,), x.dtype) + bias.astype(x.dtype)
     return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -51,10 +51,11 @@ def _affine_backward(
 ) -> tuple[Array, Array, Array]:
     x, kernel = saved
     arranged, arrange_back = jax.vjp(arrange, kernel)
-    rows, g = x.reshape(-1, x.shape[-1]), cotangent.reshape(-1, cotangent.shape[-1])
-    dx = _product(g, arranged.astype(g.dtype), (1,), (1,), x.dtype).reshape(x.shape)
-    (dkernel,) = arrange_back(_product(rows, g, (0,), (0,), kernel.dtype))
-    return dx, dkernel, _sum_over(1, g, kernel.dtype)
+    rows, g = _rows(x), _rows(cotangent)
+    lead = tuple(range(g.ndim - 1))
+    dx = _product(g, arranged.astype(g.dtype), (len(lead),), (1,), x.dtype).reshape(x.shape)
+    (dkernel,) = arrange_back(_product(rows, g, lead, lead, kernel.dtype))
+    return dx, dkernel, _sum_over(len(lead), g, kernel.dtype)
 
 
 affine.defvjp(_affine_forward, _affine_backward)
@@ -114,6 +115,11 @@ def _standardise(x: Array, epsilon: float) -> tuple[Array, Array]:
     return centred * inverse, inverse
 
 
+def _rows(x: Float[Array, "*lead d"]) -> Array:
+    """The same array with its rows in one axis on a CPU, as is fast there; a TPU would copy it."""
+    return x.reshape(-1, x.shape[-1]) if device_of_trace().platform == "cpu" else x
+
+
 def _product(
     a: Array, b: Array, of_a: tuple[int, ...], of_b: tuple[int, ...], dtype: jnp.dtype
 ) -> Array:
@@ -123,5 +129,7 @@ def _product(
 
 def _sum_over(count: int, x: Array, dtype: jnp.dtype) -> Array:
     """Sum over the first `count` axes, which are not merged: several may be sharded."""
+    if device_of_trace().platform != "cpu":
+        return _wide(x).sum(tuple(range(count))).astype(dtype)
     ones = jnp.ones((1, *x.shape[:count]), x.dtype)
     return _product(ones, x, tuple(range(1, count + 1)), tuple(range(count)), dtype)[0]

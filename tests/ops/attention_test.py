@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from maskfeat_jax.ops import attention as attention_module
-from maskfeat_jax.ops.attention import KERNELS, TABLE, attention, chunked, cudnn, splash, xla
+from maskfeat_jax.ops.attention import KERNELS, TABLE, attention, chunked, cudnn, short, splash, xla
 from maskfeat_jax.ops.relative_position import relative_attention
 
 SHAPES = {  # queries, keys, heads, channels of queries and keys, channels of values
@@ -26,6 +26,7 @@ FORMS = {
     "chunked": chunked.attend,
     "chunked together": lambda *x: heads_first(functools.partial(chunked.in_chunks, True), *x),
     "cudnn": functools.partial(cudnn.attend, implementation="xla"),
+    "short": functools.partial(short.attend, interpret=True),
     "splash": functools.partial(splash.attend, interpret=True),
 }
 
@@ -130,15 +131,14 @@ def shapes(queries, keys, dtype, d=64):
     [
         ("cpu", 197, 197, "float32", 64, "xla"),
         ("cpu", 1569, 1569, "bfloat16", 64, "chunked"),
-        ("gpu", 50, 50, "bfloat16", 64, "xla"),
-        ("gpu", 197, 197, "bfloat16", 64, "cudnn"),
-        ("gpu", 1, 1568, "bfloat16", 64, "xla"),
+        ("gpu", 50, 50, "bfloat16", 64, "cudnn"),
+        ("gpu", 1, 1568, "bfloat16", 64, "cudnn"),
         ("gpu", 1569, 1569, "bfloat16", 132, "chunked"),
         ("gpu", 393, 393, "float32", 64, "xla"),
         ("gpu", 785, 785, "float32", 64, "chunked"),
-        ("tpu", 50, 50, "bfloat16", 64, "xla"),
-        ("tpu", 197, 197, "bfloat16", 64, "splash"),
-        ("tpu", 1, 1568, "bfloat16", 64, "xla"),
+        ("tpu", 197, 197, "bfloat16", 64, "short"),
+        ("tpu", 1, 1568, "float32", 64, "short"),
+        ("tpu", 785, 785, "bfloat16", 64, "splash"),
         ("tpu", 6273, 1569, "float32", 132, "splash"),
         ("tpu", 1569, 1569, "float64", 64, "chunked"),
     ],
@@ -161,12 +161,21 @@ def test_auto_without_a_mesh_is_for_the_default_device():
         ("cudnn", "gpu", "bfloat16", 132, "'cudnn' has heads of at most 128 channels on kind, not"),
         ("splash", "gpu", "bfloat16", 64, "'splash' needs a TPU, not kind; use 'auto'"),
         ("splash", "tpu", "float64", 64, "'splash' needs dtype 'float32' or 'bfloat16', not"),
+        ("short", "gpu", "bfloat16", 64, "'short' needs a TPU, not kind; use 'auto'"),
+        ("short", "tpu", "float64", 64, "'short' needs dtype 'float32' or 'bfloat16', not"),
     ],
 )
 def test_kernels_that_cannot_run_say_why(kernel, platform, dtype, d, message):
     run = functools.partial(attention, kernel=kernel)
     with jax.enable_x64(True), on(platform, "kind"), pytest.raises(ValueError, match=message):
         jax.eval_shape(run, *shapes(300, 300, dtype, d))
+
+
+def test_the_kernel_for_few_tokens_has_a_limit():
+    run = functools.partial(attention, kernel="short")
+    message = "'short' has at most 262144 weights per head, not 600 x 600; use 'auto'"
+    with on("tpu"), pytest.raises(ValueError, match=message):
+        jax.eval_shape(run, *shapes(600, 600, "bfloat16"))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +200,7 @@ def test_cudnn_depends_on_the_gpu(capability, d, expected, monkeypatch):
 
 def test_many_tokens_are_computed_in_chunks(monkeypatch):
     q, k, v, _ = arguments(*SHAPES["class token"])
-    assert KERNELS == ("auto", "xla", "chunked", "cudnn", "splash")
+    assert KERNELS == ("auto", "xla", "chunked", "cudnn", "short", "splash")
     expected = attention(q, k, v)
     monkeypatch.setattr(chunked, "LARGE", 10)
     monkeypatch.setattr(chunked, "CHUNK", 1)

@@ -11,15 +11,20 @@ from types import ModuleType
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from maskfeat_jax.ops.attention import chunked, cudnn, splash, xla
+from maskfeat_jax.ops.attention import chunked, cudnn, short, splash, xla
 from maskfeat_jax.ops.devices import device_of_trace
 from maskfeat_jax.ops.rows import on_own_rows
 from maskfeat_jax.typing import Array
 
-TABLE: dict[str, ModuleType] = {"xla": xla, "chunked": chunked, "cudnn": cudnn, "splash": splash}
+TABLE: dict[str, ModuleType] = {
+    "xla": xla,
+    "chunked": chunked,
+    "cudnn": cudnn,
+    "short": short,
+    "splash": splash,
+}
 KERNELS = ("auto", *TABLE)
-FUSED = ("cudnn", "splash")  # kernels that "auto" takes for many tokens where they can run
-SHORT = 160**2  # weights per head up to which they are better written out, by TPUs' compiler
+FUSED = ("cudnn", "short", "splash")  # kernels that "auto" takes where they can run, best first
 
 
 def attention(
@@ -38,9 +43,10 @@ def attention(
       v: values.
       scale: of the logits, `d ** -0.5` by default.
       kernel: "xla" stores all weights for the gradient, on any device; "chunked" some at a time,
-        on any device; "cudnn" is fused, for NVIDIA GPUs and bfloat16; "splash" is fused, for TPUs;
-        "auto" takes the best for the number of tokens and the device, that of the mesh the function
-        is traced on (see `sharding.on_mesh`), else JAX's default device.
+        on any device; "cudnn" is fused, for NVIDIA GPUs and bfloat16; "short" and "splash" are
+        fused, for few and for many tokens on TPUs; "auto" takes the best for the number of tokens
+        and the device, that of the mesh the function is traced on (see `sharding.on_mesh`), else
+        JAX's default device.
 
     Raises:
       ValueError: the kernel cannot run on that device, or not with this dtype or head size.
@@ -60,8 +66,7 @@ def attention(
 def choose(q: Array, k: Array, v: Array) -> str:
     """The kernel that "auto" is."""
     device = device_of_trace()
-    if q.shape[1] * k.shape[1] > SHORT:
-        for name in FUSED:
-            if TABLE[name].refusal(device, q, v) is None:
-                return name
+    for name in FUSED:
+        if TABLE[name].refusal(device, q, v) is None:
+            return name
     return "chunked" if chunked.pays_off(device.platform, q, k) else "xla"

@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Float
 
 from maskfeat_jax.ops.attention.xla import at_once
+from maskfeat_jax.ops.residuals import keep
 from maskfeat_jax.typing import Array
 
 # Of a CPU, whose cache a chunk fits into, and of an accelerator, which computes all clips at once.
@@ -73,12 +74,12 @@ def _forward(together: bool, q: Array, k: Array, v: Array) -> tuple[Array, tuple
             weights = jnp.exp(logits - top)
             total = weights.sum(-1, keepdims=True)
             mixed = _product("hqk,hkd->hqd", weights.astype(v.dtype), v, wide) / total
-            return mixed, top + jnp.log(total)
+            return mixed.astype(v.dtype), top + jnp.log(total)
 
         mixed, scale = lax.map(chunk, _cut(q, some))
         return _join(mixed, q.shape[1]), _join(scale, q.shape[1])
 
-    mixed, scale = _of_clips(together, clip, q, k, v)
+    mixed, scale = (keep(x) for x in _of_clips(together, clip, q, k, v))
     return mixed, (q, k, v, mixed, scale)
 
 
@@ -88,7 +89,7 @@ def _backward(together: bool, saved: tuple, cotangent: Array) -> tuple[Array, Ar
     def clip(
         q: Array, k: Array, v: Array, mixed: Array, scale: Array, g: Array
     ) -> tuple[Array, Array, Array]:
-        wide, narrow = g.dtype, q.dtype
+        wide, narrow = scale.dtype, q.dtype
 
         def chunk(sums: Any, queries: Any) -> tuple[Any, Any]:
             q, g, scale, share = queries
@@ -99,7 +100,7 @@ def _backward(together: bool, saved: tuple, cotangent: Array) -> tuple[Array, Ar
             dk = _product("hqk,hqd->hkd", dlogits, q, wide)
             return (sums[0] + dk, sums[1] + dv), _product("hqk,hkd->hqd", dlogits, k, wide)
 
-        share = jnp.sum(g * mixed, -1, keepdims=True)
+        share = jnp.sum(g.astype(wide) * mixed, -1, keepdims=True)
         zeros = (jnp.zeros(k.shape, wide), jnp.zeros(v.shape, wide))
         (dk, dv), dq = lax.scan(chunk, zeros, tuple(_cut(x, some) for x in (q, g, scale, share)))
         return _join(dq, q.shape[1]).astype(narrow), dk.astype(narrow), dv.astype(narrow)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from maskfeat_jax.ops.residuals import NAME
 from maskfeat_jax.typing import Array
 
 LANES = 128  # of a TPU's vector registers; blocks are multiples
@@ -56,6 +57,7 @@ def attend(
             k_layout=layout,
             v_layout=layout,
         ),
+        residual_checkpoint_name=NAME,
         head_shards=1,
         q_seq_shards=1,
         interpret=interpret,

@@ -1,0 +1,29 @@
+"""What a block stores for its backward pass.
+
+Only what a block keeps is stored, in the dtype of the computation. The rest is computed again, which
+takes less time than storing it: norms, activation functions, and what only moves numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.ad_checkpoint import checkpoint_name
+
+from maskfeat_jax.typing import Array
+
+NAME = "kept"
+_named = jax.checkpoint_policies.save_only_these_names(NAME)
+
+
+def keep(x: Array) -> Array:
+    """The same array, stored for the backward pass."""
+    return checkpoint_name(x, NAME)
+
+
+def kept(primitive: Any, *args: Any, **params: Any) -> bool:
+    """Policy of `jax.checkpoint`: stores what `keep` names, and the results of cuDNN's attention."""
+    return _named(primitive, *args, **params) or primitive.name.startswith(
+        "dot_product_attention_fwd"
+    )
