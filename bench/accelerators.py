@@ -25,7 +25,7 @@ from maskfeat_jax.flops import peak_flops
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "accelerators.jsonl"
 # Of the recipes that do not say so themselves.
-ALWAYS = {"model.dtype": "bfloat16", "model.scan": True}
+ALWAYS = {"model.dtype": "bfloat16"}
 HOSTS = ("v5e:2x4", "v6e:2x4", "v5p:2x2x2", "h100:8")
 DATA, SHARED, MIXED = (1, 1), (8, 1), (4, 2)  # mesh.parameters, mesh.tensor
 

@@ -35,7 +35,7 @@ def get_config(size="l16"):
     config.eval_view = dict(resize=224)
     config.model = dict(tubelet=(2, 16, 16), positions="separate", init_parts=("encoder", "norm"))
     # remat: less memory for a third more computation; no effect on the result.
-    config.model.update(drop_path=0.2, scan=True, remat=True)
+    config.model.update(drop_path=0.2, remat=True)
     config.optim = dict(name="sgd", lr_batch=128, warmup_epochs=5.0, weight_decay=1e-8)
     config.optim.nesterov = True
     config.run = dict(epochs=30.0, batch_size=128, evaluate_every_epochs=5.0)

@@ -32,13 +32,13 @@ SIZES = {
     ),
     "l16": dict(
         mix=dict(group=32),
-        model=dict(encoder="vit_l16", drop_path=0.2, scan=True),
+        model=dict(encoder="vit_l16", drop_path=0.2),
         optim=dict(lr=4e-3, layer_decay=0.75),
         run=dict(epochs=50.0),
     ),
     "h14": dict(
         mix=dict(group=16),
-        model=dict(encoder="vit_h14", drop_path=0.3, scan=True),
+        model=dict(encoder="vit_h14", drop_path=0.3),
         optim=dict(lr=4e-3, layer_decay=0.75),
         run=dict(epochs=50.0),
     ),

@@ -42,14 +42,14 @@ SIZES = {
     "l16": dict(
         view=dict(repeats=2),
         mix=dict(group=4),
-        model=dict(encoder="vit_l16", drop_path=0.2, scan=True, remat=True),
+        model=dict(encoder="vit_l16", drop_path=0.2, remat=True),
         head=dict(dropout=0.3),
         optim=dict(lr=3e-4, lr_batch=32, end_lr=1e-5, warmup_epochs=10.0, layer_decay=0.75),
         run=dict(epochs=100.0, batch_size=512, evaluate_every_epochs=20.0),
     ),
     "h16": dict(
         mix=dict(group=2),
-        model=dict(encoder="vit_h16", drop_path=0.2, scan=True, remat=True),
+        model=dict(encoder="vit_h16", drop_path=0.2, remat=True),
         head=dict(dropout=0.5),
         optim=dict(lr=3e-4, lr_batch=16, warmup_epochs=5.0, layer_decay=0.8),
         run=dict(epochs=75.0, batch_size=256, evaluate_every_epochs=15.0),

@@ -34,7 +34,7 @@ def get_config(size="l16"):
     config.model = dict(tubelet=(2, 16, 16), positions="separate", init_parts=("encoder", "norm"))
     config.model.drop_path = 0.2  # table
     # remat: less memory for a third more computation; no effect on the result.
-    config.model.update(scan=True, remat=True)
+    config.model.update(remat=True)
     config.head.dropout = 0.5  # table
     config.optim = dict(name="sgd", warmup_epochs=3.0, weight_decay=1e-4)  # table
     config.optim.update(nesterov=True, clip_norm=5.0)

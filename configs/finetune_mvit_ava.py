@@ -35,7 +35,7 @@ SIZES = {
 def get_config(size="l"):
     config = common.ava()
     # remat: less memory for a third more computation; no effect on the result.
-    config.model = dict(encoder="mvit_v2_l", drop_path=0.4, scan=True, remat=True)
+    config.model = dict(encoder="mvit_v2_l", drop_path=0.4, remat=True)
     config.model.init_parts = ("encoder", "norm")
     config.optim = dict(name="sgd", lr=0.6, lr_batch=512, warmup_epochs=5.0, weight_decay=1e-8)
     config.optim.nesterov = True

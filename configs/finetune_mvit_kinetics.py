@@ -35,7 +35,7 @@ SIZES = {
     "l": dict(
         mix=dict(group=2),
         # remat: less memory for a third more computation; no effect on the result.
-        model=dict(encoder="mvit_v2_l", drop_path=0.2, scan=True, remat=True),
+        model=dict(encoder="mvit_v2_l", drop_path=0.2, remat=True),
         optim=dict(lr_batch=16, warmup_lr=1e-8, warmup_epochs=5.0, end_lr=1e-5, layer_decay=0.875),
         run=dict(epochs=75.0, batch_size=128, evaluate_every_epochs=10.0),
     ),

@@ -47,7 +47,7 @@ def get_config(size_and_data="312,k400"):
     config.eval_view = dict(resize=int(size), clips=sizes["clips"][data or "k400"], crops=3)
     config.mix = dict(probability=0.0)
     # remat: less memory for a third more computation; no effect on the result.
-    config.model = dict(encoder="mvit_v2_l", drop_path=0.75, scan=True, remat=True)
+    config.model = dict(encoder="mvit_v2_l", drop_path=0.75, remat=True)
     config.model.init_parts = ("encoder", "norm", "projection")
     config.head = dict(name="classifier", num_classes=classes, dropout=0.5)
     config.optim = dict(name="adamw", lr=1.6e-5, lr_batch=128, weight_decay=1e-8, clip_norm=5.0)

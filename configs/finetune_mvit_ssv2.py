@@ -24,7 +24,7 @@ SIZES = {
     ),
     "l": dict(
         # remat: less memory for a third more computation; no effect on the result.
-        model=dict(encoder="mvit_v2_l", drop_path=0.2, scan=True, remat=True),
+        model=dict(encoder="mvit_v2_l", drop_path=0.2, remat=True),
         optim=dict(warmup_lr=1e-8, end_lr=1e-5, layer_decay=0.875),
         run=dict(epochs=40.0),
     ),

@@ -26,7 +26,7 @@ def get_config():
     config.eval_view.resize = 312
     config.mix = dict(probability=0.0)
     # remat: less memory for a third more computation; no effect on the result.
-    config.model = dict(encoder="mvit_v2_l", drop_path=0.75, scan=True, remat=True)
+    config.model = dict(encoder="mvit_v2_l", drop_path=0.75, remat=True)
     config.model.init_parts = ("encoder", "norm")
     config.head.dropout = 0.5
     config.optim = dict(name="sgd", lr=1.25e-3, lr_batch=8, warmup_lr=1e-6, end_lr=1e-6)

@@ -22,7 +22,7 @@ SIZES = {
     ),
     "l16": dict(
         mix=dict(group=32),  # clips per GPU of the original; 64 of B
-        model=dict(encoder="vit_l16", scan=True),
+        model=dict(encoder="vit_l16"),
         optim=dict(lr=1e-3, warmup_epochs=5.0, layer_decay=0.75),
         run=dict(epochs=50.0, batch_size=1024),
     ),

@@ -17,8 +17,8 @@ from maskfeat_jax.configs import common
 
 SIZES = {
     "b16": dict(encoder="vit_b16"),
-    "l16": dict(encoder="vit_l16", scan=True),
-    "h14": dict(encoder="vit_h14", scan=True),
+    "l16": dict(encoder="vit_l16"),
+    "h14": dict(encoder="vit_h14"),
 }
 
 

@@ -19,8 +19,8 @@ from maskfeat_jax.configs import common
 
 SIZES = {
     "b16": dict(model=dict(encoder="vit_b16"), run=dict(epochs=90.0)),
-    "l16": dict(model=dict(encoder="vit_l16", scan=True), run=dict(epochs=50.0)),
-    "h14": dict(model=dict(encoder="vit_h14", scan=True), run=dict(epochs=50.0)),
+    "l16": dict(model=dict(encoder="vit_l16"), run=dict(epochs=50.0)),
+    "h14": dict(model=dict(encoder="vit_h14"), run=dict(epochs=50.0)),
 }
 
 

@@ -26,12 +26,12 @@ SIZES = {
         run=dict(batch_size=4096),
     ),
     "l16": dict(
-        model=dict(encoder="vit_l16", scan=True),
+        model=dict(encoder="vit_l16"),
         optim=dict(lr_batch=128, warmup_epochs=120.0),
         run=dict(batch_size=2048),
     ),
     "h16": dict(
-        model=dict(encoder="vit_h16", scan=True),
+        model=dict(encoder="vit_h16"),
         optim=dict(lr_batch=128, warmup_epochs=240.0),
         run=dict(batch_size=2048),
     ),

@@ -23,7 +23,7 @@ from maskfeat_jax.configs import common
 SIZES = {
     "s": dict(model=dict(encoder="mvit_v2_s"), run=dict(epochs=300.0)),
     # remat: less memory for a third more computation; no effect on the result.
-    "l": dict(model=dict(encoder="mvit_v2_l", scan=True, remat=True), run=dict(epochs=800.0)),
+    "l": dict(model=dict(encoder="mvit_v2_l", remat=True), run=dict(epochs=800.0)),
 }
 DATA = {"k400": {}, "k600": {}, "k700": {}}  # without labels it is the same recipe
 

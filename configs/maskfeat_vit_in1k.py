@@ -15,7 +15,7 @@ Run: python main.py --config=configs/maskfeat_vit_in1k.py:b16 --workdir=runs/b \
 
 from maskfeat_jax.configs import common
 
-SIZES = {"b16": dict(encoder="vit_b16"), "l16": dict(encoder="vit_l16", scan=True)}
+SIZES = {"b16": dict(encoder="vit_b16"), "l16": dict(encoder="vit_l16")}
 
 
 def get_config(size="b16"):

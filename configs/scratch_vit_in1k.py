@@ -16,7 +16,7 @@ from maskfeat_jax.configs import common
 
 SIZES = {
     "b16": dict(model=dict(encoder="vit_b16", drop_path=0.1), run=dict(epochs=300.0)),
-    "l16": dict(model=dict(encoder="vit_l16", drop_path=0.2, scan=True), run=dict(epochs=200.0)),
+    "l16": dict(model=dict(encoder="vit_l16", drop_path=0.2), run=dict(epochs=200.0)),
 }
 
 

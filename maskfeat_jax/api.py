@@ -103,7 +103,9 @@ class Model:
         recipe = self.pretrained.recipe
         if "task" not in recipe:
             raise ValueError(f"{self.pretrained.origin} is no run, so there is no task to draw")
-        model = {**recipe["model"], "attention": "auto"}  # the run's devices may be others
+        scan = self.pretrained.model.encoder.scan
+        # The run's devices may be others, and its blocks stacked since.
+        model = {**recipe["model"], "attention": "auto", "scan": scan}
         seeds = {} if seed is None else {"seed": seed}
         reader = Reader({**recipe, "model": model, **seeds})
         task = task_of(reader).from_recipe(reader, self.clip)

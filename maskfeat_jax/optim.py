@@ -235,14 +235,7 @@ class Lars(Rule):
         self, decay: optax.GradientTransformation, trainable: Params
     ) -> tuple[optax.GradientTransformation, ...]:
         scaled = decayed(trainable)
-        for path, is_scaled in jax.tree_util.tree_leaves_with_path(scaled):
-            if is_scaled and _stacked(path):
-                raise ValueError(
-                    f"lars would compute one norm over all blocks stacked in {_path(path)}; "
-                    "set model.scan=False, or freeze them"
-                )
-        by_trust = optax.scale_by_trust_ratio(trust_coefficient=self.trust)
-        return decay, optax.masked(by_trust, scaled), optax.trace(self.momentum)
+        return decay, optax.masked(by_trust_ratio(self.trust), scaled), optax.trace(self.momentum)
 
 
 OPTIMIZERS: dict[str, type[Rule]] = {"adamw": AdamW, "lars": Lars, "sgd": Sgd}
@@ -326,6 +319,22 @@ def clip_to(bound: float) -> optax.GradientTransformationExtraArgs:
         return jax.tree.map(lambda x: x * scale, updates), state
 
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
+
+
+def by_trust_ratio(trust: float) -> optax.GradientTransformation:
+    """`optax.scale_by_trust_ratio`, with a norm for each block where blocks are stacked."""
+    rule = optax.scale_by_trust_ratio(trust_coefficient=trust)
+
+    def scaled(path: Any, update: Array, param: Array) -> Array:
+        def one(update: Array, param: Array) -> Array:
+            return rule.update(update, rule.init(param), param)[0]
+
+        return (jax.vmap(one) if _stacked(path) else one)(update, param)
+
+    def update(updates: Any, state: Any, params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(scaled, updates, params), state
+
+    return optax.GradientTransformation(rule.init, update)
 
 
 def scale_by_tree(scales: Params) -> optax.GradientTransformation:

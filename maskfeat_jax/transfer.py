@@ -70,14 +70,13 @@ def transfer(
             raise TransferError(
                 f"model.init_parts names {part!r}; the model has {', '.join(sorted(fresh))}"
             )
-    available, needed = _flat(unstack_blocks(source)), _flat(unstack_blocks(fresh))
+    available = _flat(unstack_blocks(source))
+    needed = _flat(jax.eval_shape(unstack_blocks, {part: fresh[part] for part in parts}))
     if grids and _of_images(available, grids[0]) != _of_images(needed, grids[1]):
         available = _with_frames_of(needed, available, *grids)
         grids = (grids[1][0], *grids[0][1:]), grids[1]
-    wrong, needs_resize, merged = [], False, dict(needed)
+    wrong, needs_resize, merged = [], False, {}
     for name, value in needed.items():
-        if name[0] not in parts:
-            continue
         if name not in available:
             wrong.append(f"{'/'.join(name)}: missing")
             continue
@@ -101,7 +100,7 @@ def transfer(
             + ". Is it the same encoder, size and number of classes?"
             + (" Set model.init_resize=True to adapt them to this clip size." * needs_resize)
         )
-    return stack_blocks(_nested(merged), fresh)
+    return {**fresh, **stack_blocks(_nested(merged), {part: fresh[part] for part in parts})}
 
 
 def _resized(rows: np.ndarray, name: str, before: Size3, after: Size3) -> np.ndarray:

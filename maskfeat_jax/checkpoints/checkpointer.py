@@ -32,10 +32,19 @@ from maskfeat_jax.checkpoints import arrays as stored_arrays
 from maskfeat_jax.checkpoints import manifest
 from maskfeat_jax.checkpoints.arrays import STORAGE_ERRORS
 from maskfeat_jax.checkpoints.storage import ARRAYS, CheckpointError, Storage, error_text
-from maskfeat_jax.checkpoints.trees import Name, describe, differences, named_leaves
+from maskfeat_jax.checkpoints.trees import (
+    Name,
+    describe,
+    differences,
+    empty,
+    named_leaves,
+    nest,
+    of_each_block,
+)
 from maskfeat_jax.distributed.collectives import on_first_process
 from maskfeat_jax.distributed.start import is_lost_process
 from maskfeat_jax.faults import fault_point
+from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
 
 __all__ = ["CheckpointError", "Checkpoints"]
 
@@ -236,6 +245,8 @@ class Checkpoints:
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Restores a saved state, after verifying it, unless `latest_good` has just done so.
 
+        Blocks are stacked or unstacked as in `like`, on the host.
+
         Args:
           step: a saved step.
           like: the same tree of arrays or `jax.ShapeDtypeStruct`s, with the `sharding` of the
@@ -255,7 +266,8 @@ class Checkpoints:
         body = verified(directory, step, level)
         expected = named_leaves(like)
         described = {"/".join(name): describe(leaf) for name, leaf in expected.items()}
-        if lines := differences(body["leaves"], described):
+        stored = body["leaves"]
+        if lines := differences(of_each_block(stored), of_each_block(described)):
             raise CheckpointError(
                 f"{directory} does not fit the state to restore:\n  "
                 + "\n  ".join(lines)
@@ -264,8 +276,11 @@ class Checkpoints:
         for name, leaf in expected.items():
             if isinstance(leaf, np.ndarray):  # is also restored to a device
                 expected[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
-        leaves = read(directory, expected, partial=False).values()
-        return jax.tree.unflatten(jax.tree.structure(like), leaves), body["facts"]
+        if stored.keys() == described.keys():
+            leaves = read(directory, expected, partial=False)
+        else:
+            leaves = _restacked(read(directory, empty(stored), partial=False), expected)
+        return jax.tree.unflatten(jax.tree.structure(like), leaves.values()), body["facts"]
 
     def _work(
         self, step: int, leaves: Mapping[Name, Any], body: dict[str, Any]
@@ -347,6 +362,12 @@ def read(
         return stored_arrays.read(directory / ARRAYS, expected, partial=partial)
     except STORAGE_ERRORS as error:
         raise CheckpointError(f"{directory} cannot be loaded: {error_text(error)}") from error
+
+
+def _restacked(leaves: Mapping[Name, Any], expected: Mapping[Name, Any]) -> dict[Name, Any]:
+    """Arrays of the host on the devices, with blocks stacked or unstacked as expected."""
+    found = named_leaves(stack_blocks(unstack_blocks(nest(leaves)), nest(expected)))
+    return {name: jax.device_put(found[name], leaf.sharding) for name, leaf in expected.items()}
 
 
 def _bytes(leaves: Mapping[Name, Any]) -> int:

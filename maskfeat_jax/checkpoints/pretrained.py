@@ -16,17 +16,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax.numpy as jnp
-import numpy as np
 
 from maskfeat_jax.augment import Normalise
 from maskfeat_jax.checkpoints import manifest
 from maskfeat_jax.checkpoints.checkpointer import Checkpoints, read, verified
 from maskfeat_jax.checkpoints.description import model_of, sections_of
 from maskfeat_jax.checkpoints.storage import CheckpointError, Storage
-from maskfeat_jax.checkpoints.trees import nest
+from maskfeat_jax.checkpoints.trees import empty, nest
 from maskfeat_jax.distributed.collectives import on_first_process
 from maskfeat_jax.files import write_atomically
+from maskfeat_jax.models.layers import is_stacked
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.sections import Reader, RecipeError, Section
 from maskfeat_jax.tasks import task_of
@@ -105,16 +104,12 @@ def load_params(path: str | os.PathLike[str]) -> Weights:
     """
     directory, level = _step_of(path, "full")
     body = verified(directory, None, level)
-    named = {tuple(text.split("/")): leaf for text, leaf in body["leaves"].items()}
-    expected = {
-        name: np.empty(leaf["shape"], jnp.dtype(leaf["dtype"]))
-        for name, leaf in named.items()
-        if name[0] in ("params", "ema")
-    }
-    if not any(name[0] == "params" for name in expected):
-        found = sorted({name[0] for name in named})
+    kinds = {name: name.partition("/")[0] for name in body["leaves"]}
+    if "params" not in kinds.values():
+        found = sorted(set(kinds.values()))
         raise CheckpointError(f"{directory} holds no params, only {', '.join(found)}")
-    tree = nest(read(directory, expected, partial=True))
+    expected = {n: x for n, x in body["leaves"].items() if kinds[n] in ("params", "ema")}
+    tree = nest(read(directory, empty(expected), partial=True))
     return Weights(body["step"], tree["params"], tree.get("ema"), _class_names(body["facts"]))
 
 
@@ -198,9 +193,10 @@ def _load_run(path: str | os.PathLike[str], ema: bool, sections: Section) -> Pre
     reader.problems.stop()
     assert task is not None
     weights = load_params(path)
+    params = weights.evaluated if ema else weights.params
     return Pretrained(
-        model=task.model,
-        params=weights.evaluated if ema else weights.params,
+        model=_scanned_as(params, task.model),
+        params=params,
         clip=clip,
         normalise=task.normalise,
         recipe=recipe,
@@ -247,7 +243,7 @@ def described(document: Mapping[str, Any], params: Params, origin: str) -> Pretr
     """The model of a description; KeyError, TypeError or ValueError if it is invalid."""
     frames, height, width = document["clip"]
     return Pretrained(
-        model=model_of(document["model"], document["head"]),
+        model=_scanned_as(params, model_of(document["model"], document["head"])),
         params=params,
         clip=(frames, height, width),
         normalise=Normalise(**{k: tuple(v) for k, v in document["normalise"].items()}),
@@ -255,6 +251,11 @@ def described(document: Mapping[str, Any], params: Params, origin: str) -> Pretr
         origin=origin,
         class_names=_class_names(document),
     )
+
+
+def _scanned_as(params: Params, model: nn.Module) -> nn.Module:
+    """The model, with blocks scanned if those of the parameters are stacked."""
+    return model.clone(encoder=model.encoder.clone(scan=is_stacked(params)))
 
 
 def _class_names(stored: Mapping[str, Any]) -> tuple[str, ...] | None:

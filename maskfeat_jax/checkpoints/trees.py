@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
+
+from maskfeat_jax.models.layers import stacked_range
 
 _MOST_LINES = 10  # lines of a list of differences
 
@@ -44,6 +47,30 @@ def nest(leaves: Mapping[Name, Any]) -> dict[str, Any]:
 def describe(leaf: Any) -> dict[str, Any]:
     """Shape and dtype of a leaf, as in the manifest."""
     return {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+
+
+def empty(described: Mapping[str, Any]) -> dict[Name, np.ndarray]:
+    """Arrays, not filled, for the leaves that a manifest describes."""
+    return {
+        tuple(name.split("/")): np.empty(leaf["shape"], jnp.dtype(leaf["dtype"]))
+        for name, leaf in described.items()
+    }
+
+
+def of_each_block(described: Mapping[str, Any]) -> dict[str, Any]:
+    """Descriptions of leaves as if no blocks were stacked, see `models.layers.Blocks`."""
+    leaves: dict[str, Any] = {}
+    for name, leaf in described.items():
+        keys = name.split("/")
+        at = next((i for i, key in enumerate(keys) if stacked_range(key)), None)
+        if at is None:
+            leaves[name] = leaf
+            continue
+        first, last = stacked_range(keys[at]) or (0, -1)
+        for block in range(first, last + 1):
+            keys[at] = str(block)
+            leaves["/".join(keys)] = {**leaf, "shape": leaf["shape"][1:]}
+    return leaves
 
 
 def dtype_and_shape(described: Mapping[str, Any]) -> str:

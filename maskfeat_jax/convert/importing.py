@@ -308,7 +308,7 @@ def _inferred(source: Source, hints: Hints, origin: str) -> Pretrained:
     """The model inferred from the tensors, without parameters."""
     section, head, clip = infer_sections(source, hints)
     view = {"eval_view": hints["view"]} if "view" in hints else {}
-    model = model_of(section, head)
+    model = model_of({**section, "scan": False}, head)  # as `shapes_of`
     names, classes = hints.get("class_names"), getattr(model, "num_classes", None)
     if names and classes not in (None, len(names)):
         raise ConvertError(f"{len(names)} names of classes, but the tensors are for {classes}")

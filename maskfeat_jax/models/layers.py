@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Key
 
 from maskfeat_jax.ops.attention import KERNELS, attention
+from maskfeat_jax.ops.devices import device_of_trace
 from maskfeat_jax.ops.linear import affine, gelu, layer_norm, quick_gelu
 from maskfeat_jax.ops.residuals import keep, kept
 from maskfeat_jax.ops.rows import split_heads, split_kernel, split_rows
@@ -24,6 +25,7 @@ NORMAL = nn.initializers.normal(0.02)  # the originals truncate at 100 standard 
 # Initialisers of linear maps: PySlowFast's and MAE's (one matrix for query, key and value).
 INITS = {"normal": NORMAL, "xavier": nn.initializers.xavier_uniform()}
 ACTIVATIONS = {"gelu": gelu, "quick_gelu": quick_gelu}
+UNROLLED = 16  # blocks of an encoder (ViT-B, MViT-S) that a CPU does not scan
 Params = Any  # nested dict of arrays
 Initialiser = Callable[..., Array]
 
@@ -212,11 +214,14 @@ class Blocks(nn.Module):
         """Runs the blocks; training with drop path needs the rng `dropout`."""
         rates = np.linspace(0, self.drop_path, len(self.fields), dtype=np.float32)
         stochastic = train and self.drop_path > 0
-        policy = None if self.remat else kept
-        block = nn.remat(self.block, prevent_cse=not self.scan, policy=policy)
+        policy, on_cpu = None if self.remat else kept, device_of_trace().platform == "cpu"
         for first, last in self._runs():
             fields = {**self.fields[first], "stochastic": stochastic}
-            if first == last:
+            block, alone = self.block, first == last
+            if self.remat or not on_cpu:  # which stores numbers faster than it computes them again
+                # A loop separates the passes by itself.
+                block = nn.remat(block, prevent_cse=alone, policy=policy)
+            if alone:
                 x, _ = block(**fields, name=str(first))(x, rates[first].item())
                 continue
             scanned = nn.scan(
@@ -241,6 +246,15 @@ class Blocks(nn.Module):
         groups = itertools.groupby(range(len(self.fields)), key=kind)
         runs = [list(members) for _, members in groups]
         return [(run[0], run[-1]) for run in runs]
+
+
+def is_scanned(scan: bool | None, depth: int) -> bool:
+    """Whether an encoder of `depth` blocks scans equal ones, as its field `scan` says.
+
+    If that is None, all do but those of up to `UNROLLED` blocks on a CPU, where a scan copies the
+    weights and what the backward pass needs.
+    """
+    return (depth > UNROLLED or device_of_trace().platform != "cpu") if scan is None else scan
 
 
 def check_fields(drop_path: float, attention: str, dtype: str) -> None:
@@ -286,6 +300,13 @@ def stacked_range(name: str) -> tuple[int, int] | None:
     """First and last block of a key of stacked parameters, `i-j`; None for other keys."""
     match = re.fullmatch(r"(\d+)-(\d+)", name)
     return (int(match[1]), int(match[2])) if match else None
+
+
+def is_stacked(params: Params) -> bool:
+    """Whether the parameters of equal blocks are stacked, as with `scan`."""
+    return isinstance(params, dict) and any(
+        stacked_range(name) or is_stacked(value) for name, value in params.items()
+    )
 
 
 def unstack_blocks(params: Params) -> Params:

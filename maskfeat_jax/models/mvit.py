@@ -18,6 +18,7 @@ from maskfeat_jax.models.layers import (
     check_choice,
     check_fields,
     check_sizes,
+    is_scanned,
     uniform,
 )
 from maskfeat_jax.models.pooling_attention import PoolingBlock, pooled_grid
@@ -54,7 +55,8 @@ class MViT(nn.Module):
         the grid halves it.
       mlp_ratio: width of the MLP relative to the tokens.
       drop_path: rate of the last block; the first has 0.
-      scan: trace equal blocks once, parameters stacked.
+      scan: trace and compile equal blocks once, with stacked parameters; None: see
+        `layers.is_scanned`.
       remat: store only the inputs of blocks for the backward pass, see `models.layers`.
       attention: kernel, "auto" or a key of `ops.attention.TABLE`.
       dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
@@ -72,7 +74,7 @@ class MViT(nn.Module):
     kv_stride: int = 8
     mlp_ratio: float = 4.0
     drop_path: float = 0.0
-    scan: bool = False
+    scan: bool | None = None
     remat: bool = False
     attention: str = "auto"
     dtype: str = "float32"
@@ -183,7 +185,8 @@ class MViT(nn.Module):
         cls_token = jnp.broadcast_to(cls_token, (b, 1, self.width))
         tokens = jnp.concatenate([cls_token, tokens.reshape(b, -1, self.width)], 1)
         fields = self.block_fields(clip)
-        blocks = Blocks(PoolingBlock, fields, self.drop_path, self.scan, self.remat, name="blocks")
+        scan = is_scanned(self.scan, self.depth)
+        blocks = Blocks(PoolingBlock, fields, self.drop_path, scan, self.remat, name="blocks")
         return blocks(tokens, train=train)
 
     def _mask_of_patches(self, mask: Array, grid: Size3) -> Array:

@@ -23,6 +23,7 @@ from maskfeat_jax.models.layers import (
     check_epsilon,
     check_fields,
     check_sizes,
+    is_scanned,
     uniform,
 )
 from maskfeat_jax.models.positions import (
@@ -53,7 +54,8 @@ class ViT(nn.Module):
       drop_path: rate of the last block; the first has 0.
       positions: "joint", "separate", "sincos" or "sinusoid", see `models.positions`.
       kernel_init: of the linear maps, "normal" or "xavier", see `models.layers`.
-      scan: trace one block instead of all, with stacked parameters.
+      scan: trace and compile one block instead of all, with stacked parameters; None: see
+        `layers.is_scanned`.
       remat: store only the inputs of blocks for the backward pass, see `models.layers`.
       attention: kernel, "auto" or a key of `ops.attention.TABLE`.
       dtype: of the computation, "float32" or "bfloat16"; parameters, norms and softmax are float32.
@@ -73,7 +75,7 @@ class ViT(nn.Module):
     drop_path: float = 0.0
     positions: str = "joint"
     kernel_init: str = "normal"
-    scan: bool = False
+    scan: bool | None = None
     remat: bool = False
     attention: str = "auto"
     dtype: str = "float32"
@@ -198,7 +200,8 @@ def blocks_like(encoder: ViT, depth: int, heads: int, drop_path: float = 0.0) ->
         "epsilon": encoder.epsilon,
         "activation": encoder.activation,
     }
-    return Blocks(Block, (block,) * depth, drop_path, encoder.scan, encoder.remat, name="blocks")
+    scan = is_scanned(encoder.scan, encoder.depth)
+    return Blocks(Block, (block,) * depth, drop_path, scan, encoder.remat, name="blocks")
 
 
 class PatchEmbed(nn.Module):

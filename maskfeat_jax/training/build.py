@@ -75,6 +75,9 @@ HARMLESS = (
     "target.decoder",  # for pictures
     "target.parts.*.decoder",
     "model.attention",
+    "model.scan",
+    "target.model.scan",
+    "target.parts.*.model.scan",
     "score",
     "mesh",
     "run.log_every_steps",

@@ -15,12 +15,14 @@ from maskfeat_jax.distributed.watchdog import Watchdog
 from maskfeat_jax.faults import fault_point
 from maskfeat_jax.sections import RecipeError, differences
 from maskfeat_jax.state import TrainState
+from maskfeat_jax.training.build import HARMLESS
 from maskfeat_jax.training.experiment import Experiment
 from maskfeat_jax.training.loop import Step, Training
 from maskfeat_jax.training.metrics import TooManyBad
 from maskfeat_jax.training.nonfinite import keep_evidence
 from maskfeat_jax.training.prefetch import Prefetcher
 from maskfeat_jax.workdir.report import Report
+from maskfeat_jax.workdir.workdir import is_harmless
 
 NOTHING_UNFINISHED = {"window": {}, "evaluation": False}
 
@@ -153,7 +155,8 @@ def _first_state(
             "data: the list of examples differs from that at the start of this run; restore it, "
             "or choose a new --workdir"
         )
-    if changed := differences(stored.get("recipe", {}), facts["recipe"]):
+    fixed = {k: v for k, v in stored.get("recipe", {}).items() if not is_harmless(k, HARMLESS)}
+    if changed := differences(fixed, facts["recipe"]):
         raise RecipeError(
             f"checkpoint {newest} was saved with a recipe that differs from config.json:\n  "
             + "\n  ".join(changed.values())

@@ -21,6 +21,7 @@ from maskfeat_jax.checkpoints import arrays as stored_arrays
 from maskfeat_jax.checkpoints import manifest, storage
 from maskfeat_jax.checkpoints.checkpointer import CheckpointError, Checkpoints
 from maskfeat_jax.checkpoints.pretrained import load_params
+from maskfeat_jax.models.layers import stack_blocks
 
 
 @flax.struct.dataclass
@@ -133,6 +134,26 @@ def test_another_model_is_refused_key_by_key(saved, params, words):
     other = state.replace(params={**state.params, **params})
     with pytest.raises(CheckpointError, match=words):
         Checkpoints(saved).restore(1, like(other))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_blocks_are_restored_stacked_or_not_as_asked(tmp_path, stacked):
+    """Of parameters and moments; a block too many is refused."""
+
+    def blocks(depth):
+        return {str(i): {"kernel": jnp.full((2, 3), i), "bias": jnp.arange(3) + i}
+                for i in range(depth)}  # fmt: skip
+
+    def state(depth, stacked):
+        like = {"0": 0, f"1-{depth - 1}": 0} if stacked else blocks(depth)
+        params = {"encoder": {"blocks": stack_blocks(blocks(depth), like)}, "step": jnp.int32(1)}
+        return {"params": params, "opt_state": ({"mu": params},)}
+
+    checkpoints = save(tmp_path, 7, state(4, stacked), {})
+    restored, _ = checkpoints.restore(7, like(state(4, not stacked)))
+    assert_same(restored, state(4, not stacked))
+    with pytest.raises(CheckpointError, match=r"blocks/3/bias: stored int32 \(3\), not expected"):
+        checkpoints.restore(7, like(state(3, not stacked)))
 
 
 def put_back(directory: pathlib.Path, step: int) -> None:

@@ -22,7 +22,7 @@ from maskfeat_jax.training.experiment import abstract_state, jitted_show_step
 pytestmark = pytest.mark.compilers
 
 STEPS = {
-    "maskfeat_vit_in1k:b16": {"model.depth": 2, "model.scan": True},
+    "maskfeat_vit_in1k:b16": {"model.depth": 2},
     "maskfeat_mvit_kinetics:s": {"model.depth": 4, "model.stages": (1, 2, 3)},
     "mae_vit_kinetics:b16": {"model.depth": 2, "head.depth": 1},
     "finetune_mae_vit_kinetics:b16": {"model.depth": 2, "mix.group": 2},

@@ -11,6 +11,7 @@ from maskfeat_jax.augment import Normalise
 from maskfeat_jax.convert import Pretrained
 from maskfeat_jax.convert.importing import computed, shapes_of
 from maskfeat_jax.models import create_model
+from maskfeat_jax.models.layers import unstack_blocks
 
 IMAGE, CLIP = (1, 48, 48), (4, 32, 32)
 VIT = {"encoder": "vit_b16", "width": 32, "depth": 2, "heads": 2}
@@ -108,8 +109,8 @@ def leaves(tree) -> dict[str, np.ndarray]:
 
 
 def assert_same(found, expected) -> None:
-    """Bit-equal trees of parameters."""
-    found, expected = leaves(found), leaves(expected)
+    """Bit-equal trees of parameters, blocks stacked or not."""
+    found, expected = leaves(unstack_blocks(found)), leaves(unstack_blocks(expected))
     assert found.keys() == expected.keys()
     for name, leaf in expected.items():
         np.testing.assert_array_equal(found[name], leaf, err_msg=name, strict=True)

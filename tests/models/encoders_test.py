@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from maskfeat_jax.models import layers
 from maskfeat_jax.models.layers import stack_blocks, unstack_blocks
 from tests.models import mvit_test, vit_test
 from tests.models.initial import initial
@@ -45,6 +47,20 @@ def test_scan_and_remat_change_nothing(name, fields):
     atol = 1e-5 * max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected_grads))
     close = functools.partial(np.testing.assert_allclose, atol=atol)
     jax.tree.map(close, unstack_blocks(grads), expected_grads)
+
+
+def test_equal_blocks_are_scanned_except_a_few_on_a_cpu(monkeypatch):
+    make, inputs = MODELS["vit"]
+
+    def blocks(depth, **fields):
+        shapes = jax.eval_shape(make(depth=depth, **fields).init, jax.random.key(0), *inputs)
+        return set(shapes["params"]["encoder"]["blocks"])
+
+    assert blocks(16) == set(map(str, range(16)))
+    assert blocks(17) == {"0-16"}
+    monkeypatch.setattr(layers, "device_of_trace", lambda: types.SimpleNamespace(platform="tpu"))
+    assert blocks(3) == {"0-2"}
+    assert blocks(3, scan=False) == set("012")
 
 
 def test_a_block_that_widens_without_halving_is_not_scanned_with_those_after_it():
