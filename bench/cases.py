@@ -10,6 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from maskfeat_jax.augment import Normalise
@@ -128,6 +129,19 @@ def pretraining(tasks: Sequence[Pretrain], rule: Rule, batch: int) -> list[tuple
             facts["scratch_mib"] = round(scratch.temp_size_in_bytes / 2**20)
         cases.append((functools.partial(once, step), _facts() | facts))
     return cases
+
+
+def product_case(dtype: str, side: int = 1024, count: int = 64) -> tuple[Once, Facts]:
+    """Products of square matrices, one after the other, that fit into the cache of a CPU."""
+    product, mean = jax.jit(jnp.matmul), jnp.full((side, side), 1 / side, dtype)
+
+    def once() -> Any:
+        matrix = mean
+        for _ in range(count):
+            matrix = product(matrix, mean)
+        return matrix
+
+    return once, _facts() | {"flops": count * 2 * side**3}
 
 
 def _facts() -> Facts:

@@ -6,6 +6,11 @@
 
 Each side runs in its own process, and they alternate: only one works at a time. Without torch or
 the checkout that a case needs, only our code is timed. See README.md.
+
+On a CPU, matrix products by XLA take turns with the steps, as a practical limit. The share is the
+operations per second of a step divided by those of the products. Counted are the products of the
+model, forward and backward (see `maskfeat_jax.flops.training_flops`): time for all else that a step
+computes, such as attention weights again, norms, pooling, HOG and AdamW, lowers it.
 """
 
 from __future__ import annotations
@@ -26,12 +31,16 @@ from bench.originals import available
 
 BATCHES = {"hog": 8, "vit_b": 8, "vit_l": 4, "mvit_s": 1, "mvit_l": 1, "mae_b": 1, "mae_l": 1}
 ORIGINALS = {case: "MAE_ST_DIR" if case.startswith("mae") else "SLOWFAST_DIR" for case in BATCHES}
+SIDES = ("ours", "theirs")
 # glibc returns large blocks to the system after each use, and page faults then dominate small
-# operators (PyTorch's HOG takes twice as long): both sides keep freed memory instead.
+# operators (PyTorch's HOG takes twice as long): both sides keep freed memory instead. XLA's threads
+# do so with one arena only, and aligned blocks are found again only without caches of threads.
 MALLOC = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_ARENA_MAX": "1",
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
 }
 
 
@@ -75,8 +84,10 @@ class Worker:
 
 
 def compare(case: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Times a case on both sides, or only in our code."""
+    """Times a case on both sides, or only in our code; on a CPU also products."""
     sides = ["ours", *(["theirs"] if available(ORIGINALS[case]) else [])]
+    if args.device == "cpu" and case != "hog":
+        sides.append("product")
     workers = {side: Worker(side, case, args) for side in sides}
     timed = in_turns([worker.seconds for worker in workers.values()], args.rounds, args.runs)
     times = dict(zip(sides, timed, strict=True))
@@ -91,6 +102,11 @@ def compare(case: str, args: argparse.Namespace) -> dict[str, Any]:
     flops, peak = (workers["ours"].facts.get(name) for name in ("flops", "peak_flops"))
     if flops and peak and args.dtype == "bfloat16":
         result["ours"]["utilisation"] = flops / peak / result["ours"]["median_s"]
+    if "product" in times:
+        product = result["product"]
+        product["flops_per_s"] = product["flops"] / product["median_s"]
+        for side in sides[:-1]:
+            result[side]["share"] = flops / result[side]["median_s"] / product["flops_per_s"]
     return result
 
 
@@ -120,7 +136,7 @@ def interval(above: Sequence[float], below: Sequence[float]) -> tuple[float, flo
 def report(result: dict[str, Any]) -> str:
     """The result as text."""
     batch, lines = result["batch"], []
-    for side in ("ours", "theirs"):
+    for side in SIDES:
         if side in result:
             row = result[side]
             seconds = sorted(row["seconds"])
@@ -137,6 +153,12 @@ def report(result: dict[str, Any]) -> str:
         low, high = result["ratio_95"]
         lines.append(
             f"{result['case']:6s} theirs / ours {result['ratio']:.2f} (95 %: {low:.2f}-{high:.2f})"
+        )
+    if "product" in result:
+        shares = (f"{side} {result[side]['share']:.0%}" for side in SIDES if side in result)
+        limit = result["product"]["flops_per_s"] / 1e9
+        lines.append(
+            f"{result['case']:6s} {', '.join(shares)} of the {limit:.0f} GFLOP/s of products"
         )
     return "\n".join(lines)
 

@@ -1,7 +1,8 @@
 """One side of a comparison: prepares a case, then runs it for each line of input.
 
-Prints one JSON object with facts about the case when it is ready, then for each line of input (a
-number of runs) their total time in seconds.
+The side `product` runs matrix products by XLA instead of the case. Prints one JSON object with
+facts about the case when it is ready, then for each line of input (a number of runs) their total
+time in seconds.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print to stdout
     if args.threads:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-    run, facts = (_ours if args.side == "ours" else _theirs)(args)
+    run, facts = (_theirs if args.side == "theirs" else _ours)(args)
     for _ in range(3):  # compilation and warm-up of the allocator
         run(1)
     print(json.dumps(facts), file=answers, flush=True)
@@ -31,7 +32,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("side", choices=("ours", "theirs"))
+    parser.add_argument("side", choices=("ours", "theirs", "product"))
     parser.add_argument("case")
     parser.add_argument("--batch", type=int, required=True)
     parser.add_argument("--dtype", required=True)
@@ -45,9 +46,10 @@ def _ours(args: argparse.Namespace) -> tuple[Callable[[int], float], dict[str, A
     import jax
 
     jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}[args.device])
-    from bench.cases import CASES
+    from bench.cases import CASES, product_case
 
-    once, facts = CASES[args.case](args.batch, args.dtype)
+    product = args.side == "product"
+    once, facts = product_case(args.dtype) if product else CASES[args.case](args.batch, args.dtype)
     return timed(once, jax.block_until_ready), facts
 
 

@@ -39,8 +39,9 @@ def training_flops(model: nn.Module, clip: Size3) -> float:
     """Operations per clip of a training step: matrix products only, a multiply-add counts as two.
 
     The backward pass counts as two forward passes, except that a frozen encoder has none.
-    Recomputation (`remat`), pooling, the look-ups of relative positions, and what is computed for
-    each box of a `BoxClassifier` do not count.
+    Recomputation (`remat`, and attention weights by the kernels that do not store them), pooling,
+    the look-ups of relative positions, what is computed for each box of a `BoxClassifier`, targets
+    and optimiser do not count.
 
     Args:
       model: encoder and head; of a masked autoencoder, its field `visible` counts.

@@ -74,7 +74,7 @@ def test_a_case_runs_against_its_own_original(monkeypatch):
     sides = []
 
     class Fake:
-        facts: ClassVar = {}
+        facts: ClassVar = {"flops": 1e9}
 
         def __init__(self, side, case, args):
             sides.append((case, side))
@@ -90,7 +90,37 @@ def test_a_case_runs_against_its_own_original(monkeypatch):
     args = parse(["mae_b", "vit_b", "--rounds=1", "--runs=1"])
     assert compare("mae_b", args)["ratio"] == 1
     assert "theirs" not in compare("vit_b", args)
-    assert sides == [("mae_b", "ours"), ("mae_b", "theirs"), ("vit_b", "ours")]
+    assert [side for _, side in sides] == ["ours", "theirs", "product", "ours", "product"]
+    assert [case for case, _ in sides] == ["mae_b"] * 3 + ["vit_b"] * 2
+
+
+def test_share_of_the_products_of_the_same_run(monkeypatch):
+    seconds = {"ours": 4.0, "theirs": 8.0, "product": 1.0}
+    flops = {"ours": 2e11, "theirs": None, "product": 1e11}
+
+    class Fake:
+        def __init__(self, side, case, args):
+            self.facts, self._side = {"flops": flops[side], "framework": "", "device": ""}, side
+
+        def seconds(self, runs):
+            return seconds[self._side]
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("bench.run.Worker", Fake)
+    monkeypatch.setattr("bench.run.available", lambda variable: True)
+    result = compare("mae_b", args := parse(["mae_b", "--rounds=1", "--runs=1", "--batch=1"]))
+    assert (result["ours"]["share"], result["theirs"]["share"]) == (0.5, 0.25)
+    assert "ours 50%, theirs 25% of the 100 GFLOP/s of products" in report(result)
+    args.device = "gpu"
+    assert "product" not in compare("mae_b", args)
+
+
+def test_products_are_counted_and_keep_their_values():
+    once, facts = cases.product_case("float32", side=8, count=3)
+    np.testing.assert_allclose(once(), 1 / 8, rtol=1e-6)
+    assert facts["flops"] == 3 * 2 * 8**3
 
 
 @pytest.mark.original("MAE_ST_DIR")

@@ -14,8 +14,8 @@ from maskfeat_jax.ops.attention.xla import at_once
 from maskfeat_jax.ops.residuals import keep
 from maskfeat_jax.typing import Array
 
-# Of a CPU, whose cache a chunk fits into, and of an accelerator, which computes all clips at once.
-LARGE = 2**23  # weights per clip above which a CPU computes in chunks
+# Of a CPU, whose cache a chunk fits into, and of an accelerator, which computes all heads at once.
+LARGE = 2**21  # weights per clip above which a CPU computes in chunks
 CHUNK = 2**20  # weights per chunk
 LONG = 512**2  # weights per head above which an accelerator does
 WIDE_CHUNK = 2**24  # weights per chunk
@@ -56,7 +56,7 @@ def in_chunks(
     k: Float[Array, "b heads keys d"],
     v: Float[Array, "b heads keys e"],
 ) -> Float[Array, "b heads queries e"]:
-    """`at_once` in chunks of queries, of all clips together or of one clip after the other.
+    """`at_once` in chunks of queries, of all heads together or of one head after the other.
 
     Source: FlashAttention (arXiv:2205.14135), for the form of the gradient.
     """
@@ -67,45 +67,46 @@ def _forward(together: bool, q: Array, k: Array, v: Array) -> tuple[Array, tuple
     wide = jnp.promote_types(q.dtype, jnp.float32)
     some = _chunk(together, q, k)
 
-    def clip(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
+    def head(q: Array, k: Array, v: Array) -> tuple[Array, Array]:
         def chunk(q: Array) -> tuple[Array, Array]:
-            logits = _product("hqd,hkd->hqk", q, k, wide)
+            logits = _product("qd,kd->qk", q, k, wide)
             top = logits.max(-1, keepdims=True)
             weights = jnp.exp(logits - top)
             total = weights.sum(-1, keepdims=True)
-            mixed = _product("hqk,hkd->hqd", weights.astype(v.dtype), v, wide) / total
-            return mixed.astype(v.dtype), top + jnp.log(total)
+            mixed = _product("qk,kd->qd", weights.astype(v.dtype), v, wide) / total
+            return mixed.astype(v.dtype), (top + jnp.log(total))[:, 0]
 
         mixed, scale = lax.map(chunk, _cut(q, some))
-        return _join(mixed, q.shape[1]), _join(scale, q.shape[1])
+        return _join(mixed, len(q)), _join(scale, len(q))
 
-    mixed, scale = (keep(x) for x in _of_clips(together, clip, q, k, v))
+    mixed, scale = (keep(x) for x in _of_heads(together, head, q, k, v))
     return mixed, (q, k, v, mixed, scale)
 
 
 def _backward(together: bool, saved: tuple, cotangent: Array) -> tuple[Array, Array, Array]:
     some = _chunk(together, *saved[:2])
 
-    def clip(
+    def head(
         q: Array, k: Array, v: Array, mixed: Array, scale: Array, g: Array
     ) -> tuple[Array, Array, Array]:
         wide, narrow = scale.dtype, q.dtype
 
         def chunk(sums: Any, queries: Any) -> tuple[Any, Any]:
+            # Weights by key: two of the three gradients are then products without a transpose.
             q, g, scale, share = queries
-            weights = jnp.exp(_product("hqd,hkd->hqk", q, k, wide) - scale)
-            dv = _product("hqk,hqd->hkd", weights.astype(narrow), g.astype(narrow), wide)
-            dlogits = weights * (_product("hqd,hkd->hqk", g.astype(narrow), v, wide) - share)
+            weights = jnp.exp(_product("kd,qd->kq", k, q, wide) - scale)
+            dv = _product("kq,qd->kd", weights.astype(narrow), g.astype(narrow), wide)
+            dlogits = weights * (_product("kd,qd->kq", v, g.astype(narrow), wide) - share)
             dlogits = dlogits.astype(narrow)
-            dk = _product("hqk,hqd->hkd", dlogits, q, wide)
-            return (sums[0] + dk, sums[1] + dv), _product("hqk,hkd->hqd", dlogits, k, wide)
+            dk = _product("kq,qd->kd", dlogits, q, wide)
+            return (sums[0] + dk, sums[1] + dv), _product("kq,kd->qd", dlogits, k, wide)
 
-        share = jnp.sum(g.astype(wide) * mixed, -1, keepdims=True)
+        share = jnp.sum(g.astype(wide) * mixed, -1)
         zeros = (jnp.zeros(k.shape, wide), jnp.zeros(v.shape, wide))
         (dk, dv), dq = lax.scan(chunk, zeros, tuple(_cut(x, some) for x in (q, g, scale, share)))
-        return _join(dq, q.shape[1]).astype(narrow), dk.astype(narrow), dv.astype(narrow)
+        return _join(dq, len(q)).astype(narrow), dk.astype(narrow), dv.astype(narrow)
 
-    return _of_clips(together, clip, *saved, cotangent)
+    return _of_heads(together, head, *saved, cotangent)
 
 
 in_chunks.defvjp(_forward, _backward)
@@ -115,26 +116,31 @@ def _product(axes: str, a: Array, b: Array, dtype: jnp.dtype) -> Array:
     return jnp.einsum(axes, a, b, preferred_element_type=dtype)
 
 
-def _of_clips(together: bool, function: Any, *xs: Array) -> Any:
-    return jax.vmap(function)(*xs) if together else lax.map(lambda x: function(*x), xs)
+def _of_heads(together: bool, function: Any, *xs: Float[Array, "b heads *rest"]) -> Any:
+    """Applies a function of the arrays of one head of one clip to those of all."""
+    if together:
+        return jax.vmap(jax.vmap(function))(*xs)
+    b, heads = xs[0].shape[:2]
+    ys = lax.map(lambda x: function(*x), tuple(x.reshape(-1, *x.shape[2:]) for x in xs))
+    return jax.tree.map(lambda y: y.reshape(b, heads, *y.shape[1:]), ys)
 
 
 def _chunk(together: bool, q: Array, k: Array) -> int:
-    """Number of queries of a chunk."""
+    """Number of queries of a chunk; of all heads together, or of one, whose chunks are equal."""
     clips, heads, queries, _ = q.shape
-    each = heads * k.shape[2]
+    keys = k.shape[2]
     if together:
-        return min(queries, max(128, WIDE_CHUNK // (clips * each) // 128 * 128))
-    return min(queries, max(64, CHUNK // each))
+        return min(queries, max(128, WIDE_CHUNK // (clips * heads * keys) // 128 * 128))
+    chunks = -(-queries // max(64, CHUNK // keys))
+    return -(-queries // chunks)
 
 
-def _cut(x: Float[Array, "heads n d"], some: int) -> Float[Array, "chunks heads {some} d"]:
+def _cut(x: Float[Array, "n ..."], some: int) -> Float[Array, "chunks {some} ..."]:
     """Splits queries into chunks, the last one padded with zeros."""
-    heads, n, d = x.shape
-    x = jnp.pad(x, ((0, 0), (0, -n % some), (0, 0)))
-    return jnp.moveaxis(x.reshape(heads, -1, some, d), 1, 0)
+    rest = x.shape[1:]
+    x = jnp.pad(x, [(0, -len(x) % some), *[(0, 0)] * len(rest)])
+    return x.reshape(-1, some, *rest)
 
 
-def _join(chunks: Float[Array, "chunks heads some d"], n: int) -> Float[Array, "heads {n} d"]:
-    x = jnp.moveaxis(chunks, 0, 1)
-    return x.reshape(len(x), -1, x.shape[-1])[:, :n]
+def _join(chunks: Float[Array, "chunks some ..."], n: int) -> Float[Array, "{n} ..."]:
+    return chunks.reshape(-1, *chunks.shape[2:])[:n]
