@@ -49,7 +49,7 @@ def depthwise_conv(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _correlate(x: Array, kernel: Array, stride: Size3) -> Array:
     """`depthwise_conv` with a filter for each of the `c` channels."""
-    if _on_tpu() and max(stride) > 1:
+    if _platform() == "tpu" and max(stride) > 1:
         return convolution(x, kernel, stride)
     products = (_wide(x) * kernel[tap] for tap, x in shifted_by_taps(x, stride))
     return functools.reduce(jnp.add, products).astype(x.dtype)
@@ -67,8 +67,8 @@ def convolution(x: Array, kernel: Array, stride: Size3) -> Array:
     )
 
 
-def _on_tpu() -> bool:
-    return device_of_trace().platform == "tpu"
+def _platform() -> str:
+    return device_of_trace().platform
 
 
 def shifted_by_taps(x: Array, stride: Size3) -> Iterator[tuple[tuple[int, ...], Array]]:
@@ -86,7 +86,7 @@ def _correlate_forward(x: Array, kernel: Array, stride: Size3) -> tuple[Array, t
 
 def _correlate_backward(stride: Size3, saved: tuple, g: Array) -> tuple[Array, Array]:
     x, kernel = saved
-    if _on_tpu():
+    if _platform() == "tpu":
         return jax.vjp(functools.partial(convolution, stride=stride), x, kernel)[1](g)
     return _input_gradient(g, kernel, stride, x.shape), _kernel_gradient(x, g, stride)
 
@@ -122,17 +122,14 @@ def _input_gradient(g: Array, kernel: Array, stride: Size3, shape: tuple[int, ..
 
 
 def _kernel_gradient(x: Array, g: Array, stride: Size3) -> Array:
-    gradient = lax.platform_dependent(
-        x,
-        g,
-        cpu=functools.partial(_kernel_gradient_by_taps, stride=stride),
-        default=functools.partial(_kernel_gradient_at_once, stride=stride),
-    )
-    return gradient.reshape(3, 3, 3, -1).astype(x.dtype)
+    form = _kernel_gradient_by_taps if _platform() == "cpu" else _kernel_gradient_at_once
+    return form(x, g, stride).reshape(3, 3, 3, -1).astype(x.dtype)
 
 
 def _kernel_gradient_at_once(x: Array, g: Array, stride: Size3) -> Array:
-    return jnp.stack([(_wide(x) * g).sum((0, 1, 2, 3)) for _, x in shifted_by_taps(x, stride)])
+    """Taps are an axis within a frame, so that XLA computes all sums in one kernel."""
+    shifted = jnp.stack([x for _, x in shifted_by_taps(x, stride)], 2)
+    return (_wide(shifted) * g[:, :, None]).sum((3, 4)).sum((0, 1))
 
 
 def _kernel_gradient_by_taps(x: Array, g: Array, stride: Size3) -> Array:
@@ -165,11 +162,11 @@ def _wide(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def max_pool(x: Float[Array, "b t h w c"], stride: Size3) -> Float[Array, "b t2 h2 w2 c"]:
     """Max pooling; windows are one longer than the stride on axes with a stride above 1.
 
-    The gradient goes to the first of equal values.
+    The gradient goes to the first of equal values. XLA's own operation moves fewer bytes on a TPU;
+    its gradient is a scatter elsewhere, slow on a CPU.
 
     Args:
       x: grids of tokens.
@@ -181,20 +178,37 @@ def max_pool(x: Float[Array, "b t h w c"], stride: Size3) -> Float[Array, "b t2 
 
     Source: the skip path of `MultiScaleBlock` of PySlowFast (slowfast/models/attention.py).
     """
+    if any(step > 1 and step % 2 for step in stride):
+        raise ValueError(f"stride {stride} of a max pool is not 1 or even along each axis")
+    form = max_of_windows if _platform() == "tpu" else max_of_shifts
+    return form(jnp.asarray(x), stride)
+
+
+def max_of_windows(x: Array, stride: Size3) -> Array:
+    """`max_pool` as XLA's own operation."""
+    window = [step // 2 * 2 + 1 for step in stride]
+    padding = [(0, 0), *((step // 2, step // 2) for step in stride), (0, 0)]
+    least = np.array(-np.inf, x.dtype)
+    return lax.reduce_window(x, least, lax.max, (1, *window, 1), (1, *stride, 1), padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def max_of_shifts(x: Array, stride: Size3) -> Array:
+    """`max_pool` as the maximum of the input at each offset."""
     return functools.reduce(jnp.maximum, _shifted(x, stride))
 
 
-def _max_pool_forward(x: Array, stride: Size3) -> tuple[Array, tuple[Array, Array]]:
+def _max_forward(x: Array, stride: Size3) -> tuple[Array, tuple[Array, Array]]:
     first, *others = _shifted(x, stride)
-    best, winner = first, jnp.zeros(first.shape, jnp.int32)
+    best, winner = first, jnp.zeros(first.shape, np.min_scalar_type(len(others)))
     for i, other in enumerate(others, 1):
-        winner = jnp.where(other > best, i, winner)
+        winner = jnp.where(other > best, winner.dtype.type(i), winner)
         best = jnp.maximum(best, other)
     return best, (x, winner)
 
 
-def _max_pool_backward(stride: Size3, saved: tuple[Array, Array], g: Array) -> tuple[Array]:
-    """Adds the gradient of each offset where it won; XLA's rule is a scatter, slow on a CPU."""
+def _max_backward(stride: Size3, saved: tuple[Array, Array], g: Array) -> tuple[Array]:
+    """Adds the gradient of each offset where it won."""
     x, winner = saved
     dx = jnp.zeros((), g.dtype)
     for i, start in enumerate(_starts(stride)):
@@ -209,13 +223,11 @@ def _max_pool_backward(stride: Size3, saved: tuple[Array, Array], g: Array) -> t
     return (dx,)
 
 
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+max_of_shifts.defvjp(_max_forward, _max_backward)
 
 
 def _starts(stride: Size3) -> Iterator[tuple[int, ...]]:
     """Offsets of the elements of a window from its centre along time, height and width."""
-    if any(step > 1 and step % 2 for step in stride):
-        raise ValueError(f"stride {stride} of a max pool is not 1 or even along each axis")
     return itertools.product(*(range(-(step // 2), step // 2 + 1) for step in stride))
 
 

@@ -38,6 +38,18 @@ def by_atan2(images, bins=9, cell=8, signed=False, normalise="l2", window=0):
     return np.moveaxis(votes / np.maximum(norm, 1e-12), -4, -2)
 
 
+@pytest.mark.parametrize(("signed", "window", "colour"), [(False, 0, "rgb"), (True, 16, "grey")])
+def test_the_form_for_accelerators_is_the_same(signed, window, colour, monkeypatch):
+    images = np.random.default_rng(0).standard_normal((2, 48, 32, 3), np.float32)
+
+    def run():
+        return jax.jit(lambda: hog(images, signed=signed, window=window, colour=colour))()
+
+    expected = run()
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda x, *, cpu, default: default(x))
+    np.testing.assert_allclose(run(), expected, rtol=1e-6, atol=1e-6)
+
+
 def wavy(height=32, width=32):
     """Test image of the specification of PySlowFast's layer."""
     c, i, j = np.meshgrid(np.arange(3), np.arange(height), np.arange(width), indexing="ij")

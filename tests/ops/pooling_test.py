@@ -74,9 +74,10 @@ def test_is_a_grouped_convolution_with_heads_slowest(sides, stride):
     check_conv((2, *sides, 6), 2, stride)
 
 
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
 @pytest.mark.parametrize("stride", STRIDES)
-def test_the_form_for_tpus_is_the_same(stride, monkeypatch):
-    monkeypatch.setattr(pooling, "_on_tpu", lambda: True)
+def test_the_forms_for_accelerators_are_the_same(stride, platform, monkeypatch):
+    monkeypatch.setattr(pooling, "_platform", lambda: platform)
     check_conv((2, 3, 39, 20, 6), 2, stride)
 
 
@@ -112,6 +113,13 @@ def test_channels_that_are_not_whole_heads_are_refused():
         depthwise_conv(np.zeros((1, 1, 1, 1, 7)), np.zeros((3, 3, 3, 2)), (1, 1, 1))
 
 
+@pytest.fixture(params=["cpu", "tpu"])
+def each_form(request, monkeypatch):
+    """The forms for CPUs and GPUs, and for TPUs."""
+    monkeypatch.setattr(pooling, "_platform", lambda: request.param)
+
+
+@pytest.mark.usefixtures("each_form")
 @pytest.mark.parametrize("stride", [(1, 1, 1), (1, 2, 2), (1, 4, 2)])
 @pytest.mark.parametrize("sides", [(2, 16, 24), (3, 39, 20), (1, 7, 9)])
 def test_max_of_windows_one_longer_than_the_stride(sides, stride):
@@ -119,6 +127,7 @@ def test_max_of_windows_one_longer_than_the_stride(sides, stride):
     np.testing.assert_array_equal(max_pool(x, stride), plain_max(x, stride))
 
 
+@pytest.mark.usefixtures("each_form")
 def test_gradient_of_the_maximum_goes_where_it_came_from():
     x, g = normal((2, 2, 9, 7, 3)), normal((2, 2, 5, 4, 3), seed=1)
     y, gradient = jax.vjp(lambda x: max_pool(x, (1, 2, 2)), x)
@@ -136,6 +145,7 @@ def test_odd_strides_of_the_maximum_are_refused():
         max_pool(np.zeros((1, 1, 9, 9, 1)), (1, 3, 3))
 
 
+@pytest.mark.usefixtures("each_form")
 def test_equal_maxima_share_no_gradient():
     dx = jax.grad(lambda x: max_pool(x, (1, 2, 2)).sum())(np.ones((1, 1, 2, 2, 1)))
     np.testing.assert_array_equal(dx[0, 0, :, :, 0], [[1, 0], [0, 0]])
