@@ -1,7 +1,7 @@
-"""What a block stores for its backward pass.
+"""What a block stores for its backward pass: what it keeps, in the dtype of the computation.
 
-Only what a block keeps is stored, in the dtype of the computation. The rest is computed again, which
-takes less time than storing it: norms, activation functions, and what only moves numbers.
+On accelerators the rest is computed again, as that takes less time than storing it: norms,
+activation functions, and what only moves numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ def keep(x: Array) -> Array:
 
 
 def kept(primitive: Any, *args: Any, **params: Any) -> bool:
-    """Policy of `jax.checkpoint`: stores what `keep` names, and the results of cuDNN's attention."""
-    return _named(primitive, *args, **params) or primitive.name.startswith(
-        "dot_product_attention_fwd"
-    )
+    """Policy of `jax.checkpoint`: stores what `keep` names, and results of cuDNN's attention."""
+    by_cudnn = primitive.name.startswith("dot_product_attention_fwd")
+    return by_cudnn or _named(primitive, *args, **params)

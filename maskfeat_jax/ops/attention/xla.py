@@ -37,11 +37,11 @@ def _forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple]:
     wide = jnp.promote_types(q.dtype, jnp.float32)
     logits = jnp.einsum("bhqd,bhkd->bhqk", q, k, preferred_element_type=wide)
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-    total, weights = weights.sum(-1, keepdims=True), weights.astype(v.dtype)
+    total, narrow = keep(weights.sum(-1, keepdims=True)), keep(weights.astype(v.dtype))
     # Dividing after the product touches d values per query instead of one per key.
-    mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, v, preferred_element_type=wide) / total
-    weights, total, mixed = (keep(x) for x in (weights, total, mixed.astype(v.dtype)))
-    return mixed, (q, k, v, weights, total, mixed)
+    mixed = jnp.einsum("bhqk,bhkd->bhqd", narrow, v, preferred_element_type=wide) / total
+    mixed = keep(mixed.astype(v.dtype))
+    return mixed, (q, k, v, narrow, total, mixed)
 
 
 def _backward(saved: tuple, cotangent: Array) -> tuple[Array, Array, Array]:
