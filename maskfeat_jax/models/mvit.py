@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from maskfeat_jax.models.layers import (
     uniform,
 )
 from maskfeat_jax.models.pooling_attention import PoolingBlock, pooled_grid
-from maskfeat_jax.ops.patches import Size3, token_grid
+from maskfeat_jax.ops.patches import Size3, patchify, token_grid
 from maskfeat_jax.typing import Array
 
 PATCH: Size3 = (2, 4, 4)  # of videos: frames, rows and columns from one patch to the next
@@ -238,14 +239,50 @@ class OverlappingPatchEmbed(nn.Module):
         shape = (*sides, clips.shape[-1], self.width)
         kernel = self.param("kernel", NORMAL, shape)
         bias = self.param("bias", uniform(math.prod(shape[:-1])), (self.width,))
-        patches = lax.conv_general_dilated(
+        # Decided when it is compiled: an exported function runs on any device.
+        patches = lax.platform_dependent(
             jnp.asarray(clips, self.dtype),
             kernel.astype(self.dtype),
-            self.patch,
-            [(size // 2, size // 2) for size in sides],
-            dimension_numbers=("NTHWC", "THWIO", "NTHWC"),
+            cpu=functools.partial(products_of_cells, patch=self.patch),
+            default=functools.partial(convolution, patch=self.patch),
         )
         return patches + bias.astype(self.dtype)
+
+
+def convolution(
+    clips: Float[Array, "b t h w c"], kernel: Float[Array, "kt kh kw c d"], patch: Size3
+) -> Float[Array, "b gt gh gw d"]:
+    """The convolution of `OverlappingPatchEmbed`."""
+    padding = [(size // 2, size // 2) for size in kernel.shape[:3]]
+    dimensions = ("NTHWC", "THWIO", "NTHWC")
+    clips, kernel = jnp.asarray(clips), jnp.asarray(kernel)
+    return lax.conv_general_dilated(clips, kernel, patch, padding, dimension_numbers=dimensions)
+
+
+def products_of_cells(
+    clips: Float[Array, "b t h w c"], kernel: Float[Array, "kt kh kw c d"], patch: Size3
+) -> Float[Array, "b gt gh gw d"]:
+    """The same as a sum of matrix products, several times as fast on a CPU.
+
+    Pixels and kernel are split into cells of `patch`; an output is the sum of the products of its
+    two cells along each axis.
+    """
+    cells_of = [min(step, 2) for step in patch]
+    grid = token_grid(clips.shape[1:4], patch)
+    before = [((n - 1) * step, 0) for n, step in zip(cells_of, patch, strict=True)]
+    cells = patchify(jnp.pad(clips, [(0, 0), *before, (0, 0)]), patch)
+    missing = [
+        (n * step - size, 0) for n, step, size in zip(cells_of, patch, kernel.shape, strict=False)
+    ]
+    padded = jnp.pad(kernel, [*missing, (0, 0), (0, 0)])
+    parts = patchify(padded.reshape(1, *padded.shape[:3], -1), patch)[0]
+    parts = parts.reshape(*cells_of, cells.shape[-1], kernel.shape[-1])
+    total = jnp.zeros((), jnp.promote_types(clips.dtype, jnp.float32))
+    for at in itertools.product(*map(range, cells_of)):
+        stop = [i + size for i, size in zip(at, grid, strict=True)]
+        some = lax.slice(cells, (0, *at, 0), (len(cells), *stop, cells.shape[-1]))
+        total = total + jnp.matmul(some, parts[at], preferred_element_type=total.dtype)
+    return total.astype(clips.dtype)
 
 
 def kernel_of(patch: Size3) -> Size3:

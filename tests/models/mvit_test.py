@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from maskfeat_jax.models import create_encoder, create_model
+from maskfeat_jax.models import create_encoder, create_model, mvit
 from maskfeat_jax.models.layers import LayerNorm
 from maskfeat_jax.models.pooling_attention import PoolingBlock
 from tests.models.initial import initial, shapes_of
@@ -169,3 +169,15 @@ def test_refuses():
         create_encoder("mvit_v2_s", widen_in="head")
     with pytest.raises(ValueError, match="width 97 is not a whole number of 2 heads"):
         create_encoder("mvit_v2_l", width=97)
+
+
+@pytest.mark.parametrize("patch", [(2, 4, 4), (1, 4, 4)])
+def test_products_of_cells_are_the_convolution(patch):
+    rng = np.random.default_rng(0)
+    clips = rng.standard_normal((2, 4, 8, 12, 3), np.float32)
+    kernel = rng.standard_normal((*mvit.kernel_of(patch), 3, 5), np.float32)
+    expected, of_expected = jax.vjp(lambda *x: mvit.convolution(*x, patch), clips, kernel)
+    found, of_found = jax.vjp(lambda *x: mvit.products_of_cells(*x, patch), clips, kernel)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(of_found(expected), of_expected(expected), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-2)
