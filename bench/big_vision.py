@@ -1,4 +1,4 @@
-"""Memory and traffic of a MaskFeat step and of big_vision's, compiled in one run for the same chips.
+"""Memory and traffic of a MaskFeat step and of big_vision's, compiled for the same chips.
 
     BIG_VISION_DIR=<checkout> python -m bench.big_vision --target v5e:2x4 --rows 32
 
@@ -102,10 +102,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32, help="images of a chip")
     parser.add_argument("--variant", default="B/16", choices=("B/16", "L/16"))
     args = parser.parse_args()
-    print(
-        "| step | blocks | temporary, GiB | moved, GB (compiler) | (`estimate`) | compiled in, s |"
-    )
-    print("|---|---|---|---|---|---|")
+    columns = "step", "blocks", "temporary, GiB", "GB by XLA", "GB by `estimate`", "compiled in, s"
+    print(f"| {' | '.join(columns)} |", "---".join("|" * (len(columns) + 1)), sep="\n")
     for row in rows_of_table(hardware(args.target), args.rows, args.variant):
         print(row, flush=True)
 
