@@ -2,8 +2,7 @@
 
 Numbers of its FINETUNE.md; the learning rates, there 5e-4 (B) and 1e-3 for 256, are given for a
 batch of 1024 and grow with it. Positions start as the fixed ones of the pre-training and are
-trained, the final norm starts anew. The original computes in mixed precision, this in float32. Not
-run here at this scale.
+trained, the final norm starts anew. Not run here at this scale.
 
     size  epochs  expect: top-1 from mae_vit_in1k.py       cost: GMAC per image (training x3)
     b16   100     83.6 %, mean of four seeds (published)   17.6
@@ -51,4 +50,5 @@ def get_config(size="b16"):
     config.optim.no_decay = ("cls_token$", "pos_embed$")
     config.run = dict(batch_size=1024, pictures_every_epochs=0.0)
     config.update(common.pick(SIZES, size))
+    config.model.dtype = "bfloat16"
     return config

@@ -67,4 +67,5 @@ def get_config(size_and_data="b16,k400"):
     config.optim = dict(name="adamw", warmup_lr=1e-8, clip_norm=5.0)
     config.run = dict(checkpoint_every_epochs=2.0, pictures_every_epochs=0.0)
     config.update(common.pick(SIZES, size))
+    config.model.dtype = "bfloat16"
     return config

@@ -41,4 +41,5 @@ def get_config(size="l16"):
     config.run = dict(epochs=40.0, batch_size=256)  # table
     config.run.update(evaluate_every_epochs=2.0, pictures_every_epochs=0.0)
     config.update(common.pick(SIZES, size))
+    config.model.dtype = "bfloat16"
     return config

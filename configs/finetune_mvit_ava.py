@@ -41,4 +41,5 @@ def get_config(size="l"):
     config.optim.nesterov = True
     config.run = dict(epochs=30.0, batch_size=128, evaluate_every_epochs=5.0)
     config.update(common.pick(SIZES, size))
+    config.model.dtype = "bfloat16"
     return config

@@ -51,4 +51,5 @@ def get_config(size_and_data="s,k400"):
     config.optim = dict(name="adamw", lr=6e-4, clip_norm=5.0)
     config.run = dict(pictures_every_epochs=0.0)
     config.update(common.pick(SIZES, size))
+    config.model.dtype = "bfloat16"
     return config

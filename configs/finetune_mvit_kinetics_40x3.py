@@ -53,4 +53,5 @@ def get_config(size_and_data="312,k400"):
     config.optim = dict(name="adamw", lr=1.6e-5, lr_batch=128, weight_decay=1e-8, clip_norm=5.0)
     config.run = dict(epochs=30.0, batch_size=128, evaluate_every_epochs=10.0)
     config.run.pictures_every_epochs = 0.0
+    config.model.dtype = "bfloat16"
     return config

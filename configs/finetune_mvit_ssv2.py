@@ -37,4 +37,5 @@ def get_config(size="s"):
     config.optim = dict(name="adamw", lr=6e-4, lr_batch=16, warmup_epochs=3.0, clip_norm=5.0)
     config.run = dict(batch_size=128, evaluate_every_epochs=2.0, pictures_every_epochs=0.0)
     config.update(common.pick(SIZES, size))
+    config.model.dtype = "bfloat16"
     return config

@@ -33,4 +33,5 @@ def get_config():
     config.optim.update(warmup_epochs=3.0, weight_decay=1e-4, nesterov=True, clip_norm=2.0)
     config.run = dict(epochs=40.0, batch_size=128, evaluate_every_epochs=2.0)
     config.run.pictures_every_epochs = 0.0
+    config.model.dtype = "bfloat16"
     return config

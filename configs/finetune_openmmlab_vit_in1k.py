@@ -24,4 +24,5 @@ def get_config():
     config.optim = dict(name="adamw", lr=8e-3, lr_batch=2048, warmup_epochs=20.0, warmup_lr=8e-7)
     config.optim.update(layer_decay=0.65, no_decay=("cls_token$", "pos_embed$"))
     config.run = dict(epochs=100.0, batch_size=2048, pictures_every_epochs=0.0)
+    config.model.dtype = "bfloat16"
     return config

@@ -35,4 +35,5 @@ def get_config(size="b16"):
     config.optim = dict(name="adamw", warmup_lr=1e-8)
     config.run = dict(pictures_every_epochs=0.0)
     config.update(common.pick(SIZES, size))
+    config.model.dtype = "bfloat16"
     return config

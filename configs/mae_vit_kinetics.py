@@ -48,4 +48,5 @@ def get_config(size="b16"):
     config.optim = dict(name="adamw", lr=1e-4, b2=0.95, clip_norm=0.02)
     config.run = dict(epochs=1600.0, checkpoint_every_epochs=20.0, pictures_every_epochs=20.0)
     config.update(common.pick(SIZES, size))
+    config.model.dtype = "bfloat16"
     return config

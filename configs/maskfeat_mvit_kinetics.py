@@ -39,4 +39,5 @@ def get_config(size_and_data="s,k400"):
     config.run = dict(batch_size=512, checkpoint_every_epochs=5.0, pictures_every_epochs=5.0)
     config.update(common.pick(SIZES, size))
     config.update(common.pick(DATA, data or "k400"))
+    config.model.dtype = "bfloat16"
     return config

@@ -28,4 +28,5 @@ def get_config(size="b16"):
     config.optim = dict(name="adamw", lr=2e-4, warmup_epochs=30.0, clip_norm=0.02)
     config.run = dict(epochs=1600.0, batch_size=2048)
     config.run.update(checkpoint_every_epochs=5.0, pictures_every_epochs=5.0)
+    config.model.dtype = "bfloat16"
     return config

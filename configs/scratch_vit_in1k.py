@@ -26,4 +26,5 @@ def get_config(size="b16"):
     config.optim.update(warmup_epochs=20.0, warmup_lr=0.0, end_lr=0.0)
     config.run = dict(batch_size=4096, pictures_every_epochs=0.0)
     config.update(common.pick(SIZES, size))
+    config.model.dtype = "bfloat16"
     return config
