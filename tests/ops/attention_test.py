@@ -173,9 +173,9 @@ def test_kernels_that_cannot_run_say_why(kernel, platform, dtype, d, message):
 
 def test_the_kernel_for_few_tokens_has_a_limit():
     run = functools.partial(attention, kernel="short")
-    message = "'short' has at most 262144 weights per head, not 600 x 600; use 'auto'"
+    message = "'short' is for fewer tokens than 785 queries and 785 keys; use 'auto'"
     with on("tpu"), pytest.raises(ValueError, match=message):
-        jax.eval_shape(run, *shapes(600, 600, "bfloat16"))
+        jax.eval_shape(run, *shapes(785, 785, "bfloat16"))
 
 
 @pytest.mark.parametrize(

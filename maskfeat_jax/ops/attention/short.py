@@ -20,7 +20,7 @@ from maskfeat_jax.ops.residuals import keep
 from maskfeat_jax.typing import Array
 
 LANES = 128  # of a TPU's vector registers; blocks are multiples, or the whole axis
-WEIGHTS = 512**2  # of a head, up to which several matrices of them fit into the fast memory
+MEMORY = 8 * 2**20  # bytes of a program, of the 16 MiB that a TPU gives it
 # Arrays of some heads: queries, keys, values and what belongs to each.
 Parts = tuple[Array, ...]
 
@@ -51,10 +51,21 @@ def refusal(device: Any, q: Array, v: Array) -> str | None:
         return f"needs a TPU, not {device.device_kind}"
     if q.dtype.itemsize > 4:
         return f"needs dtype 'float32' or 'bfloat16', not {q.dtype.name!r}"
-    weights = q.shape[1] * v.shape[1]
-    if weights > WEIGHTS:
-        return f"has at most {WEIGHTS} weights per head, not {q.shape[1]} x {v.shape[1]}"
+    (_, queries, heads, d), (keys, e) = q.shape, v.shape[1::2]
+    channels = 3 * queries * d + queries * e + 2 * keys * (d + e)  # with gradients
+    arrays = 2 * channels * _together(heads, d, e) * q.dtype.itemsize  # two programs' at a time
+    matrices = 4 * 4 * queries * keys  # weights, logits and their gradients, in float32
+    if arrays + matrices > MEMORY:
+        return f"is for fewer tokens than {queries} queries and {keys} keys"
     return None
+
+
+def _together(heads: int, *widths: int) -> int:
+    """Number of heads of a program: their channels are whole registers, or those of all heads."""
+    for n in range(1, heads):
+        if not heads % n and not any(n * width % LANES for width in widths):
+            return n
+    return heads
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -125,22 +136,18 @@ def _of_heads(
     from jax.experimental import pallas as pl
 
     results = [jax.ShapeDtypeStruct(shape, xs[0].dtype) for shape in shapes]
-    widths = {x.shape[2] // heads for x in xs}
-    together = next(
-        (n for n in range(1, heads) if not heads % n and not any(n * w % LANES for w in widths)),
-        heads,
-    )
+    together = _together(heads, *(x.shape[2] // heads for x in xs))
 
     def program(*refs: Any) -> None:
+        def channels(ref: Any, head: int) -> slice:
+            width = ref.shape[1] // together
+            return slice(head * width, (head + 1) * width)
+
+        inputs, outputs = refs[: len(xs)], refs[len(xs) :]
         for head in range(together):
-            of_head = [
-                (ref, slice(head * width, (head + 1) * width))
-                for ref in refs
-                for width in [ref.shape[1] // together]
-            ]
-            inputs = (ref[:, channels] for ref, channels in of_head[: len(xs)])
-            for (ref, channels), y in zip(of_head[len(xs) :], function(*inputs), strict=True):
-                ref[:, channels] = y.astype(ref.dtype)
+            found = function(*(ref[:, channels(ref, head)] for ref in inputs))
+            for ref, y in zip(outputs, found, strict=True):
+                ref[:, channels(ref, head)] = y.astype(ref.dtype)
 
     def block(x: Any) -> pl.BlockSpec:
         return pl.BlockSpec(
