@@ -46,7 +46,7 @@ def recipe(name: str) -> dict[str, Any]:
 
 
 def shrunken(name: str, *, depth: int = 1) -> dict[str, Any]:
-    """The recipe with a small network on a few small shapes, for a few steps.
+    """The recipe with a small network on a few small shapes, in float32, for a few steps.
 
     What it starts from (`model.init_from`) is left to the test. Recipes of the same name are the
     same program, which is compiled once: tests change what does not matter to it.
@@ -68,7 +68,7 @@ def shrunken(name: str, *, depth: int = 1) -> dict[str, Any]:
     else:
         tubelet = (2, 8, 8) if video else (1, 16, 16)
         sizes = {"width": 32, "depth": depth, "heads": 2, "tubelet": tubelet}
-    small["model"] = {**model, **sizes}
+    small["model"] = {**model, **sizes, "dtype": "float32"}
     if "init_from" in model:
         small["model"]["init_from"] = ""
     if head["name"] == "mae":

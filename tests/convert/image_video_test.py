@@ -71,7 +71,7 @@ def test_fixed_positions_become_those_of_the_first_frame():
 
 
 def mvit(tubelet, clip):
-    sizes = {"width": 8, "depth": 2, "stages": (1,), "tubelet": tubelet}
+    sizes = {"width": 8, "depth": 2, "stages": (1,), "tubelet": tubelet, "scan": False}
     return classifier(create_encoder("mvit_v2_s", **sizes), clip)
 
 

@@ -80,7 +80,7 @@ ENCODER = {
 @functools.cache
 def _made(name: str):
     head, head_fields, fields, clip = MODELS[name]
-    model = create_model(head, head=head_fields, **fields)
+    model = create_model(head, head=head_fields, scan=False, **fields)  # as PyTorch files are
     return model, clip, shapes_of(model, clip)
 
 
