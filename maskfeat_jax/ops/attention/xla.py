@@ -39,8 +39,8 @@ def _forward(q: Array, k: Array, v: Array) -> tuple[Array, tuple]:
     weights = jnp.exp(logits - logits.max(-1, keepdims=True))
     total, narrow = keep(weights.sum(-1, keepdims=True)), keep(weights.astype(v.dtype))
     # Dividing after the product touches d values per query instead of one per key.
-    mixed = jnp.einsum("bhqk,bhkd->bhqd", narrow, v, preferred_element_type=wide) / total
-    mixed = keep(mixed.astype(v.dtype))
+    summed = jnp.einsum("bhqk,bhkd->bhqd", narrow, v, preferred_element_type=wide)
+    mixed = keep((summed / total).astype(v.dtype))
     return mixed, (q, k, v, narrow, total, mixed)
 
 
