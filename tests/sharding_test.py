@@ -311,7 +311,7 @@ def test_weights_are_gathered_block_by_block():
                 assert size <= 384 * 1536
                 if one["times"] == 2:
                     in_scan["backward" if "transpose(" in one["source"] else "forward", size] += 1
-    kernels = {384 * 3 * 384: 1, 384 * 384: 1, 384 * 1536: 2}  # of qkv, proj, fc1 and fc2
+    kernels = {384 * 384: 4, 384 * 1536: 2}  # of queries, keys, values, proj; fc1 and fc2
     passes = ("forward", "backward")
     assert in_scan == {(each, size): n for each in passes for size, n in kernels.items()}
 
