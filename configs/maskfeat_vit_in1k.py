@@ -9,6 +9,9 @@ learning rate is given for 256 and grows with the batch. Not run here at this sc
     b16   84.0 % (published)                        17.6
     l16   85.7 % (published)                        61.6
 
+By `estimate`, b16 needs 4.4 of 16 GiB of a v5e with 64 images, 12.0 of 59 GiB of an H100 with 256
+images.
+
 Run: python main.py --config=configs/maskfeat_vit_in1k.py:b16 --workdir=runs/b \
          --config.data.path=/data/imagenet
 """
