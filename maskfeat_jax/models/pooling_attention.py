@@ -16,6 +16,7 @@ from maskfeat_jax.models.layers import NORMAL, Dense, LayerNorm, Mlp, Qkv, drop_
 from maskfeat_jax.ops.patches import Size3
 from maskfeat_jax.ops.pooling import depthwise_conv, max_pool
 from maskfeat_jax.ops.relative_position import relative_attention
+from maskfeat_jax.ops.residuals import keep
 from maskfeat_jax.typing import Array
 
 
@@ -77,7 +78,7 @@ class PoolingBlock(nn.Module):
         y = LayerNorm(name="norm1")(x)
         if widens and self.widen_in == "attention":
             x = Dense(self.width, self.dtype, name="proj")(y)
-        x = self._shrink(x) + self._drop(attend(y), rate)
+        x = keep(self._shrink(x) + self._drop(attend(y), rate))
         y = LayerNorm(name="norm2")(x)
         if widens and self.widen_in == "mlp":
             x = Dense(self.width, self.dtype, name="proj")(y)
@@ -141,7 +142,7 @@ class PoolingAttention(nn.Module):
         pool = DepthwiseConv(
             self.width // self.heads, strides, self.pool_frames, name=f"pool_{name}"
         )
-        x = on_grid(pool, x.reshape(*x.shape[:2], self.width), self.grid)
+        x = keep(on_grid(pool, x.reshape(*x.shape[:2], self.width), self.grid))
         return LayerNorm(name=f"norm_{name}")(x.reshape(*x.shape[:2], self.heads, -1))
 
     def _table(self, axis: str, index: int) -> Array:
