@@ -12,7 +12,7 @@ of Kinetics-400. Not run here at this scale.
     l,k600  800     unknown for 16 frames of 224x224 pixels        452
     l,k700  800     unknown for 16 frames of 224x224 pixels        452
 
-By `estimate`, s needs 2.9 of 16 GiB of a v5e with 4 clips, 7.5 of 59 GiB of an H100 with 16 clips.
+By `estimate`, s needs 3.3 of 16 GiB of a v5e with 4 clips, 7.5 of 59 GiB of an H100 with 16 clips.
 
 Run: python main.py --config=configs/maskfeat_mvit_kinetics.py:s --workdir=runs/s \
          --config.data.path=/data/k400
