@@ -1,8 +1,8 @@
 """Attention of few tokens on TPUs, whose weights never leave the fast memory of the chip.
 
-JAX's fused kernel moves five times the bytes for 197 tokens: it wants tokens padded to blocks and
-last, statistics of every query in 128 lanes, and the heads' channels apart. Here a program computes
-all queries of some heads, as they lie in memory, and the gradient recomputes the weights.
+JAX's fused kernel moves several times the bytes: it wants tokens padded to blocks and last,
+statistics of every query in 128 lanes, and the heads' channels apart. Here a program computes all
+queries of some heads, as they lie in memory, and the gradient recomputes the weights.
 """
 
 from __future__ import annotations
