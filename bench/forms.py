@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -28,7 +27,9 @@ from jax import lax
 from bench.mvit_parts import CONVS, FRAMES, D, grouped_conv
 from maskfeat_jax import sharding
 from maskfeat_jax.augment import Normalise
+from maskfeat_jax.commands.collectives import bytes_of
 from maskfeat_jax.commands.hardware import Hardware, hardware
+from maskfeat_jax.commands.hlo import NAME, called_by, loop_of, parse
 from maskfeat_jax.models.mvit import PATCH, kernel_of
 from maskfeat_jax.ops import linear, pooling
 from maskfeat_jax.ops.hog import hog
@@ -274,48 +275,32 @@ def measure(form: Callable[..., Any], inputs: tuple, target: Hardware) -> list[s
     ]
 
 
-_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.-]+) .*\{$")
-_OPERATION = re.compile(r"^\s+(?:ROOT )?%?([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(.*)$")
 _FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant")
 
 
 def operations(hlo: str) -> tuple[int, int]:
     """Operations that run in a compiled program, and the bytes of their inputs and outputs."""
-    computations: dict[str, list[re.Match]] = {}
-    name = entry = ""
-    for line in hlo.splitlines():
-        if head := _COMPUTATION.match(line):
-            name = head[1]
-            entry = name if line.startswith("ENTRY") else entry
-        elif operation := _OPERATION.match(line):
-            computations.setdefault(name, []).append(operation)
+    program, entry = parse(hlo)
 
     def total(computation: str) -> tuple[int, int]:
         count = moved = 0
-        sizes: dict[str, int] = {}
-        for operation in computations[computation]:
-            name, shape, kind, arguments, rest = operation.groups()
-            sizes[name] = size_of(shape)
-            if kind in ("while", "call"):
-                trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', rest)
-                times = int(trips[1]) if trips else 1
-                inside = total(re.findall(r"(?:body|to_apply)=%?([\w.-]+)", rest)[0])
-                count, moved = count + times * inside[0], moved + times * inside[1]
-            elif kind not in _FREE:
-                read = re.findall(r"%([\w.-]+)", arguments)
-                count, moved = count + 1, moved + sizes[name] + sum(sizes[each] for each in read)
+        sizes = {one.name: bytes_of(one.type) for one in program[computation]}
+        for one in program[computation]:
+            times = 1
+            if one.opcode == "while":
+                loop = loop_of(program, one)
+                times, inside = loop.times, total(loop.body)
+            elif one.opcode == "call":
+                inside = total(called_by(one)[0])
+            elif one.opcode in _FREE:
+                continue
+            else:
+                read = sum(sizes[name] for name in NAME.findall(one.operands))
+                inside = (1, sizes[one.name] + read)
+            count, moved = count + times * inside[0], moved + times * inside[1]
         return count, moved
 
     return total(entry)
-
-
-def size_of(shape: str) -> int:
-    """Bytes of an array or a tuple, from HLO such as `(f32[2,3]{1,0}, pred[])`."""
-    total = 0
-    for kind, sides in re.findall(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]", shape):
-        bits = 8 if kind == "pred" else int(re.sub("[a-z]+", "", kind))
-        total += math.prod(int(side) for side in sides.split(",") if side) * bits // 8
-    return total
 
 
 def main() -> None:

@@ -11,7 +11,6 @@
 | `DETECTRON2_DIR`     | facebookresearch/detectron2 | `detectron2/`               |
 | `TOKEN_LABELING_DIR` | zihangJiang/TokenLabeling   | `tlt/`, `generate_label.py` |
 | `ACTIVITYNET_DIR`    | activitynet/ActivityNet     | `Evaluation/`               |
-| `BIG_VISION_DIR`     | google-research/big_vision  | `big_vision/`               |
 
 detectron2 need not be compiled. `TRANSFORMERS_4_DIR` is not a checkout but a folder into which pip
 has installed transformers 4 (`pip install --target`), as another version is installed in the

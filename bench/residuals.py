@@ -17,7 +17,6 @@ from unittest import mock
 
 import jax
 
-from bench.cases import Facts
 from maskfeat_jax import recipes, steps
 from maskfeat_jax.commands.estimate import batch_shapes
 from maskfeat_jax.commands.hardware import hardware
@@ -26,10 +25,12 @@ from maskfeat_jax.training.build import build_computation
 from maskfeat_jax.training.experiment import abstract_state
 
 
-def residuals(recipe: str, rows: int, target: str, changes: Facts) -> list[jax.ShapeDtypeStruct]:
+def residuals(
+    recipe: str, rows: int, target: str, changes: dict[str, Any]
+) -> list[jax.ShapeDtypeStruct]:
     """Shapes and dtypes of what the gradient of a step stores of its forward pass."""
     devices = hardware(target).devices if target else jax.devices()[:1]
-    changes = {"model.dtype": "bfloat16", **changes, "run.batch_size": rows * len(devices)}
+    changes = {**changes, "run.batch_size": rows * len(devices)}
     config = recipes.override(recipes.load(recipe), changes).to_dict()
     mesh, of_batch, accumulate, task, optimizer, _ = build_computation(config, devices)
     state, stored = abstract_state(task, optimizer, mesh), []

@@ -95,7 +95,7 @@ def _operations(
         operands = sum(sizes.get(operand, 0) for operand in NAME.findall(one.operands))
         # The result of a start is a tuple with its operands; that of its end is what was received.
         started = one.opcode.endswith("-start")
-        sizes[one.name] = operands if started else _bytes(one.type)
+        sizes[one.name] = operands if started else bytes_of(one.type)
         kind = one.opcode.removesuffix("-done")
         if kind in KINDS:
             channel = text_of(r"channel_id=(\d+)", one.rest) if fused else ""
@@ -121,5 +121,6 @@ def _arrays(type_: str) -> Iterator[tuple[int, tuple[int, ...]]]:
         yield 8 if name == "pred" else int(bits), shape
 
 
-def _bytes(type_: str) -> int:
+def bytes_of(type_: str) -> int:
+    """Bytes of an array or a tuple, from its HLO type such as `(f32[2,3]{1,0}, pred[])`."""
     return sum(math.ceil(bits * math.prod(shape) / 8) for bits, shape in _arrays(type_))

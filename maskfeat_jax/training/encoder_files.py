@@ -60,7 +60,8 @@ def _described(section: Section, trained: Pretrained) -> Section:
         raise ValueError(f"projection={wanted}, but its linear map has {outputs} outputs")
     model = sections_of(trained.model)["model"]
     model = {key: value for key, value in model.items() if key not in FREE}
-    model |= {key: given[key] for key in ("scan",) if key in given}
+    if "scan" in given:
+        model["scan"] = given["scan"]
     found = {"clip": trained.clip, **dataclasses.asdict(trained.normalise)}
     chosen = {key: section[key] for key in found if section.get(key) is not None}
     return {**found, **chosen, "model": model}

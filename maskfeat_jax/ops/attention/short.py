@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Float
 
+from maskfeat_jax.ops.attention.splash import LANES, needs_tpu
 from maskfeat_jax.ops.residuals import keep
 from maskfeat_jax.typing import Array
 
-LANES = 128  # of a TPU's vector registers; blocks are multiples, or the whole axis
 MEMORY = 8 * 2**20  # bytes of a program, of the 16 MiB that a TPU gives it
 # Arrays of some heads: queries, keys, values and what belongs to each.
 Parts = tuple[Array, ...]
@@ -47,10 +47,8 @@ def attend(
 
 def refusal(device: Any, q: Array, v: Array) -> str | None:
     """Why the kernel cannot run on a device, with the dtype and number of tokens of the arrays."""
-    if device.platform != "tpu":
-        return f"needs a TPU, not {device.device_kind}"
-    if q.dtype.itemsize > 4:
-        return f"needs dtype 'float32' or 'bfloat16', not {q.dtype.name!r}"
+    if reason := needs_tpu(device, q):
+        return reason
     (_, queries, heads, d), (keys, e) = q.shape, v.shape[1::2]
     channels = 3 * queries * d + queries * e + 2 * keys * (d + e)  # with gradients
     arrays = 2 * channels * _together(heads, d, e) * q.dtype.itemsize  # two programs' at a time

@@ -71,13 +71,20 @@ def attend(
 
 def refusal(device: Any, q: Array, v: Array) -> str | None:
     """Why the kernel cannot run on a device, with the dtype and head size of the arrays."""
+    if reason := needs_tpu(device, q):
+        return reason
+    size = max(q.shape[-1], v.shape[-1])
+    if size > CHANNELS:
+        return f"has heads of at most {CHANNELS} channels, not {size}"
+    return None
+
+
+def needs_tpu(device: Any, q: Array) -> str | None:
+    """Why no kernel for TPUs can run on a device, with the dtype of the array."""
     if device.platform != "tpu":
         return f"needs a TPU, not {device.device_kind}"
     if q.dtype.itemsize > 4:
         return f"needs dtype 'float32' or 'bfloat16', not {q.dtype.name!r}"
-    size = max(q.shape[-1], v.shape[-1])
-    if size > CHANNELS:
-        return f"has heads of at most {CHANNELS} channels, not {size}"
     return None
 
 
